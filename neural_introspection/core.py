@@ -33,8 +33,8 @@ __all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput',
            'NeuronAddress', 'site_layer', 'check_index', 'seed_everything', 'device_parity', 'pick_device',
            'atomic_write', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors', 'read_tensors',
            'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option', 'Option', 'options',
-           'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress', 'versions',
-           'RunFolder', 'open_run', 'weight_hash']
+           'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress', 'in_pieces',
+           'versions', 'RunFolder', 'open_run', 'check_run_folder', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -244,10 +244,12 @@ def write_frame(path: str | Path, frame: Any) -> Path:
         else: frame.to_parquet(temporary, index=False)
     return Path(path)
 
-def read_frame(path: str | Path) -> Any:
-    "The pandas frame in a .csv or Parquet file; `BadData` if the file is missing or damaged."
+def read_frame(path: str | Path, strings: Iterable[str] = ()) -> Any:
+    "The pandas frame in a .csv or Parquet file (`strings`: CSV columns that stay text); `BadData` if it is missing or damaged."
     import pandas as pd
-    try: return pd.read_csv(path, keep_default_na=False) if Path(path).suffix == ".csv" else pd.read_parquet(path)
+    try:
+        if Path(path).suffix != ".csv": return pd.read_parquet(path)
+        return pd.read_csv(path, keep_default_na=False, float_precision="round_trip", dtype={name: str for name in strings})
     except Exception as error: raise BadData(f"{path} is not a readable table: {' '.join(str(error).split())[:200]}.") from None
 
 # %% ../nbs/00_core.ipynb #03049168
@@ -394,6 +396,29 @@ def watch_progress(
     try: yield
     finally: _watcher.reset(token)
 
+# %% ../nbs/00_core.ipynb #4ed7a417
+def in_pieces(
+    count: int,                               # how many pieces
+    make: Callable[[int], dict[str, Any]],    # piece number -> named tensors
+    folder: Optional[str | Path] = None,      # where they are kept; None: in memory only
+    identity: Optional[dict] = None,          # what they depend on; pieces of another identity are not used
+    desc: str = "pieces",                     # label of the progress bar
+) -> list[dict[str, Any]]:
+    "The pieces in order, made or read back."
+    if folder is None: return [make(i) for i in progress(range(count), desc, unit="piece")]
+    folder, identity = Path(folder), plain(identity or {})
+    if not (folder/"pieces.json").exists() or read_json(folder/"pieces.json") != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder/"pieces.json", identity)
+    return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in progress(range(count), desc, unit="piece")]
+
+def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:
+    with contextlib.suppress(BadData):
+        if path.exists(): return read_tensors(path)[0]
+    piece = make(i)
+    write_tensors(path, piece)
+    return piece
+
 # %% ../nbs/00_core.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
 
@@ -484,6 +509,14 @@ def _previous_run(path: Path) -> Optional[dict]:
     if any(p.name not in RUN_FOLDERS or any(p.iterdir()) for p in path.iterdir()):
         raise BadRunFolder(f"{path} holds files that are not a run's: give an empty or new folder.")
     return None
+
+def check_run_folder(path: str | Path) -> None:
+    "`BadRunFolder` if a run could not go there; changes nothing."
+    path = Path(path)
+    if path.is_dir(): _previous_run(path)
+    ground = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not ground.is_dir(): raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")
+    if not os.access(ground, os.W_OK | os.X_OK): raise BadRunFolder(f"{path} cannot be written (no permission in {ground}): give another folder.")
 
 def _put_aside(path: Path, remove: bool) -> Optional[Path]:
     if remove:

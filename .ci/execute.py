@@ -1,0 +1,166 @@
+"""Execute notebooks top to bottom in a fresh kernel and store clean, small outputs: `python .ci/execute.py nbs/00_core.ipynb ...`.
+
+Cells under `#| eval: false` or a flag of `tst_flags` (such as `#| slow`) are not run and keep the outputs they have.
+A notebook whose cell fails is left as it was, and the exit code is 1.
+
+Figures are stored twice in one output: as plotly's own data type, which JupyterLab draws without a network, and as a short HTML
+page that draws the same data on the web site. JupyterLab prefers the first, so opening a notebook fetches nothing.
+"""
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbdev.clean import nbdev_clean
+from nbdev.config import get_config
+from plotly.offline import get_plotlyjs_version
+
+TIMEOUT = 1200  # seconds for one cell
+PLOTLY = "application/vnd.plotly.v1+json"
+PLOTLY_HTML = """<div id="{id}" style="width:100%;height:{height}px"></div>
+<script type="module">
+import "https://cdn.plot.ly/plotly-{version}.min.js";
+Plotly.newPlot("{id}", {figure});
+</script>"""
+WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDGET_NOTE = "<em>A live control panel: run this notebook to use it.</em>"
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+BAR = re.compile(r"^\s*\S*\s*(\d+%\||\d+it |0it )")
+KERNEL_ENV = {
+    "PLOTLY_RENDERER": "plotly_mimetype",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+}
+
+
+def flags(source):
+    "The nbdev directives of a cell: {'eval': 'false', 'slow': ''}."
+    found = re.findall(r"^#\|[ \t]*(\w+)[ \t]*:?[ \t]*(.*)$", source, re.M)
+    return {name: value.strip().lower() for name, value in found}
+
+
+def is_skipped(cell, tst_flags):
+    "Whether a code cell is not run: it is marked so, or it only exports."
+    found = flags(cell.source)
+    return found.get("eval") == "false" or bool(tst_flags & found.keys())
+
+
+def is_export_call(cell):
+    "Whether the cell is the export call at the end, which rewrites modules and shows nothing."
+    return "nbdev_export" + "(" in cell.source
+
+
+def prune_template(figure):
+    "Drop from a figure's template what it says of kinds of trace that the figure does not have."
+    styles = figure.get("layout", {}).get("template", {}).get("data", {})
+    used = {trace.get("type", "scatter") for trace in figure.get("data", [])}
+    for kind in set(styles) - used: del styles[kind]
+
+
+def figure_html(figure, div_id):
+    "The HTML that draws `figure` on a web page; plotly.js is loaded once for all figures of a page."
+    height = figure.get("layout", {}).get("height") or 450
+    spec = {**figure, "config": {"responsive": True, **figure.get("config", {})}}
+    text = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")
+    return PLOTLY_HTML.format(id=div_id, height=height, version=get_plotlyjs_version(), figure=text)
+
+
+def add_figure_html(data, div_id):
+    "Give a plotly output its HTML form, in place."
+    prune_template(data[PLOTLY])
+    data["text/html"] = figure_html(data[PLOTLY], div_id)
+    data.pop("text/plain", None)
+
+
+def clean_widget(data):
+    "A widget's output without the view that needs a kernel: its own HTML, a note, or None for a progress bar."
+    del data[WIDGET]
+    text = data.pop("text/plain", "")
+    if BAR.match(text): return None
+    if not data: data["text/html"] = WIDGET_NOTE
+    return data
+
+
+def clean_output(output, div_id):
+    "The output as it is stored, or None where nothing is left to show."
+    if output.output_type == "stream": return None if output.name == "stderr" else output
+    data = output.get("data", {})
+    if WIDGET in data and clean_widget(data) is None: return None
+    if PLOTLY in data: add_figure_html(data, div_id)
+    if "metadata" in output: output.metadata = nbformat.NotebookNode()
+    return output
+
+
+def clean_outputs(nb):
+    "Drop progress bars, library noise on stderr and widget state from `nb` and add HTML to figures, in place."
+    nb.metadata = nbformat.NotebookNode(kernelspec={"name": "python3", "display_name": "python3", "language": "python"})
+    for cell in nb.cells:
+        if cell.cell_type != "code": continue
+        cleaned = [clean_output(o, f"figure-{cell.id}-{i}") for i, o in enumerate(cell.outputs)]
+        cell.outputs = [o for o in cleaned if o is not None]
+
+
+def split_title(nb):
+    "Move what follows title and subtitle to a cell of its own, in place: nbdev takes the title's cell away and would lose it."
+    first = next((i for i, cell in enumerate(nb.cells) if cell.cell_type == "markdown"), None)
+    if first is None or not nb.cells[first].source.startswith("# "): return
+    cell = nb.cells[first]
+    head, prose = re.match(r"(#[^\n]*\n*(?:>[^\n]*\n*)?)(.*)", cell.source, re.S).groups()
+    if not prose or prose.startswith("- "): return
+    cell.source = head.strip()
+    nb.cells.insert(first + 1, nbformat.v4.new_markdown_cell(prose, id=f"{cell.id}-purpose"))
+
+
+def run_cells(nb, folder, tst_flags):
+    "Run the cells of `nb` in order in one fresh kernel, in place."
+    client = NotebookClient(nb, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+                            store_widget_state=False, record_timing=False, extra_arguments=["--log-level=ERROR"])
+    with client.setup_kernel(env={**os.environ, **KERNEL_ENV}):
+        for i, cell in enumerate(nb.cells):
+            if cell.cell_type != "code" or is_skipped(cell, tst_flags): continue
+            cell.outputs = []
+            if not is_export_call(cell): client.execute_cell(cell, i)
+
+
+def write(nb, path):
+    "Write `nb` to `path` as nbdev_clean would leave it, in one step."
+    tmp = path.with_name(f"tmp-{os.getpid()}-{path.name}")
+    try:
+        nbformat.write(nb, tmp)
+        nbdev_clean.__wrapped__(str(tmp))
+        os.replace(tmp, path)
+    finally: tmp.unlink(missing_ok=True)
+
+
+def execute(path, tst_flags):
+    "Execute one notebook and write it back; returns the seconds it took."
+    start = time.time()
+    nb = nbformat.read(path, as_version=4)
+    split_title(nb)
+    run_cells(nb, path.parent, tst_flags)
+    clean_outputs(nb)
+    write(nb, path)
+    return time.time() - start
+
+
+def main(args):
+    "Execute every notebook named in `args`; 0 if all succeeded, else 1."
+    tst_flags, failed = set(get_config().tst_flags.split()), []
+    for path in map(Path, args):
+        try: print(f"{path}: {execute(path.resolve(), tst_flags):.0f} s", flush=True)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+            print(f"{path}: FAILED\n{ANSI.sub('', str(e))}", file=sys.stderr, flush=True)
+            failed.append(path)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2: sys.exit("usage: python .ci/execute.py NOTEBOOK.ipynb ...")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,36 @@
+"""Every notebook through nbdev's own test runner, in parallel. In a module of its own, because the runner replaces `__main__`."""
+from pathlib import Path
+
+from fastcore.parallel import parallel
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.test import test_nb
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 2
+
+
+def say(*words): print(*words, flush=True)
+
+
+def notebooks():
+    "The notebooks to test: all, less those beside a file named .notest."
+    return [p.absolute() for p in sorted(nbglob(as_path=True)) if not (p.parent / ".notest").exists()]
+
+
+def run_notebook(path):
+    "Run one notebook as nbdev_test does; returns its name, whether it passed, and its seconds."
+    ok, seconds = test_nb(path, skip_flags=get_config().tst_flags.split(), basepath=ROOT)
+    name = str(path.relative_to(ROOT))
+    say(f"{'ok    ' if ok else 'FAILED'} {seconds:5.1f} s  {name}")
+    return name, ok, seconds
+
+
+def notebook_results():
+    "The result of every notebook; where one kills its process, that is one failure more."
+    paths = notebooks()
+    say(f"{len(paths)} notebooks, {WORKERS} at a time")
+    try: return list(parallel(run_notebook, paths, n_workers=WORKERS))
+    except Exception as e:
+        say(f"FAILED the notebooks stopped: {type(e).__name__}: {e}")
+        return [("one of the notebooks killed its process", False, 0.0)]

@@ -1,0 +1,50 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer with pip: they set up .venv on first use.
+
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+DEMO_FLAGS ?=
+export PIP_ROOT_USER_ACTION := ignore
+NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' -not -path '*/_*' -not -path 'nbs/benchmarks/*' | LC_ALL=C sort)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab notebooks readme docs bench clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## Make .venv with everything in it (the others do this when needed)
+
+demo: $(READY)  ## Predict a neuron of the bundled pocket model and print the result beside its baselines
+	$(BIN)/neural-introspection run --model pocket --output-dir runs/demo $(DEMO_FLAGS)
+
+test: $(READY)  ## Run every notebook, then the tests; the last line has the counts
+	@$(BIN)/python .ci/test.py
+
+lab: $(READY)  ## Open the notebooks in JupyterLab
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab nbs/index.ipynb
+
+notebooks: $(READY)  ## Execute all notebooks afresh, for the site
+	$(BIN)/python .ci/execute.py $(NOTEBOOKS)
+
+readme: $(READY)  ## Write README.md from nbs/index.ipynb
+	$(BIN)/python .ci/readme.py
+
+docs: $(READY)  ## Render the site into _docs (needs Quarto)
+	@$(BIN)/python .ci/docs.py
+
+bench: $(READY)  ## Execute the benchmark notebooks
+	$(BIN)/python .ci/execute.py nbs/benchmarks/*.ipynb
+
+clean:  ## Remove what was built and the demo's results; .venv stays
+	rm -rf build dist _proc _docs *.egg-info .pytest_cache runs/demo runs/demo-* nbs/sidebar.yml
+	find nbs neural_introspection tests .ci -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+$(READY): settings.ini setup.py constraints.txt | $(BIN)/python
+	@echo "Installing into .venv: about 2 GB and two minutes, the first time only"
+	$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install -c constraints.txt --use-pep517 -e ".[dev]"
+	@touch $@
+
+$(BIN)/python:
+	@sh .ci/venv .venv
