@@ -34,7 +34,7 @@ __all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput',
            'atomic_write', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors', 'read_tensors',
            'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option', 'Option', 'options',
            'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress', 'in_pieces',
-           'versions', 'RunFolder', 'open_run', 'check_run_folder', 'weight_hash']
+           'versions', 'traceback_text', 'RunFolder', 'open_run', 'check_run_folder', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -402,15 +402,14 @@ def in_pieces(
     make: Callable[[int], dict[str, Any]],    # piece number -> named tensors
     folder: Optional[str | Path] = None,      # where they are kept; None: in memory only
     identity: Optional[dict] = None,          # what they depend on; pieces of another identity are not used
-    desc: str = "pieces",                     # label of the progress bar
 ) -> list[dict[str, Any]]:
     "The pieces in order, made or read back."
-    if folder is None: return [make(i) for i in progress(range(count), desc, unit="piece")]
+    if folder is None: return [make(i) for i in range(count)]
     folder, identity = Path(folder), plain(identity or {})
     if not (folder/"pieces.json").exists() or read_json(folder/"pieces.json") != identity:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder/"pieces.json", identity)
-    return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in progress(range(count), desc, unit="piece")]
+    return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in range(count)]
 
 def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:
     with contextlib.suppress(BadData):
@@ -430,6 +429,11 @@ def versions() -> dict[str, str]:
     return found
 
 # %% ../nbs/00_core.ipynb #a516b573
+def traceback_text(error: BaseException) -> str:
+    "The error's traceback, for the manifest."
+    import traceback
+    return "".join(traceback.format_exception(error))
+
 @dataclass
 class RunFolder:
     "A run on disk: `manifest.json` and the sub-folders datasets, models, figures, reports. Use as a context manager."
@@ -464,7 +468,9 @@ class RunFolder:
     def __exit__(self, kind, error, traceback) -> None:
         done = kind is None
         stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
-        self.update(status="complete" if done else "interrupted" if stopped else "failed", error=None if done else str(error) or kind.__name__)
+        self.update(status="complete" if done else "interrupted" if stopped else "failed", error=None if done else str(error) or kind.__name__,
+                    traceback=None if done or stopped else traceback_text(error))
+        if not done: error.add_note(f"What was complete is in {self.path}; the same call goes on from there.")
         self.lock.release()
 
 # %% ../nbs/00_core.ipynb #f4587a4f

@@ -48,16 +48,17 @@ def collect_activations(
     fit = fitting_texts(encode(model, texts), token_pos)
     info = describe(model)
     identity = dict(model=info.weights, dtype=info.dtype, sites=sites, token_pos=token_pos, batch_size=batch_size, texts=_text_hash([texts[i] for i in fit]))
+    count = -(-len(fit) // PIECE)
     def make(k):
         chosen = fit[k * PIECE:(k + 1) * PIECE]
-        return _piece_of([texts[i] for i in chosen], chosen)
-    def _piece_of(part, chosen):
-        batches = list(activation_batches(model, part, list(sites), token_pos, batch_size, desc))
+        part = [texts[i] for i in chosen]
+        label = desc if count == 1 else f"{desc} {k + 1}/{count}"
+        batches = list(activation_batches(model, part, list(sites), token_pos, batch_size, label))
         text, position, token = (torch.cat([getattr(b, k) for b in batches]) for k in ("text", "position", "token"))
         order = torch.argsort(text * 100_000 + position)
         values = {s: torch.cat([_pick(b.values[s], n) for b in batches])[order] for s, n in sites.items()}
         return dict(text=torch.tensor(chosen)[text[order]], position=position[order], token=token[order], **values)
-    pieces = in_pieces(-(-len(fit) // PIECE), make, folder, identity, desc)
+    pieces = in_pieces(count, make, folder, identity)
     joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
     return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined)
 

@@ -23,12 +23,14 @@ __all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', '
            'progress_words', 'Panel']
 
 # %% ../nbs/06_panels.ipynb #bddbf00c
+_LABEL = "11em"  # the width of an option's name
+
 def control(
     o: Option,   # what the form asks for
     value: Any,  # what it shows at first
 ) -> widgets.Widget:
     "The widget for one option; its `value` is what `make_config` takes."
-    about = dict(description=o.name, tooltip=o.help, layout=widgets.Layout(width="98%"), style=dict(description_width="11em"))
+    about = dict(description=o.name, tooltip=o.help, layout=widgets.Layout(width="98%"), style=dict(description_width=_LABEL))
     if o.choices: return widgets.Dropdown(options=[(str(c), c) for c in o.choices] + [("(none)", None)]*o.optional, value=value, **about)
     if o.kind is bool: return widgets.Checkbox(value=bool(value), **about)
     about |= dict(continuous_update=False)
@@ -51,7 +53,7 @@ def options_table(
     rows, head = [], "".join(f"<th style='text-align:left'>{name}</th>" for name in ("option", "value", "allowed", "help"))
     for group, some in itertools.groupby(options(config), lambda o: o.group):
         rows.append(f"<tr><th colspan=4 style='text-align:left'>{html.escape(group)}</th></tr>")
-        rows += [_row(f"<code>{o.name}</code>", html.escape(_plain(getattr(config, o.name))), html.escape(_allowed(o)), html.escape(o.help)) for o in some]
+        rows += [_row(f"<code>{o.name}</code>", *map(html.escape, (_plain(getattr(config, o.name)), _allowed(o), o.help))) for o in some]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 def _row(*cells: str) -> str: return "<tr>" + "".join(f"<td style='text-align:left'>{cell}</td>" for cell in cells) + "</tr>"
@@ -118,6 +120,9 @@ def live_or_static(
     "A mime bundle that shows `widget` where widgets live, and `page` where they don't (a published page, a saved notebook)."
     return (widget._repr_mimebundle_() or {}) | {"text/html": page}
 
+def _static_note(title: str) -> str:
+    return f"<p><b>{html.escape(title or 'Panel')}</b>: live in JupyterLab, where these options are a form with Run and Cancel.</p>"
+
 def form(
     config: Any,  # a config dataclass, or an instance whose values are shown at first
 ) -> Form:
@@ -133,7 +138,8 @@ def form(
     return made
 
 def _help(o: Option) -> widgets.HTML:
-    return widgets.HTML(f"<div style='font-size:90%;line-height:1.3;opacity:.75;margin:-4px 0 6px 11.4em'>{html.escape(o.help)}</div>")
+    words = f"<div style='font-size:90%;line-height:1.3;opacity:.75'>{html.escape(o.help)}</div>"
+    return widgets.HTML(f"<div style='margin:-4px 0 6px calc({_LABEL} + 8px)'>{words}</div>")
 
 def _check(made: Form) -> None:
     with contextlib.suppress(BadInput): made.config()
@@ -175,8 +181,9 @@ def lay_out(
     title: str,
 ) -> widgets.VBox:
     "Form and buttons on the left, progress and result on the right; stacked where there is no room."
-    left = widgets.VBox([form.widget, widgets.HBox([parts.run, parts.cancel])], layout=widgets.Layout(flex="1 1 24em", max_width="34em", min_width="20em"))
-    right = widgets.VBox([parts.status, parts.bar, parts.error, parts.output], layout=widgets.Layout(flex="2 1 28em", min_width="0", padding="0 0 0 12px"))
+    beside, rest = widgets.Layout(flex="1 1 24em", max_width="34em", min_width="20em"), widgets.Layout(flex="2 1 28em", min_width="0", padding="0 0 0 12px")
+    left = widgets.VBox([form.widget, widgets.HBox([parts.run, parts.cancel])], layout=beside)
+    right = widgets.VBox([parts.status, parts.bar, parts.error, parts.output], layout=rest)
     head = [widgets.HTML(f"<h3 style='margin:4px 0'>{html.escape(title)}</h3>")] if title else []
     return widgets.VBox([*head, widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start"))])
 
@@ -214,17 +221,14 @@ class Panel:
 
     def start(self) -> Panel:
         "Start a run with the form's values and return at once; nothing happens while one is under way or a value is wrong."
-        if not self.running and self._accept():
-            self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work, self.form.config()), daemon=True)
+        if not self.running and _accept(self):
+            self._thread = threading.Thread(target=contextvars.copy_context().run, args=(_work, self, self.form.config()), daemon=True)
             self._thread.start()
         return self
 
     def cancel(self) -> None:
         "Stop the run at its next step."
-        if not self.running: return
-        self._stop.set()
-        self.parts.cancel.disabled = True
-        self.parts.status.value = "Cancelling: it stops at the next step."
+        if self.running: _ask_to_stop(self)
 
     def wait(self, timeout: Optional[float] = None) -> Any:
         "Wait for the run (at most `timeout` seconds) and return its result: None if it failed, was cancelled or is not done; see `error`."
@@ -232,25 +236,27 @@ class Panel:
         return self.result
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        note = f"<p><b>{html.escape(self.title or 'Panel')}</b>: live in JupyterLab, where these options are a form with Run and Cancel.</p>"
-        return live_or_static(self.widget, note + options_table(self.form._latest()))
-
-    def _accept(self) -> bool: return _accept(self)
-    def _work(self, config: Any) -> None: _work(self, config)
+        return live_or_static(self.widget, _static_note(self.title) + options_table(self.form._latest()))
 
 # %% ../nbs/06_panels.ipynb #f001578b
 def _accept(panel: Panel) -> bool:
     "Clear the last run and check the form; whether a run may start."
     panel.result = panel.error = None
     panel.parts.output.outputs, panel.parts.error.value = (), ""
+    panel.parts.bar.value, panel.parts.bar.bar_style = 0, ""
     try: panel.form.config()
     except BadInput as error:
         panel.error, panel.parts.status.value = error, "Not started: a value does not fit."
         return False
     panel._stop.clear()
     _set_running(panel, True)
-    panel.parts.bar.value, panel.parts.bar.bar_style, panel.parts.status.value = 0, "", "Starting."
+    panel.parts.status.value = "Starting."
     return True
+
+def _ask_to_stop(panel: Panel) -> None:
+    panel._stop.set()
+    panel.parts.cancel.disabled = True
+    panel.parts.status.value = "Cancelling: it stops at the next step."
 
 def _set_running(panel: Panel, running: bool) -> None:
     panel.running, panel.parts.run.disabled, panel.parts.cancel.disabled = running, running, not running
@@ -269,7 +275,7 @@ def _work(panel: Panel, config: Any) -> None:
 # %% ../nbs/06_panels.ipynb #050c0163
 def _watch(panel: Panel, desc: str, done: int, total: Optional[int]) -> None:
     "Show one step of progress, at most ten times a second; raise `Cancelled` if Cancel was pressed."
-    if panel._stop.is_set(): raise Cancelled(f"Cancelled: {progress_words(desc, done, total, 0)}.")
+    if panel._stop.is_set(): raise Cancelled(f"Cancelled at {progress_words(desc, done, total, 0)}.")
     now, clock = time.monotonic(), panel._clock
     if done == 0: clock["began"] = now
     if done not in (0, total) and now - clock["shown"] < .1: return

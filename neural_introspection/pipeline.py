@@ -26,7 +26,7 @@ from .trainer import PredictorTrainer, TrainResult
 
 # %% auto #0
 __all__ = ['log', 'IntrospectionConfig', 'check_config', 'Prepared', 'prepare', 'IntrospectionResult', 'result_figures',
-           'run_introspection', 'introspection_panel']
+           'run_introspection', 'ScanConfig', 'run_scan', 'introspection_panel']
 
 # %% ../nbs/17_pipeline.ipynb #5e5336b9
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def result_figures(r: IntrospectionResult) -> dict[str, Any]:
     p, test = r.predictions, r.predictions.split == "test"
     bars = r.to_frame().reset_index().rename(columns={"predictor": "name", "r2_low": "low", "r2_high": "high"})[["name", "r2", "low", "high"]]
     return {"activations": viz.activation_histogram({s: part.activation.to_numpy() for s, part in p.groupby("split", sort=False)}, str(r.address)),
-            "predicted_vs_actual": viz.predicted_vs_actual(p.activation[test].to_numpy(), p.predicted[test].to_numpy(), texts=p.text[test].tolist(), r2=r.score.r2, title=f"{r.address}, test texts"),
+            "predicted_vs_actual": viz.predicted_vs_actual(p.activation[test].to_numpy(), p.predicted[test].to_numpy(), texts=p.text[test].tolist(), r2=r.score.r2, interval=(r.score.r2_low, r.score.r2_high), title=str(r.address)),
             "learning_curves": r.training.plot(), "baselines": viz.baseline_bars(bars)}
 
 def _write_figure(run: RunFolder, name: str, figure: Any) -> Path:
@@ -283,6 +283,36 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
 def _announce(run: RunFolder) -> None:
     if run.resumed: log.info("resuming the run in %s (it stopped in stage %s)", run.path, run.manifest.get("stage", "none"))
     elif run.archived: log.info("the previous run was archived as %s", run.archived)
+
+# %% ../nbs/17_pipeline.ipynb #0db6aecb
+@dataclass(frozen=True)
+class ScanConfig:
+    "Everything that decides a scan."
+    model: str = option("gpt2-small", "Model: pocket (bundled), a hub name, a folder, or a .gguf file", "Model selection")
+    layer: Optional[int] = option(None, "One layer; all of them if left out", "Model selection")
+    layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer", "Model selection")
+    token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
+    num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
+    texts: Optional[str] = option(None, "File with one text per line, python-docs, or a data set; synthetic texts if left out", "Dataset")
+    batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
+    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"] = option("quantile_range", "What makes a neuron interesting", "Ranking")
+    top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
+    output: Optional[str] = option(None, "File for all statistics: .safetensors (to load again) or .csv", "Ranking")
+    device: Optional[str] = option(None, "cpu, cuda or mps; the best that works if left out", "Hardware")
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the model", "Hardware")
+    seed: int = option(0, "Seed of the texts", "Hardware", minimum=0)
+
+def run_scan(config: ScanConfig, model: Any = None) -> ScanResult:
+    "Scan as configured; writes `output` if given. Raises `BadInput` before the pass."
+    check_options(config)
+    parse_position(config.token_pos)
+    if config.output and Path(config.output).suffix not in (".safetensors", ".csv"): raise BadInput(f"output {config.output} must end in .safetensors or .csv.")
+    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
+    if model is None: model = load_model(config.model, config.device, config.dtype)
+    layers = None if config.layer is None else [check_layer(model, config.layer)]
+    scan = NeuronScanner(model, config.layer_type, config.token_pos, layers, config.batch_size).scan(corpus.texts)
+    if config.output: scan.save(config.output) if config.output.endswith(".safetensors") else write_frame(config.output, scan.to_frame())
+    return scan
 
 # %% ../nbs/17_pipeline.ipynb #6668f0fa
 def introspection_panel(**settings: Any) -> Any:

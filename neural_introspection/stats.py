@@ -14,8 +14,7 @@ from torch import Tensor
 from .core import BadData, BadInput, read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['N_CELLS', 'Moments', 'batch_moments', 'value_cell', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings',
-           'NeuronStats']
+__all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats']
 
 # %% ../nbs/03_stats.ipynb #2350ab02
 def _blocks(
@@ -24,7 +23,7 @@ def _blocks(
     room: int = 2**16,  # values of a block on a CPU
 ) -> Iterator[tuple[slice, Float[Tensor, "rows neurons"]]]:
     "(which neurons, their activations) block by block: cache-sized on a CPU, large on an accelerator."
-    if acts.device.type != "cpu": neurons, room = acts.shape[1], 2**26
+    if acts.device.type != "cpu": neurons, room = acts.shape[1], 2**24
     for start in range(0, acts.shape[1], neurons):
         columns = acts[:, start:start + neurons]
         for block in columns.split(max(1, room // columns.shape[1])): yield slice(start, start + neurons), block
@@ -45,9 +44,9 @@ def _power_sums(
     return sums
 
 def _count_positive(acts: Float[Tensor, "row neuron"]) -> Int[Tensor, "neuron"]:
-    "How many activations are above 0; signs are summed as floats, because torch sums booleans slowly."
+    "How many activations are above 0, summed as floats, because torch sums booleans slowly."
     positive = acts.new_zeros(acts.shape[1], dtype=torch.int64)
-    for part, block in _blocks(acts, 2048): positive[part] += block.sign().clamp_(min=0).sum(0).long()
+    for part, block in _blocks(acts, 2048): positive[part] += torch.gt(block, 0, out=torch.empty_like(block)).sum(0).long()
     return positive
 
 # %% ../nbs/03_stats.ipynb #6ea40079
@@ -94,57 +93,56 @@ def batch_moments(
     return _central(count if left_out is None else count - left_out, acts[0], _power_sums(acts, acts[0]))
 
 # %% ../nbs/03_stats.ipynb #fa0f61ab
-_FLOOR, _STEP, _TOP = 2.0**-8, 20, 192  # added to |x|; bits dropped of a float32 (23 - 3); cells on either side of zero's
-_BASE = 0x3B800000 - (1 << (_STEP - 1))  # the bits of 2**-8 as a float32, less half a cell, so that cells are centred
-N_CELLS = 2 * _TOP + 1
+_SLOTS = 505  # 256 + 249: cells of magnitude 0 (zero) to 248 (overflow), the negative ones first; 7 are never used
 
-def value_cell(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-    "The cell, 0..384, of each finite float32; 192 is zero's. Cells are in the order of the values."
-    sign = values.view(torch.int32) >> 31
-    bits = values.abs().add_(_FLOOR).view(torch.int32)
-    cell = bits.sub_(_BASE).bitwise_right_shift_(_STEP).clamp_(max=_TOP)
-    return cell.bitwise_xor_(sign).sub_(sign).add_(_TOP)
+def _slots(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+    "Where in the sketch each value counts: the top nine bits of its half-precision float."
+    return values.half().view(torch.int16).bitwise_right_shift_(7).add_(256).long()
+
+def _in_order(sketch: Int[Tensor, "neuron slot"]) -> Int[Tensor, "neuron cell"]:
+    "The counts in the order of the values; plus and minus zero are one cell."
+    return torch.cat([sketch[:, 1:249].flip(1), sketch[:, :1] + sketch[:, 256:257], sketch[:, 257:]], 1)
 
 def cell_edges() -> Float[Tensor, "edge"]:
-    "The 386 borders of the cells, float32; the outermost are infinite."
-    bits = _BASE + (torch.arange(1, _TOP + 1, dtype=torch.int32) << _STEP)
-    inner = bits.view(torch.float32) - _FLOOR
-    end = torch.tensor([math.inf])
+    "The 498 borders of the 497 cells, float32, ascending: where rounding to half precision tips over. A border belongs to the cell further from zero; the outermost are infinite."
+    first = (torch.arange(1, 249, dtype=torch.int16) << 7)  # the bits of the smallest half of each magnitude
+    halves = torch.stack([first, first - 1]).view(torch.float16).float().clamp(max=2.0**16)
+    inner, end = halves.mean(0), torch.tensor([math.inf])
     return torch.cat([-end, -inner.flip(0), inner, end])
+
+# %% ../nbs/03_stats.ipynb #19fd0f04
+def _count_cells(
+    sketch: Int[Tensor, "neuron slot"],  # int32 counts, changed in place
+    acts: Float[Tensor, "row neuron"],
+    left_out: Int[Tensor, "neuron"],     # how many of a neuron's rows equal its first and do not count
+) -> None:
+    "Count every activation in its neuron's row of the sketch."
+    one = torch.ones(1, dtype=torch.int32, device=acts.device)
+    sketch.scatter_add_(1, _slots(acts[0])[:, None], -left_out[:, None].int())
+    for part, block in _blocks(acts, max(128, 2**17 // len(acts)), 2**17):
+        slots = _slots(block).T
+        sketch[part].scatter_add_(1, slots, one.expand(slots.shape))
 
 # %% ../nbs/03_stats.ipynb #84e06662
 def quantile_bound(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    "How far `NeuronStats.quantile` can be from an order statistic of this value, if that is within +-63,488."
-    return (values.abs() + _FLOOR) / 8
+    "How far `NeuronStats.quantile` can be from an order statistic of this value, if that is within +-65,504."
+    return values.abs() / 7.99 + 2.0**-17
 
-def _count_cells(
-    cells: Int[Tensor, "neuron cell"],  # int32 counts, changed in place
-    acts: Float[Tensor, "row neuron"],
-    left_out: Int[Tensor, "neuron"],    # how many of a neuron's rows equal its first and do not count
-) -> None:
-    "Count every activation in its neuron's row of `cells`; neurons go 64 or more at a time, for the cache."
-    one = torch.ones(1, dtype=torch.int32, device=acts.device)
-    cells.scatter_add_(1, value_cell(acts[0])[:, None].long(), -left_out[:, None].int())
-    for part, block in _blocks(acts, max(64, 2**16 // len(acts))):
-        own = torch.arange(block.shape[1], dtype=torch.int32, device=acts.device) * N_CELLS
-        index = value_cell(block).add_(own).view(-1).long()
-        cells[part].view(-1).scatter_add_(0, index, one.expand(len(index)))
-
-# %% ../nbs/03_stats.ipynb #cab79bab
 def _sketch_quantiles(
-    cells: Int[Tensor, "neuron cell"],
-    low: Float[Tensor, "neuron"],   # smallest value seen
-    high: Float[Tensor, "neuron"],  # largest value seen
+    sketch: Int[Tensor, "neuron slot"],
+    low: Float[Tensor, "neuron"],    # smallest value seen
+    high: Float[Tensor, "neuron"],   # largest value seen
     ranks: Int[Tensor, "neuron q"],  # wanted order statistics, from 0
 ) -> Float[Tensor, "neuron q"]:
     "The order statistics of these ranks: the right cell, interpolated within it and within what was seen."
+    cells = _in_order(sketch)
     upto = cells.cumsum(1, dtype=torch.int64)
-    cell = torch.searchsorted(upto, ranks, right=True).clamp_(max=N_CELLS - 1)
+    cell = torch.searchsorted(upto, ranks, right=True).clamp_(max=cells.shape[1] - 1)
     inside = cells.gather(1, cell)
     share = (ranks - upto.gather(1, cell) + inside + .5) / inside.clamp(min=1)
     edges, low, high = cell_edges().to(cells.device), low[:, None], high[:, None]
     start, end = edges[cell].maximum(low), edges[cell + 1].minimum(high)
-    return torch.where(cell == _TOP, torch.zeros_like(start).clamp(low, high), start + (end - start) * share)
+    return torch.where(cell == 248, torch.zeros_like(start).clamp(low, high), start + (end - start) * share)
 
 # %% ../nbs/03_stats.ipynb #7ae4a56c
 def _pack(contexts: Int[Tensor, "row 2"]) -> Int[Tensor, "row"]:
@@ -248,7 +246,7 @@ def _empty(n_neurons: int, quantiles: bool, top_k: int) -> dict[str, Tensor]:
     state = {name: zeros(torch.int64 if name == "count" else torch.float64) for name in _MOMENTS}
     state |= {"min": zeros(torch.float32) + math.inf, "max": zeros(torch.float32) - math.inf,
               "positive": zeros(torch.int64), "nonfinite": zeros(torch.int64)}
-    if quantiles: state["cells"] = zeros(torch.int32, N_CELLS)
+    if quantiles: state["sketch"] = zeros(torch.int32, _SLOTS)
     if top_k: state |= {"top_values": zeros(torch.float32, top_k) - math.inf, "top_codes": zeros(torch.int64, top_k) - 1}
     return state
 
@@ -260,7 +258,7 @@ def _top(state: dict[str, Tensor]) -> Top: return Top(state["top_values"], state
 def _merge(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
     "The state after the rows of both: counts add, ranges widen, moments and tops combine."
     state = dict(vars(_moments(a) + _moments(b)), min=a["min"].minimum(b["min"]), max=a["max"].maximum(b["max"]))
-    state |= {name: a[name] + b[name] for name in ("positive", "nonfinite", "cells") if name in b}
+    state |= {name: a[name] + b[name] for name in ("positive", "nonfinite", "sketch") if name in b}
     if "top_values" in b:
         top = _top(a) + _top(b)
         state |= {"top_values": top.values, "top_codes": top.codes}
@@ -293,7 +291,7 @@ def _absorb(
     state = {name: tensor.to(acts.device) for name, tensor in state.items()}
     batch, filled, finite = _batch(acts)
     after = state | _merge(state, batch)
-    if "cells" in state: _count_cells(state["cells"], filled, batch["nonfinite"])
+    if "sketch" in state: _count_cells(state["sketch"], filled, batch["nonfinite"])
     if "top_values" in state:
         shown = acts if finite is None else torch.where(finite, acts, -math.inf)
         top = _top(state) + batch_top(shown, contexts, state["top_codes"].shape[1])
@@ -316,7 +314,7 @@ class Readings:
     max = property(lambda self: _or_nan(self._state["max"], self.count > 0), doc="Largest activation, float32.")
     firing_rate = property(lambda self: self._state["positive"] / self.count, doc="Share of rows above 0.")
     iqr = property(lambda self: self.quantile(.75) - self.quantile(.25), doc="Interquartile range, float32.")
-    entropy = property(lambda self: _cell_entropy(_sketch(self._state)), doc="Entropy of the sketch's histogram, in nats.")
+    entropy = property(lambda self: _entropy(_sketch(self._state)), doc="Entropy of the sketch's histogram, in nats.")
     nbytes = property(lambda self: sum(t.nbytes for t in self._state.values()), doc="Size of the state in bytes, for all neurons.")
 
     def quantile(self, q: float) -> Float[Tensor, "neuron"]:
@@ -337,12 +335,13 @@ class Readings:
 # %% ../nbs/03_stats.ipynb #3ae85784
 def _or_nan(values: Float[Tensor, "..."], known: Bool[Tensor, "..."]) -> Float[Tensor, "..."]: return torch.where(known, values, math.nan)
 
-def _sketch(state: dict[str, Tensor]) -> Int[Tensor, "neuron cell"]:
-    if "cells" not in state: raise BadInput("quantiles were switched off for these statistics: make them with quantiles=True.")
-    return state["cells"]
+def _sketch(state: dict[str, Tensor]) -> Int[Tensor, "neuron slot"]:
+    if "sketch" not in state: raise BadInput("quantiles were switched off for these statistics: make them with quantiles=True.")
+    return state["sketch"]
 
-def _cell_entropy(cells: Int[Tensor, "neuron cell"]) -> Float[Tensor, "neuron"]:
-    return torch.cat([torch.special.entr(part / part.sum(1, keepdim=True)).sum(1) for part in cells.split(4096)])
+def _entropy(sketch: Int[Tensor, "neuron slot"]) -> Float[Tensor, "neuron"]:
+    parts = map(_in_order, sketch.split(4096))
+    return torch.cat([torch.special.entr(cells / cells.sum(1, keepdim=True)).sum(1) for cells in parts])
 
 # %% ../nbs/03_stats.ipynb #6a16bcf5
 _QUANTILES = {"q05": .05, "q25": .25, "median": .5, "q75": .75, "q95": .95}
@@ -363,7 +362,7 @@ def _describe(stats: NeuronStats) -> str:
 def _restored(cls: type, tensors: dict[str, Tensor]) -> NeuronStats:
     "Statistics of this state, which is not copied; `BadData` if it is not a state."
     top_k = tensors["top_codes"].shape[1:].numel() if "top_codes" in tensors else 0
-    stats = cls(max(1, tensors["count"].numel()) if "count" in tensors else 1, "cells" in tensors, top_k)
+    stats = cls(max(1, tensors["count"].numel()) if "count" in tensors else 1, "sketch" in tensors, top_k)
     kind = lambda state: {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
     if kind(tensors) != kind(stats._state):
         raise BadData(f"tensors {', '.join(sorted(tensors)) or '(none)'} are not statistics of this version: give what NeuronStats.tensors() returned.")
@@ -375,14 +374,14 @@ class NeuronStats(Readings):
     "Streaming statistics of neurons: `update` with batches, `a + b` to merge, read at any time."
     def __init__(self,
         n_neurons: int,
-        quantiles: bool = True,  # keep the sketch that `quantile`, `iqr` and `entropy` need: 1.5 KB a neuron
+        quantiles: bool = True,  # keep the sketch that `quantile`, `iqr` and `entropy` need: 2 KB a neuron
         top_k: int = 0,          # keep this many of the highest activations with their contexts: 12 bytes each
     ) -> None:
         if n_neurons < 1 or top_k < 0: raise BadInput(f"{n_neurons} neurons with top_k {top_k} cannot be kept: give at least 1 and at least 0.")
         self._state = _empty(n_neurons, quantiles, top_k)
 
     n_neurons = property(lambda self: len(self._state["count"]), doc="How many neurons.")
-    quantiles = property(lambda self: "cells" in self._state, doc="Whether the sketch is kept.")
+    quantiles = property(lambda self: "sketch" in self._state, doc="Whether the sketch is kept.")
     top_k = property(lambda self: self._state["top_codes"].shape[1] if "top_codes" in self._state else 0, doc="How many contexts are kept.")
 
     def update(self,

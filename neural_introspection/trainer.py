@@ -44,7 +44,7 @@ def training_table(
     head, split = predictor.head, dataset.frame.split.to_numpy()
     if not (split == "train").any(): raise BadInput("the data set has no training rows: split it first.")
     device = head.linear.weight.device
-    x, y = features.to(device), torch.as_tensor(dataset.frame.activation.to_numpy(), dtype=torch.float32, device=device)
+    x, y = features.to(device), torch.tensor(dataset.frame.activation.to_numpy(copy=True), dtype=torch.float32, device=device)
     train = torch.as_tensor(split == "train", device=device)
     set_scale(head, x[train], y[train])
     return TrainingTable(head.standardise(x), (y - head.target_mean)/head.target_std, split, dataset.frame.group.to_numpy())
