@@ -3,10 +3,9 @@
 Cells under `#| eval: false` or a flag of `tst_flags` (such as `#| slow`) are not run and keep the outputs they have.
 A notebook whose cell fails is left as it was, and the exit code is 1.
 
-Figures are stored twice in one output: as plotly's own data type, which JupyterLab draws without a network, and as a short HTML
-page that draws the same data on the web site. JupyterLab prefers the first, so opening a notebook fetches nothing.
+Figures are stored as they describe themselves (see `neural_introspection.viz.Figure`): as plotly's own data type, which JupyterLab
+draws without a network, and as HTML for the web site. A figure without HTML would be invisible there, so its notebook fails.
 """
-import json
 import os
 import re
 import sys
@@ -18,15 +17,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
-from plotly.offline import get_plotlyjs_version
 
 TIMEOUT = 1200  # seconds for one cell
 PLOTLY = "application/vnd.plotly.v1+json"
-PLOTLY_HTML = """<div id="{id}" style="width:100%;height:{height}px"></div>
-<script type="module">
-import "https://cdn.plot.ly/plotly-{version}.min.js";
-Plotly.newPlot("{id}", {figure});
-</script>"""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "<em>A live control panel: run this notebook to use it.</em>"
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -57,26 +50,14 @@ def is_export_call(cell):
     return "nbdev_export" + "(" in cell.source
 
 
-def prune_template(figure):
-    "Drop from a figure's template what it says of kinds of trace that the figure does not have."
-    styles = figure.get("layout", {}).get("template", {}).get("data", {})
-    used = {trace.get("type", "scatter") for trace in figure.get("data", [])}
-    for kind in set(styles) - used: del styles[kind]
+class BareFigure(Exception):
+    "A plotly figure without an HTML form."
 
 
-def figure_html(figure, div_id):
-    "The HTML that draws `figure` on a web page; plotly.js is loaded once for all figures of a page."
-    height = figure.get("layout", {}).get("height") or 450
-    spec = {**figure, "config": {"responsive": True, **figure.get("config", {})}}
-    text = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")
-    return PLOTLY_HTML.format(id=div_id, height=height, version=get_plotlyjs_version(), figure=text)
-
-
-def add_figure_html(data, div_id):
-    "Give a plotly output its HTML form, in place."
-    prune_template(data[PLOTLY])
-    data["text/html"] = figure_html(data[PLOTLY], div_id)
-    data.pop("text/plain", None)
+def check_figure(data):
+    "`BareFigure` if a plotly output is visible in JupyterLab only."
+    if PLOTLY in data and "text/html" not in data:
+        raise BareFigure("a plotly figure has no HTML form, so the site would show nothing: make it with neural_introspection.viz")
 
 
 def clean_widget(data):
@@ -88,23 +69,22 @@ def clean_widget(data):
     return data
 
 
-def clean_output(output, div_id):
+def clean_output(output):
     "The output as it is stored, or None where nothing is left to show."
     if output.output_type == "stream": return None if output.name == "stderr" else output
     data = output.get("data", {})
     if WIDGET in data and clean_widget(data) is None: return None
-    if PLOTLY in data: add_figure_html(data, div_id)
+    check_figure(data)
     if "metadata" in output: output.metadata = nbformat.NotebookNode()
     return output
 
 
 def clean_outputs(nb):
-    "Drop progress bars, library noise on stderr and widget state from `nb` and add HTML to figures, in place."
+    "Drop progress bars, library noise on stderr and widget state from `nb`, in place; `BareFigure` for a figure that the site can't show."
     nb.metadata = nbformat.NotebookNode(kernelspec={"name": "python3", "display_name": "python3", "language": "python"})
     for cell in nb.cells:
         if cell.cell_type != "code": continue
-        cleaned = [clean_output(o, f"figure-{cell.id}-{i}") for i, o in enumerate(cell.outputs)]
-        cell.outputs = [o for o in cleaned if o is not None]
+        cell.outputs = [o for o in map(clean_output, cell.outputs) if o is not None]
 
 
 def split_title(nb):
@@ -155,7 +135,7 @@ def main(args):
     tst_flags, failed = set(get_config().tst_flags.split()), []
     for path in map(Path, args):
         try: print(f"{path}: {execute(path.resolve(), tst_flags):.0f} s", flush=True)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError, BareFigure) as e:
             print(f"{path}: FAILED\n{ANSI.sub('', str(e))}", file=sys.stderr, flush=True)
             failed.append(path)
     return 1 if failed else 0

@@ -25,6 +25,7 @@ def site_names(model: nn.Module) -> list[str]:
     if hasattr(model, "hook_dict"): return list(model.hook_dict)
     return [name for name, _ in model.named_modules() if name]
 
+# %% ../nbs/02_capture.ipynb #63d63501
 def find_site(model: nn.Module, site: str) -> nn.Module:
     "The module (or TransformerLens hook point) at a site; `BadAddress` names the nearest ones."
     places = model.hook_dict if hasattr(model, "hook_dict") else {}
@@ -37,12 +38,14 @@ def find_site(model: nn.Module, site: str) -> nn.Module:
 # %% ../nbs/02_capture.ipynb #0db66917
 class _Stop(Exception): "Ends a forward pass from within."
 
+# %% ../nbs/02_capture.ipynb #55461fa0
 def _first_tensor(output: Any) -> Tensor:
     "The tensor in a module's output: itself, or the first one in a tuple, dict or dataclass."
     if isinstance(output, Tensor): return output
     parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else vars(output).values()
     return next(_first_tensor(p) for p in parts if isinstance(p, (Tensor, tuple, list, dict)))
 
+# %% ../nbs/02_capture.ipynb #ab42cdbb
 def _replace_first(output: Any, new: Tensor) -> Any:
     "The module's output with its first tensor replaced, of the same type."
     if isinstance(output, Tensor): return new
@@ -90,6 +93,7 @@ def parse_position(token_pos: Position) -> Position:
     if text.isdecimal(): return int(text)
     raise BadInput(f"token position {token_pos!r} is unknown: give last, all, or an integer from 0 (a text's first token).")
 
+# %% ../nbs/02_capture.ipynb #a6b42b36
 def position_index(
     mask: Bool[Tensor, "batch pos"],  # true for the text's own tokens
     token_pos: Position,              # `last` or an integer
@@ -123,6 +127,7 @@ def capture(
         raise BadTexts(f"token position {positions} is beyond the end of some texts: leave those out, or give a smaller one.")
     with hooks(model, {site: keep(site) for site in sites}, stop_early): yield acts
 
+# %% ../nbs/02_capture.ipynb #b8e8de2a
 def pick_positions(x: Float[Tensor, "batch pos *d"], positions: Position, mask: Optional[Bool[Tensor, "batch pos"]] = None) -> Tensor:
     "The activations at one position of each text, `[batch, *d]`; all of `x` for `all`. Without a mask rows are unpadded."
     place = parse_position(positions)
@@ -162,6 +167,7 @@ class ActivationBatch:
 
     def __len__(self) -> int: return len(self.text)
 
+# %% ../nbs/02_capture.ipynb #699b576f
 def chosen_tokens(batch: TokenBatch, token_pos: Position) -> Bool[Tensor, "batch pos"]:
     "Which tokens of a batch a position means."
     place = parse_position(token_pos)
@@ -169,6 +175,7 @@ def chosen_tokens(batch: TokenBatch, token_pos: Position) -> Bool[Tensor, "batch
     column = position_index(batch.mask, place)[:, None]
     return torch.arange(batch.mask.shape[1], device=batch.mask.device) == column
 
+# %% ../nbs/02_capture.ipynb #bf72f6a0
 def fitting_texts(ids: Sequence[Sequence[int]], token_pos: Position) -> list[int]:
     "The texts that have the position; `BadTexts` if none has."
     place = parse_position(token_pos)
@@ -206,6 +213,7 @@ def framework_of(model: Any) -> str:
     if any(c.__module__.startswith(("keras", "tensorflow")) for c in type(model).__mro__): return "keras"
     raise BadInput(f"a {type(model).__name__} is no model of a known framework: give a torch.nn.Module or a Keras model.")
 
+# %% ../nbs/02_capture.ipynb #411c38d8
 class ModelInterface:
     "A model of any framework: its layer names, and its activations for inputs."
     def __init__(self, model: Any, framework: Optional[str] = None):  # `pytorch`; None finds out

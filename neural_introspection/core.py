@@ -34,28 +34,37 @@ __all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput',
            'atomic_write', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors', 'read_tensors',
            'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option', 'Option', 'options',
            'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress', 'in_pieces',
-           'versions', 'traceback_text', 'RunFolder', 'open_run', 'check_run_folder', 'weight_hash']
+           'versions', 'RunFolder', 'open_run', 'check_run_folder', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
     "Everything this library raises on purpose; the message is one sentence for the user."
 
+# %% ../nbs/00_core.ipynb #897a1fb5
 class BadInput(NeuralIntrospectionError): "The user asked for something that cannot be done; nothing was started or overwritten."
 
+# %% ../nbs/00_core.ipynb #df61f959
 class BadAddress(BadInput): "A site, layer or neuron that the model does not have."
 
+# %% ../nbs/00_core.ipynb #ed78b629
 class ModelNotFound(BadInput): "No model of that name can be loaded here."
 
+# %% ../nbs/00_core.ipynb #bf476a84
 class BadTexts(BadInput): "Texts that are missing, empty, undecodable, or too alike to be split."
 
+# %% ../nbs/00_core.ipynb #59142bc3
 class BadData(BadInput): "A stored data set that is damaged or belongs to another model."
 
+# %% ../nbs/00_core.ipynb #e0b9f77b
 class BadRunFolder(BadInput): "A folder that cannot be written, or that is somebody else's."
 
+# %% ../nbs/00_core.ipynb #48303dcd
 class NotYet(BadInput): "An option that this version knows but does not implement."
 
+# %% ../nbs/00_core.ipynb #ae7145f4
 class MissingExtra(BadInput): "An optional package that is not installed."
 
+# %% ../nbs/00_core.ipynb #cb22e4f6
 class Cancelled(NeuralIntrospectionError): "The user stopped the work; what was complete is kept."
 
 # %% ../nbs/00_core.ipynb #0148e68a
@@ -125,6 +134,7 @@ class NeuronAddress:
         "The alias of this site, or None if it has none."
         return next((k for k, v in LAYER_TYPES.items() if v.format(self.layer) == self.site), None)
 
+# %% ../nbs/00_core.ipynb #1e07ef71
 def site_layer(site: str) -> Optional[int]:
     "The block index in a dotted site name, or None if the site is in no block."
     found = re.match(r"blocks\.(\d+)\.", site)
@@ -164,6 +174,7 @@ def device_parity(device: str, tolerance: float = 1e-3) -> bool:
     try: return bool(torch.allclose(run(x, w), run(x.to(device), w.to(device)).cpu(), atol=tolerance))
     except (RuntimeError, NotImplementedError): return False
 
+# %% ../nbs/00_core.ipynb #2139b999
 def pick_device(device: Optional[str] = None) -> str:
     "`device` if it can be used, else `BadInput`; with None: cuda, mps (if it passes `device_parity`), cpu."
     import torch
@@ -191,6 +202,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #d9016cc6
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -202,15 +214,18 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
+# %% ../nbs/00_core.ipynb #1ca7d6cf
 def write_json(path: str | Path, value: Any) -> Path:
     "Write JSON atomically (numpy numbers and paths included; NaN becomes null); returns the path."
     return write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
+# %% ../nbs/00_core.ipynb #ab6a4463
 def read_json(path: str | Path) -> Any:
     "The JSON value in a file; `BadData` if it is damaged."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, OSError) as error: raise BadData(f"{path} is not readable JSON: {error}.") from None
 
+# %% ../nbs/00_core.ipynb #0ab62f6b
 def plain(value: Any) -> Any:
     "`value` as JSON can carry it: dataclasses and tuples unfolded, numpy and paths converted, NaN and infinity as None."
     if dataclasses.is_dataclass(value) and not isinstance(value, type): value = dataclasses.asdict(value)
@@ -228,6 +243,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Any], about: Optional[dic
     with atomic_write(path) as temporary: save_file(copies, temporary, metadata={"about": json.dumps(plain(about or {}))})
     return Path(path)
 
+# %% ../nbs/00_core.ipynb #bd25cd65
 def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict]:
     "(tensors, about) as `write_tensors` wrote them; `BadData` if the file is damaged."
     from safetensors import SafetensorError, safe_open
@@ -244,6 +260,7 @@ def write_frame(path: str | Path, frame: Any) -> Path:
         else: frame.to_parquet(temporary, index=False)
     return Path(path)
 
+# %% ../nbs/00_core.ipynb #6fed8795
 def read_frame(path: str | Path, strings: Iterable[str] = ()) -> Any:
     "The pandas frame in a .csv or Parquet file (`strings`: CSV columns that stay text); `BadData` if it is missing or damaged."
     import pandas as pd
@@ -258,6 +275,7 @@ def optimizer_tensors(optimizer: Any, named: dict[str, Any]) -> dict[str, Any]:
     import torch
     return {f"{name}:{key}": torch.as_tensor(value) for name, p in named.items() for key, value in optimizer.state.get(p, {}).items()}
 
+# %% ../nbs/00_core.ipynb #62689a08
 def load_optimizer_tensors(optimizer: Any, named: dict[str, Any], tensors: dict[str, Any]) -> None:
     "Put back what `optimizer_tensors` returned, on each parameter's device."
     for key, value in tensors.items():
@@ -275,6 +293,7 @@ def option(
     "A dataclass field that describes itself."
     return field(default=default, metadata=dict(help=help, group=group, minimum=minimum, maximum=maximum))
 
+# %% ../nbs/00_core.ipynb #90843811
 @dataclass(frozen=True)
 class Option:
     "What a form, a shell or a YAML file needs to know of one config field."
@@ -288,13 +307,14 @@ class Option:
     minimum: Optional[float]
     maximum: Optional[float]
 
-# %% ../nbs/00_core.ipynb #90843811
+# %% ../nbs/00_core.ipynb #cbe3eccc
 def options(config: Any) -> list[Option]:
     "The options of a config dataclass (or an instance of one), in order."
     cls = config if isinstance(config, type) else type(config)
     hints = typing.get_type_hints(cls)
     return [_describe(f, hints[f.name]) for f in dataclasses.fields(cls)]
 
+# %% ../nbs/00_core.ipynb #1fef53bb
 def _describe(f: dataclasses.Field, hint: Any) -> Option:
     optional = type(None) in typing.get_args(hint)
     if optional: hint = next(a for a in typing.get_args(hint) if a is not type(None))
@@ -318,6 +338,7 @@ def _convert(o: Option, value: Any) -> Any:
     except (ValueError, TypeError, KeyError, OverflowError):
         raise BadInput(f"{o.name} is {value!r}, but must be {_KINDS[o.kind]}.") from None
 
+# %% ../nbs/00_core.ipynb #25cca8d9
 def check_options(config: Any) -> None:
     "Raise `BadInput` for the first option whose value is not allowed."
     for o in options(config):
@@ -329,6 +350,7 @@ def check_options(config: Any) -> None:
             if value != value or (low is not None and value < low) or (high is not None and value > high):
                 raise BadInput(f"{o.name} is {value}, but must be {_span(low, high)}.")
 
+# %% ../nbs/00_core.ipynb #e3d5563e
 def _span(low: Optional[float], high: Optional[float]) -> str:
     if high is None: return "a number" if low is None else f"at least {low}"
     return f"at most {high}" if low is None else f"between {low} and {high}"
@@ -359,6 +381,7 @@ def to_yaml(config: Any) -> str:
         lines += [f"# {o.help}", f"{o.name}: {value}"]
     return "\n".join(lines).lstrip("\n") + "\n"
 
+# %% ../nbs/00_core.ipynb #d545a18f
 def yaml_values(path: str | Path) -> dict[str, Any]:
     "The option values in a YAML file; `BadInput` if it is missing or not a mapping."
     import yaml
@@ -387,6 +410,7 @@ def progress(
             bar.update()
             if watcher: watcher(desc, done, total)
 
+# %% ../nbs/00_core.ipynb #5874da4f
 @contextlib.contextmanager
 def watch_progress(
     watcher: Callable[[str, int, Optional[int]], None],  # called with (desc, done, total); may raise `Cancelled`
@@ -411,6 +435,7 @@ def in_pieces(
         write_json(folder/"pieces.json", identity)
     return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in range(count)]
 
+# %% ../nbs/00_core.ipynb #11746a93
 def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:
     with contextlib.suppress(BadData):
         if path.exists(): return read_tensors(path)[0]
@@ -429,11 +454,12 @@ def versions() -> dict[str, str]:
     return found
 
 # %% ../nbs/00_core.ipynb #a516b573
-def traceback_text(error: BaseException) -> str:
+def _traceback(error: BaseException) -> str:
     "The error's traceback, for the manifest."
     import traceback
     return "".join(traceback.format_exception(error))
 
+# %% ../nbs/00_core.ipynb #9e0b032a
 @dataclass
 class RunFolder:
     "A run on disk: `manifest.json` and the sub-folders datasets, models, figures, reports. Use as a context manager."
@@ -469,7 +495,7 @@ class RunFolder:
         done = kind is None
         stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
         self.update(status="complete" if done else "interrupted" if stopped else "failed", error=None if done else str(error) or kind.__name__,
-                    traceback=None if done or stopped else traceback_text(error))
+                    traceback=None if done or stopped else _traceback(error))
         if not done: error.add_note(f"What was complete is in {self.path}; the same call goes on from there.")
         self.lock.release()
 
@@ -510,12 +536,14 @@ def _lock_run(path: Path) -> Any:
     except OSError as error: raise BadRunFolder(f"{path} cannot be written ({error.strerror}): give another folder.") from None
     return lock
 
+# %% ../nbs/00_core.ipynb #7ef5ab72
 def _previous_run(path: Path) -> Optional[dict]:
     if (path/"manifest.json").exists(): return read_json(path/"manifest.json")
     if any(p.name not in RUN_FOLDERS or any(p.iterdir()) for p in path.iterdir()):
         raise BadRunFolder(f"{path} holds files that are not a run's: give an empty or new folder.")
     return None
 
+# %% ../nbs/00_core.ipynb #4a0479f2
 def check_run_folder(path: str | Path) -> None:
     "`BadRunFolder` if a run could not go there; changes nothing."
     path = Path(path)
@@ -524,6 +552,7 @@ def check_run_folder(path: str | Path) -> None:
     if not ground.is_dir(): raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")
     if not os.access(ground, os.W_OK | os.X_OK): raise BadRunFolder(f"{path} cannot be written (no permission in {ground}): give another folder.")
 
+# %% ../nbs/00_core.ipynb #e93b2876
 def _put_aside(path: Path, remove: bool) -> Optional[Path]:
     if remove:
         shutil.rmtree(path)
@@ -543,6 +572,7 @@ def weight_hash(named: Iterable[tuple[str, Any]]) -> str:
         digest.update(memoryview(flat.view(_byte_type()).numpy()))
     return digest.hexdigest()[:16]
 
+# %% ../nbs/00_core.ipynb #0c6b0aa8
 def _byte_type() -> Any:
     import torch
     return torch.uint8

@@ -35,6 +35,7 @@ class Activations:
 
     def __len__(self) -> int: return len(self.text)
 
+# %% ../nbs/11_dataset.ipynb #507363c3
 def collect_activations(
     model: Any,
     texts: Sequence[str],
@@ -62,8 +63,10 @@ def collect_activations(
     joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
     return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined)
 
+# %% ../nbs/11_dataset.ipynb #9f800538
 def _pick(x: Float[Tensor, "row d"], neuron: Optional[int]) -> Tensor: return (x if neuron is None else x[:, neuron]).float().cpu()
 
+# %% ../nbs/11_dataset.ipynb #767b9396
 def _text_hash(texts: Sequence[str]) -> str: return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 # %% ../nbs/11_dataset.ipynb #17e45e44
@@ -146,6 +149,7 @@ class ActivationDatasetGenerator:
 # %% ../nbs/11_dataset.ipynb #daf9c53e
 def _table_hash(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
 
+# %% ../nbs/11_dataset.ipynb #baf38a34
 def _save(dataset: ActivationDataset, path: Path) -> Path:
     frame = dataset.frame
     if path.suffix not in (".parquet", ".csv"): raise BadInput(f"{path.name}: a data set is saved as .parquet or .csv.")
@@ -153,6 +157,7 @@ def _save(dataset: ActivationDataset, path: Path) -> Path:
     write_json(path.with_suffix(".json"), dataset.about | dict(sha256=_table_hash(path)))
     return path
 
+# %% ../nbs/11_dataset.ipynb #bfc1dfbc
 def _load(path: Path, model: Any) -> ActivationDataset:
     if not path.exists(): raise BadData(f"there is no data set {path}.")
     about = read_json(path.with_suffix(".json"))
@@ -163,6 +168,7 @@ def _load(path: Path, model: Any) -> ActivationDataset:
     frame["tokens"] = [json.loads(t) if isinstance(t, str) else t.tolist() for t in frame.tokens]
     return ActivationDataset(frame[list(COLUMNS)], {k: v for k, v in about.items() if k != "sha256"})
 
+# %% ../nbs/11_dataset.ipynb #6702add0
 def check_same_model(what: str, stored: dict, info: ModelInfo) -> None:
     "`BadData` unless the stored identity has the model's weights."
     if stored.get("weights") == info.weights: return

@@ -35,18 +35,20 @@ def pocket_folder() -> Path:
     "The folder of the bundled pocket model."
     return Path(str(importlib.resources.files("neural_introspection")))/"data"/"pocket"
 
+# %% ../nbs/01_models.ipynb #56e7ce9e
 def cache_folder() -> Path:
     "Where converted models are kept: `$NEURAL_INTROSPECTION_CACHE`, else the user's cache folder."
     base = os.environ.get("NEURAL_INTROSPECTION_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"neural_introspection"
 
-# %% ../nbs/01_models.ipynb #4b507606
+# %% ../nbs/01_models.ipynb #cc030167
 def hub_name(name: str) -> str:
     "The official hub name for a TransformerLens alias such as `gpt2-small`; other names as they are."
     from transformer_lens.supported_models import get_official_model_name
     try: return get_official_model_name(name)
     except ValueError: return name
 
+# %% ../nbs/01_models.ipynb #237215c5
 def _check_hub(name: str, timeout: float = 5.0) -> str:
     "`name` if its files are cached or the hub knows it, else `ModelNotFound` within seconds."
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -65,6 +67,7 @@ def _check_hub(name: str, timeout: float = 5.0) -> str:
 def _file_hash(path: Path) -> str:
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
 
+# %% ../nbs/01_models.ipynb #f5363f4c
 def convert_gguf(path: str | Path) -> Path:
     "The folder with a `.gguf` file's model and tokenizer in Hugging Face format, converted at the first call; `ModelNotFound` if it is damaged."
     path = Path(path)
@@ -79,6 +82,7 @@ def convert_gguf(path: str | Path) -> Path:
     finally: shutil.rmtree(work, ignore_errors=True)
     return target
 
+# %% ../nbs/01_models.ipynb #ef017585
 def _save_gguf(path: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     try:
@@ -93,6 +97,7 @@ def _save_gguf(path: Path, target: Path) -> None:
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
+# %% ../nbs/01_models.ipynb #7353a021
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     "Loading without transformers' own bars and notices; its settings are put back."
@@ -118,6 +123,7 @@ def resolve_model(name: str | Path) -> str:
         raise ModelNotFound(f"folder {text} holds no config.json: save a Hugging Face model and its tokenizer there, or use 'pocket'.")
     return _check_hub(hub_name(text))
 
+# %% ../nbs/01_models.ipynb #cafa930a
 def load_model(
     name: str | Path = "pocket",     # `pocket`, a hub name, a folder, or a .gguf file
     device: Optional[str] = None,    # cpu, cuda, mps; None picks the best that works
@@ -150,16 +156,19 @@ class ModelInfo:
     dtype: str
     device: str
 
+# %% ../nbs/01_models.ipynb #26f32343
 def model_name(model: Any) -> str:
     "The name a model was loaded by."
     return _SOURCES.get(model, (getattr(model.cfg, "model_name", type(model).__name__), None))[0]
 
+# %% ../nbs/01_models.ipynb #46d04ef2
 def describe(model: Any) -> ModelInfo:
     "The identity and the sizes of a loaded transformer."
     c, named = model.cfg, [(k, p) for k, p in model.original_model.named_parameters()]
     return ModelInfo(model_name(model), weight_hash(named), c.n_layers, c.d_model, c.d_mlp, c.n_heads, c.n_ctx, c.d_vocab,
                      str(c.dtype).removeprefix("torch."), str(model_device(model)))
 
+# %% ../nbs/01_models.ipynb #19ff0d2f
 def model_device(model: Any) -> torch.device:
     "The device of the model's first parameter (cpu if it has none)."
     return next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -170,11 +179,13 @@ def layer_width(model: Any, layer_type: str) -> int:
     site_name(layer_type, 0)
     return model.cfg.d_mlp if layer_type == "mlp_out" else model.cfg.d_model
 
+# %% ../nbs/01_models.ipynb #79791eb8
 def check_layer(model: Any, layer: int) -> int:
     "`layer`, counted from the end if negative; `BadAddress` names the range."
     n = model.cfg.n_layers
     return n + layer if -n <= layer < 0 else check_index("layer", layer, n, model_name(model))
 
+# %% ../nbs/01_models.ipynb #25c8c493
 def check_neuron(model: Any, layer_type: str, layer: int, neuron: int) -> None:
     "`BadAddress` if the model has no such layer or neuron."
     check_layer(model, layer)
@@ -190,6 +201,7 @@ class TokenBatch:
 
     def __len__(self) -> int: return len(self.ids)
 
+# %% ../nbs/01_models.ipynb #13d8144b
 def encode(model: Any, texts: Sequence[str]) -> list[list[int]]:
     "Token ids of each text, without BOS, cut to fit the context; `BadTexts` if a text has no token."
     if not len(texts): raise BadTexts("there are no texts: give at least one.")
@@ -199,11 +211,12 @@ def encode(model: Any, texts: Sequence[str]) -> list[list[int]]:
     if empty is not None: raise BadTexts(f"text {empty} ({texts[empty]!r}) has no tokens: leave it out.")
     return ids
 
+# %% ../nbs/01_models.ipynb #dedf8348
 def bos_id(model: Any) -> Optional[int]:
     "The token put before each text, or None."
     return model.tokenizer.bos_token_id if model.cfg.default_prepend_bos else None
 
-# %% ../nbs/01_models.ipynb #13d8144b
+# %% ../nbs/01_models.ipynb #0343a4f9
 def token_batch(
     model: Any,
     ids: Sequence[Sequence[int]],                # token ids without BOS, as from `encode`
@@ -220,6 +233,7 @@ def token_batch(
     device = model_device(model)
     return TokenBatch(rows.to(device), mask.to(device), index)
 
+# %% ../nbs/01_models.ipynb #db3d5f2b
 def token_batches(model: Any, ids: Sequence[Sequence[int]], batch_size: int = 16) -> list[list[int]]:
     "Which texts go together: sorted by length, so that little is padded; every text once, the order a function of the lengths alone."
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
@@ -260,12 +274,14 @@ def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS) -> Preflight:
     return Preflight(model_name(model), (("differs from Hugging Face by", parity, limit, parity <= limit), ("padded differs from alone by", padding, limit, padding <= limit),
                      ("loss, nats per token (limit: uniform guess)", loss, uniform, loss < uniform)))
 
+# %% ../nbs/01_models.ipynb #e1aefec6
 def _reference_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
     from transformers import AutoModelForCausalLM
     source = _SOURCES.get(model, (None, model.cfg.model_name))[1]
     with _quiet(): hf = AutoModelForCausalLM.from_pretrained(source, dtype=model.cfg.dtype).to(ids.device).eval()
     return hf(ids).logits.float()
 
+# %% ../nbs/01_models.ipynb #37289019
 def _next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], batch: TokenBatch) -> float:
     keep = batch.mask[:, 1:]
     return float(torch.nn.functional.cross_entropy(logits[:, :-1][keep], batch.ids[:, 1:][keep]))

@@ -37,11 +37,12 @@ class IntrospectionConfig:
     neuron: Optional[int] = option(None, "Target neuron; the scan picks one if left out", "Model selection", minimum=0)
     layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer", "Model selection")
     token_pos: str = option("last", "Token whose activation is predicted: last, or an integer from 0 (the text's first token)", "Model selection")
+    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"] = option("quantile_range", "What makes a neuron interesting to the scan", "Model selection")
     num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
     texts: Optional[str] = option(None, "File with one text per line, python-docs, or a data set; synthetic texts if left out", "Dataset")
     output_dir: str = option("output", "Folder of the run", "Dataset")
     force_overwrite: bool = option(False, "Remove an existing run; by default it is archived with a timestamp", "Dataset")
-    regression: bool = option(True, "True: predict the value; False: predict its bin", "Training")
+    regression: bool = option(True, "True: predict the value; False: predict its bin (not in this version)", "Training")
     num_bins: int = option(10, "Bins, with --regression False", "Training", minimum=2)
     batch_size: int = option(16, "Texts in a batch", "Training", minimum=1)
     epochs: int = option(20, "Largest number of epochs", "Training", minimum=1)
@@ -50,17 +51,16 @@ class IntrospectionConfig:
     test_split: float = option(0.15, "Share of the texts for the test", "Training", minimum=0, maximum=1)
     early_stopping: bool = option(True, "Stop when the validation loss stops improving", "Training")
     feature_layer: int = option(-1, "Layer whose residual stream is the head's input; -1 is the last", "Training")
-    unfreeze: Literal["none", "all", "after_target", "from_layer", "selective"] = option("none", "What of the model is trained beside the head", "Unfreezing")
-    unfreeze_from: Optional[int] = option(None, "First unfrozen layer, with --unfreeze from_layer", "Unfreezing", minimum=0)
-    unfreeze_components: str = option("", "Comma-separated attention, mlp, embeddings, with --unfreeze selective", "Unfreezing")
-    track_gradients: bool = option(False, "Record how gradients flow", "Monitoring")
-    track_activations: bool = option(False, "Record how activation distributions change", "Monitoring")
+    seed: int = option(0, "Seed of texts, split, training and intervals", "Training", minimum=0)
+    unfreeze: Literal["none", "all", "after_target", "from_layer", "selective"] = option("none", "What of the model is trained beside the head (not in this version)", "Unfreezing")
+    unfreeze_from: Optional[int] = option(None, "First unfrozen layer, with --unfreeze from_layer (not in this version)", "Unfreezing", minimum=0)
+    unfreeze_components: str = option("", "Comma-separated attention, mlp, embeddings, with --unfreeze selective (not in this version)", "Unfreezing")
+    track_gradients: bool = option(False, "Record how gradients flow (not in this version)", "Monitoring")
+    track_activations: bool = option(False, "Record how activation distributions change (not in this version)", "Monitoring")
     activation_interval: int = option(5, "Epochs between two records of activations", "Monitoring", minimum=1)
     gradient_interval: int = option(50, "Steps between two records of gradients", "Monitoring", minimum=1)
     device: Optional[str] = option(None, "cpu, cuda or mps; the best that works if left out", "Hardware")
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the model", "Hardware")
-    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"] = option("quantile_range", "What makes a neuron interesting to the scan", "Scan")
-    seed: int = option(0, "Seed of texts, split, training and intervals", "Scan", minimum=0)
 
 # %% ../nbs/17_pipeline.ipynb #0f7ce6d1
 def _not_yet(config: IntrospectionConfig) -> Optional[str]:
@@ -70,6 +70,7 @@ def _not_yet(config: IntrospectionConfig) -> Optional[str]:
              "--layer-type resid_post without --neuron": config.layer_type == "resid_post" and config.neuron is None}
     return next((name for name, given in asked.items() if given), None)
 
+# %% ../nbs/17_pipeline.ipynb #c630222c
 def check_config(config: IntrospectionConfig) -> None:
     "`BadInput` for values that cannot work, `NotYet` for options to come. Loads nothing."
     check_options(config)
@@ -91,6 +92,7 @@ class Prepared:
     groups: np.ndarray   # group of each text
     split: np.ndarray    # train, val or test for each text
 
+# %% ../nbs/17_pipeline.ipynb #4613e31e
 def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
     "Check everything, load the model unless one is given, and split the texts by group. Raises `BadInput`; writes nothing."
     check_config(config)
@@ -106,6 +108,7 @@ def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
     groups = group_texts(corpus.texts, corpus.groups)
     return Prepared(config, model, corpus, groups, split_groups(groups, config.val_split, config.test_split, config.seed))
 
+# %% ../nbs/17_pipeline.ipynb #c0657968
 def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
     "The texts that have the token position."
     if len(fit) == len(corpus): return corpus
@@ -151,6 +154,7 @@ def _sentence(r: IntrospectionResult) -> str:
     return (f"On {r.score.rows} test texts the head explains R² {r.score.r2:.2f} ({r.score.r2_low:.2f} to {r.score.r2_high:.2f}) of {r.address}, and {beats} the best baseline "
             f"({name}, {best.r2:.2f}). Features are {r.leakage}: {LEAKAGE[r.leakage]}.")
 
+# %% ../nbs/17_pipeline.ipynb #5be2969a
 def _markdown(r: IntrospectionResult) -> str:
     "The report."
     columns = ["r2", "r2_low", "r2_high", "spearman", "error"]
@@ -158,6 +162,8 @@ def _markdown(r: IntrospectionResult) -> str:
     a, c = r.about, r.about["config"]
     return f"""# {r.address} in {a['model']['name']}
 
+# %%
+#| export
 {r.sentence()}
 
 | predictor | R² | 95 % from | to | Spearman | error (target std) |
@@ -194,11 +200,13 @@ def _choose(p: Prepared, run: RunFolder) -> tuple[NeuronAddress, str]:
     considered = scan.about["neurons"] if c.neuron is None else len(scan.stats)
     return scan.best(c.score, neuron=c.neuron), f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; the test texts were never scanned."
 
+# %% ../nbs/17_pipeline.ipynb #46cef71a
 def _reuse(load: Any, path: Path) -> Any:
     "What an earlier part of this run stored, or None."
     try: return load(path) if path.exists() else None
     except BadData: return None
 
+# %% ../nbs/17_pipeline.ipynb #4a616590
 def _dataset(p: Prepared, run: RunFolder, address: NeuronAddress) -> ActivationDataset:
     path = run.file("datasets", "dataset.parquet")
     dataset = _reuse(lambda f: ActivationDataset.load(f, p.model), path)
@@ -208,7 +216,7 @@ def _dataset(p: Prepared, run: RunFolder, address: NeuronAddress) -> ActivationD
         dataset.save(path)
     return dataset
 
-# %% ../nbs/17_pipeline.ipynb #46cef71a
+# %% ../nbs/17_pipeline.ipynb #0926304c
 def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[PredictorTrainer, TrainResult, Any]:
     "Train the head; returns the trainer, its result and the features."
     c = p.config
@@ -219,6 +227,7 @@ def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Pre
     predictor.save(run.file("models", "predictor.safetensors"))
     return trainer, result, features
 
+# %% ../nbs/17_pipeline.ipynb #68edb348
 def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: str, trainer: PredictorTrainer, training: TrainResult, features: Any) -> IntrospectionResult:
     "Scores on the test texts, with the baselines."
     predictor, frame = trainer.predictor, dataset.frame
@@ -240,10 +249,12 @@ def result_figures(r: IntrospectionResult) -> dict[str, Any]:
             "predicted_vs_actual": viz.predicted_vs_actual(p.activation[test].to_numpy(), p.predicted[test].to_numpy(), texts=p.text[test].tolist(), r2=r.score.r2, interval=(r.score.r2_low, r.score.r2_high), title=str(r.address)),
             "learning_curves": r.training.plot(), "baselines": viz.baseline_bars(bars)}
 
+# %% ../nbs/17_pipeline.ipynb #7750359d
 def _write_figure(run: RunFolder, name: str, figure: Any) -> Path:
     from neural_introspection.viz import save_figure
     return Path(save_figure(figure, run.file("figures", f"{name}.html")))
 
+# %% ../nbs/17_pipeline.ipynb #9da26bee
 def _write_result(run: RunFolder, r: IntrospectionResult) -> None:
     "Predictions, history, figures, the report, and last the JSON that says it is all there."
     write_frame(run.file("reports", "predictions.parquet"), r.predictions)
@@ -253,6 +264,7 @@ def _write_result(run: RunFolder, r: IntrospectionResult) -> None:
     training = dict(best_epoch=r.training.best_epoch, stopped_early=r.training.stopped_early, resumed_from=r.training.resumed_from)
     write_json(run.file("reports", "result.json"), dict(format=1, address=str(r.address), leakage=r.leakage, score=r.score, baselines=r.baselines, training=training, about=r.about))
 
+# %% ../nbs/17_pipeline.ipynb #df877459
 def _load_result(folder: Path) -> IntrospectionResult:
     stored = read_json(folder/"reports"/"result.json")
     if stored.get("format") != 1: raise BadData(f"{folder} holds a result of format {stored.get('format')}, and this version reads format 1.")
@@ -261,6 +273,7 @@ def _load_result(folder: Path) -> IntrospectionResult:
     return IntrospectionResult(NeuronAddress.parse(stored["address"]), stored["leakage"], scores.pop(""), scores,
                                read_frame(folder/"reports"/"predictions.parquet"), training, stored["about"], folder)
 
+# %% ../nbs/17_pipeline.ipynb #2f9900c4
 def _nan(score: dict) -> dict: return {k: float("nan") if v is None else v for k, v in score.items()}
 
 # %% ../nbs/17_pipeline.ipynb #be5cd789
@@ -280,6 +293,7 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
         for name in ("pieces", "features"): shutil.rmtree(run.file("datasets", name), ignore_errors=True)
     return result
 
+# %% ../nbs/17_pipeline.ipynb #4a779a75
 def _announce(run: RunFolder) -> None:
     if run.resumed: log.info("resuming the run in %s (it stopped in stage %s)", run.path, run.manifest.get("stage", "none"))
     elif run.archived: log.info("the previous run was archived as %s", run.archived)
@@ -302,6 +316,7 @@ class ScanConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the model", "Hardware")
     seed: int = option(0, "Seed of the texts", "Hardware", minimum=0)
 
+# %% ../nbs/17_pipeline.ipynb #9be77b90
 def run_scan(config: ScanConfig, model: Any = None) -> ScanResult:
     "Scan as configured; writes `output` if given. Raises `BadInput` before the pass."
     check_options(config)

@@ -41,6 +41,7 @@ class LinearHead(nn.Module):
         "The predicted activation."
         return self.score(self.standardise(features)) * self.target_std + self.target_mean
 
+# %% ../nbs/12_predictor.ipynb #cf3ca8a3
 def set_scale(head: LinearHead, features: Float[Tensor, "row d_model"], targets: Float[Tensor, "row"]) -> LinearHead:
     "Take means and standard deviations from the training rows; a constant feature or target keeps a scale of 1."
     fill = lambda std: torch.where(std > 1e-6 * (1 + std.abs().max()), std, 1.0)
@@ -63,11 +64,13 @@ def ridge(
     shrink = values.clamp(min=0) + torch.tensor(penalties, dtype=torch.float64, device=gram.device)[:, None]
     return ((vectors.T @ moment.double()) / shrink) @ vectors.T
 
+# %% ../nbs/12_predictor.ipynb #22abf33d
 def fold_of(groups: Shaped[np.ndarray, "row"], folds: int = 5, seed: int = 0) -> Int[np.ndarray, "row"]:
     "A fold for each row; rows of one group share it."
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     return np.random.default_rng(seed).permutation(group.max() + 1)[group] % folds
 
+# %% ../nbs/12_predictor.ipynb #fb0220e9
 def ridge_by_groups(
     z: Float[Tensor, "row d"],           # standardised features
     y: Float[Tensor, "row"],             # standardised target

@@ -33,6 +33,7 @@ def neuron_scores(stats: NeuronStats, score: str = "quantile_range") -> Float[Te
     if score not in SCORES: raise BadInput(f"score {score!r} is unknown: choose one of {', '.join(SCORES)}.")
     return SCORES[score](stats).double().nan_to_num(0, 0, 0)
 
+# %% ../nbs/10_scanner.ipynb #93be71fe
 def available_scores(stats: NeuronStats) -> list[str]:
     "The scores these statistics can give: without quantiles, those that need moments and range alone."
     return [name for name in SCORES if stats.quantiles or name in ("tail_aware", "variance_range")]
@@ -97,6 +98,7 @@ def _contexts(stats: NeuronStats, neuron: int) -> list[tuple[float, int, int]]:
     values, places = stats.top
     return [(float(v), int(t), int(p)) for v, (t, p) in zip(values[neuron], places[neuron]) if t >= 0]
 
+# %% ../nbs/10_scanner.ipynb #ca8167f5
 def top_contexts(
     result: ScanResult,
     address: NeuronAddress,
@@ -160,6 +162,7 @@ def _scan_batch(scanner: NeuronScanner, batch: TokenBatch, stats: dict[int, Neur
 def _save(result: ScanResult, path: str | Path) -> Path:
     return write_tensors(path, {f"{layer}/{k}": v for layer, s in result.stats.items() for k, v in s.tensors().items()}, dict(format=1, scan=result.about))
 
+# %% ../nbs/10_scanner.ipynb #f3640fd5
 def _load(path: str | Path) -> ScanResult:
     tensors, about = read_tensors(path)
     if about.get("format") != 1 or "scan" not in about: raise BadData(f"{path} holds no scan that this version can read: scan again.")

@@ -119,7 +119,7 @@ def _count_cells(
     "Count every activation in its neuron's row of the sketch."
     one = torch.ones(1, dtype=torch.int32, device=acts.device)
     sketch.scatter_add_(1, _slots(acts[0])[:, None], -left_out[:, None].int())
-    for part, block in _blocks(acts, max(128, 2**17 // len(acts)), 2**17):
+    for part, block in _blocks(acts, max(128, 2**15 // len(acts)), 2**15):
         slots = _slots(block).T
         sketch[part].scatter_add_(1, slots, one.expand(slots.shape))
 
@@ -325,6 +325,14 @@ class Readings:
 
     def _ranks(self, q: float) -> Int[Tensor, "neuron 1"]: return (q * (self.count - 1).clamp(min=0).double()).long()[:, None]
 
+    def to_frame(self) -> Any:
+        "A pandas frame with one row per neuron; quantiles and the strongest context only if they were kept."
+        return _frame(self)
+
+    def tensors(self) -> dict[str, Tensor]:
+        "A copy of the state by name, for files of one's own and for `NeuronStats.from_tensors`."
+        return {name: tensor.clone() for name, tensor in self._state.items()}
+
     @property
     def top(self) -> tuple[Float[Tensor, "neuron k"], Int[Tensor, "neuron k 2"]]:
         "(the highest activations, descending; their (text, position)); NaN and -1 where fewer were seen."
@@ -347,7 +355,6 @@ def _entropy(sketch: Int[Tensor, "neuron slot"]) -> Float[Tensor, "neuron"]:
 _QUANTILES = {"q05": .05, "q25": .25, "median": .5, "q75": .75, "q95": .95}
 
 def _frame(stats: NeuronStats) -> Any:
-    "One row per neuron; quantiles and the strongest context only if they were kept."
     import pandas as pd
     names = ["count", "nonfinite", "mean", "std", "skewness", "kurtosis", "min", "max", "firing_rate"]
     columns = {name: getattr(stats, name) for name in names + ["iqr", "entropy"] * stats.quantiles}
@@ -400,12 +407,15 @@ class NeuronStats(Readings):
         if keeps(self) != keeps(other): raise BadInput(f"{self!r} and {other!r} do not add up: merge what was made with the same options.")
         return NeuronStats.from_tensors(_merge(self._state, {k: t.to(self.count.device) for k, t in other._state.items()}))
 
-    def to_frame(self) -> Any: return _frame(self)
     def __repr__(self) -> str: return _describe(self)
-    def tensors(self) -> dict[str, Tensor]: return {name: tensor.clone() for name, tensor in self._state.items()}
-    def save(self, path: str | Path) -> Path: return write_tensors(path, self._state, {"kind": "NeuronStats"})
-
+    def save(self, path: str | Path) -> Path:
+        "Write the state as safetensors, atomically; returns the path."
+        return write_tensors(path, self._state, {"kind": "NeuronStats"})
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> NeuronStats: return _restored(cls, tensors)
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> NeuronStats:
+        "Statistics that go on from what `tensors` returned (not copied); `BadData` if it is anything else."
+        return _restored(cls, tensors)
     @classmethod
-    def load(cls, path: str | Path) -> NeuronStats: return cls.from_tensors(read_tensors(path)[0])
+    def load(cls, path: str | Path) -> NeuronStats:
+        "What `save` wrote; `BadData` if the file is damaged."
+        return cls.from_tensors(read_tensors(path)[0])

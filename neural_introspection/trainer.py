@@ -34,6 +34,7 @@ class TrainingTable:
         pick = torch.as_tensor(np.flatnonzero(self.split == split), device=self.z.device)
         return self.z[pick], self.y[pick]
 
+# %% ../nbs/14_trainer.ipynb #184c7ff7
 def training_table(
     predictor: ActivationPredictor,
     dataset: ActivationDataset,
@@ -76,6 +77,7 @@ class _EpochOrder(torch.utils.data.Sampler):
     def __len__(self) -> int: return self.n
     def __iter__(self) -> Iterator[int]: return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
 
+# %% ../nbs/14_trainer.ipynb #586e957a
 @torch.no_grad()
 def evaluate(head: LinearHead, table: TrainingTable) -> dict[str, float]:
     "Mean squared error by split, in units of the training target's variance."
@@ -157,6 +159,7 @@ def _start(head: LinearHead, table: TrainingTable, start: str) -> None:
         weights = ridge_by_groups(z, y, table.group[table.split == "train"])[0] if start == "ridge" else torch.zeros_like(head.linear.weight[0])
         head.linear.weight[0] = weights
 
+# %% ../nbs/14_trainer.ipynb #452c68a6
 def _identity(trainer: PredictorTrainer, table: TrainingTable) -> dict:
     "What a checkpoint depends on: settings, model, target and the training table itself."
     settings = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer) if f.name not in ("predictor", "folder")}
@@ -167,14 +170,17 @@ def _identity(trainer: PredictorTrainer, table: TrainingTable) -> dict:
 def _checkpoint(state: _TrainingState) -> Optional[Path]:
     return state.trainer.folder and Path(state.trainer.folder)/"checkpoint.safetensors"
 
+# %% ../nbs/14_trainer.ipynb #efabd85f
 def _named(state: _TrainingState) -> dict[str, Tensor]: return dict(state.head.linear.named_parameters())
 
+# %% ../nbs/14_trainer.ipynb #33d6b22a
 def _save(state: _TrainingState) -> None:
     if not (path := _checkpoint(state)): return
     tensors = {f"head/{k}": v for k, v in state.head.state_dict().items()} | {f"best/{k}": v for k, v in state.best.items()}
     tensors |= {f"optimizer/{k}": v for k, v in optimizer_tensors(state.optimizer.optimizer, _named(state)).items()}
     write_tensors(path, tensors, dict(identity=_identity(state.trainer, state.table), epoch=state.epoch, best_epoch=state.best_epoch, history=state.history))
 
+# %% ../nbs/14_trainer.ipynb #20f174b9
 def _resume(state: _TrainingState) -> None:
     if not (path := _checkpoint(state)) or not path.exists(): return
     try: tensors, about = read_tensors(path)
@@ -188,6 +194,7 @@ def _resume(state: _TrainingState) -> None:
     state.epoch = state.resumed_from = about["epoch"]
     state.best_epoch, state.history = about["best_epoch"], about["history"]
 
+# %% ../nbs/14_trainer.ipynb #d3fd6d87
 def _finish(state: _TrainingState) -> TrainResult:
     state.head.load_state_dict(state.best)
     return TrainResult(pd.DataFrame(state.history), state.best_epoch, state.exhausted and state.epoch < state.trainer.epochs, state.resumed_from)

@@ -1,0 +1,242 @@
+"""The pipeline notebook as a user meets it: a real JupyterLab in headless Chromium, every cell run, the panel worked with the mouse.
+
+Nothing may be asked of another machine, and the browser's console stays free of errors. Screenshots are written in a temporary
+folder, or in the folder that the environment variable NI_SCREENSHOTS names.
+"""
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOK = "17_pipeline.ipynb"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync").split()
+SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}  # else Lab asks whether it may
+BENIGN = ()  # console errors that mean nothing, by their exact text, each with its reason; there are none
+START, OPEN, CELLS, RUN, CLICK = 40, 40, 110, 45, 15  # the most seconds for the server, the page, all cells, one run, one step
+
+# What Lab itself knows of the notebook: the state of its kernel and the outputs of its code cells.
+STATE = """() => {
+  const panel = window.jupyterapp.shell.currentWidget, code = panel.content.widgets.filter(c => c.model.type === "code");
+  const cells = code.map(c => ({source: c.model.sharedModel.source, count: c.model.executionCount, outputs: c.model.outputs.toJSON()}));
+  return {kernel: panel.sessionContext.session?.kernel?.status, cells: cells.filter(c => c.source.trim())};
+}"""
+READY = """() => { const p = window.jupyterapp?.shell.currentWidget;
+  return p?.content?.widgets?.length > 5 && p.sessionContext.isReady && p.sessionContext.session?.kernel?.status === "idle"; }"""
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+DONE = """() => { const s = (%s)(), failed = s.cells.some(c => c.outputs.some(o => o.output_type === "error"));
+  return failed || s.kernel === "dead" || (s.kernel === "idle" && s.cells.every(c => c.count !== null)); }""" % STATE
+PLOTLY = "application/vnd.plotly.v1+json"
+SCROLL = "text => { const n = window.jupyterapp.shell.currentWidget.content; const i = n.widgets.findIndex(c => c.model.sharedModel.source.includes(text)); return n.scrollToItem(i, 'start'); }"
+
+
+@dataclass
+class Seen:
+    "What the browser did and said."
+    addresses: list = field(default_factory=list)  # of every request and websocket
+    errors: list = field(default_factory=list)     # console errors and uncaught exceptions
+
+
+@dataclass
+class Lab:
+    "The open notebook."
+    page: object
+    seen: Seen
+    temp: Path   # the kernel's folder for temporary files, where the notebook keeps its runs
+    shots: Path
+
+    def state(self): return self.page.evaluate(STATE)
+    def shot(self, name): self.page.screenshot(path=self.shots / f"{name}.png")
+    def button(self, name): return self.page.locator(".widget-button", has_text=re.compile(rf"^\s*{name}\s*$"))
+    def control(self, name): return self.page.get_by_label(name, exact=True)
+
+    def set(self, **values):
+        "Type values into the panel's controls, or pick them from its menus."
+        for name, value in values.items():
+            control = self.control(name)
+            if control.evaluate("box => box.tagName") == "SELECT": control.select_option(value)
+            else:
+                control.fill(str(value))
+                control.press("Tab")
+
+    def wait_text(self, pattern, seconds=RUN): self.page.get_by_text(re.compile(pattern)).first.wait_for(timeout=seconds * 1000)
+
+
+def find_browser(): return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def lab_environment(folder):
+    "An environment in which Jupyter reads and writes in `folder` only."
+    names = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data", JUPYTER_RUNTIME_DIR="runtime", JUPYTERLAB_SETTINGS_DIR="settings",
+                 JUPYTERLAB_WORKSPACES_DIR="workspaces", IPYTHONDIR="ipython", TMPDIR="temp")
+    for name in names.values(): (folder / name).mkdir()
+    for plugin, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
+    env = {k: v for k, v in os.environ.items() if k not in ("PLOTLY_RENDERER", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH")}
+    paths = {k: str(folder / v) for k, v in names.items()}
+    return env | paths | dict(JUPYTER_PREFER_ENV_PATH="1", JUPYTER_TOKEN=secrets.token_hex(16), IN_TEST="1")  # IN_TEST: nbdev exports nothing
+
+
+def start_lab(folder, env):
+    "A JupyterLab on a free port of 127.0.0.1, for the notebooks in folder/nbs."
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(folder / "lab.log", "w") as log:
+        return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def server_url(folder, server):
+    "The server's address, as soon as it answers."
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and server.poll() is None:
+        for info in (folder / "runtime").glob("jpserver-*.json"):
+            try:
+                url = json.loads(info.read_text())["url"]
+                with urlopen(url + "api", timeout=5): return url
+            except (ValueError, URLError, OSError): pass
+        time.sleep(.1)
+    raise AssertionError("JupyterLab did not start:\n" + (folder / "lab.log").read_text()[-3000:])
+
+
+def stop(server):
+    "End the server, which ends its kernels; by force if it does not go."
+    server.terminate()
+    try: server.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(5)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    "A JupyterLab with a copy of the notebooks: its folder, address and token."
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=lambda _, names: [n for n in names if n.startswith((".", "_"))])
+    env = lab_environment(folder)
+    process = start_lab(folder, env)
+    try: yield folder, server_url(folder, process), env["JUPYTER_TOKEN"]
+    finally: stop(process)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Headless Chromium with a new profile."
+    executable = find_browser()
+    if executable is None: pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is on the PATH")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: install the extra dev")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=START * 1000)
+        yield chromium
+        chromium.close()
+
+
+def watch(context, seen):
+    "Note every request, websocket, console error and uncaught exception of the browser."
+    context.on("request", lambda r: seen.addresses.append(r.url))
+    context.on("page", lambda page: page.on("websocket", lambda socket: seen.addresses.append(socket.url)))
+    context.on("console", lambda m: seen.errors.append(m.text) if m.type == "error" else None)
+    context.on("weberror", lambda e: seen.errors.append(str(e.error)))
+
+
+@pytest.fixture(scope="module")
+def lab(browser, server, tmp_path_factory):
+    "The pipeline notebook, opened, all cells run."
+    folder, url, token = server
+    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
+    shots.mkdir(parents=True, exist_ok=True)
+    print(f"\nscreenshots: {shots}")
+    context, seen = browser.new_context(viewport=dict(width=1400, height=1200)), Seen()
+    watch(context, seen)
+    page = context.new_page()
+    page.set_default_timeout(CLICK * 1000)
+    page.goto(f"{url}lab/tree/{NOTEBOOK}?token={token}", timeout=OPEN * 1000)
+    lab = Lab(page, seen, folder / "temp", shots)
+    try:
+        page.wait_for_function(READY, timeout=OPEN * 1000)
+        page.evaluate(RUN_ALL)
+        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+        yield lab
+    finally: lab.shot("last")
+
+
+def test_all_cells_run(lab):
+    state = lab.state()
+    errors = [o["evalue"] for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"]
+    assert errors == [] and state["kernel"] == "idle"
+    assert [c["source"] for c in state["cells"] if c["count"] is None] == []
+
+
+def test_figures_are_drawn(lab):
+    drawn = [c["source"] for c in lab.state()["cells"] if any(PLOTLY in o.get("data", {}) for o in c["outputs"])]
+    assert len(drawn) >= 2
+    for i, source in enumerate(drawn):
+        lab.page.evaluate(SCROLL, source)
+        plot = lab.page.locator(".jp-CodeCell", has=lab.page.locator(".cm-content", has_text=source.splitlines()[0])).locator(".js-plotly-plot .main-svg").first
+        plot.wait_for()
+        size = plot.bounding_box()
+        assert size["width"] > 300 and size["height"] > 150
+        lab.shot(f"figure-{i}")
+
+
+def test_panel_runs_and_shows_the_result(lab):
+    lab.page.evaluate(SCROLL, "introspection_panel(model")
+    lab.button("Run").scroll_into_view_if_needed()
+    lab.shot("panel-before")
+    lab.set(layer="1", neuron="11")
+    lab.button("Run").click()
+    lab.wait_text(r"\d+ of \d+")
+    lab.shot("panel-running")
+    lab.wait_text(r"^Done in ")
+    table = lab.page.locator(".widget-output table", has_text="spearman")
+    table.wait_for()
+    lab.shot("panel-after")
+    result = json.loads(next(lab.temp.glob("*/panel/reports/result.json")).read_text())
+    assert result["address"] == "blocks.1.mlp.hook_post[11]"
+    assert table.locator("tbody tr").first.inner_text().split()[:2] == ["head", f"{result['score']['r2']:.3f}"]
+    assert table.locator("tbody tr").count() == 1 + len(result["baselines"])
+
+
+def test_panel_says_what_is_wrong_and_starts_nothing(lab):
+    lab.set(neuron="seven")
+    lab.wait_text("neuron is 'seven', but must be")
+    lab.button("Run").click()
+    lab.wait_text("Not started: a value does not fit")
+    lab.shot("panel-refused")
+    lab.set(neuron="11")
+    lab.page.get_by_text("neuron is 'seven'").wait_for(state="hidden")
+
+
+def test_panel_cancels(lab):
+    lab.set(layer="", neuron="", num_samples="2000")
+    lab.button("Run").click()
+    lab.wait_text(r"[1-9]\d* of \d+")
+    lab.button("Cancel").click()
+    lab.wait_text("^Stopped; what was complete is kept")
+    lab.shot("panel-cancelled")
+    assert lab.button("Run").is_enabled() and lab.button("Cancel").is_disabled()
+
+
+def test_nothing_was_asked_of_another_machine(lab):
+    elsewhere = {a for a in lab.seen.addresses if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"}
+    assert len(lab.seen.addresses) > 20 and elsewhere == set()
+    assert any(a.startswith("ws://127.0.0.1") for a in lab.seen.addresses)
+
+
+def test_console_has_no_error(lab):
+    assert [e for e in lab.seen.errors if e not in BENIGN] == []
