@@ -3,7 +3,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-DEMO_FLAGS ?=
+DEMO_FLAGS ?= --num-samples 600
 export PIP_ROOT_USER_ACTION := ignore
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' -not -path '*/_*' -not -path 'nbs/benchmarks/*' | LC_ALL=C sort)
 

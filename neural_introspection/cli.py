@@ -37,7 +37,7 @@ class Command:
 
 # %% ../nbs/90_cli.ipynb #211376e7
 def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
-    table = r.to_frame()[["r2", "r2_low", "r2_high", "spearman", "error"]].to_string(float_format="{:.3f}".format)
+    table = r.table().to_string(float_format="{:.3f}".format)
     figures = sorted(str(p) for p in (r.run_folder/"figures").glob("*.html"))
     chosen = f"Target {r.address}: {r.about['chosen']}"
     return "\n".join([chosen, "", table, "", r.sentence(), "", f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}", *(f"figure      {p}" for p in figures)])

@@ -23,7 +23,7 @@ __all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', '
            'progress_words', 'Panel']
 
 # %% ../nbs/06_panels.ipynb #bddbf00c
-_LABEL = "11em"  # the width of an option's name
+_LABEL = "9.5em"  # the width of an option's name
 
 def control(
     o: Option,   # what the form asks for
@@ -83,8 +83,9 @@ class Form:
     "A form for a config dataclass, made by `form`. Displays itself: live in a notebook, as a table on a static page."
     cls: type                            # the config dataclass
     controls: dict[str, widgets.Widget]  # by option name
+    sections: widgets.Accordion          # the controls, by group
     message: widgets.HTML                # empty, or why the values don't fit
-    widget: widgets.VBox                 # what is displayed
+    widget: widgets.VBox                 # what is displayed: sections and message
 
     def values(self) -> dict[str, Any]:
         "What the controls hold, unchecked."
@@ -133,7 +134,7 @@ def form(
     sections = [widgets.VBox([part for o in some for part in (controls[o.name], _help(o))]) for _, some in groups]
     message = widgets.HTML()
     accordion = widgets.Accordion(sections, titles=[group for group, _ in groups], selected_index=0)
-    made = Form(type(config), controls, message, widgets.VBox([accordion, message]))
+    made = Form(type(config), controls, accordion, message, widgets.VBox([accordion, message]))
     for c in controls.values(): c.observe(lambda change: _check(made), "value")
     return made
 
@@ -180,10 +181,10 @@ def lay_out(
     parts: PanelParts,
     title: str,
 ) -> widgets.VBox:
-    "Form and buttons on the left, progress and result on the right; stacked where there is no room."
-    beside, rest = widgets.Layout(flex="1 1 24em", max_width="34em", min_width="20em"), widgets.Layout(flex="2 1 28em", min_width="0", padding="0 0 0 12px")
-    left = widgets.VBox([form.widget, widgets.HBox([parts.run, parts.cancel])], layout=beside)
-    right = widgets.VBox([parts.status, parts.bar, parts.error, parts.output], layout=rest)
+    "The form on the left; buttons, messages, progress and result on the right; stacked where there is no room."
+    beside, rest = widgets.Layout(flex="3 1 24em", max_width="34em", min_width="20em"), widgets.Layout(flex="4 1 28em", min_width="0", padding="0 0 0 12px")
+    left = widgets.VBox([form.sections], layout=beside)
+    right = widgets.VBox([widgets.HBox([parts.run, parts.cancel]), form.message, parts.status, parts.bar, parts.error, parts.output], layout=rest)
     head = [widgets.HTML(f"<h3 style='margin:4px 0'>{html.escape(title)}</h3>")] if title else []
     return widgets.VBox([*head, widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start"))])
 

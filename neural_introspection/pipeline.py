@@ -116,7 +116,7 @@ def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
     return dataclasses.replace(corpus, texts=tuple(corpus.texts[i] for i in fit), groups=tuple(corpus.groups[i] for i in fit))
 
 # %% ../nbs/17_pipeline.ipynb #61c54d00
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IntrospectionResult:
     "What a run found; `load` reads it back from the run folder."
     address: NeuronAddress
@@ -132,6 +132,11 @@ class IntrospectionResult:
         "The head and the baselines, one row each."
         return pd.DataFrame([vars(s) for s in (self.score, *self.baselines.values())], index=pd.Index(["head", *self.baselines], name="predictor"))
 
+    def table(self) -> pd.DataFrame:
+        "The same for people: fewer columns, with headings."
+        names = {"r2": "R²", "r2_low": "95 % from", "r2_high": "to", "spearman": "Spearman", "error": "error (std)"}
+        return self.to_frame()[list(names)].rename(columns=names).rename_axis(None)
+
     def summary(self) -> dict:
         "The result as one JSON-able object."
         head = {k: v for k, v in vars(self.score).items() if k not in ("rows", "groups")}
@@ -139,6 +144,7 @@ class IntrospectionResult:
                                  address=str(self.address), best_epoch=self.training.best_epoch, model=self.about["model"], chosen=self.about["chosen"], run_folder=self.run_folder))
 
     def sentence(self) -> str: return _sentence(self)
+    def __repr__(self) -> str: return self.sentence()
     def plot(self) -> Any: return result_figures(self)["predicted_vs_actual"]
     def to_markdown(self) -> str: return _markdown(self)
     def _repr_html_(self) -> str: return _html(self)
@@ -157,8 +163,7 @@ def _sentence(r: IntrospectionResult) -> str:
 # %% ../nbs/17_pipeline.ipynb #5be2969a
 def _markdown(r: IntrospectionResult) -> str:
     "The report."
-    columns = ["r2", "r2_low", "r2_high", "spearman", "error"]
-    rows = "\n".join(f"| {name} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |" for name, row in r.to_frame().iterrows())
+    rows = "\n".join(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for name, row in r.table().iterrows())
     a, c = r.about, r.about["config"]
     return f"""# {r.address} in {a['model']['name']}
 
@@ -166,7 +171,7 @@ def _markdown(r: IntrospectionResult) -> str:
 #| export
 {r.sentence()}
 
-| predictor | R² | 95 % from | to | Spearman | error (target std) |
+| predictor | {" | ".join(r.table().columns)} |
 |---|---|---|---|---|---|
 {rows}
 
@@ -179,7 +184,7 @@ def _markdown(r: IntrospectionResult) -> str:
 
 def _html(r: IntrospectionResult) -> str:
     "Content first, settings folded."
-    table = r.to_frame()[["r2", "r2_low", "r2_high", "spearman", "error"]].to_html(float_format="{:.3f}".format)
+    table = r.table().to_html(float_format="{:.3f}".format)
     folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
     return f"<b>{html.escape(r.sentence())}</b>{table}<details><summary>{html.escape(str(r.run_folder))}</summary><pre>{folded}</pre></details>"
 

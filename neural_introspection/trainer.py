@@ -51,7 +51,7 @@ def training_table(
     return TrainingTable(head.standardise(x), (y - head.target_mean)/head.target_std, split, dataset.frame.group.to_numpy())
 
 # %% ../nbs/14_trainer.ipynb #39bbbf37
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     "How a training run went; losses are mean squared errors in units of the target's variance."
     history: pd.DataFrame   # columns epoch (0: before training), split, loss
@@ -66,9 +66,11 @@ class TrainResult:
         from neural_introspection.viz import learning_curves
         return learning_curves(self.history)
 
+    def __repr__(self) -> str:
+        return f"best epoch {self.best_epoch} of {self.history.epoch.max()}, {'stopped early' if self.stopped_early else 'ran to the end'}"
+
     def _repr_html_(self) -> str:
-        end = "stopped early" if self.stopped_early else "ran to the end"
-        return f"<b>Best epoch {self.best_epoch}</b> ({end})" + self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})].to_html(float_format="{:.4f}".format)
+        return f"<b>Training</b>: {self!r}" + self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})].to_html(float_format="{:.4f}".format)
 
 # %% ../nbs/14_trainer.ipynb #50d1777e
 class _EpochOrder(torch.utils.data.Sampler):

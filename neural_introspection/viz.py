@@ -172,7 +172,7 @@ def r2_text(
 def _two_digits(value: float) -> str: return f"{round(value, 2) + 0.:.2f}"  # adding 0 turns -0.00 into 0.00
 
 def _points(actual: np.ndarray, predicted: np.ndarray, hover: np.ndarray, name: str, index: int) -> go.Scatter:
-    return go.Scatter(x=actual.astype("f4"), y=predicted.astype("f4"), name=f"{label(name, 40)} ({len(actual):,})" if name else "",
+    return go.Scatter(x=actual.astype("f4"), y=predicted.astype("f4"), name=f"{label(name, 40)} ({len(actual):,})" if name else f"texts ({len(actual):,})",
                       text=hover.tolist(), mode="markers",
                       marker=dict(color=colour_of(name, index), symbol=SPLIT_MARKERS.get(name, "circle"), size=6, opacity=.6),
                       hovertemplate="actual %{x:.4g}, predicted %{y:.4g}<br>%{text}<extra>" + label(name, 40) + "</extra>")
@@ -285,7 +285,8 @@ def layer_scores(
     _need(frame, "score")
     spread = frame["score"].min() > 0 and frame["score"].max() > 100 * frame["score"].median()
     few = frame["layer"].nunique() <= 40
-    return figure([_layer_boxes(frame), _named_neurons(frame.nlargest(top, "score"))], title, "layer", unit + (" (log)" if spread else ""),
+    near = .04 * (np.ptp(np.log(frame["score"])) if spread else np.ptp(frame["score"]))
+    return figure([_layer_boxes(frame), _named_neurons(frame.nlargest(top, "score"), near, np.log if spread else np.positive)], title, "layer", unit + (" (log)" if spread else ""),
                   yaxis_type="log" if spread else "linear", xaxis_dtick=1 if few else None)
 
 # %% ../nbs/05_viz.ipynb #108da6a0
@@ -294,12 +295,20 @@ def _layer_boxes(frame: Any) -> go.Box:
     return go.Box(x=q.index.to_numpy(), lowerfence=q[.01], q1=q[.25], median=q[.5], q3=q[.75], upperfence=q[.99],
                   name=f"all {len(frame):,} neurons", marker_color=COLOURS["grey"], line_width=1.5)
 
-def _named_neurons(best: Any) -> go.Scatter:
+def _named_neurons(best: Any, near: float, scale: Any) -> go.Scatter:
     names = [f"{row.layer}[{row.neuron}]" for row in best.itertuples()]
-    sides = ["middle left" if i % 2 else "middle right" for i in range(len(best))]
-    return go.Scatter(x=best["layer"].to_numpy(), y=best["score"].to_numpy("f4"), text=names, textposition=sides, mode="markers+text",
+    return go.Scatter(x=best["layer"].to_numpy(), y=best["score"].to_numpy("f4"), customdata=names, mode="markers+text",
+                      text=_shared_labels(names, best["layer"].tolist(), scale(best["score"]).tolist(), near), textposition="middle right",
                       name=f"top {len(best)}: layer[neuron]", marker=dict(color=COLOURS["red"], size=8), cliponaxis=False,
-                      hovertemplate="%{text}: %{y:.4g}<extra></extra>")
+                      hovertemplate="%{customdata}: %{y:.4g}<extra></extra>")
+
+def _shared_labels(names: list[str], layers: list, heights: list[float], near: float) -> list[str]:
+    "A label per point, best first: names of one layer within `near` of the last labelled point join its label, and have none of their own."
+    labels, last = [""]*len(names), {}
+    for i, (name, layer, height) in enumerate(zip(names, layers, heights)):
+        if layer in last and heights[last[layer]] - height < near: labels[last[layer]] += f", {name}"
+        else: labels[i], last[layer] = name, i
+    return labels
 
 # %% ../nbs/05_viz.ipynb #3d6d655e
 def heat_map(

@@ -41,7 +41,8 @@ RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells');
 DONE = """() => { const s = (%s)(), failed = s.cells.some(c => c.outputs.some(o => o.output_type === "error"));
   return failed || s.kernel === "dead" || (s.kernel === "idle" && s.cells.every(c => c.count !== null)); }""" % STATE
 PLOTLY = "application/vnd.plotly.v1+json"
-SCROLL = "text => { const n = window.jupyterapp.shell.currentWidget.content; const i = n.widgets.findIndex(c => c.model.sharedModel.source.includes(text)); return n.scrollToItem(i, 'start'); }"
+SCROLL = """text => { const notebook = window.jupyterapp.shell.currentWidget.content;
+  return notebook.scrollToItem(notebook.widgets.findIndex(c => c.model.sharedModel.source.includes(text)), "start"); }"""
 
 
 @dataclass
@@ -61,19 +62,24 @@ class Lab:
 
     def state(self): return self.page.evaluate(STATE)
     def shot(self, name): self.page.screenshot(path=self.shots / f"{name}.png")
-    def button(self, name): return self.page.locator(".widget-button", has_text=re.compile(rf"^\s*{name}\s*$"))
-    def control(self, name): return self.page.get_by_label(name, exact=True)
+    def show(self, text): self.page.evaluate(SCROLL, text)
+
+    @property
+    def panel(self): return self.page.locator(".jp-OutputArea-output", has=self.page.locator(".widget-button"))
+
+    def button(self, name): return self.panel.locator(".widget-button", has_text=name)
+    def section(self, title): self.panel.locator(".jupyter-widget-Collapse-header", has_text=title).click()
 
     def set(self, **values):
-        "Type values into the panel's controls, or pick them from its menus."
+        "Type values into controls of the panel's open section, or pick them from its menus."
         for name, value in values.items():
-            control = self.control(name)
+            control = self.panel.get_by_label(name, exact=True)
             if control.evaluate("box => box.tagName") == "SELECT": control.select_option(value)
             else:
-                control.fill(str(value))
+                control.fill(value)
                 control.press("Tab")
 
-    def wait_text(self, pattern, seconds=RUN): self.page.get_by_text(re.compile(pattern)).first.wait_for(timeout=seconds * 1000)
+    def wait_text(self, pattern): self.panel.get_by_text(re.compile(pattern)).first.wait_for(timeout=RUN * 1000)
 
 
 def find_browser(): return next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -186,8 +192,9 @@ def test_figures_are_drawn(lab):
     drawn = [c["source"] for c in lab.state()["cells"] if any(PLOTLY in o.get("data", {}) for o in c["outputs"])]
     assert len(drawn) >= 2
     for i, source in enumerate(drawn):
-        lab.page.evaluate(SCROLL, source)
-        plot = lab.page.locator(".jp-CodeCell", has=lab.page.locator(".cm-content", has_text=source.splitlines()[0])).locator(".js-plotly-plot .main-svg").first
+        lab.show(source)
+        cell = lab.page.locator(".jp-CodeCell", has=lab.page.locator(".cm-content", has_text=source.splitlines()[0]))
+        plot = cell.locator(".js-plotly-plot .main-svg").first
         plot.wait_for()
         size = plot.bounding_box()
         assert size["width"] > 300 and size["height"] > 150
@@ -195,19 +202,17 @@ def test_figures_are_drawn(lab):
 
 
 def test_panel_runs_and_shows_the_result(lab):
-    lab.page.evaluate(SCROLL, "introspection_panel(model")
-    lab.button("Run").scroll_into_view_if_needed()
+    lab.show("panel = introspection_panel(")
     lab.shot("panel-before")
-    lab.set(layer="1", neuron="11")
+    lab.set(layer="1", neuron="11", layer_type="mlp_out")
     lab.button("Run").click()
-    lab.wait_text(r"\d+ of \d+")
-    lab.shot("panel-running")
-    lab.wait_text(r"^Done in ")
-    table = lab.page.locator(".widget-output table", has_text="spearman")
+    lab.wait_text("^Done in ")
+    table = lab.panel.locator(".widget-output table", has_text="spearman")
     table.wait_for()
     lab.shot("panel-after")
     result = json.loads(next(lab.temp.glob("*/panel/reports/result.json")).read_text())
     assert result["address"] == "blocks.1.mlp.hook_post[11]"
+    assert "blocks.1.mlp.hook_post[11]" in lab.panel.locator(".widget-output").inner_text()
     assert table.locator("tbody tr").first.inner_text().split()[:2] == ["head", f"{result['score']['r2']:.3f}"]
     assert table.locator("tbody tr").count() == 1 + len(result["baselines"])
 
@@ -219,13 +224,17 @@ def test_panel_says_what_is_wrong_and_starts_nothing(lab):
     lab.wait_text("Not started: a value does not fit")
     lab.shot("panel-refused")
     lab.set(neuron="11")
-    lab.page.get_by_text("neuron is 'seven'").wait_for(state="hidden")
+    lab.panel.get_by_text("neuron is 'seven'").wait_for(state="hidden")
 
 
 def test_panel_cancels(lab):
-    lab.set(layer="", neuron="", num_samples="2000")
+    lab.set(layer="", neuron="")
+    lab.section("Dataset")
+    lab.set(num_samples="2000")
     lab.button("Run").click()
-    lab.wait_text(r"[1-9]\d* of \d+")
+    lab.wait_text(r"^scan: [1-9]\d* of \d+")
+    lab.shot("panel-running")
+    assert lab.button("Run").is_disabled()
     lab.button("Cancel").click()
     lab.wait_text("^Stopped; what was complete is kept")
     lab.shot("panel-cancelled")
