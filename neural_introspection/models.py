@@ -24,8 +24,8 @@ from .core import BadAddress, BadInput, BadTexts, LAYER_TYPES, ModelNotFound, ch
 
 # %% auto #0
 __all__ = ['DTYPES', 'PREFLIGHT_TEXTS', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder', 'cache_folder',
-           'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'ModelInfo', 'model_name', 'describe',
-           'model_device', 'layer_width', 'check_layer', 'check_neuron', 'TokenBatch', 'encode', 'bos_id',
+           'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'ModelInfo', 'model_name', 'model_hash',
+           'describe', 'model_device', 'layer_width', 'check_layer', 'check_neuron', 'TokenBatch', 'encode', 'bos_id',
            'token_batch', 'token_batches', 'Preflight', 'preflight', 'fetch_smollm2']
 
 # %% ../nbs/01_models.ipynb #2b0ab96d
@@ -162,10 +162,20 @@ def model_name(model: Any) -> str:
     return _SOURCES.get(model, (getattr(model.cfg, "model_name", type(model).__name__), None))[0]
 
 # %% ../nbs/01_models.ipynb #46d04ef2
+_HASHES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (state of its parameters, hash)
+
+def model_hash(model: Any) -> str:
+    "The hash of all weights. Kept until a parameter is replaced or changed in place, as torch counts it (changes through `.data` are not counted)."
+    named = list(model.original_model.named_parameters())
+    state = None if any(p.is_inference() for _, p in named) else tuple((id(p), p._version) for _, p in named)
+    if state is None or _HASHES.get(model, (None,))[0] != state: _HASHES[model] = state, weight_hash(named)
+    return _HASHES[model][1]
+
+# %% ../nbs/01_models.ipynb #1dd37c82
 def describe(model: Any) -> ModelInfo:
     "The identity and the sizes of a loaded transformer."
-    c, named = model.cfg, [(k, p) for k, p in model.original_model.named_parameters()]
-    return ModelInfo(model_name(model), weight_hash(named), c.n_layers, c.d_model, c.d_mlp, c.n_heads, c.n_ctx, c.d_vocab,
+    c = model.cfg
+    return ModelInfo(model_name(model), model_hash(model), c.n_layers, c.d_model, c.d_mlp, c.n_heads, c.n_ctx, c.d_vocab,
                      str(c.dtype).removeprefix("torch."), str(model_device(model)))
 
 # %% ../nbs/01_models.ipynb #19ff0d2f

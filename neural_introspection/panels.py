@@ -75,7 +75,8 @@ def error_html(
     lines = "<br>".join(html.escape(line) for line in [words, *getattr(error, "__notes__", [])])
     trace = html.escape("".join(traceback.format_exception(error))) if details else ""
     fold = f"<details><summary>Where it happened</summary><pre style='overflow:auto'>{trace}</pre></details>" if details else ""
-    return f"<div role='alert' style='color:#B00020;line-height:1.4;overflow-wrap:anywhere'>{lines}{fold}</div>"
+    colour = "#5F5F5F" if isinstance(error, Cancelled) else "#B00020"
+    return f"<div role='alert' style='color:{colour};line-height:1.4;overflow-wrap:anywhere'>{lines}{fold}</div>"
 
 # %% ../nbs/06_panels.ipynb #0afa6313
 @dataclass(frozen=True)

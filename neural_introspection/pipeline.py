@@ -25,8 +25,8 @@ from .texts import Corpus, group_texts, load_texts, split_groups
 from .trainer import PredictorTrainer, TrainResult
 
 # %% auto #0
-__all__ = ['log', 'IntrospectionConfig', 'check_config', 'Prepared', 'prepare', 'IntrospectionResult', 'result_figures',
-           'run_introspection', 'ScanConfig', 'run_scan', 'introspection_panel']
+__all__ = ['log', 'IntrospectionConfig', 'check_config', 'Prepared', 'prepare', 'IntrospectionResult', 'three_digits',
+           'result_figures', 'run_introspection', 'ScanConfig', 'run_scan', 'introspection_panel']
 
 # %% ../nbs/17_pipeline.ipynb #5e5336b9
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class IntrospectionResult:
         return plain(head | dict(test_texts=self.score.rows, test_groups=self.score.groups, baselines={k: vars(s) for k, s in self.baselines.items()}, leakage=self.leakage,
                                  address=str(self.address), best_epoch=self.training.best_epoch, model=self.about["model"], chosen=self.about["chosen"], run_folder=self.run_folder))
 
-    def sentence(self) -> str: return _sentence(self)
+    def sentence(self) -> str: return " ".join(_sentence_parts(self))
     def __repr__(self) -> str: return self.sentence()
     def plot(self) -> Any: return result_figures(self)["predicted_vs_actual"]
     def to_markdown(self) -> str: return _markdown(self)
@@ -153,22 +153,24 @@ class IntrospectionResult:
     def load(cls, run_folder: str | Path) -> IntrospectionResult: return _load_result(Path(run_folder))
 
 # %% ../nbs/17_pipeline.ipynb #83b321ff
-def _sentence(r: IntrospectionResult) -> str:
-    "The result in words."
+def _sentence_parts(r: IntrospectionResult) -> tuple[str, str]:
+    "The result in words: what was found, and what to think of it."
     name, best = max(r.baselines.items(), key=lambda kv: kv[1].r2)
     beats = "beats" if r.score.r2_low > max(best.r2, 0) else "does not clearly beat"
-    return (f"On {r.score.rows} test texts the head explains R² {r.score.r2:.2f} ({r.score.r2_low:.2f} to {r.score.r2_high:.2f}) of {r.address}, and {beats} the best baseline "
-            f"({name}, {best.r2:.2f}). Features are {r.leakage}: {LEAKAGE[r.leakage]}.")
+    return (f"On {r.score.rows} test texts the head has R² {r.score.r2:.2f} ({r.score.r2_low:.2f} to {r.score.r2_high:.2f}) on {r.address}.",
+            f"It {beats} the best baseline ({name}, {best.r2:.2f}). Features are {r.leakage}: {LEAKAGE[r.leakage]}.")
 
 # %% ../nbs/17_pipeline.ipynb #5be2969a
+def three_digits(value: float) -> str:
+    "Such as `0.125`; never `-0.000`."
+    return f"{round(value, 3) + 0.:.3f}"
+
 def _markdown(r: IntrospectionResult) -> str:
     "The report."
-    rows = "\n".join(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for name, row in r.table().iterrows())
+    rows = "\n".join(f"| {name} | " + " | ".join(three_digits(value) for value in row) + " |" for name, row in r.table().iterrows())
     a, c = r.about, r.about["config"]
     return f"""# {r.address} in {a['model']['name']}
 
-# %%
-#| export
 {r.sentence()}
 
 | predictor | {" | ".join(r.table().columns)} |
@@ -178,15 +180,16 @@ def _markdown(r: IntrospectionResult) -> str:
 - Target: `{r.address}` at token position {c['token_pos']}; {a['chosen']}
 - Features: `{a['feature_site']}`, leakage label **{r.leakage}**
 - Texts: {a['corpus']}, split by group; {r.score.rows} test texts in {r.score.groups} groups; intervals resample groups
-- Training: best epoch {r.training.best_epoch} of {r.training.history.epoch.max()}{', stopped early' if r.training.stopped_early else ''}
+- Training: {r.training!r}
 - Model: {a['model']['name']}, weights {a['model']['weights']}, {a['model']['dtype']}; seed {c['seed']}
 """
 
 def _html(r: IntrospectionResult) -> str:
     "Content first, settings folded."
-    table = r.table().to_html(float_format="{:.3f}".format)
+    table = r.table().to_html(float_format=three_digits)
     folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
-    return f"<b>{html.escape(r.sentence())}</b>{table}<details><summary>{html.escape(str(r.run_folder))}</summary><pre>{folded}</pre></details>"
+    found, rest = map(html.escape, _sentence_parts(r))
+    return f"<b>{found}</b> {rest}{table}<details><summary>{html.escape(str(r.run_folder))}</summary><pre>{folded}</pre></details>"
 
 # %% ../nbs/17_pipeline.ipynb #788ac863
 def _choose(p: Prepared, run: RunFolder) -> tuple[NeuronAddress, str]:
@@ -251,7 +254,8 @@ def result_figures(r: IntrospectionResult) -> dict[str, Any]:
     p, test = r.predictions, r.predictions.split == "test"
     bars = r.to_frame().reset_index().rename(columns={"predictor": "name", "r2_low": "low", "r2_high": "high"})[["name", "r2", "low", "high"]]
     return {"activations": viz.activation_histogram({s: part.activation.to_numpy() for s, part in p.groupby("split", sort=False)}, str(r.address)),
-            "predicted_vs_actual": viz.predicted_vs_actual(p.activation[test].to_numpy(), p.predicted[test].to_numpy(), texts=p.text[test].tolist(), r2=r.score.r2, interval=(r.score.r2_low, r.score.r2_high), title=str(r.address)),
+            "predicted_vs_actual": viz.predicted_vs_actual(p.activation[test].to_numpy(), p.predicted[test].to_numpy(), ["test"] * int(test.sum()), p.text[test].tolist(),
+                                                           r.score.r2, (r.score.r2_low, r.score.r2_high), title=str(r.address)),
             "learning_curves": r.training.plot(), "baselines": viz.baseline_bars(bars)}
 
 # %% ../nbs/17_pipeline.ipynb #7750359d
@@ -338,4 +342,4 @@ def run_scan(config: ScanConfig, model: Any = None) -> ScanResult:
 def introspection_panel(**settings: Any) -> Any:
     "A form of `IntrospectionConfig` that runs the pipeline; keyword arguments are its first values."
     from neural_introspection.panels import Panel
-    return Panel(make_config(IntrospectionConfig, settings), run_introspection, title="Introspection")
+    return Panel(make_config(IntrospectionConfig, settings), run_introspection, lambda r: [r, r.plot()], "Introspection")

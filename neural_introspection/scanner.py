@@ -82,7 +82,7 @@ class ScanResult:
     def plot(self, score: str = "quantile_range") -> Any:
         "Scores by layer, the best neurons labelled (a plotly figure)."
         from neural_introspection.viz import layer_scores
-        return layer_scores(self.top(10**9, score), title=f"{score} of {self.about['neurons']} neurons, {self.about['tokens']} tokens")
+        return layer_scores(self.top(10**9, score), title=f"{score} of {self.about['neurons']} neurons, {self.about['tokens']} tokens", unit=score)
 
     def save(self, path: str | Path) -> Path: return _save(self, path)
 

@@ -67,7 +67,8 @@ class TrainResult:
         return learning_curves(self.history)
 
     def __repr__(self) -> str:
-        return f"best epoch {self.best_epoch} of {self.history.epoch.max()}, {'stopped early' if self.stopped_early else 'ran to the end'}"
+        best = "the start (training did not improve it)" if self.best_epoch == 0 else f"epoch {self.best_epoch}"
+        return f"best at {best}; {'stopped early after' if self.stopped_early else 'ran all'} {self.history.epoch.max()} epochs"
 
     def _repr_html_(self) -> str:
         return f"<b>Training</b>: {self!r}" + self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})].to_html(float_format="{:.4f}".format)
