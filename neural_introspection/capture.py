@@ -42,7 +42,8 @@ class _Stop(Exception): "Ends a forward pass from within."
 def _first_tensor(output: Any) -> Tensor:
     "The tensor in a module's output: itself, or the first one in a tuple, dict or dataclass."
     if isinstance(output, Tensor): return output
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else vars(output).values()
+    if isinstance(output, dict): parts = output.values()
+    else: parts = output if isinstance(output, (tuple, list)) else vars(output).values()
     return next(_first_tensor(p) for p in parts if isinstance(p, (Tensor, tuple, list, dict)))
 
 # %% ../nbs/02_capture.ipynb #ab42cdbb
@@ -77,7 +78,8 @@ def hooks(
         return hook
     places = {site: find_site(model, site) for site in functions}
     try:
-        for site, function in functions.items(): handles.append(places[site].register_forward_hook(watch(site, function)))
+        for site, function in functions.items():
+            handles.append(places[site].register_forward_hook(watch(site, function)))
         yield
     except _Stop: pass
     finally:
@@ -91,7 +93,8 @@ def parse_position(token_pos: Position) -> Position:
     text = str(token_pos).strip()
     if text in ("last", "all"): return text
     if text.isdecimal(): return int(text)
-    raise BadInput(f"token position {token_pos!r} is unknown: give last, all, or an integer from 0 (a text's first token).")
+    raise BadInput(f"token position {token_pos!r} is unknown: "
+                   "give last, all, or an integer from 0 (a text's first token).")
 
 # %% ../nbs/02_capture.ipynb #a6b42b36
 def position_index(
@@ -124,12 +127,14 @@ def capture(
         return store
     place = parse_position(positions)
     if place != "all" and mask is not None and (position_index(mask, place) < 0).any():
-        raise BadTexts(f"token position {positions} is beyond the end of some texts: leave those out, or give a smaller one.")
+        raise BadTexts(f"token position {positions} is beyond the end of some texts: "
+                       "leave those out, or give a smaller one.")
     with hooks(model, {site: keep(site) for site in sites}, stop_early): yield acts
 
 # %% ../nbs/02_capture.ipynb #b8e8de2a
-def pick_positions(x: Float[Tensor, "batch pos *d"], positions: Position, mask: Optional[Bool[Tensor, "batch pos"]] = None) -> Tensor:
-    "The activations at one position of each text, `[batch, *d]`; all of `x` for `all`. Without a mask rows are unpadded."
+def pick_positions(x: Float[Tensor, "batch pos *d"], positions: Position,
+                   mask: Optional[Bool[Tensor, "batch pos"]] = None) -> Tensor:
+    "The activations at one position of each text, `[batch, *d]`; `x` for `all`. Without a mask rows are unpadded."
     place = parse_position(positions)
     if place == "all": return x
     if mask is None: return x[:, -1 if place == "last" else place]
@@ -148,7 +153,8 @@ def edit(
         def new(x):
             place = parse_position(positions)
             if place == "all": return function(x)
-            column = position_index(mask, place) if mask is not None else torch.full((len(x),), x.shape[1] - 1 if place == "last" else place)
+            if mask is not None: column = position_index(mask, place)
+            else: column = torch.full((len(x),), x.shape[1] - 1 if place == "last" else place)
             rows = torch.arange(len(x), device=x.device)[column.to(x.device) >= 0]
             columns, out = column.to(x.device)[rows], x.clone()
             out[rows, columns] = function(x[rows, columns])
@@ -180,7 +186,10 @@ def fitting_texts(ids: Sequence[Sequence[int]], token_pos: Position) -> list[int
     "The texts that have the position; `BadTexts` if none has."
     place = parse_position(token_pos)
     fit = [i for i, row in enumerate(ids) if isinstance(place, str) or len(row) > place]
-    if not fit: raise BadTexts(f"token position {token_pos} is beyond every text: the longest has {max(map(len, ids))} tokens (0..{max(map(len, ids)) - 1}).")
+    if not fit:
+        longest = max(map(len, ids))
+        raise BadTexts(f"token position {token_pos} is beyond every text: "
+                       f"the longest has {longest} tokens (0..{longest - 1}).")
     return fit
 
 # %% ../nbs/02_capture.ipynb #7a9a4d3b
@@ -201,7 +210,8 @@ def activation_batches(
         batch = token_batch(model, [ids[i] for i in group], group)
         chosen = chosen_tokens(batch, token_pos)
         acts: dict[str, Tensor] = {}
-        with hooks(model, {s: lambda x, s=s: acts.__setitem__(s, x[chosen]) for s in sites}, stop_early=True): model(batch.ids)
+        with hooks(model, {s: lambda x, s=s: acts.__setitem__(s, x[chosen]) for s in sites}, stop_early=True):
+            model(batch.ids)
         row, _ = chosen.nonzero(as_tuple=True)
         rank = (batch.mask.int().cumsum(1) - 1)[chosen]
         yield ActivationBatch(acts, batch.index[row.cpu()], rank.cpu(), batch.ids[chosen].cpu())
@@ -211,15 +221,18 @@ def framework_of(model: Any) -> str:
     "`pytorch` or `keras`; `BadInput` for anything else."
     if isinstance(model, nn.Module): return "pytorch"
     if any(c.__module__.startswith(("keras", "tensorflow")) for c in type(model).__mro__): return "keras"
-    raise BadInput(f"a {type(model).__name__} is no model of a known framework: give a torch.nn.Module or a Keras model.")
+    raise BadInput(f"a {type(model).__name__} is no model of a known framework: "
+                   "give a torch.nn.Module or a Keras model.")
 
 # %% ../nbs/02_capture.ipynb #411c38d8
 class ModelInterface:
     "A model of any framework: its layer names, and its activations for inputs."
     def __init__(self, model: Any, framework: Optional[str] = None):  # `pytorch`; None finds out
         self.model, self.framework = model, framework or framework_of(model)
-        if self.framework == "keras": raise NotYet("Keras models are not supported yet: this version captures from PyTorch models.")
-        if self.framework not in ("pytorch", "torch"): raise BadInput(f"framework {framework!r} is unknown: give pytorch.")
+        if self.framework == "keras":
+            raise NotYet("Keras models are not supported yet: this version captures from PyTorch models.")
+        if self.framework not in ("pytorch", "torch"):
+            raise BadInput(f"framework {framework!r} is unknown: give pytorch.")
 
     def layer_names(self) -> list[str]: return site_names(self.model)
 
@@ -231,7 +244,8 @@ class ModelInterface:
     def _run(self, inputs: Any) -> Any:
         texts = [inputs] if isinstance(inputs, str) else inputs
         if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str):
-            if getattr(self.model, "tokenizer", None) is None: raise BadInput("this model has no tokenizer: give it tensors and not text.")
+            if getattr(self.model, "tokenizer", None) is None:
+                raise BadInput("this model has no tokenizer: give it tensors and not text.")
             return self.model(token_batch(self.model, encode(self.model, texts)).ids)
         if isinstance(inputs, dict): return self.model(**inputs)
         return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)

@@ -34,7 +34,8 @@ class Score:
     groups: int
 
 # %% ../nbs/15_card.ipynb #5a8a54a3
-def r_squared(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"], weight: Optional[Float[np.ndarray, "row"]] = None) -> float:
+def r_squared(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"],
+              weight: Optional[Float[np.ndarray, "row"]] = None) -> float:
     "R² of (weighted) rows; NaN if the actual values do not vary."
     w = np.ones(len(actual)) if weight is None else weight
     spread = (w * (actual - np.average(actual, weights=w))**2).sum()
@@ -51,14 +52,17 @@ def score_predictions(
     "R² with its interval, Spearman and standardised error; `BadData` with fewer than two rows."
     from scipy.stats import rankdata
     actual, predicted = np.asarray(actual, float), np.asarray(predicted, float)
-    if len(actual) < 2: raise BadData(f"{len(actual)} rows are too few for a score: give more texts, or a larger test split.")
+    if len(actual) < 2:
+        raise BadData(f"{len(actual)} rows are too few for a score: give more texts, or a larger test split.")
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1/len(names)), draws)
     sample = np.array([r_squared(actual, predicted, c[group]) for c in counts if (c[group] > 0).sum() > 1])
     low, high = np.nanquantile(sample, [.025, .975]) if np.isfinite(sample).any() else (np.nan, np.nan)
-    ranks = np.corrcoef(rankdata(actual), rankdata(predicted))[0, 1] if np.ptp(actual) > 0 and np.ptp(predicted) > 0 else 0.0
+    varied = np.ptp(actual) > 0 and np.ptp(predicted) > 0
+    ranks = np.corrcoef(rankdata(actual), rankdata(predicted))[0, 1] if varied else 0.0
     error = np.sqrt(((actual - predicted)**2).mean())/actual.std() if actual.std() > 0 else float("nan")
-    return Score(r_squared(actual, predicted), float(low), float(high), float(ranks), float(error), len(actual), len(names))
+    return Score(r_squared(actual, predicted), float(low), float(high), float(ranks), float(error),
+                 len(actual), len(names))
 
 # %% ../nbs/15_card.ipynb #6cb5d0e6
 LEAKAGE = {
@@ -67,7 +71,8 @@ LEAKAGE = {
     "trivial": "the features are the input of the neuron's own MLP: its pre-activation is a linear function of them",
     "downstream": "the features come after the neuron and contain its output: a high score may be leakage",
 }
-_ORDER = ("hook_resid_pre", "ln1", "attn", "hook_attn_out", "hook_resid_mid", "ln2", "mlp.hook_in", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out", "hook_resid_post")
+_ORDER = ("hook_resid_pre", "ln1", "attn", "hook_attn_out", "hook_resid_mid", "ln2", "mlp.hook_in", "mlp.hook_pre",
+          "mlp.hook_post", "hook_mlp_out", "hook_resid_post")
 
 def _written(site: str) -> tuple[int, int]:
     "When a site is computed: (block, place in it)."
@@ -120,15 +125,18 @@ def baseline_scores(
     split: str = "test",
     shuffles: int = 5,                         # heads trained on shuffled targets
 ) -> dict[str, Score]:
-    "Scores on a split of `mean`, `last token` and `shuffled targets`: of several heads trained as the real one was, the luckiest."
+    """Scores on a split of `mean`, `last token` and `shuffled targets`: of several heads trained as the real one was,
+    the luckiest."""
     train, part = dataset.part("train"), dataset.part(split)
     values, actual = train.activation.to_numpy(), part.activation.to_numpy()
     score = lambda guess: score_predictions(actual, guess, part.group.to_numpy(), seed=trainer.seed)
     blind = [score(_shuffled_head(trainer, dataset, features, split, trainer.seed + i)) for i in range(shuffles)]
-    return {"mean": score(np.full(len(part), values.mean())), "last token": score(token_means(own_token(dataset, train), values, own_token(dataset, part))),
+    by_token = token_means(own_token(dataset, train), values, own_token(dataset, part))
+    return {"mean": score(np.full(len(part), values.mean())), "last token": score(by_token),
             "shuffled targets": max(blind, key=lambda s: s.r2)}
 
-def _shuffled_head(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d_model"], split: str, seed: int) -> Float[np.ndarray, "part"]:
+def _shuffled_head(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
+                   split: str, seed: int) -> Float[np.ndarray, "part"]:
     "Predictions of a head trained on shuffled targets."
     p = trainer.predictor
     blind = ActivationPredictor(p.model, p.address, p.feature_layer, p.token_pos)
@@ -137,7 +145,8 @@ def _shuffled_head(trainer: PredictorTrainer, dataset: ActivationDataset, featur
 
 # %% ../nbs/15_card.ipynb #3a942431
 @torch.no_grad()
-def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"], split: str) -> Float[np.ndarray, "part"]:
+def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
+                 split: str) -> Float[np.ndarray, "part"]:
     "The head's predictions for the rows of a split."
     rows = torch.as_tensor(np.flatnonzero(dataset.frame.split == split))
     return predictor.head(features[rows].to(predictor.head.linear.weight.device)).cpu().double().numpy()

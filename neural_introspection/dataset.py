@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from .capture import Position, activation_batches, encode, fitting_texts, parse_position
-from .core import BadData, BadInput, NeuronAddress, in_pieces, read_frame, read_json, write_frame, write_json
+from .core import (BadData, BadInput, NeuronAddress, in_pieces, read_frame, read_json, write_frame,
+                                       write_json)
 from .models import ModelInfo, describe, check_index
 
 # %% auto #0
@@ -49,7 +50,8 @@ def collect_activations(
     "float32 activations on the CPU. Texts too short for the position are left out; `BadTexts` if all are."
     fit = fitting_texts(encode(model, texts), token_pos)
     info = describe(model)
-    identity = dict(model=info.weights, dtype=info.dtype, sites=sites, token_pos=token_pos, batch_size=batch_size, texts=_text_hash([texts[i] for i in fit]))
+    identity = dict(model=info.weights, dtype=info.dtype, sites=sites, token_pos=token_pos, batch_size=batch_size,
+                    texts=_text_hash([texts[i] for i in fit]))
     count = -(-len(fit) // PIECE)
     def make(k):
         chosen = fit[k * PIECE:(k + 1) * PIECE]
@@ -65,7 +67,8 @@ def collect_activations(
     return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined)
 
 # %% ../nbs/11_dataset.ipynb #9f800538
-def _pick(x: Float[Tensor, "row d"], neuron: Optional[int]) -> Tensor: return (x if neuron is None else x[:, neuron]).float().cpu()
+def _pick(x: Float[Tensor, "row d"], neuron: Optional[int]) -> Tensor:
+    return (x if neuron is None else x[:, neuron]).float().cpu()
 
 # %% ../nbs/11_dataset.ipynb #767b9396
 def _text_hash(texts: Sequence[str]) -> str: return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
@@ -81,7 +84,8 @@ class ActivationDataset:
 
     def __len__(self) -> int: return len(self.frame)
 
-    def __repr__(self) -> str: return f"ActivationDataset({self.address}, {len(self)} rows, model {self.about['model']['name']})"
+    def __repr__(self) -> str:
+        return f"ActivationDataset({self.address}, {len(self)} rows, model {self.about['model']['name']})"
 
     @property
     def address(self) -> NeuronAddress: return NeuronAddress.parse(self.about["address"])
@@ -107,11 +111,13 @@ class ActivationDataset:
     def plot(self) -> Any:
         "The activation's distribution in each split (a plotly figure)."
         from neural_introspection.viz import activation_histogram
-        return activation_histogram({s: part.activation.to_numpy() for s, part in self.frame.groupby("split", sort=False)}, f"{self.address}, {len(self)} texts")
+        by_split = {s: part.activation.to_numpy() for s, part in self.frame.groupby("split", sort=False)}
+        return activation_histogram(by_split, f"{self.address}, {len(self)} texts")
 
     def _repr_html_(self) -> str:
         head = self.frame.drop(columns="tokens").head(5).to_html(index=False, float_format="{:.3f}".format)
-        return f"<b>{self.address}</b> in {html.escape(self.about['model']['name'])}, {len(self)} rows, token position {self.about['token_pos']}{head}"
+        return (f"<b>{self.address}</b> in {html.escape(self.about['model']['name'])}, {len(self)} rows, "
+                f"token position {self.about['token_pos']}{head}")
 
 # %% ../nbs/11_dataset.ipynb #45c1cab8
 @dataclass(frozen=True)
@@ -129,16 +135,20 @@ class ActivationDatasetGenerator:
         split: Optional[Sequence[str]] = None,    # train, val or test for each text; all train by default
         folder: Optional[str | Path] = None,      # where finished pieces are kept, to resume a killed run
     ) -> ActivationDataset:
-        "One row for each text (for each token, at position `all`); `BadAddress` before any work if there is no such neuron."
+        "One row for each text (token, at position `all`); `BadAddress` before any work if there is no such neuron."
         parse_position(self.token_pos)
         self._check()
-        acts = collect_activations(self.model, texts, {self.address.site: self.address.neuron}, self.token_pos, self.batch_size, folder, "data set")
+        acts = collect_activations(self.model, texts, {self.address.site: self.address.neuron}, self.token_pos,
+                                   self.batch_size, folder, "data set")
         index, ids = acts.text.numpy(), encode(self.model, texts)
         pick = lambda values, default: [default(i) if values is None else values[i] for i in index]
-        frame = pd.DataFrame(dict(index=index, text=pick(texts, None), tokens=[ids[i] for i in index], position=acts.position.numpy(),
-                                  activation=acts.values[self.address.site].numpy().astype(np.float64), group=pick(groups, int), split=pick(split, lambda i: "train")))
+        frame = pd.DataFrame(dict(index=index, text=pick(texts, None), tokens=[ids[i] for i in index],
+                                  position=acts.position.numpy(),
+                                  activation=acts.values[self.address.site].numpy().astype(np.float64),
+                                  group=pick(groups, int), split=pick(split, lambda i: "train")))
         info = describe(self.model)
-        return ActivationDataset(frame, dict(format=1, model=vars(info), address=str(self.address), token_pos=self.token_pos, dtype=info.dtype,
+        return ActivationDataset(frame, dict(format=1, model=vars(info), address=str(self.address),
+                                             token_pos=self.token_pos, dtype=info.dtype,
                                              rows=len(frame), skipped=len(texts) - len(set(index.tolist()))))
 
     def _check(self) -> None:
@@ -147,7 +157,8 @@ class ActivationDatasetGenerator:
         from neural_introspection.models import layer_width, model_name
         find_site(self.model, self.address.site)
         if self.address.layer_type:
-            check_index("neuron", self.address.neuron, layer_width(self.model, self.address.layer_type), f"{self.address.site} in {model_name(self.model)}")
+            check_index("neuron", self.address.neuron, layer_width(self.model, self.address.layer_type),
+                        f"{self.address.site} in {model_name(self.model)}")
 
 # %% ../nbs/11_dataset.ipynb #daf9c53e
 def _table_hash(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -156,7 +167,8 @@ def _table_hash(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hex
 def _save(dataset: ActivationDataset, path: Path) -> Path:
     frame = dataset.frame
     if path.suffix not in (".parquet", ".csv"): raise BadInput(f"{path.name}: a data set is saved as .parquet or .csv.")
-    write_frame(path, frame.assign(tokens=[json.dumps(list(map(int, t))) for t in frame.tokens]) if path.suffix == ".csv" else frame)
+    if path.suffix == ".csv": frame = frame.assign(tokens=[json.dumps(list(map(int, t))) for t in frame.tokens])
+    write_frame(path, frame)
     write_json(path.with_suffix(".json"), dataset.about | dict(sha256=_table_hash(path)))
     return path
 
@@ -164,8 +176,11 @@ def _save(dataset: ActivationDataset, path: Path) -> Path:
 def _load(path: Path, model: Any) -> ActivationDataset:
     if not path.exists(): raise BadData(f"there is no data set {path}.")
     about = read_json(path.with_suffix(".json"))
-    if about.get("format") != 1: raise BadData(f"{path} is of format {about.get('format')}, and this version reads format 1: make it anew.")
-    if about.get("sha256") != _table_hash(path): raise BadData(f"{path} is damaged: its contents are not those that {path.with_suffix('.json').name} describes; make it anew.")
+    if about.get("format") != 1:
+        raise BadData(f"{path} is of format {about.get('format')}, and this version reads format 1: make it anew.")
+    if about.get("sha256") != _table_hash(path):
+        raise BadData(f"{path} is damaged: its contents are not those that {path.with_suffix('.json').name} "
+                      "describes; make it anew.")
     if model is not None: check_same_model(f"data set {path}", about["model"], describe(model))
     frame = read_frame(path, strings=["text", "split"])
     frame["tokens"] = [json.loads(t) if isinstance(t, str) else t.tolist() for t in frame.tokens]
@@ -175,4 +190,5 @@ def _load(path: Path, model: Any) -> ActivationDataset:
 def check_same_model(what: str, stored: dict, info: ModelInfo) -> None:
     "`BadData` unless the stored identity has the model's weights."
     if stored.get("weights") == info.weights: return
-    raise BadData(f"{what} belongs to model {stored.get('name')} (weights {stored.get('weights')}), and this is {info.name} (weights {info.weights}): make it anew for this model.")
+    raise BadData(f"{what} belongs to model {stored.get('name')} (weights {stored.get('weights')}), "
+                  f"and this is {info.name} (weights {info.weights}): make it anew for this model.")

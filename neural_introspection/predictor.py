@@ -27,7 +27,8 @@ class LinearHead(nn.Module):
         self.linear = nn.Linear(d_model, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        for name, size in (("feature_mean", d_model), ("feature_std", d_model), ("target_mean", ()), ("target_std", ())):
+        for name, size in (("feature_mean", d_model), ("feature_std", d_model),
+                           ("target_mean", ()), ("target_std", ())):
             self.register_buffer(name, (torch.ones if name.endswith("std") else torch.zeros)(size))
 
     def standardise(self, features: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
@@ -107,7 +108,8 @@ class ActivationPredictor:
 
     def features(self, texts: Sequence[str], folder: Optional[str | Path] = None) -> Float[Tensor, "row d_model"]:
         "The features of the texts, on the CPU: one forward pass, kept in `folder` if given."
-        acts = collect_activations(self.model, texts, {self.feature_site: None}, self.token_pos, self.batch_size, folder, "features")
+        acts = collect_activations(self.model, texts, {self.feature_site: None}, self.token_pos, self.batch_size,
+                                   folder, "features")
         return acts.values[self.feature_site]
 
     @torch.no_grad()
@@ -117,8 +119,9 @@ class ActivationPredictor:
 
     def save(self, path: str | Path) -> Path:
         "Write the head as safetensors with what it belongs to; returns the path."
-        return write_tensors(path, self.head.state_dict(), dict(format=1, model=vars(describe(self.model)), address=str(self.address),
-                             feature_layer=self.feature_layer, token_pos=self.token_pos, batch_size=self.batch_size))
+        about = dict(format=1, model=vars(describe(self.model)), address=str(self.address),
+                     feature_layer=self.feature_layer, token_pos=self.token_pos, batch_size=self.batch_size)
+        return write_tensors(path, self.head.state_dict(), about)
 
 # %% ../nbs/12_predictor.ipynb #4752d0d9
 def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
@@ -128,4 +131,5 @@ def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
     check_same_model(f"predictor {path}", about["model"], describe(model))
     head = LinearHead(tensors["linear.weight"].shape[1])
     head.load_state_dict(tensors)
-    return ActivationPredictor(model, NeuronAddress.parse(about["address"]), about["feature_layer"], about["token_pos"], about["batch_size"], head)
+    return ActivationPredictor(model, NeuronAddress.parse(about["address"]), about["feature_layer"],
+                               about["token_pos"], about["batch_size"], head)

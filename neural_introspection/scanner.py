@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from .capture import Position, chosen_tokens, fitting_texts, hooks, parse_position
 from .core import BadData, BadInput, NeuronAddress, progress, read_tensors, site_name, write_tensors
-from .models import TokenBatch, check_layer, describe, encode, layer_width, token_batch, token_batches
+from .models import (TokenBatch, check_layer, describe, encode, layer_width, token_batch,
+                                         token_batches)
 from .stats import NeuronStats
 
 # %% auto #0
@@ -22,11 +23,11 @@ __all__ = ['SCORES', 'SINK', 'neuron_scores', 'available_scores', 'sink_tokens',
 
 # %% ../nbs/10_scanner.ipynb #5432f2ac
 SCORES: dict[str, Callable[[NeuronStats], Float[Tensor, "neuron"]]] = {
-    "quantile_range": lambda s: s.quantile(.95) - s.quantile(.05),               # spread of the middle 90 %
-    "iqr": lambda s: s.iqr,                                                      # spread of the middle half
-    "entropy": lambda s: s.entropy,                                              # how many different values, in nats
-    "tail_aware": lambda s: s.std/(1 + s.kurtosis.clamp(min=0)).sqrt(),          # spread, less what a heavy tail adds to it
-    "variance_range": lambda s: s.variance * torch.log1p(s.max - s.min),         # the seed's
+    "quantile_range": lambda s: s.quantile(.95) - s.quantile(.05),           # spread of the middle 90 %
+    "iqr": lambda s: s.iqr,                                                  # spread of the middle half
+    "entropy": lambda s: s.entropy,                                          # how many different values, in nats
+    "tail_aware": lambda s: s.std/(1 + s.kurtosis.clamp(min=0)).sqrt(),      # spread, less what a heavy tail adds to it
+    "variance_range": lambda s: s.variance * torch.log1p(s.max - s.min),     # the seed's
 }
 
 def neuron_scores(stats: NeuronStats, score: str = "quantile_range") -> Float[Tensor, "neuron"]:
@@ -63,18 +64,23 @@ class ScanResult:
         "One row for each neuron: layer, neuron, statistics, and a column for each score."
         parts = []
         for layer, s in self.stats.items():
-            frame = s.to_frame().drop(columns="neuron", errors="ignore").assign(**{name: neuron_scores(s, name).numpy() for name in available_scores(s)})
+            scores = {name: neuron_scores(s, name).numpy() for name in available_scores(s)}
+            frame = s.to_frame().drop(columns="neuron", errors="ignore").assign(**scores)
             frame.insert(0, "neuron", range(len(frame)))
             frame.insert(0, "layer", layer)
             parts.append(frame)
         return pd.concat(parts, ignore_index=True)
 
-    def top(self, k: int = 10, score: str = "quantile_range", layer: Optional[int] = None, neuron: Optional[int] = None) -> pd.DataFrame:
+    def top(self, k: int = 10, score: str = "quantile_range", layer: Optional[int] = None,
+            neuron: Optional[int] = None) -> pd.DataFrame:
         "The k best neurons by a score, best first, in one layer or of one index if given."
-        rows = [(l, n, v) for l, s in self.stats.items() if layer in (None, l) for n, v in enumerate(neuron_scores(s, score).tolist()) if neuron in (None, n)]
-        return pd.DataFrame(rows, columns=["layer", "neuron", "score"]).sort_values("score", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        rows = [(l, n, v) for l, s in self.stats.items() if layer in (None, l)
+                for n, v in enumerate(neuron_scores(s, score).tolist()) if neuron in (None, n)]
+        frame = pd.DataFrame(rows, columns=["layer", "neuron", "score"])
+        return frame.sort_values("score", ascending=False, kind="stable").head(k).reset_index(drop=True)
 
-    def best(self, score: str = "quantile_range", layer: Optional[int] = None, neuron: Optional[int] = None) -> NeuronAddress:
+    def best(self, score: str = "quantile_range", layer: Optional[int] = None,
+             neuron: Optional[int] = None) -> NeuronAddress:
         "The address of the best neuron."
         first = self.top(1, score, layer, neuron).iloc[0]
         return NeuronAddress.of(self.about["layer_type"], int(first.layer), int(first.neuron))
@@ -82,7 +88,8 @@ class ScanResult:
     def plot(self, score: str = "quantile_range") -> Any:
         "Scores by layer, the best neurons labelled (a plotly figure)."
         from neural_introspection.viz import layer_scores
-        return layer_scores(self.top(10**9, score), title=f"{score} of {self.about['neurons']} neurons, {self.about['tokens']} tokens", unit=score)
+        title = f"{score} of {self.about['neurons']} neurons, {self.about['tokens']} tokens"
+        return layer_scores(self.top(10**9, score), title=title, unit=score)
 
     def save(self, path: str | Path) -> Path: return _save(self, path)
 
@@ -91,10 +98,12 @@ class ScanResult:
 
     def __repr__(self) -> str:
         a = self.about
-        return f"{a['neurons']} neurons of {a['model']['name']} ({a['layer_type']}), {a['texts']} texts, {a['tokens']} tokens at position {a['token_pos']}, {a['sinks']} masked as sinks"
+        return (f"{a['neurons']} neurons of {a['model']['name']} ({a['layer_type']}), {a['texts']} texts, "
+                f"{a['tokens']} tokens at position {a['token_pos']}, {a['sinks']} masked as sinks")
 
     def _repr_html_(self) -> str:
-        return f"<b>Scan</b>: {html.escape(repr(self))}{self.top(5, available_scores(next(iter(self.stats.values())))[0]).to_html(index=False)}"
+        best = self.top(5, available_scores(next(iter(self.stats.values())))[0])
+        return f"<b>Scan</b>: {html.escape(repr(self))}{best.to_html(index=False)}"
 
 # %% ../nbs/10_scanner.ipynb #0861a472
 def _contexts(stats: NeuronStats, neuron: int) -> list[tuple[float, int, int]]:
@@ -129,7 +138,8 @@ class NeuronScanner:
 
     def scan(self, texts: Sequence[str]) -> ScanResult:
         "Statistics over the texts at the token position. Memory grows with neurons, not with texts."
-        layers = [check_layer(self.model, l) for l in (range(self.model.cfg.n_layers) if self.layers is None else self.layers)]
+        wanted = range(self.model.cfg.n_layers) if self.layers is None else self.layers
+        layers = [check_layer(self.model, l) for l in wanted]
         width = layer_width(self.model, self.layer_type)
         stats = {l: NeuronStats(width, quantiles=self.quantiles, top_k=self.top_k) for l in layers}
         ids, sinks = encode(self.model, texts), {l: 0 for l in layers}
@@ -138,12 +148,15 @@ class NeuronScanner:
             group = [fit[i] for i in rows]
             _scan_batch(self, token_batch(self.model, [ids[i] for i in group], group), stats, sinks)
         first = stats[layers[0]]
-        return ScanResult(stats, dict(model=vars(describe(self.model)), layer_type=self.layer_type, token_pos=self.token_pos, texts=len(fit), skipped=len(texts) - len(fit),
-                                      tokens=int(first.count.max()) + sinks[layers[0]], sinks=max(sinks.values()), neurons=width * len(layers)))
+        return ScanResult(stats, dict(model=vars(describe(self.model)), layer_type=self.layer_type,
+                                      token_pos=self.token_pos, texts=len(fit), skipped=len(texts) - len(fit),
+                                      tokens=int(first.count.max()) + sinks[layers[0]], sinks=max(sinks.values()),
+                                      neurons=width * len(layers)))
 
 # %% ../nbs/10_scanner.ipynb #e48d3d4c
 @torch.no_grad()
-def _scan_batch(scanner: NeuronScanner, batch: TokenBatch, stats: dict[int, NeuronStats], sinks: dict[int, int]) -> None:
+def _scan_batch(scanner: NeuronScanner, batch: TokenBatch, stats: dict[int, NeuronStats],
+                sinks: dict[int, int]) -> None:
     "One forward pass; each layer's statistics are updated as it happens, and its activations let go."
     chosen, keep = chosen_tokens(batch, scanner.token_pos), {}
     rank = batch.mask.int().cumsum(1) - 1
@@ -155,20 +168,27 @@ def _scan_batch(scanner: NeuronScanner, batch: TokenBatch, stats: dict[int, Neur
             keep[layer] = chosen & ~sink
         return note
     def after(layer):
-        def update(x): stats[layer].update(x[keep[layer]], contexts=torch.stack([text[keep[layer]], rank[keep[layer]]], 1) if scanner.top_k else None)
+        def update(x):
+            kept = keep[layer]
+            contexts = torch.stack([text[kept], rank[kept]], 1) if scanner.top_k else None
+            stats[layer].update(x[kept], contexts=contexts)
         return update
     functions = {}
-    for layer in stats: functions |= {f"blocks.{layer}.hook_resid_pre": before(layer), site_name(scanner.layer_type, layer): after(layer)}
+    for layer in stats:
+        functions |= {f"blocks.{layer}.hook_resid_pre": before(layer),
+                      site_name(scanner.layer_type, layer): after(layer)}
     with hooks(scanner.model, functions, stop_early=True): scanner.model(batch.ids)
 
 # %% ../nbs/10_scanner.ipynb #552cd5e3
 def _save(result: ScanResult, path: str | Path) -> Path:
-    return write_tensors(path, {f"{layer}/{k}": v for layer, s in result.stats.items() for k, v in s.tensors().items()}, dict(format=1, scan=result.about))
+    tensors = {f"{layer}/{k}": v for layer, s in result.stats.items() for k, v in s.tensors().items()}
+    return write_tensors(path, tensors, dict(format=1, scan=result.about))
 
 # %% ../nbs/10_scanner.ipynb #f3640fd5
 def _load(path: str | Path) -> ScanResult:
     tensors, about = read_tensors(path)
-    if about.get("format") != 1 or "scan" not in about: raise BadData(f"{path} holds no scan that this version can read: scan again.")
+    if about.get("format") != 1 or "scan" not in about:
+        raise BadData(f"{path} holds no scan that this version can read: scan again.")
     layers = sorted({int(k.split("/")[0]) for k in tensors})
     part = lambda layer: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.split("/")[0] == str(layer)}
     return ScanResult({layer: NeuronStats.from_tensors(part(layer)) for layer in layers}, about["scan"])

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from .core import BadData, BadInput, load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, write_tensors
+from .core import (BadData, BadInput, load_optimizer_tensors, optimizer_tensors, plain, progress,
+                                       read_tensors, write_tensors)
 from .dataset import ActivationDataset
 from .models import describe
 from .predictor import ActivationPredictor, LinearHead, ridge_by_groups, set_scale
@@ -41,14 +42,18 @@ def training_table(
     features: Float[Tensor, "row d_model"],  # one row for each row of the data set
 ) -> TrainingTable:
     "Set the head's scale from the training rows, and standardise; `BadData` if features and data set do not match."
-    if len(features) != len(dataset): raise BadData(f"{len(features)} rows of features do not fit {len(dataset)} rows of data: use the same texts and token position.")
+    if len(features) != len(dataset):
+        raise BadData(f"{len(features)} rows of features do not fit {len(dataset)} rows of data: "
+                      "use the same texts and token position.")
     head, split = predictor.head, dataset.frame.split.to_numpy()
     if not (split == "train").any(): raise BadInput("the data set has no training rows: split it first.")
     device = head.linear.weight.device
-    x, y = features.to(device), torch.tensor(dataset.frame.activation.to_numpy(copy=True), dtype=torch.float32, device=device)
+    x = features.to(device)
+    y = torch.tensor(dataset.frame.activation.to_numpy(copy=True), dtype=torch.float32, device=device)
     train = torch.as_tensor(split == "train", device=device)
     set_scale(head, x[train], y[train])
-    return TrainingTable(head.standardise(x), (y - head.target_mean)/head.target_std, split, dataset.frame.group.to_numpy())
+    return TrainingTable(head.standardise(x), (y - head.target_mean)/head.target_std, split,
+                         dataset.frame.group.to_numpy())
 
 # %% ../nbs/14_trainer.ipynb #39bbbf37
 @dataclass(frozen=True, repr=False)
@@ -68,17 +73,20 @@ class TrainResult:
 
     def __repr__(self) -> str:
         best = "the start (training did not improve it)" if self.best_epoch == 0 else f"epoch {self.best_epoch}"
-        return f"best at {best}; {'stopped early after' if self.stopped_early else 'ran all'} {self.history.epoch.max()} epochs"
+        ended = "stopped early after" if self.stopped_early else "ran all"
+        return f"best at {best}; {ended} {self.history.epoch.max()} epochs"
 
     def _repr_html_(self) -> str:
-        return f"<b>Training</b>: {self!r}" + self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})].to_html(float_format="{:.4f}".format)
+        rows = self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})]
+        return f"<b>Training</b>: {self!r}" + rows.to_html(float_format="{:.4f}".format)
 
 # %% ../nbs/14_trainer.ipynb #50d1777e
 class _EpochOrder(torch.utils.data.Sampler):
     "The rows in an order that depends on the seed and the epoch alone."
     def __init__(self, n: int, seed: int): self.n, self.seed, self.epoch = n, seed, 0
     def __len__(self) -> int: return self.n
-    def __iter__(self) -> Iterator[int]: return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
 
 # %% ../nbs/14_trainer.ipynb #586e957a
 @torch.no_grad()
@@ -102,8 +110,9 @@ class PredictorTrainer:
     folder: Optional[Path] = None  # checkpoints and features, to resume from
 
     def fit(self, dataset: ActivationDataset, features: Optional[Float[Tensor, "row d_model"]] = None) -> TrainResult:
-        "Train the head in place and leave it at its best epoch (by validation loss; the last, without validation rows)."
-        if features is None: features = self.predictor.features(dataset.texts, self.folder and Path(self.folder)/"features")
+        "Train the head in place; leave it at its best epoch (by validation loss; the last, without validation rows)."
+        if features is None:
+            features = self.predictor.features(dataset.texts, self.folder and Path(self.folder)/"features")
         table = training_table(self.predictor, dataset, features)
         state = _TrainingState(self, table)
         _resume(state)
@@ -122,10 +131,12 @@ class _TrainingState:
         self.epoch, self.best_epoch, self.history, self.resumed_from = 0, 0, [], None
         _start(self.head, table, trainer.start)
         self.accelerator = Accelerator(cpu=self.head.linear.weight.device.type == "cpu")
-        optimizer = torch.optim.AdamW(self.head.linear.parameters(), trainer.learning_rate, weight_decay=trainer.weight_decay)
+        optimizer = torch.optim.AdamW(self.head.linear.parameters(), trainer.learning_rate,
+                                      weight_decay=trainer.weight_decay)
         z, y = table.rows("train")
         self.order = _EpochOrder(len(y), trainer.seed)
-        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(z.cpu(), y.cpu()), trainer.batch_size, sampler=self.order)
+        rows = torch.utils.data.TensorDataset(z.cpu(), y.cpu())
+        loader = torch.utils.data.DataLoader(rows, trainer.batch_size, sampler=self.order)
         self.linear, self.optimizer, self.loader = self.accelerator.prepare(self.head.linear, optimizer, loader)
         self.best = {k: v.clone() for k, v in self.head.state_dict().items()}
         self.record(0)
@@ -138,10 +149,12 @@ class _TrainingState:
             self.best_epoch, self.best = epoch, {k: v.clone() for k, v in self.head.state_dict().items()}
         self.epoch = epoch
 
-    def loss_at(self, epoch: int) -> float: return next(h["loss"] for h in self.history if h["epoch"] == epoch and h["split"] == "val")
+    def loss_at(self, epoch: int) -> float:
+        return next(h["loss"] for h in self.history if h["epoch"] == epoch and h["split"] == "val")
 
     @property
-    def exhausted(self) -> bool: return self.trainer.early_stopping and self.epoch - self.best_epoch >= self.trainer.patience
+    def exhausted(self) -> bool:
+        return self.trainer.early_stopping and self.epoch - self.best_epoch >= self.trainer.patience
 
     def run_epoch(self, epoch: int) -> None:
         self.order.epoch = epoch
@@ -159,15 +172,19 @@ def _start(head: LinearHead, table: TrainingTable, start: str) -> None:
     z, y = table.rows("train")
     with torch.no_grad():
         head.linear.bias.zero_()
-        weights = ridge_by_groups(z, y, table.group[table.split == "train"])[0] if start == "ridge" else torch.zeros_like(head.linear.weight[0])
+        if start == "ridge": weights = ridge_by_groups(z, y, table.group[table.split == "train"])[0]
+        else: weights = torch.zeros_like(head.linear.weight[0])
         head.linear.weight[0] = weights
 
 # %% ../nbs/14_trainer.ipynb #452c68a6
 def _identity(trainer: PredictorTrainer, table: TrainingTable) -> dict:
     "What a checkpoint depends on: settings, model, target and the training table itself."
-    settings = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer) if f.name not in ("predictor", "folder")}
+    settings = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer)
+                if f.name not in ("predictor", "folder")}
     p = trainer.predictor
-    return plain(settings | dict(model=describe(p.model).weights, address=str(p.address), feature_layer=p.feature_layer, token_pos=p.token_pos, rows=len(table.y), target=float(table.y.double().pow(2).sum() + table.z.double().sum())))
+    target = float(table.y.double().pow(2).sum() + table.z.double().sum())
+    return plain(settings | dict(model=describe(p.model).weights, address=str(p.address), feature_layer=p.feature_layer,
+                                 token_pos=p.token_pos, rows=len(table.y), target=target))
 
 # %% ../nbs/14_trainer.ipynb #55b053d0
 def _checkpoint(state: _TrainingState) -> Optional[Path]:
@@ -179,9 +196,11 @@ def _named(state: _TrainingState) -> dict[str, Tensor]: return dict(state.head.l
 # %% ../nbs/14_trainer.ipynb #33d6b22a
 def _save(state: _TrainingState) -> None:
     if not (path := _checkpoint(state)): return
-    tensors = {f"head/{k}": v for k, v in state.head.state_dict().items()} | {f"best/{k}": v for k, v in state.best.items()}
+    tensors = {f"head/{k}": v for k, v in state.head.state_dict().items()}
+    tensors |= {f"best/{k}": v for k, v in state.best.items()}
     tensors |= {f"optimizer/{k}": v for k, v in optimizer_tensors(state.optimizer.optimizer, _named(state)).items()}
-    write_tensors(path, tensors, dict(identity=_identity(state.trainer, state.table), epoch=state.epoch, best_epoch=state.best_epoch, history=state.history))
+    write_tensors(path, tensors, dict(identity=_identity(state.trainer, state.table), epoch=state.epoch,
+                                      best_epoch=state.best_epoch, history=state.history))
 
 # %% ../nbs/14_trainer.ipynb #20f174b9
 def _resume(state: _TrainingState) -> None:
@@ -200,4 +219,5 @@ def _resume(state: _TrainingState) -> None:
 # %% ../nbs/14_trainer.ipynb #d3fd6d87
 def _finish(state: _TrainingState) -> TrainResult:
     state.head.load_state_dict(state.best)
-    return TrainResult(pd.DataFrame(state.history), state.best_epoch, state.exhausted and state.epoch < state.trainer.epochs, state.resumed_from)
+    return TrainResult(pd.DataFrame(state.history), state.best_epoch,
+                       state.exhausted and state.epoch < state.trainer.epochs, state.resumed_from)

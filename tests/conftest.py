@@ -10,8 +10,21 @@ sys.path.insert(0, str(ROOT / ".ci"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+RUN = "run --model pocket --num-samples 120 --output-dir out --device cpu"  # a whole run that takes seconds
+
 
 @pytest.fixture(scope="session")
 def root():
     "The top folder of the repository."
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    "A folder with what `RUN --json`, in a process of its own, left in `out` and said in `stdout` and `stderr`. Copy it to change it."
+    from shell import shell
+    folder = tmp_path_factory.mktemp("finished")
+    done = shell(RUN, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for name in ("stdout", "stderr"): (folder / name).write_text(getattr(done, name))
+    return folder

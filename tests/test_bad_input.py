@@ -1,0 +1,265 @@
+"""Bad input: exit code 2, one sentence, and nothing is written, archived or removed. Failures: exit code 1, and the folder is named."""
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import RUN
+from neural_introspection import cli
+from neural_introspection.core import BadData, BadInput
+from neural_introspection.dataset import ActivationDataset
+from neural_introspection.models import load_model, pocket_folder
+from shell import is_one_sentence, manifest, shell, snapshot
+
+LATER = "is not implemented yet"
+
+# options -> words that the sentence must contain
+REFUSED = {
+    "--model no/such/folder": "'no/such/folder'",
+    "--model missing.gguf": "no file missing.gguf",
+    "--model damaged.gguf": "damaged.gguf",
+    "--model plain": "no config.json",
+    "--model cut-config": "cut-config",
+    "--layer 4": "layer 4 is outside 0..3 of pocket",
+    "--layer -5": "0..3",
+    "--layer 2 --neuron 512": "neuron 512 is outside 0..511 of blocks.2.mlp.hook_post in pocket",
+    "--neuron 512": "0..511",
+    "--neuron -1": "at least 0",
+    "--layer-type resid_post --layer 1 --neuron 128": "neuron 128 is outside 0..127 of blocks.1.hook_resid_post",
+    "--feature-layer 4": "0..3",
+    "--texts missing.txt": "missing.txt does not exist",
+    "--texts empty.txt": "empty.txt holds no text",
+    "--texts blank.txt": "blank.txt holds no text",
+    "--texts latin.txt": "line 3 of latin.txt is not UTF-8",
+    "--texts same.txt": "50 texts form only 1 group",
+    "--texts plain": "plain",
+    "--texts missing.parquet": "missing.parquet does not exist",
+    "--num-samples 0": "at least 1",
+    "--num-samples 5": "5 groups",
+    "--num-samples 1000000000": "ask for fewer",
+    "--val-split 0.5 --test-split 0.5": "their sum must be below 1",
+    "--val-split 0.9 --test-split 0.3": "their sum must be below 1",
+    "--val-split -0.1": "between 0 and 1",
+    "--test-split 0": "nothing to evaluate on",
+    "--token-pos 999": "token position 999 is beyond every text",
+    "--token-pos first": "'first'",
+    "--epochs -1": "epochs is -1, but must be at least 1",
+    "--epochs 0": "at least 1",
+    "--batch-size 0": "at least 1",
+    "--learning-rate -1": "at least 0",
+    "--learning-rate nan": "learning_rate is nan",
+    "--seed -1": "at least 0",
+    "--device abacus": "choose cpu",
+    "--config missing.yaml": "missing.yaml cannot be read",
+    "--config damaged.yaml": "damaged.yaml cannot be read",
+    "--config latin.yaml": "latin.yaml cannot be read",
+    "--config list.yaml": "`option: value` lines",
+    "--config misspelt.yaml": "'modell' is unknown: did you mean model",
+    "--config word.yaml": "epochs is 'many', but must be a whole number",
+    "--output-dir empty.txt": "empty.txt is a file",
+    "--output-dir empty.txt/out": "empty.txt is a file",
+    "--output-dir plain": "not a run's",
+    "--output-dir damaged-run": "not readable JSON",
+    "--regression False": LATER,
+    "--unfreeze all": LATER,
+    "--unfreeze after_target": LATER,
+    "--unfreeze from_layer": LATER,
+    "--unfreeze selective": LATER,
+    "--unfreeze-from 2": LATER,
+    "--unfreeze-components mlp": LATER,
+    "--track-gradients": LATER,
+    "--track-activations": LATER,
+    "--layer-type resid_post": LATER,
+}
+UNKNOWN = ("--nonsense 1", "--layer abc", "--layer-type attention", "--unfreeze everything", "--json maybe", "--config")  # told by the parser
+
+
+@pytest.fixture(scope="module")
+def workplace(finished, tmp_path_factory):
+    "A folder with a finished run in `out`, and all that a user might give by mistake."
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(finished / "out", folder / "out")
+    shutil.copytree(finished / "out", folder / "damaged-run")
+    (folder / "damaged-run" / "manifest.json").write_text('{"status": "runn')
+    for name, content in {"empty.txt": b"", "blank.txt": b"\n  \n\n", "latin.txt": b"one line\nanother line\ncaf\xe9 au lait\n",
+                          "same.txt": b"the same text again\n" * 50, "damaged.gguf": b"GGUF and then nothing", "damaged.yaml": b"model: [pocket",
+                          "latin.yaml": b"model: caf\xe9\n", "list.yaml": b"- model\n- pocket\n", "misspelt.yaml": b"modell: pocket\n",
+                          "word.yaml": b"epochs: many\n"}.items(): (folder / name).write_bytes(content)
+    for name in ("plain", "cut-config", "cut-weights", "no-tokenizer"): (folder / name).mkdir()
+    (folder / "plain" / "notes.md").write_text("Not a model, and not a run.")
+    (folder / "cut-config" / "config.json").write_text('{"model_type": ')
+    for name in os.listdir(pocket_folder()):
+        shutil.copy(pocket_folder() / name, folder / "cut-weights")
+        if "token" not in name: shutil.copy(pocket_folder() / name, folder / "no-tokenizer")
+    weights = folder / "cut-weights" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    return folder
+
+
+def in_process(argv, capsys):
+    "(exit code, stdout, stderr) of the command line, without a new process."
+    capsys.readouterr()
+    try: code = cli.main(argv)
+    except SystemExit as end: code = end.code
+    return code, *capsys.readouterr()
+
+
+def assert_refused(code, out, err, words):
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and is_one_sentence(err.rstrip("\n")), err
+    assert words in err
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_is_refused_and_nothing_is_touched(options, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    before = snapshot(workplace)
+    assert_refused(*in_process([*RUN.split(), "--json", *options.split()], capsys), REFUSED[options])
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.parametrize("options, words", {"--model cut-weights": "cut-weights", "--model no-tokenizer": "tokenizer"}.items())
+def test_a_damaged_model_folder_is_refused(options, words, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    before = snapshot(workplace)
+    assert_refused(*in_process([*RUN.split(), "--json", *options.split()], capsys), words)
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.parametrize("options", UNKNOWN)
+def test_what_the_parser_does_not_know_is_refused(options, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    before = snapshot(workplace)
+    code, out, err = in_process([*RUN.split(), "--json", *options.split()], capsys)
+    assert (code, out) == (2, "") and options.split()[0] in err
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.parametrize("argv, words", {
+    "dance": "choose run, scan, fetch", "scan --model pocket --output scan.pkl": ".safetensors or .csv", "scan --model pocket --layer 9": "0..3",
+    "scan --model pocket --texts latin.txt": "line 3"}.items())
+def test_other_commands_refuse_too(argv, words, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    before = snapshot(workplace)
+    assert_refused(*in_process(argv.split(), capsys), words)
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.parametrize("options", ["--model no/such/folder", "--layer 2 --neuron 512", "--texts latin.txt", "--config damaged.yaml", "--output-dir empty.txt/out"])
+def test_is_refused_in_a_real_shell(options, workplace):
+    before = snapshot(workplace)
+    done = shell(RUN, "--json", options, cwd=workplace)
+    assert_refused(done.returncode, done.stdout, done.stderr, REFUSED[options])
+    assert snapshot(workplace) == before
+
+
+def test_an_unknown_option_is_refused_in_a_real_shell(workplace):
+    before = snapshot(workplace)
+    done = shell(RUN, "--json", "--nonsense 1", cwd=workplace)
+    assert (done.returncode, done.stdout) == (2, "") and "--nonsense" in done.stderr and "Traceback" not in done.stderr
+    assert snapshot(workplace) == before
+
+
+def test_an_unwritable_folder_is_refused(workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    place = "/proc" if os.geteuid() == 0 else closed  # root may write in any folder of its own
+    before = snapshot(workplace)
+    assert_refused(*in_process([*RUN.split(), "--json", "--output-dir", f"{place}/out"], capsys), "cannot be written")
+    assert snapshot(workplace) == before and list(closed.iterdir()) == []
+
+
+# --- data sets ---
+
+@pytest.fixture
+def dataset(finished, tmp_path):
+    "A copy of a run's data set: the table's path."
+    for name in ("dataset.parquet", "dataset.json"): shutil.copy2(finished / "out" / "datasets" / name, tmp_path)
+    return tmp_path / "dataset.parquet"
+
+
+def flip(path):
+    "Change one byte in the middle."
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path): path.write_bytes(path.read_bytes()[:-100])
+
+
+def assert_load_fails(path, words, model=None):
+    before = snapshot(path.parent)
+    with pytest.raises(BadData) as caught: ActivationDataset.load(path, model)
+    assert is_one_sentence(str(caught.value)) and words in str(caught.value) and isinstance(caught.value, BadInput)
+    assert snapshot(path.parent) == before
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_damaged_table_is_refused(damage, dataset):
+    damage(dataset)
+    assert_load_fails(dataset, "is damaged")
+
+
+@pytest.mark.parametrize("content, words", [("{", "not readable JSON"), ('{"format": 7}', "format 7"), (None, "not readable JSON")])
+def test_a_damaged_sidecar_is_refused(content, words, dataset):
+    sidecar = dataset.with_suffix(".json")
+    sidecar.unlink()
+    if content: sidecar.write_text(content)
+    assert_load_fails(dataset, words)
+
+
+def test_a_data_set_of_another_model_is_refused(dataset):
+    model = load_model("pocket", device="cpu")
+    assert len(ActivationDataset.load(dataset, model))
+    with torch.no_grad(): next(model.original_model.parameters()).mul_(1.5)
+    assert_load_fails(dataset, "belongs to model pocket", model)
+
+
+def another_model(path):
+    "Make the data set that of a model with other weights."
+    sidecar = path.with_suffix(".json")
+    about = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(about | dict(model=about["model"] | dict(name="other", weights="0" * 16))))
+
+
+@pytest.mark.parametrize("damage, words", [(flip, "is damaged"), (another_model, "belongs to model other")])
+def test_a_foreign_data_set_in_an_unfinished_run_is_refused(damage, words, finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished / "out", tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest(tmp_path / "out") | dict(status="running", stage="train")))
+    damage(tmp_path / "out" / "datasets" / "dataset.parquet")
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path / "out" / "datasets")
+    code, out, err = in_process([*RUN.split(), "--json"], capsys)
+    assert_refused(code, out, err.splitlines(keepends=True)[-1], words)
+    assert snapshot(tmp_path / "out" / "datasets") == before
+
+
+# --- failures: nobody's fault, exit code 1 ---
+
+# Stands for a full disk: no file may grow beyond so many bytes. The run cannot store its scan, or not even its manifest.
+@pytest.mark.parametrize("limit, status", [(100_000, "failed"), (1_000, None)])
+def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status, finished, tmp_path, monkeypatch, capsys):
+    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    done = shell(RUN, "--json", cwd=tmp_path, preexec_fn=full)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the run failed") and is_one_sentence(done.stderr.rstrip("\n")) and " out," in done.stderr
+    assert manifest(tmp_path / "out").get("status") == status
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["manifest.json"]*bool(status)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = in_process([*RUN.split(), "--json"], capsys)
+    assert code == 0 and json.loads(out) == json.loads((finished / "stdout").read_text())
+    assert ("resuming" in err) == bool(status) and manifest(tmp_path / "out")["status"] == "complete"
+
+
+def test_a_failure_shows_its_traceback_only_to_who_asks(tmp_path):
+    code = "from neural_introspection import cli, pipeline; pipeline.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
+    run = lambda **env: subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
+    plain, debug = run(), run(NEURAL_INTROSPECTION_DEBUG="1")
+    assert plain.returncode == debug.returncode == 1
+    assert plain.stderr.count("\n") == 1 and "division by zero" in plain.stderr and "ZeroDivisionError" in debug.stderr
