@@ -34,7 +34,7 @@ __all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput',
            'atomic_write', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors', 'read_tensors',
            'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option', 'Option', 'options',
            'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress', 'in_pieces',
-           'versions', 'RunFolder', 'open_run', 'check_run_folder', 'weight_hash']
+           'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -513,22 +513,28 @@ class RunFolder:
         self.lock.release()
 
 # %% ../nbs/00_core.ipynb #f4587a4f
+def is_resumable(path: str | Path, config: dict) -> bool:
+    "Whether the folder holds an unfinished run of this config, made with these versions."
+    before = _previous_run(Path(path)) if Path(path).is_dir() else None
+    asked = dict(config=plain(config), versions=versions())
+    return bool(before) and before.get("status") != "complete" and {k: before.get(k) for k in asked} == asked
+
+# %% ../nbs/00_core.ipynb #fd9bb5ef
 def open_run(
     path: str | Path,              # the run's folder
     config: dict,                  # what is asked: decides whether an unfinished run is the same one
     force_overwrite: bool = False,  # remove an existing run instead of archiving it
 ) -> RunFolder:
     "Start or resume a run. `BadRunFolder` if the folder cannot be written, is in use, or holds something else."
-    path, identity = Path(path), dict(config=plain(config), versions=versions())
-    lock, before = _lock_run(path), _previous_run(path)
+    path = Path(path)
+    lock = _lock_run(path)
     try:
-        if (before and before.get("status") != "complete" and {k: before.get(k) for k in identity} == identity
-                and not force_overwrite):
-            run = RunFolder(path, before, resumed=True, lock=lock)
+        before = _previous_run(path)
+        if not force_overwrite and is_resumable(path, config): run = RunFolder(path, before, resumed=True, lock=lock)
         else:
             archived = _put_aside(path, force_overwrite) if before else None
-            now = datetime.datetime.now().isoformat(timespec="seconds")
-            run = RunFolder(path, dict(format=1, created=now, **identity), archived=archived, lock=lock)
+            start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="seconds"))
+            run = RunFolder(path, start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
         for name in RUN_FOLDERS: (path/name).mkdir(parents=True, exist_ok=True)
         run.update(status="running", error=None)
     except BaseException:
@@ -573,8 +579,8 @@ def check_run_folder(path: str | Path) -> None:
 
 # %% ../nbs/00_core.ipynb #e93b2876
 def _put_aside(path: Path, remove: bool) -> Optional[Path]:
-    if remove:
-        shutil.rmtree(path)
+    if remove:  # out of the way in one step, so that a kill leaves no half a run
+        shutil.rmtree(path.rename(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
         return None
     stamp = base = path.with_name(f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     tries = 1

@@ -54,6 +54,20 @@ def sink_tokens(
     return mask & (norm > ratio * median)
 
 # %% ../nbs/10_scanner.ipynb #a872aea1
+def _layer_frame(layer: int, stats: NeuronStats) -> pd.DataFrame:
+    "A layer's statistics and scores, one row for each neuron."
+    scores = {name: neuron_scores(stats, name).numpy() for name in available_scores(stats)}
+    frame = stats.to_frame().assign(**scores)
+    frame.insert(0, "layer", layer)
+    return frame
+
+def _ranking(scores: dict[int, list[float]]) -> pd.DataFrame:
+    "All neurons, best first; equal ones in the order of layer and neuron."
+    rows = [(layer, neuron, score) for layer, column in scores.items() for neuron, score in enumerate(column)]
+    frame = pd.DataFrame(rows, columns=["layer", "neuron", "score"])
+    return frame.sort_values("score", ascending=False, kind="stable")
+
+# %% ../nbs/10_scanner.ipynb #4cd36a0a
 @dataclass(frozen=True, repr=False)
 class ScanResult:
     "Statistics of every scanned neuron, by layer; `about` says of what model, on how many texts."
@@ -62,22 +76,13 @@ class ScanResult:
 
     def to_frame(self) -> pd.DataFrame:
         "One row for each neuron: layer, neuron, statistics, and a column for each score."
-        parts = []
-        for layer, s in self.stats.items():
-            scores = {name: neuron_scores(s, name).numpy() for name in available_scores(s)}
-            frame = s.to_frame().drop(columns="neuron", errors="ignore").assign(**scores)
-            frame.insert(0, "neuron", range(len(frame)))
-            frame.insert(0, "layer", layer)
-            parts.append(frame)
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat([_layer_frame(layer, s) for layer, s in self.stats.items()], ignore_index=True)
 
     def top(self, k: int = 10, score: str = "quantile_range", layer: Optional[int] = None,
             neuron: Optional[int] = None) -> pd.DataFrame:
         "The k best neurons by a score, best first, in one layer or of one index if given."
-        rows = [(l, n, v) for l, s in self.stats.items() if layer in (None, l)
-                for n, v in enumerate(neuron_scores(s, score).tolist()) if neuron in (None, n)]
-        frame = pd.DataFrame(rows, columns=["layer", "neuron", "score"])
-        return frame.sort_values("score", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        frame = _ranking({l: neuron_scores(s, score).tolist() for l, s in self.stats.items() if layer in (None, l)})
+        return frame[(frame.neuron == neuron) | (neuron is None)].head(k).reset_index(drop=True)
 
     def best(self, score: str = "quantile_range", layer: Optional[int] = None,
              neuron: Optional[int] = None) -> NeuronAddress:

