@@ -23,7 +23,7 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "<em>A live control panel: run this notebook to use it.</em>"
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-BAR = re.compile(r"^\s*\S*\s*(\d+%\||\d+it |0it )")
+BAR = re.compile(r"^[^\n|]{0,80}?(\d+%\||\d+it |0it )")
 KERNEL_ENV = {
     "PLOTLY_RENDERER": "plotly_mimetype",
     "PYTHONHASHSEED": "0",

@@ -22,7 +22,8 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
 from .core import (BadInput, BadRunFolder, check_options, load_optimizer_tensors, option,
-                                       optimizer_tensors, progress, read_tensors, versions, write_json, write_tensors, write_text)
+                                       optimizer_tensors, progress, read_tensors, versions, write_json, write_tensors,
+                                       write_text)
 from .viz import COLOURS, SPLIT_COLOURS, Figure, figure
 
 # %% auto #0

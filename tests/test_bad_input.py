@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 from conftest import RUN
-from neural_introspection import cli
-from neural_introspection.core import BadData, BadInput
+from neural_introspection import cli, core
+from neural_introspection.core import BadData, BadInput, open_run
 from neural_introspection.dataset import ActivationDataset
 from neural_introspection.models import load_model, pocket_folder
 from shell import is_one_sentence, manifest, shell, snapshot
@@ -235,10 +235,9 @@ def test_a_foreign_data_set_in_an_unfinished_run_is_refused(damage, words, finis
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest(tmp_path / "out") | dict(status="running", stage="train")))
     damage(tmp_path / "out" / "datasets" / "dataset.parquet")
     monkeypatch.chdir(tmp_path)
-    before = snapshot(tmp_path / "out" / "datasets")
-    code, out, err = in_process([*RUN.split(), "--json"], capsys)
-    assert_refused(code, out, err.splitlines(keepends=True)[-1], words)
-    assert snapshot(tmp_path / "out" / "datasets") == before
+    before = snapshot(tmp_path)
+    assert_refused(*in_process([*RUN.split(), "--json"], capsys), words)
+    assert snapshot(tmp_path) == before
 
 
 # --- failures: nobody's fault, exit code 1 ---
@@ -258,9 +257,20 @@ def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status
     assert ("resuming" in err) == bool(status) and manifest(tmp_path / "out")["status"] == "complete"
 
 
+def test_the_folder_is_free_again_even_if_the_failure_cannot_be_noted(tmp_path, monkeypatch):
+    def full(*_): raise OSError(28, "No space left on device")
+    run = open_run(tmp_path / "out", dict(seed=0))
+    with pytest.raises(OSError, match="No space left"), run, monkeypatch.context() as patch:
+        patch.setattr(core, "write_json", full)
+        full()
+    with open_run(tmp_path / "out", dict(seed=0)) as again: assert again.resumed
+    assert manifest(tmp_path / "out")["status"] == "complete"
+
+
 def test_a_failure_shows_its_traceback_only_to_who_asks(tmp_path):
     code = "from neural_introspection import cli, pipeline; pipeline.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
     run = lambda **env: subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
     plain, debug = run(), run(NEURAL_INTROSPECTION_DEBUG="1")
     assert plain.returncode == debug.returncode == 1
-    assert plain.stderr.count("\n") == 1 and "division by zero" in plain.stderr and "ZeroDivisionError" in debug.stderr
+    assert plain.stderr == "error: the run failed: division by zero.\n" and "ZeroDivisionError" in debug.stderr
+    assert list(tmp_path.iterdir()) == []
