@@ -31,10 +31,10 @@ from typing import Any, Callable, Iterable, Iterator, Literal, Optional
 __all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound', 'BadTexts',
            'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled', 'expect_error', 'require', 'site_name',
            'NeuronAddress', 'site_layer', 'check_index', 'seed_everything', 'device_parity', 'pick_device',
-           'atomic_write', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors', 'read_tensors',
-           'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option', 'Option', 'options',
-           'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress', 'in_pieces',
-           'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'weight_hash']
+           'atomic_write', 'half_written', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors',
+           'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option',
+           'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress',
+           'in_pieces', 'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -195,7 +195,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     "Yield a temporary path; when the block ends well, its file replaces `path`; when it raises, nothing changed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".part{path.suffix}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -206,6 +206,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #d9016cc6
+def half_written(folder: str | Path) -> list[Path]:
+    "The temporary files that killed processes left in a folder."
+    return sorted(p for p in Path(folder).rglob(".*") if p.is_file() and re.search(r"\.part(\.\w+)?$", p.name))
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -530,6 +534,7 @@ def open_run(
     lock = _lock_run(path)
     try:
         before = _previous_run(path)
+        for part in half_written(path): part.unlink()
         if not force_overwrite and is_resumable(path, config): run = RunFolder(path, before, resumed=True, lock=lock)
         else:
             archived = _put_aside(path, force_overwrite) if before else None
@@ -562,7 +567,8 @@ def _lock_run(path: Path) -> Any:
 # %% ../nbs/00_core.ipynb #7ef5ab72
 def _previous_run(path: Path) -> Optional[dict]:
     if (path/"manifest.json").exists(): return read_json(path/"manifest.json")
-    if any(p.name not in RUN_FOLDERS or any(p.iterdir()) for p in path.iterdir()):
+    left = set(half_written(path))  # by a process killed before its first manifest
+    if any(p not in left and (p.name not in RUN_FOLDERS or any(p.iterdir())) for p in path.iterdir()):
         raise BadRunFolder(f"{path} holds files that are not a run's: give an empty or new folder.")
     return None
 

@@ -260,7 +260,7 @@ def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status
 def test_the_folder_is_free_again_even_if_the_failure_cannot_be_noted(tmp_path, monkeypatch):
     def full(*_): raise OSError(28, "No space left on device")
     run = open_run(tmp_path / "out", dict(seed=0))
-    with pytest.raises(OSError, match="No space left"), run, monkeypatch.context() as patch:
+    with pytest.raises(OSError, match="No space left"), monkeypatch.context() as patch, run:
         patch.setattr(core, "write_json", full)
         full()
     with open_run(tmp_path / "out", dict(seed=0)) as again: assert again.resumed

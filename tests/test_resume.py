@@ -76,7 +76,7 @@ def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
 
 def test_killed_before_its_manifest_was_whole(tmp_path, monkeypatch, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".manifest.json.a1b2c3d4.json").write_text('{"format": 1,')  # as core.atomic_write names what it is writing
+    (tmp_path / "out" / ".manifest.json.a1b2c3d4.part.json").write_text('{"format": 1,')  # as core.atomic_write names what it is writing
     monkeypatch.chdir(tmp_path)
     assert cli.main("run --model pocket --num-samples 60 --layer 1 --neuron 3 --output-dir out --device cpu".split()) == 0
     assert list((tmp_path / "out").rglob(".*")) == []
