@@ -34,7 +34,8 @@ __all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput',
            'atomic_write', 'half_written', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors',
            'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option',
            'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress',
-           'in_pieces', 'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'weight_hash']
+           'in_pieces', 'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'check_writable',
+           'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -510,11 +511,12 @@ class RunFolder:
     def __exit__(self, kind, error, traceback) -> None:
         done = kind is None
         stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
-        self.update(status="complete" if done else "interrupted" if stopped else "failed",
-                    error=None if done else str(error) or kind.__name__,
-                    traceback=None if done or stopped else _traceback(error))
+        try:
+            self.update(status="complete" if done else "interrupted" if stopped else "failed",
+                        error=None if done else str(error) or kind.__name__,
+                        traceback=None if done or stopped else _traceback(error))
+        finally: self.lock.release()
         if not done: error.add_note(f"What was complete is in {self.path}; the same call goes on from there.")
-        self.lock.release()
 
 # %% ../nbs/00_core.ipynb #f4587a4f
 def is_resumable(path: str | Path, config: dict) -> bool:
@@ -554,6 +556,7 @@ def _lock_run(path: Path) -> Any:
         raise BadRunFolder(f"{path} is a file: give a folder for the run.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent): pass  # filelock takes some unwritable folders for locked ones
         lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
         lock.acquire()
         path.mkdir(exist_ok=True)
@@ -577,6 +580,11 @@ def check_run_folder(path: str | Path) -> None:
     "`BadRunFolder` if a run could not go there; changes nothing."
     path = Path(path)
     if path.is_dir(): _previous_run(path)
+    check_writable(path)
+
+def check_writable(path: str | Path) -> None:
+    "`BadRunFolder` if a file or folder of that name could not be made; changes nothing."
+    path = Path(path)
     ground = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not ground.is_dir():
         raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")

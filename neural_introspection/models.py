@@ -50,10 +50,10 @@ def hub_name(name: str) -> str:
     except ValueError: return name
 
 # %% ../nbs/01_models.ipynb #237215c5
-def _check_hub(name: str, timeout: float = 5.0) -> str:
-    "`name` if its files are cached or the hub knows it, else `ModelNotFound` within seconds."
+def _check_hub(asked: str, timeout: float = 5.0) -> str:
+    "The hub's name for `asked` if its files are cached or the hub knows it, else `ModelNotFound` within seconds."
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    offer = "Load 'pocket' (bundled), a folder with a saved Hugging Face model, or a .gguf file."
+    name, offer = hub_name(asked), "load 'pocket' (bundled), a folder with a saved Hugging Face model, or a .gguf file."
     try:
         if isinstance(try_to_load_from_cache(name, "config.json"), str): return name
         if constants.HF_HUB_OFFLINE: raise ConnectionError
@@ -62,7 +62,7 @@ def _check_hub(name: str, timeout: float = 5.0) -> str:
         known = type(error).__name__ in ("RepositoryNotFoundError", "HFValidationError")
         why = ("no folder, file or hub model has that name" if known
                else "it is no folder or file, and the model hub cannot be reached")
-        raise ModelNotFound(f"model {name!r} cannot be loaded: {why}. {offer}") from None
+        raise ModelNotFound(f"model {asked!r} cannot be loaded: {why}; {offer}") from None
     return name
 
 # %% ../nbs/01_models.ipynb #4189d342
@@ -129,7 +129,7 @@ def resolve_model(name: str | Path) -> str:
         if (Path(text)/"config.json").exists(): return text
         raise ModelNotFound(f"folder {text} holds no config.json: save a Hugging Face model and its tokenizer there, "
                             "or use 'pocket'.")
-    return _check_hub(hub_name(text))
+    return _check_hub(text)
 
 # %% ../nbs/01_models.ipynb #cafa930a
 def load_model(
@@ -141,12 +141,17 @@ def load_model(
     if (dtype or "float32") not in DTYPES:
         raise BadInput(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
     device, source = pick_device(device), resolve_model(name)
+    from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
     try:
         with _quiet():
             model = TransformerBridge.boot_transformers(source, device=device, dtype=DTYPES[dtype or "float32"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFound(f"model {name} cannot be loaded: {' '.join(str(error).split())[:300]}.") from None
+    except torch.OutOfMemoryError: raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        why = " ".join(str(error).split())[:300].rstrip(".")
+        raise ModelNotFound(f"model {name} cannot be loaded: {why}.") from None
+    if not len(model.tokenizer("a", add_special_tokens=False)["input_ids"]):
+        raise ModelNotFound(f"model {name} cannot be loaded: it has no tokenizer; save one beside its weights.")
     model.eval().requires_grad_(False)
     _SOURCES[model] = (str(name), source)
     return model

@@ -149,7 +149,8 @@ def test_other_commands_refuse_too(argv, words, workplace, monkeypatch, capsys):
     assert snapshot(workplace) == before
 
 
-@pytest.mark.parametrize("options", ["--model no/such/folder", "--layer 2 --neuron 512", "--texts latin.txt", "--config damaged.yaml", "--output-dir empty.txt/out"])
+@pytest.mark.parametrize("options", [
+    "--model no/such/folder", "--layer 2 --neuron 512", "--texts latin.txt", "--config damaged.yaml", "--output-dir empty.txt/out"])
 def test_is_refused_in_a_real_shell(options, workplace):
     before = snapshot(workplace)
     done = shell(RUN, "--json", options, cwd=workplace)

@@ -12,7 +12,8 @@ from shell import is_one_sentence, manifest, numbers, shell, snapshot, started, 
 
 # Long enough in every stage to be met there; the process that is watched has the lowest priority.
 EPOCHS = 40
-LONG = f"run --model pocket --num-samples 1500 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 --output-dir out --device cpu"
+LONG = (f"run --model pocket --num-samples 1500 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
+        "--output-dir out --device cpu")
 
 
 @pytest.fixture(scope="module")
