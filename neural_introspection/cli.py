@@ -171,7 +171,8 @@ def _execute(command: str, argv: list[str]) -> int:
 def _failure(error: BaseException, folder: Optional[str]) -> str:
     if isinstance(error, (KeyboardInterrupt, Cancelled)): what = "stopped by the user"
     else: what = f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"
-    return what + (f"; what is complete is in {folder}, and the same command goes on from there." if folder and os.path.isdir(folder) else ".")
+    if not folder or not os.path.isdir(folder): return f"{what}."
+    return f"{what}; what is complete is in {folder}, and the same command goes on from there."
 
 # %% ../nbs/90_cli.ipynb #cbd36dae
 def main(argv: Optional[list[str]] = None) -> int:

@@ -16,7 +16,8 @@ import pandas as pd
 from .capture import fitting_texts, parse_position
 from .card import LEAKAGE, Score, baseline_scores, leakage_label, predict_rows, score_predictions
 from .core import (BadData, BadInput, NeuronAddress, NotYet, RunFolder, check_options,
-                                       check_run_folder, check_writable, is_resumable, make_config, open_run, option, plain, read_frame, read_json,
+                                       check_run_folder, check_writable, is_resumable, make_config, open_run,
+                                       option, plain, read_frame, read_json,
                                        seed_everything, write_frame, write_json, write_text)
 from .dataset import ActivationDataset, ActivationDatasetGenerator, text_hash
 from .models import (check_layer, check_neuron, describe, encode, load_model, model_name,
@@ -343,7 +344,8 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
     p = prepare(config, model)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
     identity |= dict(weights=describe(p.model).weights, texts=text_hash(p.corpus.texts))
-    if not config.force_overwrite and is_resumable(config.output_dir, identity): check_stored(Path(config.output_dir), p.model)
+    if not config.force_overwrite and is_resumable(config.output_dir, identity):
+        check_stored(Path(config.output_dir), p.model)
     with open_run(config.output_dir, identity, config.force_overwrite) as run:
         _announce(run)
         run.update(model=describe(p.model), seed=config.seed, device=str(describe(p.model).device))
