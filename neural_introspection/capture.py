@@ -36,7 +36,8 @@ def find_site(model: nn.Module, site: str) -> nn.Module:
     return found
 
 # %% ../nbs/02_capture.ipynb #0db66917
-class _Stop(Exception): "Ends a forward pass from within."
+class _Stop(Exception):
+    "Ends a forward pass from within; `args` holds the list of waiting sites whose block it belongs to."
 
 # %% ../nbs/02_capture.ipynb #55461fa0
 def _first_tensor(output: Any) -> Tensor:
@@ -44,7 +45,7 @@ def _first_tensor(output: Any) -> Tensor:
     if isinstance(output, Tensor): return output
     if isinstance(output, dict): parts = output.values()
     else: parts = output if isinstance(output, (tuple, list)) else vars(output).values()
-    return next(_first_tensor(p) for p in parts if isinstance(p, (Tensor, tuple, list, dict)))
+    return next(_first_tensor(p) for p in parts if isinstance(p, Tensor) or (isinstance(p, (tuple, list, dict)) and len(p)))
 
 # %% ../nbs/02_capture.ipynb #ab42cdbb
 def _replace_first(output: Any, new: Tensor) -> Any:
@@ -73,7 +74,7 @@ def hooks(
             seen = _first_tensor(output)
             new = function(seen if convert is None else convert.convert(seen))
             waiting.discard(site)
-            if stop_early and not waiting: raise _Stop
+            if stop_early and not waiting: raise _Stop(waiting)
             if new is not None: return _replace_first(output, new if convert is None else convert.revert(new))
         return hook
     places = {site: find_site(model, site) for site in functions}
@@ -81,7 +82,8 @@ def hooks(
         for site, function in functions.items():
             handles.append(places[site].register_forward_hook(watch(site, function)))
         yield
-    except _Stop: pass
+    except _Stop as stop:
+        if stop.args[0] is not waiting: raise  # an outer block's
     finally:
         for handle in handles: handle.remove()
 
@@ -123,7 +125,7 @@ def capture(
     def keep(site):
         def store(x):
             picked = pick_positions(x, positions, mask)
-            acts[site] = picked if grad else picked.detach().clone()
+            acts[site] = picked.clone() if grad else picked.detach().clone()
         return store
     place = parse_position(positions)
     if place != "all" and mask is not None and (position_index(mask, place) < 0).any():
@@ -134,10 +136,13 @@ def capture(
 # %% ../nbs/02_capture.ipynb #b8e8de2a
 def pick_positions(x: Float[Tensor, "batch pos *d"], positions: Position,
                    mask: Optional[Bool[Tensor, "batch pos"]] = None) -> Tensor:
-    "The activations at one position of each text, `[batch, *d]`; `x` for `all`. Without a mask rows are unpadded."
+    """The activations at one position of each text, `[batch, *d]`; all of `x` for `all`. Without a mask columns are
+    taken as they are, BOS and padding included."""
     place = parse_position(positions)
     if place == "all": return x
-    if mask is None: return x[:, -1 if place == "last" else place]
+    if mask is None:
+        if place != "last" and place >= x.shape[1]: raise BadTexts(f"position {place} is beyond the {x.shape[1]} there are.")
+        return x[:, -1 if place == "last" else place]
     return x[torch.arange(len(x), device=x.device), position_index(mask, place).to(x.device)]
 
 # %% ../nbs/02_capture.ipynb #924e293c
@@ -228,7 +233,7 @@ def framework_of(model: Any) -> str:
 class ModelInterface:
     "A model of any framework: its layer names, and its activations for inputs."
     def __init__(self, model: Any, framework: Optional[str] = None):  # `pytorch`; None finds out
-        self.model, self.framework = model, framework or framework_of(model)
+        self.model, self.framework, self.mask = model, framework or framework_of(model), None
         if self.framework == "keras":
             raise NotYet("Keras models are not supported yet: this version captures from PyTorch models.")
         if self.framework not in ("pytorch", "torch"):
@@ -238,6 +243,7 @@ class ModelInterface:
 
     def activations(self, layers: Sequence[str], inputs: Any, stop_early: bool = True) -> dict[str, Tensor]:
         "The output of each layer for the inputs: text(s), a tensor, or a tuple or dict of arguments."
+        self.mask = None
         with torch.no_grad(), capture(self.model, layers, stop_early=stop_early) as acts: self._run(inputs)
         return acts
 
@@ -246,7 +252,9 @@ class ModelInterface:
         if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str):
             if getattr(self.model, "tokenizer", None) is None:
                 raise BadInput("this model has no tokenizer: give it tensors and not text.")
-            return self.model(token_batch(self.model, encode(self.model, texts)).ids)
+            batch = token_batch(self.model, encode(self.model, texts))
+            self.mask = batch.mask
+            return self.model(batch.ids)
         if isinstance(inputs, dict): return self.model(**inputs)
         return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
 
@@ -263,7 +271,12 @@ class ActivationMonitor:
             if layer not in self.layers: self.layers.append(layer)
         return self
 
+    @property
+    def mask(self) -> Optional[Bool[Tensor, "batch pos"]]:
+        "Which columns of the last captured texts are their own tokens (not BOS, not padding); None for other inputs."
+        return self.interface.mask
+
     def capture(self, inputs: Any) -> dict[str, Tensor]:
-        "The registered layers' outputs for the inputs; `BadInput` if none is registered."
+        "The registered layers' outputs for the inputs; `BadInput` if none is registered. For texts see `mask`."
         if not self.layers: raise BadInput("no layers are registered: call register_layers([...]) first.")
         return self.interface.activations(self.layers, inputs)

@@ -59,15 +59,16 @@ def collect_activations(
         label = desc if count == 1 else f"{desc} {k + 1}/{count}"
         batches = list(activation_batches(model, part, list(sites), token_pos, batch_size, label))
         text, position, token = (torch.cat([getattr(b, k) for b in batches]) for k in ("text", "position", "token"))
-        order = torch.argsort(text * 100_000 + position)
-        values = {s: torch.cat([_pick(b.values[s], n) for b in batches])[order] for s, n in sites.items()}
+        order = torch.argsort((text << 32) + position)
+        values = {s: torch.cat([_pick(b.values[s], s, n) for b in batches])[order] for s, n in sites.items()}
         return dict(text=torch.tensor(chosen)[text[order]], position=position[order], token=token[order], **values)
     pieces = in_pieces(count, make, folder, identity)
     joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
     return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined)
 
 # %% ../nbs/11_dataset.ipynb #9f800538
-def _pick(x: Float[Tensor, "row d"], neuron: Optional[int]) -> Tensor:
+def _pick(x: Float[Tensor, "row d"], site: str, neuron: Optional[int]) -> Tensor:
+    if neuron is not None: check_index("neuron", neuron, x.shape[1], site)
     return (x if neuron is None else x[:, neuron]).float().cpu()
 
 # %% ../nbs/11_dataset.ipynb #767b9396
@@ -163,6 +164,8 @@ class ActivationDatasetGenerator:
                         f"{self.address.site} in {model_name(self.model)}")
 
 # %% ../nbs/11_dataset.ipynb #daf9c53e
+def _sidecar(path: Path) -> Path: return path.with_name(f"{path.name}.json")
+
 def _table_hash(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../nbs/11_dataset.ipynb #baf38a34
@@ -172,20 +175,21 @@ def _save(dataset: ActivationDataset, path: Path) -> Path:
     if path.suffix == ".csv": frame = frame.assign(tokens=[json.dumps(list(map(int, t))) for t in frame.tokens])
     with atomic_write(path) as table:  # the sidecar comes first: a table is never without one
         write_frame(table, frame)
-        write_json(path.with_suffix(".json"), dataset.about | dict(sha256=_table_hash(table)))
+        write_json(_sidecar(path), dataset.about | dict(sha256=_table_hash(table)))
     return path
 
 # %% ../nbs/11_dataset.ipynb #bfc1dfbc
 def _load(path: Path, model: Any) -> ActivationDataset:
     if not path.exists(): raise BadData(f"there is no data set {path}.")
-    about = read_json(path.with_suffix(".json"))
+    about = read_json(_sidecar(path))
     if about.get("format") != 1:
         raise BadData(f"{path} is of format {about.get('format')}, and this version reads format 1: make it anew.")
     if about.get("sha256") != _table_hash(path):
-        raise BadData(f"{path} is damaged: its contents are not those that {path.with_suffix('.json').name} "
+        raise BadData(f"{path} is damaged: its contents are not those that {_sidecar(path).name} "
                       "describes; remove it to have it made anew.")
     if model is not None: check_same_model(f"data set {path}", about["model"], describe(model))
     frame = read_frame(path, strings=["text", "split"])
+    if not set(COLUMNS) <= set(frame.columns): raise BadData(f"{path} lacks columns of a data set: remove it to have it made anew.")
     frame["tokens"] = [json.loads(t) if isinstance(t, str) else t.tolist() for t in frame.tokens]
     return ActivationDataset(frame[list(COLUMNS)], {k: v for k, v in about.items() if k != "sha256"})
 

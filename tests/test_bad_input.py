@@ -181,7 +181,7 @@ def test_an_unwritable_folder_is_refused(name, workplace, tmp_path, monkeypatch,
 @pytest.fixture
 def dataset(finished, tmp_path):
     "A copy of a run's data set: the table's path."
-    for name in ("dataset.parquet", "dataset.json"): shutil.copy2(finished / "out" / "datasets" / name, tmp_path)
+    for name in ("dataset.parquet", "dataset.parquet.json"): shutil.copy2(finished / "out" / "datasets" / name, tmp_path)
     return tmp_path / "dataset.parquet"
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_table_is_refused(damage, dataset):
 
 @pytest.mark.parametrize("content, words", [("{", "not readable JSON"), ('{"format": 7}', "format 7"), (None, "not readable JSON")])
 def test_a_damaged_sidecar_is_refused(content, words, dataset):
-    sidecar = dataset.with_suffix(".json")
+    sidecar = dataset.with_name(dataset.name + ".json")
     sidecar.unlink()
     if content: sidecar.write_text(content)
     assert_load_fails(dataset, words)
@@ -225,7 +225,7 @@ def test_a_data_set_of_another_model_is_refused(dataset):
 
 def another_model(path):
     "Make the data set that of a model with other weights."
-    sidecar = path.with_suffix(".json")
+    sidecar = path.with_name(path.name + ".json")
     about = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps(about | dict(model=about["model"] | dict(name="other", weights="0" * 16))))
 
