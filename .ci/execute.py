@@ -1,6 +1,7 @@
 """Execute notebooks top to bottom in a fresh kernel and store clean, small outputs: `python .ci/execute.py nbs/00_core.ipynb ...`.
 
-Cells under `#| eval: false` or a flag of `tst_flags` (such as `#| slow`) are not run and keep the outputs they have.
+Cells under `#| eval: false` or a flag of `tst_flags` (such as `#| slow`) are not run and keep the outputs they have;
+`RUN_FLAGS="slow"` in the environment runs those of that flag.
 A notebook whose cell fails is left as it was, and the exit code is 1.
 
 Figures are stored as they describe themselves (see `neural_introspection.viz.Figure`): as plotly's own data type, which JupyterLab
@@ -132,7 +133,7 @@ def execute(path, tst_flags):
 
 def main(args):
     "Execute every notebook named in `args`; 0 if all succeeded, else 1."
-    tst_flags, failed = set(get_config().tst_flags.split()), []
+    tst_flags, failed = set(get_config().tst_flags.split()) - set(os.environ.get("RUN_FLAGS", "").split()), []
     for path in map(Path, args):
         try: print(f"{path}: {execute(path.resolve(), tst_flags):.0f} s", flush=True)
         except (CellExecutionError, CellTimeoutError, DeadKernelError, BareFigure) as e:
