@@ -287,6 +287,12 @@ def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Pre
     return trainer, result, features
 
 # %% ../nbs/17_pipeline.ipynb #68edb348
+def _corpus_words(corpus: Corpus) -> str:
+    "How many texts from where, and how many empty lines were skipped."
+    empty = corpus.about.get("skipped_empty", 0)
+    return f"{len(corpus)} from {corpus.name}" + (f" ({empty} empty lines skipped)" if empty else "")
+
+# %% ../nbs/17_pipeline.ipynb #ea38f949
 def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: str, trainer: PredictorTrainer,
               training: TrainResult, features: Any) -> IntrospectionResult:
     "Scores on the test texts, with the baselines."
@@ -298,7 +304,7 @@ def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: s
     test = predictions[predictions.split == "test"]
     score = score_predictions(test.activation, test.predicted, test.group, seed=p.config.seed)
     about = dict(config=dataclasses.asdict(p.config), model=vars(describe(p.model)),
-                 corpus=f"{len(p.corpus)} from {p.corpus.name}", chosen=chosen, feature_site=predictor.feature_site)
+                 corpus=_corpus_words(p.corpus), chosen=chosen, feature_site=predictor.feature_site)
     return IntrospectionResult(dataset.address, leakage_label(predictor.feature_site, dataset.address.site), score,
                                baseline_scores(trainer, dataset, features),
                                predictions, training, plain(about), run.path)

@@ -79,7 +79,7 @@ def ridge_by_groups(
     folds: int = 5,
 ) -> tuple[Float[Tensor, "d"], float]:
     "(weights, penalty): the penalty with the smallest error over grouped folds, refitted on all rows."
-    z, y, fold = z.double(), y.double(), torch.as_tensor(fold_of(groups, folds), device=z.device)
+    z, y, fold = z.cpu().double(), y.cpu().double(), torch.as_tensor(fold_of(groups, folds))  # MPS has no float64
     gram, moment, error = z.T @ z, z.T @ y, 0.0
     for k in fold.unique():
         out = fold == k

@@ -32,9 +32,9 @@ SCORES: dict[str, Callable[[NeuronStats], Float[Tensor, "neuron"]]] = {
 }
 
 def neuron_scores(stats: NeuronStats, score: str = "quantile_range") -> Float[Tensor, "neuron"]:
-    "One of `SCORES` for every neuron; 0 where it is undefined. `BadInput` for an unknown one."
+    "One of `SCORES` for every neuron, on the CPU; 0 where it is undefined. `BadInput` for an unknown one."
     if score not in SCORES: raise BadInput(f"score {score!r} is unknown: choose one of {', '.join(SCORES)}.")
-    return SCORES[score](stats).double().nan_to_num(0, 0, 0)
+    return SCORES[score](stats).cpu().double().nan_to_num(0, 0, 0)
 
 # %% ../nbs/10_scanner.ipynb #93be71fe
 def available_scores(stats: NeuronStats) -> list[str]:

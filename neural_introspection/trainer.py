@@ -127,6 +127,7 @@ class _TrainingState:
     "Everything that changes during training, and its checkpoint."
     def __init__(self, trainer: PredictorTrainer, table: TrainingTable):
         self.trainer, self.table, self.head = trainer, table, trainer.predictor.head
+        self.identity = _identity(trainer, table) if trainer.folder else None
         self.epoch, self.best_epoch, self.history, self.resumed_from = 0, 0, [], None
         _start(self.head, table, trainer.start)
         self.device = self.head.linear.weight.device
@@ -208,7 +209,7 @@ def _save(state: _TrainingState) -> None:
     tensors = {f"head/{k}": v for k, v in state.head.state_dict().items()}
     tensors |= {f"best/{k}": v for k, v in state.best.items()}
     tensors |= {f"optimizer/{k}": v for k, v in optimizer_tensors(state.optimizer.optimizer, _named(state)).items()}
-    write_tensors(path, tensors, dict(identity=_identity(state.trainer, state.table), epoch=state.epoch,
+    write_tensors(path, tensors, dict(identity=state.identity, epoch=state.epoch,
                                       best_epoch=state.best_epoch, history=state.history))
 
 # %% ../nbs/14_trainer.ipynb #20f174b9
@@ -216,7 +217,7 @@ def _resume(state: _TrainingState) -> None:
     if not (path := _checkpoint(state)) or not path.exists(): return
     try: tensors, about = read_tensors(path)
     except BadData: return
-    if about.get("identity") != _identity(state.trainer, state.table): return
+    if about.get("identity") != state.identity: return
     part = lambda name: {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     device = state.head.linear.weight.device
     state.head.load_state_dict(part("head"))
