@@ -30,7 +30,7 @@ from typing import Any, Callable, Iterable, Iterator, Literal, Optional
 # %% auto #0
 __all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound', 'BadTexts',
            'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled', 'expect_error', 'require', 'site_name',
-           'NeuronAddress', 'site_layer', 'check_index', 'seed_everything', 'device_parity', 'pick_device',
+           'NeuronAddress', 'site_layer', 'Target', 'check_index', 'seed_everything', 'device_parity', 'pick_device',
            'atomic_write', 'half_written', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors',
            'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option',
            'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress',
@@ -142,6 +142,53 @@ def site_layer(site: str) -> Optional[int]:
     "The block index in a dotted site name, or None if the site is in no block."
     found = re.match(r"blocks\.(\d+)\.", site)
     return int(found[1]) if found else None
+
+# %% ../nbs/00_core.ipynb #10c73042
+@dataclass(frozen=True)
+class Target:
+    "What is predicted: neurons of one site, or the norm of the site's vector. Prints as `site[7]`, `site[1,2,3]`, `site[norm]`."
+    site: str
+    neurons: Optional[tuple[int, ...]]   # None: the norm
+
+    def __post_init__(self):
+        if self.neurons is not None and not 0 < len(set(self.neurons)) == len(self.neurons):
+            raise BadAddress(f"neurons {','.join(map(str, self.neurons))} of {self.site} must be at least one, and each once.")
+
+    def __str__(self) -> str: return f"{self.site}[{'norm' if self.neurons is None else ','.join(map(str, self.neurons))}]"
+    def __len__(self) -> int: return 1 if self.neurons is None else len(self.neurons)
+
+    @classmethod
+    def of(cls, what: str | NeuronAddress | Target) -> Target:
+        "The target itself, or the one that an address or a text names; `BadAddress` if none does."
+        return what if isinstance(what, Target) else _parse_target(str(what))
+
+    @property
+    def columns(self) -> list[str]:
+        "The names of its values in tables: `activation`, or `activation_7` and so on for several neurons."
+        return ["activation"] if len(self) == 1 else [f"activation_{n}" for n in self.neurons]
+
+    @property
+    def addresses(self) -> list[NeuronAddress]:
+        "Its neurons; none for the norm."
+        return [NeuronAddress(self.site, n) for n in self.neurons or ()]
+
+    @property
+    def layer(self) -> Optional[int]: return site_layer(self.site)
+
+    @property
+    def layer_type(self) -> Optional[str]: return NeuronAddress(self.site, 0).layer_type
+
+    def values(self, x: Any) -> Any:
+        "Its values in activations `[row, d]` of the site: `[row, target]`."
+        return x.norm(dim=-1, keepdim=True) if self.neurons is None else x[..., list(self.neurons)]
+
+# %% ../nbs/00_core.ipynb #83e815cc
+def _parse_target(text: str) -> Target:
+    found = re.fullmatch(r"(\S+)\[(norm|\d+(?:,\d+)*)\]", text.strip())
+    if not found:
+        raise BadAddress(f"{text!r} is not a target: write it like blocks.6.mlp.hook_post[500], blocks.6.mlp.hook_post[1,2,3] "
+                         "or blocks.6.hook_resid_post[norm].")
+    return Target(found[1], None if found[2] == "norm" else tuple(map(int, found[2].split(","))))
 
 # %% ../nbs/00_core.ipynb #bf8aa6b5
 def check_index(

@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from .core import (BadAddress, BadInput, BadTexts, ModelNotFound, check_index, pick_device,
-                                       site_name, weight_hash)
+from torch import Tensor, nn
+from .core import (BadAddress, BadData, BadInput, BadTexts, ModelNotFound, check_index, pick_device,
+                                       site_layer, site_name, weight_hash)
 
 # %% auto #0
-__all__ = ['DTYPES', 'PREFLIGHT_TEXTS', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder', 'cache_folder',
-           'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'ModelInfo', 'model_name', 'model_hash',
-           'describe', 'model_device', 'layer_width', 'check_layer', 'check_neuron', 'TokenBatch', 'encode',
-           'longest_text', 'bos_id', 'token_batch', 'token_batches', 'Preflight', 'preflight', 'fetch_smollm2']
+__all__ = ['DTYPES', 'COMPONENTS', 'PREFLIGHT_TEXTS', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder',
+           'cache_folder', 'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'ModelInfo', 'model_name',
+           'model_hash', 'describe', 'model_device', 'layer_width', 'check_layer', 'check_neuron', 'named_weights',
+           'weight_place', 'with_weights', 'TokenBatch', 'encode', 'longest_text', 'bos_id', 'token_batch',
+           'token_batches', 'Preflight', 'preflight', 'fetch_smollm2']
 
 # %% ../nbs/01_models.ipynb #2b0ab96d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -217,6 +218,48 @@ def check_neuron(model: Any, layer_type: str, layer: int, neuron: int) -> None:
     check_layer(model, layer)
     check_index("neuron", neuron, layer_width(model, layer_type),
                 f"{site_name(layer_type, layer)} in {model_name(model)}")
+
+# %% ../nbs/01_models.ipynb #aaf49b9d
+def named_weights(model: Any) -> dict[str, nn.Parameter]:
+    "Every weight by name, such as `blocks.3.attn.q.weight` or `embed.weight`; a shared one once, by its first name."
+    blocks = lambda part: [(f"blocks.{i}", block) for i, block in enumerate(part)]
+    parts = [pair for name, part in model.named_children() for pair in (blocks(part) if name == "blocks" else [(name, part)])]
+    found = {f"{name}.{key.replace('_original_component.', '')}": p
+             for name, part in parts for key, p in part.named_parameters()}
+    first = {id(p): name for name, p in reversed(found.items())}
+    return {name: p for name, p in found.items() if first[id(p)] == name}
+
+# %% ../nbs/01_models.ipynb #d3479e1c
+COMPONENTS = ("attention", "mlp", "embeddings", "norms")
+
+def weight_place(name: str) -> tuple[Optional[int], str]:
+    "(block or None, one of `COMPONENTS`) of a weight's name."
+    module = name.split(".", 2)[2] if name.startswith("blocks.") else name
+    layer = site_layer(name)
+    if "norm" in module or module.startswith("ln"): return layer, "norms"
+    if layer is None: return None, "embeddings"
+    return layer, "attention" if module.startswith(("attn", "self_attn", "attention")) else "mlp"
+
+# %% ../nbs/01_models.ipynb #5d236855
+@contextlib.contextmanager
+def with_weights(
+    model: Any,
+    weights: dict[str, Tensor],  # by the names of `named_weights`; {} changes nothing
+) -> Iterator[Any]:
+    "Within the block the model has these weights; `BadData` if a name or shape is not the model's."
+    named = named_weights(model) if weights else {}
+    for name, w in weights.items():
+        if name not in named or named[name].shape != w.shape:
+            raise BadData(f"weight {name} {tuple(w.shape)} does not fit {model_name(model)}.")
+    own = {name: named[name].detach().clone() for name in weights}
+    try:
+        _copy_weights(named, weights)
+        yield model
+    finally: _copy_weights(named, own)
+
+@torch.no_grad()
+def _copy_weights(named: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> None:
+    for name, w in weights.items(): named[name].copy_(w)
 
 # %% ../nbs/01_models.ipynb #b75c2937
 @dataclass(frozen=True)
