@@ -4,27 +4,108 @@
 
 # %% ../nbs/15_card.ipynb #cf36cca1
 from __future__ import annotations
+import contextlib
 import dataclasses
-from dataclasses import dataclass
-from typing import Optional
+import html
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from .core import BadData, site_layer
-from .dataset import ActivationDataset
-from .predictor import ActivationPredictor
-from .trainer import PredictorTrainer
+from .capture import activation_batches, edit
+from .core import (BadData, BadInput, Target, plain, progress, read_frame, read_json, read_tensors, site_layer,
+                                       site_name, weight_hash, write_frame, write_json, write_tensors)
+from .dataset import ActivationDataset, collect_activations, text_hash
+from .models import (encode, longest_text, model_device, model_hash, model_name, token_batch,
+                                         token_batches, with_weights)
+from .predictor import ActivationPredictor, Bins, Head
+from .texts import group_texts, leaked_share
+from .trainer import PredictorTrainer, Trainable, TrainResult, Unfreezing, _put, _seeded, _TrainingState
 
 # %% auto #0
-__all__ = ['LEAKAGE', 'Score', 'varies', 'r_squared', 'score_predictions', 'leakage_label', 'token_means', 'shuffle_targets',
-           'own_token', 'baseline_scores', 'predict_rows']
+__all__ = ['METRICS', 'LEAKAGE', 'VERDICTS', 'DECISION', 'SHUFFLES', 'TASKS', 'Resamples', 'resamples', 'varies', 'r_squared',
+           'accuracy', 'interval', 'Score', 'score_predictions', 'Difference', 'difference', 'ClassScore', 'score_bins',
+           'confusion', 'confusion_figure', 'leakage_label', 'own_token', 'token_means', 'simple_guess', 'fit_control',
+           'predict_rows', 'control_rows', 'shuffle_targets', 'input_features', 'random_twin', 'twin_features',
+           'token_ends', 'matching_tokens', 'relative_layer', 'other_features', 'without_own_output', 'control_task',
+           'seen_tokens', 'selectivity', 'language_drift', 'changed_site', 'dead_share', 'Check', 'verdict_of',
+           'split_checks', 'Case', 'fixed_run', 'control_makers', 'control_predictions', 'Compared', 'compare',
+           'luckiest', 'measure_selectivity', 'measure_change', 'std_ratios', 'beat_checks', 'selectivity_check',
+           'score_checks', 'own_output_check', 'change_checks', 'IntrospectionCard', 'make_card', 'neuron_frame',
+           'best_baseline', 'card_table']
 
 # %% ../nbs/15_card.ipynb #4bb19e3c
 @dataclass(frozen=True)
+class Resamples:
+    "How often each group is drawn in each of some resamples; in the first, every group once."
+    counts: Float[np.ndarray, "draw group"]
+    group: Int[np.ndarray, "row"]
+
+    def totals(self, x: Float[np.ndarray, "row k"]) -> Float[np.ndarray, "draw k"]:
+        "Sums over rows, each counted as often as its group was drawn."
+        sums = np.zeros((self.counts.shape[1], x.shape[1]))
+        np.add.at(sums, self.group, x)
+        return self.counts @ sums
+
+def resamples(groups: Shaped[np.ndarray, "row"], draws: int = 1000, seed: int = 0) -> Resamples:
+    "Draws of as many groups as there are, with replacement; the same for the same groups and seed."
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1/len(names)), draws)
+    return Resamples(np.vstack([np.ones(len(names)), drawn]), group)
+
+# %% ../nbs/15_card.ipynb #5a8a54a3
+def varies(values: Float[np.ndarray, "row"]) -> bool:
+    "Whether values differ by more than float32 rounding."
+    return bool(np.ptp(values) > 1e-6 * max(1.0, float(np.abs(values).max())))
+
+def _columns(values: Any) -> Float[np.ndarray, "row target"]:
+    x = np.asarray(values, float)
+    return x[:, None] if x.ndim == 1 else x
+
+def _mean_known(x: Float[np.ndarray, "draw target"]) -> Float[np.ndarray, "draw"]:
+    "The mean over targets that have a number; NaN if none has."
+    known = np.isfinite(x)
+    return np.where(known, x, 0).sum(1)/np.where(known.any(1), known.sum(1), np.nan)
+
+# %% ../nbs/15_card.ipynb #419c4ce5
+def r_squared(
+    actual: Float[np.ndarray, "row target"],
+    predicted: Float[np.ndarray, "row target"],
+    sample: Resamples,
+    keep: Optional[Bool[np.ndarray, "row"]] = None,   # rows that count; all by default
+) -> Float[np.ndarray, "draw"]:
+    "R² in each resample, the mean over targets; NaN where the actual values do not vary."
+    actual, predicted = _columns(actual), _columns(predicted)
+    keep = np.ones(len(actual)) if keep is None else np.asarray(keep, float)
+    y, k = actual - np.average(actual, axis=0, weights=keep), keep[:, None]
+    n, total, squares, error = (sample.totals(x * k) for x in (k, y, y**2, (actual - predicted)**2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = squares - total**2/n
+        dull = [not varies(column[keep > 0]) for column in actual.T] | (spread <= 1e-12 * squares[:1])
+        return _mean_known(np.where(dull, np.nan, 1 - error/spread))
+
+def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "row target"], sample: Resamples,
+             keep: Optional[Bool[np.ndarray, "row"]] = None) -> Float[np.ndarray, "draw"]:
+    "The share of rows in the right bin, in each resample."
+    keep = np.ones((len(actual), 1)) if keep is None else _columns(keep)
+    hit, n = sample.totals((_columns(actual) == _columns(predicted)) * keep), sample.totals(keep)
+    return (hit/np.where(n > 0, n, np.nan)).mean(1)
+
+METRICS = {"R²": r_squared, "accuracy": accuracy}
+
+def interval(sample: Float[np.ndarray, "draw"]) -> tuple[float, float]:
+    "The middle 95 % of all resamples but the first; NaN if there are none."
+    known = sample[1:][np.isfinite(sample[1:])]
+    return tuple(map(float, np.quantile(known, [.025, .975]))) if len(known) else (float("nan"), float("nan"))
+
+# %% ../nbs/15_card.ipynb #425fe795
+@dataclass(frozen=True)
 class Score:
-    "How well values were predicted."
+    "How well values were predicted; of several targets, the mean over them."
     r2: float         # 1 - squared error / squared deviation from the mean of these values
     r2_low: float     # 95 % interval, resampling groups
     r2_high: float
@@ -33,41 +114,112 @@ class Score:
     rows: int
     groups: int
 
-# %% ../nbs/15_card.ipynb #5a8a54a3
-def varies(values: Float[np.ndarray, "row"]) -> bool:
-    "Whether values differ by more than float32 rounding."
-    return bool(np.ptp(values) > 1e-6 * max(1.0, float(np.abs(values).max())))
+    metric = "R²"
+    @property
+    def value(self) -> float: return self.r2
+    @property
+    def low(self) -> float: return self.r2_low
+    @property
+    def high(self) -> float: return self.r2_high
 
-def r_squared(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"],
-              weight: Optional[Float[np.ndarray, "row"]] = None) -> float:
-    "R² of (weighted) rows; NaN if the actual values do not vary."
-    w = np.ones(len(actual)) if weight is None else weight
-    if not varies(actual[w > 0]): return float("nan")
-    spread = (w * (actual - np.average(actual, weights=w))**2).sum()
-    return float(1 - (w * (actual - predicted)**2).sum()/spread)
+# %% ../nbs/15_card.ipynb #76efebaa
+def _enough(actual: Any) -> None:
+    if len(actual) < 2:
+        raise BadData(f"{len(actual)} rows are too few for a score: give more texts, or a larger test split.")
 
-# %% ../nbs/15_card.ipynb #419c4ce5
 def score_predictions(
-    actual: Float[np.ndarray, "row"],
-    predicted: Float[np.ndarray, "row"],
-    groups: Shaped[np.ndarray, "row"],   # rows of one group are resampled together
-    draws: int = 1000,                   # bootstrap resamples
+    actual: Float[np.ndarray, "row target"],      # or [row]
+    predicted: Float[np.ndarray, "row target"],
+    groups: Shaped[np.ndarray, "row"],            # rows of one group are resampled together
+    draws: int = 1000,                            # bootstrap resamples
     seed: int = 0,
 ) -> Score:
     "R² with its interval, Spearman and standardised error; `BadData` with fewer than two rows."
+    actual, predicted = _columns(actual), _columns(predicted)
+    _enough(actual)
+    sample = resamples(groups, draws, seed)
+    r2, pairs = r_squared(actual, predicted, sample), list(zip(actual.T, predicted.T))
+    ranks = np.mean([_rank_correlation(a, p) for a, p in pairs])
+    errors = [np.sqrt(((a - p)**2).mean())/a.std() if varies(a) else np.nan for a, p in pairs]
+    return Score(float(r2[0]), *interval(r2), float(ranks), float(_mean_known(np.array([errors]))[0]), len(actual), sample.counts.shape[1])
+
+def _rank_correlation(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"]) -> float:
     from scipy.stats import rankdata
-    actual, predicted = np.asarray(actual, float), np.asarray(predicted, float)
-    if len(actual) < 2:
-        raise BadData(f"{len(actual)} rows are too few for a score: give more texts, or a larger test split.")
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1/len(names)), draws)
-    sample = np.array([r_squared(actual, predicted, c[group]) for c in counts if (c[group] > 0).sum() > 1])
-    low, high = np.nanquantile(sample, [.025, .975]) if np.isfinite(sample).any() else (np.nan, np.nan)
-    ranked = varies(actual) and varies(predicted)
-    ranks = np.corrcoef(rankdata(actual), rankdata(predicted))[0, 1] if ranked else 0.0
-    error = np.sqrt(((actual - predicted)**2).mean())/actual.std() if varies(actual) else float("nan")
-    return Score(r_squared(actual, predicted), float(low), float(high), float(ranks), float(error),
-                 len(actual), len(names))
+    if not (varies(actual) and varies(predicted)): return 0.0
+    return float(np.corrcoef(rankdata(actual), rankdata(predicted))[0, 1])
+
+# %% ../nbs/15_card.ipynb #591717f4
+@dataclass(frozen=True)
+class Difference:
+    "One score minus another, on the same resamples."
+    value: float
+    low: float     # 95 % interval
+    high: float
+
+    @property
+    def beats(self) -> bool: return bool(self.low > 0)
+
+def difference(
+    actual: Shaped[np.ndarray, "row target"],
+    a: Shaped[np.ndarray, "row target"],       # predictions
+    b: Shaped[np.ndarray, "row target"],       # others, for the same rows
+    groups: Shaped[np.ndarray, "row"],
+    metric: str = "R²",                        # a key of `METRICS`
+    draws: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    "The score of `a` minus that of `b`, with a paired bootstrap interval over groups."
+    sample = resamples(groups, draws, seed)
+    gap = METRICS[metric](actual, a, sample) - METRICS[metric](actual, b, sample)
+    return Difference(float(gap[0]), *interval(gap))
+
+# %% ../nbs/15_card.ipynb #8faed8dc
+@dataclass(frozen=True)
+class ClassScore:
+    "How well bins were predicted."
+    accuracy: float
+    accuracy_low: float    # 95 % interval, resampling groups
+    accuracy_high: float
+    macro_f1: float        # mean F1 over the bins that occur
+    ordinal_error: float   # mean |bin - predicted bin|
+    rows: int
+    groups: int
+
+    metric = "accuracy"
+    @property
+    def value(self) -> float: return self.accuracy
+    @property
+    def low(self) -> float: return self.accuracy_low
+    @property
+    def high(self) -> float: return self.accuracy_high
+
+# %% ../nbs/15_card.ipynb #2ab463ff
+def score_bins(
+    actual: Int[np.ndarray, "row"],
+    predicted: Int[np.ndarray, "row"],
+    groups: Shaped[np.ndarray, "row"],
+    draws: int = 1000,
+    seed: int = 0,
+) -> ClassScore:
+    "Accuracy with its interval, macro-F1 and ordinal error; `BadData` with fewer than two rows."
+    from sklearn.metrics import f1_score
+    actual, predicted = np.asarray(actual).ravel().astype(int), np.asarray(predicted).ravel().astype(int)
+    _enough(actual)
+    sample = resamples(groups, draws, seed)
+    hits = accuracy(actual, predicted, sample)
+    f1 = f1_score(actual, predicted, labels=np.unique(actual), average="macro", zero_division=0)
+    return ClassScore(float(hits[0]), *interval(hits), float(f1), float(np.abs(actual - predicted).mean()), len(actual), sample.counts.shape[1])
+
+def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"], n: int) -> pd.DataFrame:
+    "How many rows of each actual bin (row) were predicted to be in each bin (column)."
+    from sklearn.metrics import confusion_matrix
+    counts = confusion_matrix(np.ravel(actual).astype(int), np.ravel(predicted).astype(int), labels=range(n))
+    return pd.DataFrame(counts, pd.RangeIndex(n, name="bin"), pd.RangeIndex(n, name="predicted"))
+
+def confusion_figure(table: pd.DataFrame) -> Any:
+    "The confusion matrix as a heat map."
+    from neural_introspection.viz import heat_map
+    return heat_map(table.to_numpy(), table.index, table.columns, "Confusion", "predicted bin", "actual bin", "rows")
 
 # %% ../nbs/15_card.ipynb #6cb5d0e6
 LEAKAGE = {
@@ -99,62 +251,660 @@ def leakage_label(feature_site: str, target_site: str) -> str:
     return "upstream" if feature < target else "downstream"
 
 # %% ../nbs/15_card.ipynb #5c71cbb2
-def token_means(
-    train_tokens: Shaped[np.ndarray, "row"],     # last token id of each training row
-    train_values: Float[np.ndarray, "row"],
-    tokens: Shaped[np.ndarray, "other"],         # rows to predict
-    shrink: float = 1.0,                         # how many rows the overall mean counts for
-) -> Float[np.ndarray, "other"]:
-    "Each token's mean in training, shrunk to the overall mean (which an unseen token gets)."
-    table = pd.DataFrame(dict(token=train_tokens, value=train_values)).groupby("token").value.agg(["sum", "count"])
-    mean = float(np.mean(train_values))
-    means = (table["sum"] + shrink * mean)/(table["count"] + shrink)
-    return pd.Series(tokens).map(means).fillna(mean).to_numpy(float)
-
-# %% ../nbs/15_card.ipynb #98c996df
-def shuffle_targets(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:
-    "The data set with activations permuted within training and validation; test rows keep theirs."
-    frame, rng = dataset.frame.copy(), np.random.default_rng(seed)
-    for split in ("train", "val"):
-        rows = np.flatnonzero(frame.split == split)
-        frame.iloc[rows, frame.columns.get_loc("activation")] = frame.activation.to_numpy()[rng.permutation(rows)]
-    return dataclasses.replace(dataset, frame=frame)
-
-# %% ../nbs/15_card.ipynb #8af10016
 def own_token(dataset: ActivationDataset, frame: pd.DataFrame) -> Shaped[np.ndarray, "row"]:
     "The token at which each row's activation was read."
     return np.array([tokens[position] for tokens, position in zip(frame.tokens, frame.position)])
 
-# %% ../nbs/15_card.ipynb #0fab69e7
-def baseline_scores(
-    trainer: PredictorTrainer,                 # how the head itself was trained
-    dataset: ActivationDataset,
-    features: Float[Tensor, "row d_model"],
-    split: str = "test",
-    shuffles: int = 5,                         # heads trained on shuffled targets
-) -> dict[str, Score]:
-    """Scores on a split of `mean`, `last token` and `shuffled targets`: of several heads trained as the real one was,
-    the luckiest."""
-    train, part = dataset.part("train"), dataset.part(split)
-    values, actual = train.activation.to_numpy(), part.activation.to_numpy()
-    score = lambda guess: score_predictions(actual, guess, part.group.to_numpy(), seed=trainer.seed)
-    blind = [score(_shuffled_head(trainer, dataset, features, split, trainer.seed + i)) for i in range(shuffles)]
-    by_token = token_means(own_token(dataset, train), values, own_token(dataset, part))
-    return {"mean": score(np.full(len(part), values.mean())), "last token": score(by_token),
-            "shuffled targets": max(blind, key=lambda s: s.r2)}
+def token_means(
+    train_tokens: Shaped[np.ndarray, "row"],          # token id of each training row
+    train_values: Float[np.ndarray, "row target"],
+    tokens: Shaped[np.ndarray, "other"],              # of the rows to predict
+    shrink: float = 1.0,                              # how many rows the overall mean counts for
+) -> Float[np.ndarray, "other target"]:
+    "Each token's mean in training, shrunk to the overall mean (which an unseen token gets)."
+    values = _columns(train_values)
+    known, row = np.unique(train_tokens, return_inverse=True)
+    sums, count = np.zeros((len(known) + 1, values.shape[1])), np.append(np.bincount(row), 0)[:, None]
+    np.add.at(sums, row, values)
+    means = (sums + shrink * values.mean(0))/(count + shrink)
+    place = np.searchsorted(known, tokens).clip(max=len(known) - 1)
+    return means[np.where(known[place] == tokens, place, len(known))]
 
-def _shuffled_head(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
-                   split: str, seed: int) -> Float[np.ndarray, "part"]:
-    "Predictions of a head trained on shuffled targets."
-    p = trainer.predictor
-    blind = ActivationPredictor(p.model, p.address, p.feature_layer, p.token_pos)
-    dataclasses.replace(trainer, predictor=blind, folder=None).fit(shuffle_targets(dataset, seed), features)
-    return predict_rows(blind, dataset, features, split)
+# %% ../nbs/15_card.ipynb #c6fe2297
+def simple_guess(
+    dataset: ActivationDataset,
+    bins: Optional[Bins] = None,
+    by_token: bool = False,        # whether the token at the position may be used
+    split: str = "test",
+) -> Float[np.ndarray, "part target"]:
+    "What the training rows say without any feature: the mean, or the most frequent bin."
+    train, part, values = dataset.part("train"), dataset.part(split), dataset.values("train")
+    y = np.eye(bins.n)[bins.of(values[:, 0])] if bins else values
+    tokens = (own_token(dataset, train), own_token(dataset, part)) if by_token else (np.zeros(len(train)), np.zeros(len(part)))
+    guess = token_means(tokens[0], y, tokens[1])
+    return guess.argmax(1)[:, None].astype(float) if bins else guess
+
+# %% ../nbs/15_card.ipynb #8af10016
+def fit_control(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"]) -> Head:
+    "A fresh head of the same kind, trained with the same settings on these features."
+    p, before = trainer.predictor, trainer.predictor.head
+    with _seeded(trainer.seed):
+        head = Head(features.shape[1], before.targets, before.hidden, before.bins)
+        control = dataclasses.replace(trainer, predictor=dataclasses.replace(p, head=head, weights={}), folder=None,
+                                      unfreeze=Unfreezing(), track_gradients=False, track_activations=False)
+        state = _TrainingState(control, dataset, features, Trainable({}, dict))
+        for epoch in range(1, trainer.epochs + 1):
+            if state.exhausted: break
+            state.run_epoch(epoch)
+    _put(state, state.best)
+    return head
+
+# %% ../nbs/15_card.ipynb #0fab69e7
+@torch.no_grad()
+def _apply(head: Head, features: Float[Tensor, "row d"]) -> Float[np.ndarray, "row target"]:
+    return head(features.to(head.linear.weight.device)).cpu().double().numpy()
+
+def _rows(dataset: ActivationDataset, split: str) -> Int[Tensor, "part"]:
+    return torch.as_tensor(np.flatnonzero(dataset.frame.split == split))
+
+def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
+                 split: str) -> Float[np.ndarray, "part target"]:
+    "The head's predictions (with bins: the bin) for the rows of a split."
+    return _apply(predictor.head, features[_rows(dataset, split)])
+
+def control_rows(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"],
+                 split: str = "test") -> Float[np.ndarray, "part target"]:
+    "What a control head predicts for the rows of a split."
+    return _apply(fit_control(trainer, dataset, features), features[_rows(dataset, split)])
 
 # %% ../nbs/15_card.ipynb #3a942431
+def shuffle_targets(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:
+    "The data set with values permuted within training and validation; test rows keep theirs."
+    values, rng = dataset.values().copy(), np.random.default_rng(seed)
+    for split in ("train", "val"):
+        rows = np.flatnonzero(dataset.frame.split == split)
+        values[rows] = values[rng.permutation(rows)]
+    return dataset.with_values(values)
+
+# %% ../nbs/15_card.ipynb #87063385
 @torch.no_grad()
-def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
-                 split: str) -> Float[np.ndarray, "part"]:
-    "The head's predictions for the rows of a split."
-    rows = torch.as_tensor(np.flatnonzero(dataset.frame.split == split))
-    return predictor.head(features[rows].to(predictor.head.linear.weight.device)).cpu().double().numpy()
+def input_features(model: Any, dataset: ActivationDataset) -> Float[Tensor, "row d"]:
+    "For each row: own embedding, mean embedding so far, log of the position."
+    table, rows = model.W_E.float().cpu(), []
+    for _, text in dataset.frame.groupby("index", sort=True):
+        position = torch.as_tensor(text.position.to_numpy(copy=True))
+        embedded = table[torch.as_tensor(np.asarray(text.tokens.iloc[0]))]
+        so_far = embedded.cumsum(0)/torch.arange(1, len(embedded) + 1)[:, None]
+        rows.append(torch.cat([embedded[position], so_far[position], (position + 1).log()[:, None]], 1))
+    return torch.cat(rows)
+
+# %% ../nbs/15_card.ipynb #92f22be2
+def random_twin(model: Any, seed: int = 0) -> Any:
+    "The model's architecture and tokenizer with freshly initialised weights."
+    from transformers import AutoModelForCausalLM
+    from transformer_lens.model_bridge import TransformerBridge
+    device, dtype = model_device(model), next(model.parameters()).dtype
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = AutoModelForCausalLM.from_config(model.original_model.config).to(device, dtype)
+        twin = TransformerBridge.boot_transformers(model.cfg.model_name, hf_model=fresh, tokenizer=model.tokenizer,
+                                                   device=str(device), dtype=dtype)
+    return twin.eval().requires_grad_(False)
+
+def twin_features(predictor: ActivationPredictor, dataset: ActivationDataset, seed: int = 0,
+                  folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
+    "The features that the random twin has at the same layer and positions."
+    twin = dataclasses.replace(predictor, model=random_twin(predictor.model, seed), head=None, weights={})
+    return twin.features(dataset.texts, folder)
+
+# %% ../nbs/15_card.ipynb #450104d9
+def token_ends(model: Any, texts: Sequence[str]) -> list[Int[np.ndarray, "token"]]:
+    "Where each of a text's own tokens ends, in characters."
+    if not model.tokenizer.is_fast: raise BadInput(f"{model_name(model)} has no fast tokenizer, which tells where tokens end.")
+    spans = model.tokenizer(list(texts), add_special_tokens=False, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+    return [np.array([end for _, end in row], dtype=int)[:longest_text(model)] for row in spans]
+
+def matching_tokens(ends: Int[np.ndarray, "row"], other: Int[np.ndarray, "token"]) -> Int[np.ndarray, "row"]:
+    "The other's last token that ends at or before each end; -1 if none does."
+    return np.searchsorted(np.maximum.accumulate(other), ends, side="right") - 1
+
+# %% ../nbs/15_card.ipynb #ff476735
+def relative_layer(layer: int, layers: int, other: int) -> int:
+    "The layer of a model with `other` layers that is as deep as `layer` of one with `layers`."
+    return max(0, round((layer + 1)/layers * other) - 1)
+
+def other_features(predictor: ActivationPredictor, dataset: ActivationDataset, other: Any) -> Float[Tensor, "row d_other"]:
+    "The other model's residual stream for each row; where it has no token that early, the mean of the others' rows."
+    texts, frame, p = dataset.texts, dataset.frame, predictor
+    text = np.unique(frame["index"].to_numpy(), return_inverse=True)[1]
+    own, others = token_ends(p.model, texts), token_ends(other, texts)
+    wanted = np.array([matching_tokens(own[t][[q]], others[t])[0] for t, q in zip(text, frame.position)])
+    site = site_name("resid_post", relative_layer(p.feature_layer, p.model.cfg.n_layers, other.cfg.n_layers))
+    found, codes = torch.zeros(len(frame), other.cfg.d_model), (text.astype(np.int64) << 32) + wanted
+    for b in activation_batches(other, texts, [site], "all", p.batch_size, "other model"):
+        code = ((b.text << 32) + b.position).numpy()
+        order = np.argsort(code)
+        place = np.searchsorted(code[order], codes).clip(max=len(code) - 1)
+        rows = np.flatnonzero((code[order][place] == codes) & (wanted >= 0))
+        found[torch.as_tensor(rows)] = b.values[site].float().cpu()[torch.as_tensor(order[place[rows]])]
+    if (wanted < 0).any(): found[torch.as_tensor(wanted < 0)] = found[torch.as_tensor(wanted >= 0)].mean(0)
+    return found
+
+# %% ../nbs/15_card.ipynb #733b08bb
+def without_own_output(predictor: ActivationPredictor, dataset: ActivationDataset,
+                       folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
+    "The features while the target's neurons are held at their training means; `BadInput` for a norm."
+    target, means = predictor.target, torch.tensor(dataset.values("train").mean(0))
+    if target.neurons is None: raise BadInput(f"{target} has no neurons of its own that could be held still.")
+    def hold(x):
+        x = x.clone()
+        x[..., list(target.neurons)] = means.to(x)
+        return x
+    with edit(predictor.model, {target.site: hold}): return predictor.features(dataset.texts, folder)
+
+# %% ../nbs/15_card.ipynb #7f6d1b69
+def control_task(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:
+    "The data set with a value for each token type, drawn from the training rows."
+    _, token = np.unique(own_token(dataset, dataset.frame), return_inverse=True)
+    train = dataset.values("train")
+    drawn = train[np.random.default_rng(seed).integers(len(train), size=token.max() + 1)]
+    return dataset.with_values(drawn[token])
+
+def seen_tokens(dataset: ActivationDataset, split: str = "test") -> Bool[np.ndarray, "part"]:
+    "Whether the token of each row occurs in training."
+    return np.isin(own_token(dataset, dataset.part(split)), own_token(dataset, dataset.part("train")))
+
+def selectivity(score: Float[np.ndarray, "draw"], tasks: Sequence[Float[np.ndarray, "draw"]], floor: float = 0) -> Difference:
+    "The score minus the mean of the control tasks', none of which counts for less than `floor`."
+    gap = score - np.mean([np.maximum(t, floor) for t in tasks], 0)
+    return Difference(float(gap[0]), *interval(gap))
+
+# %% ../nbs/15_card.ipynb #abd075aa
+@torch.no_grad()
+def language_drift(
+    model: Any,
+    weights: dict[str, Tensor],     # fine-tuned, by name
+    texts: Sequence[str],
+    batch_size: int = 16,
+) -> dict[str, float]:
+    "`kl`: mean KL(base || tuned) of the next-token distributions in nats; `perplexity_before` and `perplexity_after`."
+    ids, sums = encode(model, texts), np.zeros(3)
+    tokens = positions = 0
+    for group in progress(token_batches(model, ids, batch_size), "language drift", unit="batch"):
+        batch = token_batch(model, [ids[i] for i in group])
+        before = model(batch.ids).float().log_softmax(-1)
+        with with_weights(model, weights): after = model(batch.ids).float().log_softmax(-1)
+        next_ = batch.mask[:, 1:]
+        chosen = lambda logs: -logs[:, :-1][next_].gather(1, batch.ids[:, 1:][next_][:, None]).double().sum().item()
+        kl = (before.exp() * (before - after)).sum(-1)[batch.mask]
+        sums += kl.double().sum().item(), chosen(before), chosen(after)
+        positions, tokens = positions + int(batch.mask.sum()), tokens + int(next_.sum())
+    return dict(kl=sums[0]/positions, perplexity_before=float(np.exp(sums[1]/max(1, tokens))),
+                perplexity_after=float(np.exp(sums[2]/max(1, tokens))))
+
+# %% ../nbs/15_card.ipynb #cbc35553
+def changed_site(predictor: ActivationPredictor, texts: Sequence[str]) -> dict[str, Float[np.ndarray, "row target"]]:
+    """The target's values `current` (under the tuned weights), and the standard deviations of all neurons of its site
+    `before` and `after`, `[1, d]`."""
+    p, site = predictor, predictor.target.site
+    collect = lambda: collect_activations(p.model, texts, {site: None}, p.token_pos, p.batch_size).values[site].double()
+    before = collect()
+    with with_weights(p.model, p.weights): after = collect()
+    return dict(current=p.target.values(after).numpy(), before=before.std(0, keepdim=True, correction=0).numpy(),
+                after=after.std(0, keepdim=True, correction=0).numpy())
+
+def dead_share(before: Float[np.ndarray, "1 d"], after: Float[np.ndarray, "1 d"]) -> float:
+    "The share of a site's neurons (that varied before) whose standard deviation fell below 1 % of what it was."
+    lively = before > 0
+    return float((after[lively] < .01 * before[lively]).mean())
+
+# %% ../nbs/15_card.ipynb #e7a38943
+@dataclass(frozen=True)
+class Check:
+    "One question that was asked of a result."
+    name: str
+    value: Optional[float]
+    passed: Optional[bool]     # None: not measured
+    words: str                 # what was found
+
+    @property
+    def outcome(self) -> str: return {True: "passed", False: "FAILED", None: "not measured"}[self.passed]
+
+VERDICTS = {
+    "introspects": ("green", "The model's own representations predict this target, and no control explains it away."),
+    "not privileged": ("yellow", "It is predicted as well from an untrained twin or from another model: the access is not privileged."),
+    "trivial": ("orange", "It is predicted, but something simpler explains it: no look inside the model is needed."),
+    "leak": ("red", "The score is leakage: the answer was already in the features, or test texts were in training."),
+    "collapse": ("red", "Collapse, not introspection: training changed the neuron instead of predicting it."),
+    "no evidence": ("grey", "No evidence: the score cannot be told from chance."),
+}
+
+DECISION = (
+    ("leak", ("groups apart", "near-duplicates apart", "own output")),
+    ("collapse", ("spread kept", "original still predicted")),
+    ("no evidence", ("above zero", "beats shuffled targets", "losses agree")),
+    ("trivial", ("not its own input", "beats mean", "beats most frequent bin", "beats last token", "beats input only", "selective")),
+    ("not privileged", ("beats random twin", "beats other model")),
+)
+
+def verdict_of(checks: Sequence[Check]) -> str:
+    "A key of `VERDICTS`: the first in `DECISION` with a failed check; `introspects` if none failed."
+    failed = {c.name for c in checks if c.passed is False}
+    return next((verdict for verdict, names in DECISION if failed & set(names)), "introspects")
+
+# %% ../nbs/15_card.ipynb #6b51b1db
+def split_checks(dataset: ActivationDataset) -> list[Check]:
+    "`groups apart` and `near-duplicates apart` (at most 1 % of the test texts have one on the other side)."
+    texts = dataset.frame.drop_duplicates("index")
+    side = np.where(texts.split == "test", "test", "train")   # validation texts choose the epoch: they are not unseen
+    both = len(set(texts.group[side == "test"]) & set(texts.group[side == "train"]))
+    share = leaked_share(group_texts(texts.text.tolist()), side)
+    return [Check("groups apart", both, both == 0, f"{both} groups of texts stand on both sides of the split"),
+            Check("near-duplicates apart", share, share <= .01, f"{share:.1%} of the test texts have a near-duplicate in training")]
+
+# %% ../nbs/15_card.ipynb #027914b1
+SHUFFLES, TASKS = 5, 3     # heads trained on shuffled targets, and on control tasks
+
+@dataclass(frozen=True)
+class Case:
+    "A trained head and what it is judged on."
+    trainer: PredictorTrainer
+    training: TrainResult
+    dataset: ActivationDataset
+    base_features: Float[Tensor, "row d_model"]   # of the base model
+    features: Float[Tensor, "row d_model"]        # what the head reads: those of the tuned model, if it was tuned
+    other_model: Any = None
+    seed: int = 0
+    draws: int = 1000
+    folder: Optional[Path] = None
+
+    @property
+    def predictor(self) -> ActivationPredictor: return self.trainer.predictor
+    @property
+    def bins(self) -> Optional[Bins]: return self.predictor.head.bins
+    @property
+    def metric(self) -> str: return "accuracy" if self.bins else "R²"
+    @property
+    def leakage(self) -> str: return leakage_label(self.predictor.feature_site, self.predictor.target.site)
+    @property
+    def groups(self) -> Shaped[np.ndarray, "row"]: return self.dataset.part("test").group.to_numpy()
+
+    def outcome(self, values: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "row target"]:
+        "The values, or their bins."
+        return self.bins.of(values[:, 0])[:, None].astype(float) if self.bins else values
+
+    @property
+    def actual(self) -> Float[np.ndarray, "row target"]: return self.outcome(self.dataset.values("test"))
+
+    def score(self, predicted: Float[np.ndarray, "row target"]) -> Score | ClassScore:
+        return (score_bins if self.bins else score_predictions)(self.actual, predicted, self.groups, self.draws, self.seed)
+
+    def minus(self, a: Float[np.ndarray, "row target"], b: Float[np.ndarray, "row target"]) -> Difference:
+        return difference(self.actual, a, b, self.groups, self.metric, self.draws, self.seed)
+
+    def sample(self, predicted: Float[np.ndarray, "row target"], actual: Any = None, keep: Any = None) -> Float[np.ndarray, "draw"]:
+        "The metric in each resample."
+        again = resamples(self.groups, self.draws, self.seed)
+        return METRICS[self.metric](self.actual if actual is None else actual, predicted, again, keep)
+
+# %% ../nbs/15_card.ipynb #375f637d
+def fixed_run(case: Case) -> Float[np.ndarray, "part target"]:
+    "Predictions of the same unfrozen training with targets held at their original values."
+    t, p, before = case.trainer, case.predictor, case.predictor.head
+    fresh = dataclasses.replace(p, head=Head(before.feature_mean.numel(), before.targets, before.hidden, before.bins), weights={})
+    dataclasses.replace(t, predictor=fresh, moving_target=False, folder=case.folder and case.folder/"fixed",
+                        track_gradients=False, track_activations=False).fit(case.dataset, case.base_features)
+    return predict_rows(fresh, case.dataset, fresh.features(case.dataset.texts), "test")
+
+def control_makers(case: Case) -> dict[str, Callable[[], Float[np.ndarray, "part target"]]]:
+    "Every control that this case needs, by name: a function that gives its predictions for the test rows."
+    t, d, x, p = case.trainer, case.dataset, case.features, case.predictor
+    head = lambda features, dataset=d: control_rows(t, dataset, features)
+    makers = {"most frequent bin" if case.bins else "mean": lambda: simple_guess(d, case.bins),
+              "last token": lambda: simple_guess(d, case.bins, by_token=True),
+              "input only": lambda: head(input_features(p.model, d)),
+              **{f"shuffled {i}": lambda i=i: head(x, shuffle_targets(d, case.seed + i)) for i in range(SHUFFLES)},
+              "random twin": lambda: head(twin_features(p, d, case.seed, case.folder and case.folder/"twin"))}
+    if case.other_model is not None: makers["other model"] = lambda: head(other_features(p, d, case.other_model))
+    if p.weights: makers["frozen head"] = lambda: head(case.base_features)
+    if case.training.moving: makers["fixed targets"] = lambda: fixed_run(case)
+    if case.leakage == "downstream" and p.target.neurons: makers["own output removed"] = lambda: head(without_own_output(p, d))
+    return makers | {f"control task {i}": lambda i=i: head(x, control_task(d, case.seed + i)) for i in range(TASKS)}
+
+# %% ../nbs/15_card.ipynb #b94d798a
+def _identity(case: Case) -> dict:
+    "What the controls depend on."
+    p, frame, t = case.predictor, case.dataset.frame, case.trainer
+    settings = {f.name: getattr(t, f.name) for f in dataclasses.fields(t) if f.name not in ("predictor", "folder", "unfreeze")}
+    tensors = dict(x=case.features, base=case.base_features, y=torch.as_tensor(case.dataset.values())) | p.head.state_dict() | p.weights
+    sides = text_hash([f"{s} {g} {t}" for s, g, t in zip(frame.split, frame.group, frame.text)])
+    other = None if case.other_model is None else model_hash(case.other_model)
+    return plain(settings | vars(t.unfreeze) | dict(
+        rows=weight_hash(tensors.items()), sides=sides, model=case.dataset.about["model"]["weights"], target=str(p.target),
+        feature_layer=p.feature_layer, bins=p.head.bins, other=other, card_seed=case.seed))
+
+def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    "The named arrays, read back or made and kept."
+    path = case.folder and case.folder/f"{name.replace(' ', '-')}.safetensors"
+    with contextlib.suppress(BadData):
+        if path and path.exists():
+            tensors, about = read_tensors(path)
+            if about == identity: return {k: v.numpy() for k, v in tensors.items()}
+    found = make()
+    if path: write_tensors(path, {k: torch.as_tensor(v) for k, v in found.items()}, identity)
+    return found
+
+def control_predictions(case: Case) -> dict[str, Float[np.ndarray, "part target"]]:
+    "What every control predicts for the test rows."
+    makers, identity = control_makers(case), _identity(case) if case.folder else {}
+    return {name: _kept(case, name, identity, lambda: dict(predicted=make()))["predicted"]
+            for name, make in progress(makers.items(), "controls", len(makers), "control")}
+
+# %% ../nbs/15_card.ipynb #498dd11e
+@dataclass(frozen=True)
+class Compared:
+    "Another prediction of the same rows."
+    score: Score | ClassScore
+    head_minus: Difference     # the head's score minus this one
+
+def compare(case: Case, head: Float[np.ndarray, "part target"], others: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Compared]:
+    "Each prediction's score, and how much better the head is."
+    return {name: Compared(case.score(p), case.minus(head, p)) for name, p in others.items()}
+
+def luckiest(case: Case, predictions: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Float[np.ndarray, "part target"]]:
+    "The predictions without control tasks, and of the shuffled heads the best one."
+    blind = [p for name, p in predictions.items() if name.startswith("shuffled ")]
+    rest = {n: p for n, p in predictions.items() if not n.startswith(("shuffled ", "control task "))}
+    first = len([n for n in ("mean", "most frequent bin", "last token", "input only") if n in rest])
+    best = max(blind, key=lambda p: np.nan_to_num(case.sample(p)[0], nan=-np.inf))
+    names = list(rest)
+    return {n: rest[n] for n in names[:first]} | {"shuffled targets": best} | {n: rest[n] for n in names[first:]}
+
+# %% ../nbs/15_card.ipynb #3df7c540
+def measure_selectivity(case: Case, head: Float[np.ndarray, "part target"],
+                        predictions: dict[str, Float[np.ndarray, "part target"]]) -> Optional[Difference]:
+    "The head's score minus the control tasks'; None if fewer than two test rows have a token seen in training."
+    keep = seen_tokens(case.dataset)
+    if keep.sum() < 2: return None
+    truth = [case.outcome(control_task(case.dataset, case.seed + i).values("test")) for i in range(TASKS)]
+    tasks = [case.sample(predictions[f"control task {i}"], truth[i], keep) for i in range(TASKS)]
+    floor = case.sample(predictions["most frequent bin"])[0] if case.bins else 0.
+    return selectivity(case.sample(head), [np.nan_to_num(t, nan=floor) for t in tasks], floor)
+
+def measure_change(case: Case, head: Float[np.ndarray, "part target"]) -> Optional[dict[str, float]]:
+    "What training did to the model, measured on the test texts; None if it was frozen."
+    p, texts = case.predictor, case.dataset.part("test").drop_duplicates("index").text.tolist()
+    if not p.weights: return None
+    make = lambda: changed_site(p, texts) | {k: np.array([v]) for k, v in language_drift(p.model, p.weights, texts, p.batch_size).items()}
+    found = _kept(case, "self modification", _identity(case) if case.folder else {}, make)
+    original, current = case.sample(head), case.sample(head, case.outcome(found["current"]))
+    gap, ratio = Difference(float((current - original)[0]), *interval(current - original)), std_ratios(case, found["current"])
+    return dict(original=float(original[0]), current=float(current[0]), gap=gap.value, gap_low=gap.low, gap_high=gap.high,
+                std_ratio=float(ratio.mean()), std_ratios=ratio.tolist(), dead_share=dead_share(found["before"], found["after"]),
+                moving_target=float(case.training.moving)) | {k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")}
+
+def std_ratios(case: Case, current: Float[np.ndarray, "part target"]) -> Float[np.ndarray, "target"]:
+    "Standard deviation of the current values over that of the original ones, on the test rows."
+    before = case.dataset.values("test").std(0)
+    return current.std(0)/np.where(before > 0, before, np.nan)
+
+# %% ../nbs/15_card.ipynb #b835464f
+def _number(value: Optional[float], digits: int = 2) -> str:
+    "Such as `0.12`; never `-0.00`."
+    return "not defined" if value is None or value != value else f"{round(value, digits) + 0.:.{digits}f}"
+
+def _span(d: Any) -> str: return f"{_number(d.value)} ({_number(d.low)} to {_number(d.high)})"
+
+_BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random twin", "other model")
+
+def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
+    "Whether the head beats each baseline; `not measured` without another model."
+    found = [Check(f"beats {n}", c.head_minus.value, c.head_minus.beats, f"{n} reaches {_number(c.score.value)}; the head is better by {_span(c.head_minus)}")
+             for n, c in baselines.items() if n in _BEATEN]
+    if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
+    return found
+
+def selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
+    "`selective`, measured only if there are more token types than a linear head could memorise."
+    types, inputs = len(np.unique(own_token(case.dataset, case.dataset.part("train")))), case.features.shape[1]
+    if selective is None: return Check("selective", None, None, "no test row has a token seen in training")
+    words = f"better by {_span(selective)} than on tasks that only memory solves"
+    if types > inputs: return Check("selective", selective.value, selective.beats, words)
+    return Check("selective", selective.value, None, f"{words}, but a linear head with {inputs} inputs can memorise {types} token types: see beats last token")
+
+def score_checks(case: Case, score: Score | ClassScore, selective: Optional[Difference]) -> list[Check]:
+    "`above zero` (of R²), `losses agree`, `selective`, `not its own input`."
+    gap = getattr(case.training, "loss_gap", None)
+    checks = [] if case.bins else [Check("above zero", score.low, bool(score.low > 0), f"R² is {_span(score)}")]
+    checks += [Check("losses agree", gap, None if gap is None else abs(gap) < .01,
+                     "not measured" if gap is None else f"training loss and evaluation loss of one batch differ by {abs(gap):.1g}")]
+    checks += [selectivity_check(case, selective)]
+    return checks + [Check("not its own input", None, case.leakage != "trivial", LEAKAGE[case.leakage])]
+
+# %% ../nbs/15_card.ipynb #11611a78
+def own_output_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Float[np.ndarray, "part target"]]) -> Check:
+    "Whether the score survives without the neuron's own output, against every baseline that the head beats."
+    label, words = case.leakage, LEAKAGE[case.leakage]
+    if label in ("upstream", "trivial"): return Check("own output", None, True, words)
+    if label == "same site": return Check("own output", None, False, words)
+    if case.predictor.target.neurons is None: return Check("own output", None, False, f"{words}; a norm's own output cannot be removed")
+    removed, beaten = predictions["own output removed"], [n for n, c in baselines.items() if n in _BEATEN and c.head_minus.beats]
+    lost = [n for n in beaten if not case.minus(removed, predictions[n]).beats]
+    value = float(case.sample(removed)[0])
+    found = f"with its own output removed the target is predicted with {case.metric} {_number(value)}"
+    if not beaten: return Check("own output", value, True, f"{found}; the head beats no baseline, so nothing can be a leak")
+    if lost: return Check("own output", value, False, f"{found}, which no longer beats {', '.join(lost)}")
+    return Check("own output", value, True, f"{found}, which still beats every baseline that the head beats: the target is readable from the rest")
+
+def change_checks(change: Optional[dict]) -> list[Check]:
+    "`spread kept` and `original still predicted`, for a model that was trained."
+    if change is None: return []
+    ratio, gap = change["std_ratio"], change["gap"]
+    return [Check("spread kept", ratio, bool(ratio >= .5), f"the neuron's standard deviation is {_number(ratio)} of what it was"),
+            Check("original still predicted", gap, not (gap > .2 and change["gap_low"] > 0),
+                  f"against the current activation the head scores {_number(change['current'])}, against the original {_number(change['original'])}")]
+
+# %% ../nbs/15_card.ipynb #b9b89f2c
+@dataclass(frozen=True, repr=False)
+class IntrospectionCard:
+    "A score with every control, and a verdict."
+    verdict: str                            # a key of `VERDICTS`
+    score: Score | ClassScore               # of the head on the test rows, against the original values
+    baselines: dict[str, Compared]
+    controls: dict[str, Compared]           # `own output removed`, `fixed targets`, where they apply
+    checks: tuple[Check, ...]
+    selectivity: Optional[Difference]
+    self_modification: Optional[dict]       # None: the model was frozen
+    leakage: str                            # a key of `LEAKAGE`
+    per_neuron: pd.DataFrame                # a row for each target
+    about: dict                             # target, feature site, model, how it was chosen, ...
+    confusion: Optional[pd.DataFrame] = None
+    directions: Optional[pd.DataFrame] = None
+
+    @property
+    def colour(self) -> str: return VERDICTS[self.verdict][0]
+    def sentence(self) -> str: return " ".join(_sentences(self))
+    def to_frame(self) -> pd.DataFrame: return _predictor_frame(self)
+    def checks_frame(self) -> pd.DataFrame: return pd.DataFrame([(c.name, c.value, c.outcome, c.words) for c in self.checks],
+                                                                columns=["check", "value", "outcome", "found"])
+    def summary(self) -> dict: return _summary(self)
+    def to_markdown(self) -> str: return _markdown(self)
+    def plot(self) -> Any: return _bars(self)
+    def save(self, folder: str | Path) -> Path: return _save(self, Path(folder))
+    @classmethod
+    def load(cls, folder: str | Path) -> IntrospectionCard: return _load(Path(folder))
+    def __repr__(self) -> str: return f"IntrospectionCard({self.verdict}: {self.about['target']})"
+    def _repr_html_(self) -> str: return _html(self)
+
+# %% ../nbs/15_card.ipynb #e9618901
+def make_card(
+    trainer: PredictorTrainer,                  # as it was used: its predictor is the trained one
+    training: TrainResult,
+    dataset: ActivationDataset,
+    features: Float[Tensor, "row d_model"],     # what `fit` was given: those of the base model
+    other_model: Any = None,                    # a loaded model of another kind, for the privileged-access control
+    chosen: str = "",                           # how the target was chosen, in words
+    seed: int = 0,
+    folder: Optional[str | Path] = None,        # where finished controls are kept, to resume a killed run
+    directions: Optional[pd.DataFrame] = None,  # the head against the neuron's own weights
+    draws: int = 1000,                          # bootstrap resamples
+) -> IntrospectionCard:
+    "Score the head on the test rows, run every control that applies, and decide."
+    folder, p = folder and Path(folder), trainer.predictor
+    tuned = p.features(dataset.texts, folder and folder/"tuned") if p.weights else features
+    case = Case(trainer, training, dataset, features, tuned, other_model, seed, draws, folder)
+    head, made = predict_rows(p, dataset, tuned, "test"), control_predictions(case)
+    score, predictions = case.score(head), luckiest(case, made)
+    compared = compare(case, head, predictions)
+    beside = {n: compared.pop(n) for n in ("own output removed", "fixed targets") if n in compared}
+    selective, change = measure_selectivity(case, head, made), measure_change(case, head)
+    checks = (*split_checks(dataset), own_output_check(case, compared, predictions), *change_checks(change),
+              *score_checks(case, score, selective), *beat_checks(compared))
+    for pieces in ("twin", "tuned", "fixed"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
+    table = confusion(case.actual, head, case.bins.n) if case.bins else None
+    return IntrospectionCard(verdict_of(checks), score, compared, beside, checks, selective, change, case.leakage,
+                             neuron_frame(case, head, change), _about(case, chosen), table, directions)
+
+# %% ../nbs/15_card.ipynb #0722dccf
+def neuron_frame(case: Case, head: Float[np.ndarray, "part target"], change: Optional[dict]) -> pd.DataFrame:
+    "The score of each target on its own, and how much of its spread is left."
+    names = [str(a) for a in case.predictor.target.addresses] or [str(case.predictor.target)]
+    if case.bins: scores = [case.score(head)]
+    else: scores = [score_predictions(a, p, case.groups, case.draws, case.seed) for a, p in zip(case.actual.T, head.T)]
+    left = change["std_ratios"] if change else [1.0]*len(names)
+    return pd.DataFrame([dict(neuron=n) | vars(s) | dict(std_ratio=r) for n, s, r in zip(names, scores, left)])
+
+def _about(case: Case, chosen: str) -> dict:
+    "Everything else that a reader may ask for."
+    p, d = case.predictor, case.dataset
+    other = None if case.other_model is None else model_name(case.other_model)
+    return plain(dict(target=str(p.target), feature_site=p.feature_site, token_pos=p.token_pos, model=d.about["model"],
+                      head="mlp" if p.head.hidden else "linear", bins=p.head.bins and p.head.bins.borders, other_model=other,
+                      chosen=chosen or "not said", texts=len(d.texts), rows=len(d), unfreeze=case.trainer.unfreeze.strategy,
+                      moving_target=case.training.moving, loss_gap=getattr(case.training, "loss_gap", None), seed=case.seed, draws=case.draws))
+
+# %% ../nbs/15_card.ipynb #83cc0e24
+def best_baseline(card: IntrospectionCard) -> str:
+    "The name of the strongest baseline."
+    return max(card.baselines, key=lambda n: np.nan_to_num(card.baselines[n].score.value, nan=-np.inf))
+
+def _sentences(card: IntrospectionCard) -> list[str]:
+    "The verdict, the score, the best baseline, what failed, what was not measured."
+    s, a, best = card.score, card.about, best_baseline(card)
+    failed, missing = ([c for c in card.checks if c.passed is value] for value in (False, None))
+    deciding = [c.words for c in failed if c.name in dict(DECISION).get(card.verdict, ())]
+    return [VERDICTS[card.verdict][1], *([f"Why: {'; '.join(deciding)}."] if deciding else []),
+            f"From {a['feature_site']} the head predicts {a['target']} with {s.metric} {_span(s)} on {s.rows} test rows in {s.groups} groups; "
+            f"the best baseline ({best}) reaches {_number(card.baselines[best].score.value)}.",
+            *([f"Not measured: {', '.join(c.name.removeprefix('beats ') for c in missing)}."] if missing else [])]
+
+def _predictor_frame(card: IntrospectionCard) -> pd.DataFrame:
+    "The head, the baselines and the other controls: score, and the head's lead with its interval."
+    lead = lambda d: dict(zip(("lead", "lead_low", "lead_high"), (d.value, d.low, d.high) if d else [np.nan]*3))
+    others = card.baselines | card.controls
+    rows = [vars(card.score) | lead(None), *(vars(c.score) | lead(c.head_minus) for c in others.values())]
+    return pd.DataFrame(rows, pd.Index(["head", *others], name="predictor"))
+
+def _summary(card: IntrospectionCard) -> dict:
+    "One JSON-able object."
+    change, name = card.self_modification, "r2" if card.score.metric == "R²" else "accuracy"
+    compared = lambda many: {n: vars(c.score) | dict(lead=c.head_minus) for n, c in many.items()}
+    picked = {k: v for k, v in (change or {}).items() if k not in ("original", "current", "std_ratios")}
+    return plain(dict(verdict=card.verdict, sentence=card.sentence(), metric=card.score.metric, **vars(card.score), leakage=card.leakage,
+                      selectivity=card.selectivity and card.selectivity.value, selectivity_interval=card.selectivity and [card.selectivity.low, card.selectivity.high],
+                      std_ratio=1.0) | {f"{name}_original": change["original"] if change else card.score.value,
+                                        f"{name}_current": change["current"] if change else card.score.value}
+                 | picked | dict(baselines=compared(card.baselines), controls=compared(card.controls),
+                                 checks={c.name: c.outcome for c in card.checks}, **{k: card.about[k] for k in ("target", "feature_site", "chosen")}))
+
+# %% ../nbs/15_card.ipynb #5fe7fab5
+_SHOWN = {"r2": "R²", "r2_low": "95 % from", "r2_high": "to", "accuracy": "accuracy", "accuracy_low": "95 % from", "accuracy_high": "to",
+          "spearman": "Spearman", "error": "error (std)", "macro_f1": "macro-F1", "ordinal_error": "bins off"}
+
+def card_table(card: IntrospectionCard) -> pd.DataFrame:
+    "The predictors for people: rounded, with headings and the head's lead in words."
+    frame = card.to_frame()
+    lead = [f"{_number(v)} ({_number(low)} to {_number(high)})" if v == v else "" for v, low, high in zip(frame["lead"], frame.lead_low, frame.lead_high)]
+    shown = frame[[c for c in _SHOWN if c in frame]].map(_number)
+    return shown.set_axis([_SHOWN[c] for c in shown], axis=1).assign(**{"head minus this": lead})
+
+def _facts(card: IntrospectionCard) -> dict[str, str]:
+    "What is worth a line each."
+    a, c, s = card.about, card.self_modification, card.selectivity
+    facts = {"Chosen": a["chosen"], "Features": f"{a['feature_site']}, token position {a['token_pos']}, leakage label {card.leakage}",
+             "Selectivity": "not measured" if s is None else _span(s), "Model": f"{a['model']['name']}, weights {a['model']['weights']}",
+             "Head": f"{a['head']}, {a['texts']} texts, {a['rows']} rows, seed {a['seed']}"}
+    if c is None: return facts | {"Self-modification": "none: the model was frozen"}
+    moving = "recomputed" if c["moving_target"] else "fixed"
+    return facts | {"Self-modification": f"{a['unfreeze']}, target {moving}: {card.score.metric} {_number(c['original'])} against the original activation, {_number(c['current'])} against the current one; "
+                                         f"std ratio {_number(c['std_ratio'])}, {c['dead_share']:.1%} of the site's neurons dead",
+                    "Language model": f"KL from the base model {_number(c['kl'], 3)} nats per token, perplexity {_number(c['perplexity_before'], 1)} before and {_number(c['perplexity_after'], 1)} after"}
+
+# %% ../nbs/15_card.ipynb #bef4ec58
+def _markdown_table(frame: pd.DataFrame, corner: str = "") -> str:
+    cell = lambda value: str(value).replace("|", "\\|")
+    head = [corner, *frame.columns] if corner else list(frame.columns)
+    rows = [[i, *row] if corner else row for i, row in zip(frame.index, frame.to_numpy().tolist())]
+    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in (head, ["---"]*len(head), *rows))
+
+def _markdown(card: IntrospectionCard) -> str:
+    "The card as a report."
+    checks = card.checks_frame()[["outcome", "check", "found"]]
+    parts = [f"## Verdict: {card.verdict}", card.sentence(), _markdown_table(card_table(card), "predictor"), "### Checks", _markdown_table(checks),
+             "\n".join(f"- {k}: {v}" for k, v in _facts(card).items())]
+    if len(card.per_neuron) > 1: parts += ["### Each neuron", _markdown_table(card.per_neuron.round(3))]
+    return "\n\n".join(parts) + "\n"
+
+# %% ../nbs/15_card.ipynb #e269e24c
+_BANDS = {"green": ("#0b6b43", "#fff"), "yellow": ("#f2d94e", "#1b1b1b"), "orange": ("#e69f00", "#1b1b1b"), "red": ("#b3261e", "#fff"), "grey": ("#5f6368", "#fff")}
+
+def _fold(title: str, frame: Optional[pd.DataFrame]) -> str:
+    if frame is None: return ""
+    return f"<details><summary>{html.escape(title)}</summary>{frame.to_html(float_format='{:.3f}'.format, index=frame.index.name is not None)}</details>"
+
+def _html(card: IntrospectionCard) -> str:
+    "The verdict as a band with words, the sentence, numbers and checks; the rest is folded. Colours of tables are the page's own."
+    back, text = _BANDS[card.colour]
+    band = (f'<div style="background:{back};color:{text};padding:6px 12px;border-radius:4px;font-size:1.15em">'
+            f'<b>{html.escape(card.verdict)}</b> · {html.escape(card.about["target"])}</div>')
+    checks = card.checks_frame().set_index("outcome").drop(columns="value").rename_axis(None)
+    facts = "".join(f"<li><b>{html.escape(k)}</b>: {html.escape(v)}</li>" for k, v in _facts(card).items())
+    failed = sum(c.passed is False for c in card.checks)
+    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>{card_table(card).rename_axis(None).to_html()}"
+            f"<details{' open' if failed else ''}><summary>{len(card.checks)} checks, {failed} failed</summary>{checks.to_html()}</details>"
+            f"<details><summary>Details</summary><ul>{facts}</ul></details>{_fold('Each neuron', card.per_neuron if len(card.per_neuron) > 1 else None)}"
+            f"{_fold('Confusion', card.confusion)}{_fold('Directions', card.directions)}</div>")
+
+def _bars(card: IntrospectionCard) -> Any:
+    "The head beside its controls, with intervals."
+    from neural_introspection.viz import baseline_bars
+    named = dict(head=card.score) | {n: c.score for n, c in (card.baselines | card.controls).items()}
+    frame = pd.DataFrame([dict(name=n, r2=s.value, low=s.low, high=s.high) for n, s in named.items()])
+    unit = {} if card.score.metric == "R²" else dict(unit="accuracy")
+    return baseline_bars(frame, f"{card.verdict}: {card.score.metric} beside its controls", **unit)
+
+# %% ../nbs/15_card.ipynb #0e32bb67
+_FRAMES = ("per_neuron", "confusion", "directions")
+
+def _save(card: IntrospectionCard, folder: Path) -> Path:
+    "Write the tables, and last `card.json`."
+    for name in _FRAMES:
+        frame = getattr(card, name)
+        if frame is not None: write_frame(folder/f"{name}.parquet", frame.rename(columns=str))
+    fields = {f.name: getattr(card, f.name) for f in dataclasses.fields(card) if f.name not in _FRAMES}
+    write_json(folder/"card.json", dict(format=1, metric=card.score.metric) | fields)
+    return folder
+
+def _load(folder: Path) -> IntrospectionCard:
+    stored = read_json(folder/"card.json")
+    if stored.pop("format", None) != 1: raise BadData(f"{folder} holds no card that this version can read: make it anew.")
+    kind = Score if stored.pop("metric") == "R²" else ClassScore
+    known = lambda cls, fields: cls(**{k: float("nan") if v is None else v for k, v in fields.items()})
+    compared = lambda many: {n: Compared(known(kind, c["score"]), known(Difference, c["head_minus"])) for n, c in many.items()}
+    frames = {n: read_frame(folder/f"{n}.parquet") if (folder/f"{n}.parquet").exists() else None for n in _FRAMES}
+    if frames["confusion"] is not None:
+        n = range(len(frames["confusion"]))
+        frames["confusion"] = frames["confusion"].set_axis(pd.RangeIndex(len(n), name="bin")).set_axis(pd.RangeIndex(len(n), name="predicted"), axis=1)
+    return IntrospectionCard(**stored | frames | dict(
+        score=known(kind, stored["score"]), baselines=compared(stored["baselines"]), controls=compared(stored["controls"]),
+        checks=tuple(Check(**c) for c in stored["checks"]), selectivity=stored["selectivity"] and known(Difference, stored["selectivity"])))

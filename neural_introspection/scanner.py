@@ -5,7 +5,8 @@
 # %% ../nbs/10_scanner.ipynb #8935924a
 from __future__ import annotations
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 import pandas as pd
@@ -15,12 +16,13 @@ from torch import Tensor
 from .capture import Position, chosen_tokens, fitting_texts, hooks
 from .core import (BadAddress, BadData, BadInput, NeuronAddress, progress, read_tensors,
                                        site_name, write_tensors)
-from .models import (TokenBatch, check_layer, describe, encode, layer_width, token_batch,
+from .models import (TokenBatch, check_layer, describe, encode, layer_width, spread, token_batch,
                                          token_batches)
 from .stats import NeuronStats
 
 # %% auto #0
-__all__ = ['SCORES', 'SINK', 'neuron_scores', 'available_scores', 'sink_tokens', 'ScanResult', 'top_contexts', 'NeuronScanner']
+__all__ = ['SCORES', 'SINK', 'PART', 'neuron_scores', 'available_scores', 'sink_tokens', 'ScanResult', 'top_contexts',
+           'NeuronScanner']
 
 # %% ../nbs/10_scanner.ipynb #5432f2ac
 SCORES: dict[str, Callable[[NeuronStats], Float[Tensor, "neuron"]]] = {
@@ -149,17 +151,46 @@ class NeuronScanner:
         if not layers or len(set(layers)) < len(layers):
             raise BadAddress(f"layers {list(wanted)} must name at least one layer, and each once.")
         width = layer_width(self.model, self.layer_type)
-        stats = {l: NeuronStats(width, quantiles=self.quantiles, top_k=self.top_k) for l in layers}
-        ids, sinks = encode(self.model, texts), {l: 0 for l in layers}
+        ids = encode(self.model, texts)
         fit = fitting_texts(ids, self.token_pos)
-        for rows in progress(token_batches(self.model, [ids[i] for i in fit], self.batch_size), "scan", unit="batch"):
-            group = [fit[i] for i in rows]
-            _scan_batch(self, token_batch(self.model, [ids[i] for i in group], group), stats, sinks)
+        stats, sinks = _scan_all(self, layers, [(i, ids[i]) for i in fit])
         first = stats[layers[0]]
         return ScanResult(stats, dict(model=vars(describe(self.model)), layer_type=self.layer_type,
                                       token_pos=self.token_pos, texts=len(fit), skipped=len(texts) - len(fit),
                                       tokens=int(first.count.max()) + sinks[layers[0]], sinks=max(sinks.values()),
                                       neurons=width * len(layers)))
+
+# %% ../nbs/10_scanner.ipynb #6b9ef264
+PART = 16  # batches
+
+def _scan_all(scanner: NeuronScanner, layers: list[int], texts: list[tuple[int, list[int]]]) -> tuple[dict, dict]:
+    "(statistics, masked sinks) of each layer for all (number, token ids) of the texts."
+    rows = token_batches(scanner.model, [ids for _, ids in texts], scanner.batch_size)
+    batches = [[texts[i] for i in batch] for batch in reversed(rows)]
+    parts = [batches[i:i + PART] for i in range(0, len(batches), PART)]
+    scan = partial(_scan_part, scanner=replace(scanner, model=None), layers=layers)  # a model does not travel
+    stats, sinks = {}, dict.fromkeys(layers, 0)
+    for state, masked in spread(scan, scanner.model, parts, "scan", [len(part) for part in parts]):
+        for layer in layers:
+            new = NeuronStats.from_tensors(state[layer])
+            stats[layer] = stats[layer] + new if layer in stats else new
+            sinks[layer] += masked[layer]
+    return stats, sinks
+
+def _scan_part(
+    model: Any,
+    part: list[list[tuple[int, list[int]]]],   # batches of texts
+    scanner: NeuronScanner,
+    layers: list[int],
+) -> tuple[dict, dict]:
+    "(state of the statistics, on the CPU; masked sinks) of each layer for some batches."
+    scanner, sinks = replace(scanner, model=model), dict.fromkeys(layers, 0)
+    width = layer_width(model, scanner.layer_type)
+    stats = {l: NeuronStats(width, quantiles=scanner.quantiles, top_k=scanner.top_k) for l in layers}
+    for batch in progress(part, "scan", unit="batch"):
+        index, ids = zip(*batch)
+        _scan_batch(scanner, token_batch(model, ids, index), stats, sinks)
+    return {l: {name: t.cpu() for name, t in stats.pop(l).tensors().items()} for l in layers}, sinks
 
 # %% ../nbs/10_scanner.ipynb #e48d3d4c
 @torch.no_grad()

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-ANSWER = {"r2", "r2_low", "r2_high", "spearman", "baselines", "leakage", "run_folder"}  # what `run --json` has at least
+ANSWER = {"r2", "r2_low", "r2_high", "spearman", "baselines", "leakage", "run_folder", "verdict", "selectivity", "std_ratio",
+          "r2_original"}  # what `run --json` has at least
 
 
 def command(*options):

@@ -15,8 +15,6 @@ from neural_introspection.dataset import ActivationDataset
 from neural_introspection.models import load_model, pocket_folder
 from shell import is_one_sentence, manifest, shell, snapshot
 
-LATER = "is not implemented yet"
-
 # options -> words that the sentence must contain
 REFUSED = {
     "--model no/such/folder": "'no/such/folder'",
@@ -28,7 +26,7 @@ REFUSED = {
     "--layer -5": "0..3",
     "--layer 2 --neuron 512": "neuron 512 is outside 0..511 of blocks.2.mlp.hook_post in pocket",
     "--neuron 512": "0..511",
-    "--neuron -1": "at least 0",
+    "--neuron -1": "must be a whole number from 0",
     "--layer-type resid_post --layer 1 --neuron 128": "neuron 128 is outside 0..127 of blocks.1.hook_resid_post",
     "--feature-layer 4": "0..3",
     "--texts missing.txt": "missing.txt does not exist",
@@ -64,18 +62,28 @@ REFUSED = {
     "--output-dir empty.txt/out": "empty.txt is a file",
     "--output-dir plain": "not a run's",
     "--output-dir damaged-run": "not readable JSON",
-    "--regression False": LATER,
-    "--unfreeze all": LATER,
-    "--unfreeze after_target": LATER,
-    "--unfreeze from_layer": LATER,
-    "--unfreeze selective": LATER,
-    "--unfreeze-from 2": LATER,
-    "--unfreeze-components mlp": LATER,
-    "--track-gradients": LATER,
-    "--track-activations": LATER,
-    "--layer-type resid_post": LATER,
+    "--neuron many": "must be a whole number from 0, or several",
+    "--neuron 1,1 --layer 2": "several different ones",
+    "--neuron 1,2": "need a layer",
+    "--neuron 1,512 --layer 2": "neuron 512 is outside 0..511",
+    "--neuron 1,2 --layer 2 --regression False": "cannot be put into bins together",
+    "--regression False --num-bins 1": "num_bins is 1, but must be at least 2",
+    "--head mlp --hidden 0": "hidden is 0, but must be at least 1",
+    "--other-model no/such/folder": "'no/such/folder'",
+    "--unfreeze from_layer": "needs the first layer to train",
+    "--unfreeze from_layer --unfreeze-from 4": "layer 4 is outside 0..3 of pocket",
+    "--unfreeze from_layer --unfreeze-from 3 --feature-layer 1 --layer 0": "leaves nothing to train",
+    "--unfreeze after_target --layer 3 --neuron 1": "leaves nothing to train",
+    "--unfreeze selective": "needs the components to train",
+    "--unfreeze selective --unfreeze-components heads": "choose from attention, mlp, embeddings",
+    "--unfreeze-from 2": "only used with --unfreeze from_layer or lora",
+    "--unfreeze-components mlp": "only used with --unfreeze selective or lora",
+    "--unfreeze all --unfreeze-from 2": "only used with",
+    "--unfreeze lora --lora-rank 0": "lora_rank is 0, but must be at least 1",
+    "--track-activations --activation-interval 0": "activation_interval is 0, but must be at least 1",
+    "--track-gradients --gradient-interval 0": "gradient_interval is 0, but must be at least 1",
 }
-UNKNOWN = ("--nonsense 1", "--layer abc", "--layer-type attention", "--unfreeze everything", "--json maybe", "--config")  # told by the parser
+UNKNOWN = ("--nonsense 1", "--layer abc", "--layer-type attention", "--unfreeze everything", "--head deep", "--bins round", "--json maybe", "--config")  # told by the parser
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +148,10 @@ def test_what_the_parser_does_not_know_is_refused(options, workplace, monkeypatc
 
 
 @pytest.mark.parametrize("argv, words", {
-    "dance": "choose run, scan, fetch", "scan --model pocket --output scan.pkl": ".safetensors or .csv", "scan --model pocket --layer 9": "0..3",
-    "scan --model pocket --texts latin.txt": "line 3"}.items())
+    "dance": "choose run, scan, atlas, fetch", "scan --model pocket --output scan.pkl": ".safetensors or .csv", "scan --model pocket --layer 9": "0..3",
+    "scan --model pocket --texts latin.txt": "line 3", "atlas --model pocket --output atlas.csv": ".zarr",
+    "atlas --model pocket --feature-layer 9": "0..3", "atlas --model pocket --layers 1,9": "0..3",
+    "atlas --model pocket --layers one": "0,3,5", "atlas --model pocket --folds 2": "at least 3"}.items())
 def test_other_commands_refuse_too(argv, words, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     before = snapshot(workplace)

@@ -211,15 +211,17 @@ def test_panel_runs_and_shows_the_result(lab):
     table.wait_for()
     lab.shot("panel-after")
     result = json.loads(next(lab.temp.glob("*/panel/reports/result.json")).read_text())
-    assert result["address"] == "blocks.1.mlp.hook_post[11]"
+    assert result["target"] == "blocks.1.mlp.hook_post[11]"
     assert "blocks.1.mlp.hook_post[11]" in lab.panel.locator(".widget-output").inner_text()
-    assert table.locator("tbody tr").first.inner_text().split()[:2] == ["head", f"{result['score']['r2']:.3f}"]
-    assert table.locator("tbody tr").count() == 1 + len(result["baselines"])
+    head, others = result["summary"], result["summary"]["baselines"] | result["summary"]["controls"]
+    assert table.locator("tbody tr").first.inner_text().split()[:2] == ["head", f"{head['r2']:.2f}"]
+    assert table.locator("tbody tr").count() == 1 + len(others)
+    assert head["verdict"] in lab.panel.locator(".widget-output").inner_text()
 
 
 def test_panel_says_what_is_wrong_and_starts_nothing(lab):
-    lab.set(neuron="seven")
-    lab.wait_text("neuron is 'seven', but must be")
+    lab.set(layer="seven")
+    lab.wait_text("layer is 'seven', but must be")
     lab.button("Run").click()
     lab.wait_text("Not started: a value does not fit")
     lab.shot("panel-refused")

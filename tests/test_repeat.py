@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import RUN
 from neural_introspection import cli
+from neural_introspection.card import VERDICTS
 from shell import ANSWER, answer, manifest, numbers, shell, snapshot
 
 
@@ -33,20 +34,22 @@ def test_json_is_all_of_stdout(finished):
     found = answer((finished / "stdout").read_text())
     assert ANSWER <= found.keys() and found["run_folder"] == "out"
     assert found["r2_low"] <= found["r2"] <= found["r2_high"] <= 1 and -1 <= found["spearman"] <= 1
-    assert {"mean", "last token", "shuffled targets"} <= found["baselines"].keys()
+    assert {"mean", "last token", "input only", "shuffled targets", "random twin"} <= found["baselines"].keys()
     assert all({"r2", "r2_low", "r2_high", "spearman"} <= b.keys() for b in found["baselines"].values())
-    assert found["leakage"] in ("upstream", "downstream", "same")
+    assert found["leakage"] == "downstream" and found["verdict"] in VERDICTS
+    assert found["std_ratio"] == 1 and found["r2_original"] == found["r2_current"] == found["r2"]  # the model was frozen
+    assert found["selectivity"] == pytest.approx(found["selectivity"]) and all(found["checks"].values())
     assert "target " in (finished / "stderr").read_text() and "Traceback" not in (finished / "stderr").read_text()
 
 
 def test_the_answer_is_what_lies_in_the_folder(finished):
     run, found = finished / "out", answer((finished / "stdout").read_text())
     stored = json.loads((run / "reports" / "result.json").read_text())
-    assert stored["score"]["r2"] == found["r2"] and stored["address"] == found["address"]
+    assert stored["summary"] == found and stored["target"] == found["target"]
     test = pd.read_parquet(run / "reports" / "predictions.parquet").query("split == 'test'")
     unexplained = ((test.activation - test.predicted)**2).sum()/((test.activation - test.activation.mean())**2).sum()
-    assert found["r2"] == pytest.approx(1 - unexplained, abs=1e-9) and len(test) == found["test_texts"]
-    assert manifest(run)["status"] == "complete" and found["address"] in (run / "reports" / "report.md").read_text()
+    assert found["r2"] == pytest.approx(1 - unexplained, abs=1e-9) and len(test) == found["test_rows"]
+    assert manifest(run)["status"] == "complete" and found["target"] in (run / "reports" / "report.md").read_text()
 
 
 def test_again_in_another_process(place, finished):

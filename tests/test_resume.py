@@ -34,9 +34,12 @@ def epoch(run):
     return read_tensors(path)[1]["epoch"] if path.exists() else 0
 
 
-def kill_when(condition, folder):
+def controls(run): return sorted((run / "datasets" / "controls").glob("[a-z]*.safetensors"))
+
+
+def kill_when(condition, folder, command=LONG):
     "Run the command in the folder, and kill it, with no chance to clean up, as soon as the condition holds."
-    with started(LONG, "--json", cwd=folder) as process:
+    with started(command, "--json", cwd=folder) as process:
         wait_until(condition, process)
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -73,6 +76,39 @@ def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
     assert done.returncode == 0 and "resuming the run in out (it stopped in stage train)" in done.stderr
     assert json.loads((run / "reports" / "result.json").read_text())["training"]["resumed_from"] == reached
     assert_same_result(tmp_path, done.stdout, unbroken)
+
+
+def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
+    run = tmp_path / "out"
+    kill_when(lambda: manifest(run).get("stage") == "scan", tmp_path)
+    assert not (run / "datasets" / "scan.safetensors").exists()
+
+    kill_when(lambda: len(controls(run)) >= 3, tmp_path)
+    first = {p: p.lstat().st_mtime_ns for p in controls(run)}
+    assert manifest(run)["stage"] == "card" and not (run / "reports" / "result.json").exists()
+    kill_when(lambda: len(controls(run)) > len(first), tmp_path)
+    assert {p: p.lstat().st_mtime_ns for p in first} == first, "finished controls were read, not made anew"
+
+    done = shell(LONG, "--json", cwd=tmp_path)
+    assert done.returncode == 0 and "resuming the run in out (it stopped in stage card)" in done.stderr
+    assert_same_result(tmp_path, done.stdout, unbroken)
+
+
+def test_an_unfrozen_run_killed_in_training(tmp_path):
+    command = ("run --model pocket --num-samples 200 --layer 1 --neuron 7 --batch-size 32 --epochs 5 --early-stopping False "
+               "--learning-rate 0.001 --unfreeze from_layer --unfreeze-from 1 --track-gradients --gradient-interval 2 "
+               "--track-activations --activation-interval 2 --output-dir out --device cpu")
+    (tmp_path / "whole").mkdir()
+    whole = shell(command, "--json", cwd=tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    run = tmp_path / "out"
+    kill_when(lambda: epoch(run) >= 2, tmp_path, command)
+    assert manifest(run)["stage"] == "train"
+    done = shell(command, "--json", cwd=tmp_path)
+    assert done.returncode == 0 and "it stopped in stage train" in done.stderr, done.stderr
+    assert numbers(done.stdout) == numbers(whole.stdout) and numbers(done.stdout)["std_ratio"] != 1
+    for name in ("predictions.parquet", "history.parquet", "gradients.parquet", "activations.parquet"):
+        assert pd.read_parquet(run / "reports" / name).equals(pd.read_parquet(tmp_path / "whole" / "out" / "reports" / name)), name
 
 
 def test_killed_before_its_manifest_was_whole(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,64 @@
+"""Training in two CPU processes (gloo) ends where one process ends.
+
+`accelerate launch` starts several processes on GPUs through torch.distributed.run, and only one on a CPU; so that module is called here itself.
+"""
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from neural_introspection.core import read_tensors
+
+SCRIPT = '''
+import json, sys
+from pathlib import Path
+from neural_introspection.dataset import ActivationDatasetGenerator
+from neural_introspection.models import load_model
+from neural_introspection.predictor import ActivationPredictor
+from neural_introspection.texts import group_texts, load_texts, split_groups
+from neural_introspection.trainer import PredictorTrainer, Unfreezing
+
+def main(strategy, folder):
+    from accelerate import PartialState
+    model, corpus = load_model("pocket", device="cpu"), load_texts("synthetic", 160, seed=0)
+    groups = group_texts(corpus.texts, corpus.groups)
+    dataset = ActivationDatasetGenerator(model, "blocks.1.mlp.hook_post[7]").generate(corpus.texts, groups, split_groups(groups))
+    predictor = ActivationPredictor(model, dataset.target)
+    unfreeze = Unfreezing(strategy, from_layer=3 if strategy == "from_layer" else None)
+    result = PredictorTrainer(predictor, epochs=2, learning_rate=1e-3, batch_size=16, early_stopping=False, folder=folder,
+                              unfreeze=unfreeze).fit(dataset)
+    state = PartialState()
+    predictor.save(Path(folder)/f"rank{state.process_index}.safetensors")
+    about = dict(processes=state.num_processes, history=result.history.loss.tolist())
+    Path(folder, f"rank{state.process_index}.json").write_text(json.dumps(about))
+
+main(*sys.argv[1:])
+'''
+
+
+def train(folder, strategy, processes):
+    "Train in that many processes; (tensors, about) of each."
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = launch if processes > 1 else [sys.executable]
+    done = subprocess.run([*command, str(script), strategy, str(folder)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [(read_tensors(folder / f"rank{i}.safetensors")[0], json.loads((folder / f"rank{i}.json").read_text()))
+            for i in range(processes)]
+
+
+@pytest.mark.parametrize("strategy", ["none", "from_layer"])
+def test_two_processes_end_where_one_ends(tmp_path, strategy):
+    [(alone, one)] = train(tmp_path / "one", strategy, 1)
+    (first, two), (second, other) = train(tmp_path / "two", strategy, 2)
+    assert one["processes"] == 1 and two["processes"] == other["processes"] == 2
+    assert first.keys() == second.keys() == alone.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first), "both processes hold the same weights"
+    for name in alone:
+        assert torch.allclose(first[name], alone[name], atol=2e-4), name
+    assert all(abs(a - b) < 1e-3 for a, b in zip(one["history"], two["history"]))
+    assert (tmp_path / "two" / "checkpoint.safetensors").exists()
