@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from .capture import Position, chosen_tokens, fitting_texts, hooks, parse_position
 from .card import leakage_label
-from .core import (BadAddress, BadData, BadInput, BadTexts, NeuronAddress, check_options,
+from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, check_options,
                                        check_writable, make_config, option, plain, progress, read_tensors,
                                        site_name, write_tensors)
 from .dataset import text_hash
@@ -471,7 +471,8 @@ def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Seque
     "The fold of each chosen text, -1 for the others; `BadTexts` if there are fewer groups than folds."
     found = len(np.unique(groups[chosen]))
     if found < atlas.folds:
-        raise BadTexts(f"{found} groups of texts cannot fill {atlas.folds} folds: give more varied texts, or fewer folds.")
+        raise BadTexts(f"{found} groups of texts cannot fill {atlas.folds} folds: give more varied texts, "
+                       "or fewer folds.")
     fold = np.full(len(groups), -1)
     fold[chosen] = fold_of(groups[chosen], atlas.folds, atlas.seed)
     return fold
@@ -565,6 +566,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     "Yield a new folder; when the block ends well it replaces `path`; when it raises, nothing changed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.part"): shutil.rmtree(left)   # by a process that was killed
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         (work/"new").mkdir()
@@ -604,27 +606,23 @@ def _load(path: Path) -> AtlasResult:
     return AtlasResult(data, about)
 
 # %% ../nbs/16_atlas.ipynb #6627aae2
-_MODEL = "Model: pocket (bundled), a hub name, a folder, or a .gguf file"
-_LAYER_TYPE = "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer"
-_TEXTS = "File with one text per line, python-docs, or a data set; synthetic texts if left out"
-
 @dataclass(frozen=True)
 class AtlasConfig:
     "Everything that decides an atlas."
-    model: str = option("gpt2-small", _MODEL, "Model selection")
-    layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", _LAYER_TYPE, "Model selection")
+    model: str = option("gpt2-small", HELP["model"], "Model selection")
+    layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", HELP["layer_type"], "Model selection")
     layers: Optional[str] = option(None, "Layers to probe, such as 0,3,5; all of them if left out", "Model selection")
     feature_layer: int = option(-1, "Layer whose residual stream the probes read; -1 is the last", "Model selection")
     token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
     num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, _TEXTS, "Dataset")
+    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
     batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
     folds: int = option(5, "Parts of the texts; each is predicted from the others", "Probing", minimum=3)
     permutations: int = option(8, "Wrong pairings of texts, for the null", "Probing", minimum=1)
     score: Literal["r2", "selectivity"] = option("r2", "What the best neurons are ranked by", "Ranking")
     top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
     output: Optional[str] = option(None, "Folder for the atlas, ending in .zarr", "Ranking")
-    device: Optional[str] = option(None, "cpu, cuda or mps; the best that works if left out", "Hardware")
+    device: Optional[str] = option(None, HELP["device"], "Hardware")
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the model", "Hardware")
     seed: int = option(0, "Seed of texts, folds, null and control tasks", "Hardware", minimum=0)
 
@@ -655,6 +653,7 @@ def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
                         config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)
     parts = Path(f"{config.output}.parts") if config.output else None
     result = atlas.probe(corpus.texts, group_texts(corpus.texts, corpus.groups), parts)
+    result = dataclasses.replace(result, about=result.about | dict(config=plain(config)))
     if config.output:
         result.save(config.output)
         shutil.rmtree(parts)
@@ -714,8 +713,12 @@ class AtlasMap:
         return live_or_static(self.widget, self.result.plot()._repr_mimebundle_()["text/html"])
 
 # %% ../nbs/16_atlas.ipynb #1e3cd835
-def atlas_panel(on_pick: Optional[Callable[[NeuronAddress], Any]] = None, **settings: Any) -> Any:
+def atlas_panel(
+    on_pick: Optional[Callable[[AtlasResult, NeuronAddress], Any]] = None,  # a click shows what it returns
+    **settings: Any,
+) -> Any:
     "A form of `AtlasConfig` that makes the atlas and its map; keyword arguments are its first values."
     from neural_introspection.panels import Panel
     start = make_config(AtlasConfig, settings)
-    return Panel(start, run_atlas, lambda result: [result, AtlasMap(result, on_pick)], "Atlas")
+    pick = lambda result: on_pick and (lambda address: on_pick(result, address))
+    return Panel(start, run_atlas, lambda result: [result, AtlasMap(result, pick(result))], "Atlas")

@@ -33,10 +33,7 @@ __all__ = ['METRICS', 'LEAKAGE', 'VERDICTS', 'DECISION', 'SHUFFLES', 'TASKS', 'R
            'predict_rows', 'control_rows', 'shuffle_targets', 'input_features', 'random_twin', 'twin_features',
            'token_ends', 'matching_tokens', 'relative_layer', 'other_features', 'without_own_output', 'control_task',
            'seen_tokens', 'selectivity', 'language_drift', 'changed_site', 'dead_share', 'Check', 'verdict_of',
-           'split_checks', 'Case', 'fixed_run', 'control_makers', 'control_predictions', 'Compared', 'compare',
-           'luckiest', 'measure_selectivity', 'measure_change', 'std_ratios', 'beat_checks', 'selectivity_check',
-           'score_checks', 'own_output_check', 'change_checks', 'IntrospectionCard', 'make_card', 'neuron_frame',
-           'best_baseline', 'card_table']
+           'split_checks', 'Case', 'Compared', 'change_checks', 'IntrospectionCard', 'make_card']
 
 # %% ../nbs/15_card.ipynb #4bb19e3c
 @dataclass(frozen=True)
@@ -482,8 +479,8 @@ VERDICTS = {
 DECISION = (
     ("leak", ("groups apart", "near-duplicates apart", "own output")),
     ("collapse", ("spread kept", "original still predicted")),
-    ("no evidence", ("above zero", "beats shuffled targets", "losses agree")),
-    ("trivial", ("not its own input", "beats mean", "beats most frequent bin", "beats last token", "beats input only", "selective")),
+    ("no evidence", ("enough groups", "above zero", "beats mean", "beats most frequent bin", "beats shuffled targets", "losses agree")),
+    ("trivial", ("not its own input", "beats last token", "beats input only", "selectivity")),
     ("not privileged", ("beats random twin", "beats other model")),
 )
 
@@ -548,7 +545,7 @@ class Case:
         return METRICS[self.metric](self.actual if actual is None else actual, predicted, again, keep)
 
 # %% ../nbs/15_card.ipynb #375f637d
-def fixed_run(case: Case) -> Float[np.ndarray, "part target"]:
+def _fixed_run(case: Case) -> Float[np.ndarray, "part target"]:
     "Predictions of the same unfrozen training with targets held at their original values."
     t, p, before = case.trainer, case.predictor, case.predictor.head
     fresh = dataclasses.replace(p, head=Head(before.feature_mean.numel(), before.targets, before.hidden, before.bins), weights={})
@@ -556,7 +553,7 @@ def fixed_run(case: Case) -> Float[np.ndarray, "part target"]:
                         track_gradients=False, track_activations=False).fit(case.dataset, case.base_features)
     return predict_rows(fresh, case.dataset, fresh.features(case.dataset.texts), "test")
 
-def control_makers(case: Case) -> dict[str, Callable[[], Float[np.ndarray, "part target"]]]:
+def _makers(case: Case) -> dict[str, Callable[[], Float[np.ndarray, "part target"]]]:
     "Every control that this case needs, by name: a function that gives its predictions for the test rows."
     t, d, x, p = case.trainer, case.dataset, case.features, case.predictor
     head = lambda features, dataset=d: control_rows(t, dataset, features)
@@ -567,7 +564,7 @@ def control_makers(case: Case) -> dict[str, Callable[[], Float[np.ndarray, "part
               "random twin": lambda: head(twin_features(p, d, case.seed, case.folder and case.folder/"twin"))}
     if case.other_model is not None: makers["other model"] = lambda: head(other_features(p, d, case.other_model))
     if p.weights: makers["frozen head"] = lambda: head(case.base_features)
-    if case.training.moving: makers["fixed targets"] = lambda: fixed_run(case)
+    if case.training.moving: makers["fixed targets"] = lambda: _fixed_run(case)
     if case.leakage == "downstream" and p.target.neurons: makers["own output removed"] = lambda: head(without_own_output(p, d))
     return makers | {f"control task {i}": lambda i=i: head(x, control_task(d, case.seed + i)) for i in range(TASKS)}
 
@@ -576,7 +573,7 @@ def _identity(case: Case) -> dict:
     "What the controls depend on."
     p, frame, t = case.predictor, case.dataset.frame, case.trainer
     settings = {f.name: getattr(t, f.name) for f in dataclasses.fields(t) if f.name not in ("predictor", "folder", "unfreeze")}
-    tensors = dict(x=case.features, base=case.base_features, y=torch.as_tensor(case.dataset.values())) | p.head.state_dict() | p.weights
+    tensors = dict(x=case.features, base=case.base_features, y=torch.tensor(case.dataset.values())) | p.head.state_dict() | p.weights
     sides = text_hash([f"{s} {g} {t}" for s, g, t in zip(frame.split, frame.group, frame.text)])
     other = None if case.other_model is None else model_hash(case.other_model)
     return plain(settings | vars(t.unfreeze) | dict(
@@ -594,9 +591,9 @@ def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np
     if path: write_tensors(path, {k: torch.as_tensor(v) for k, v in found.items()}, identity)
     return found
 
-def control_predictions(case: Case) -> dict[str, Float[np.ndarray, "part target"]]:
+def _control_predictions(case: Case) -> dict[str, Float[np.ndarray, "part target"]]:
     "What every control predicts for the test rows."
-    makers, identity = control_makers(case), _identity(case) if case.folder else {}
+    makers, identity = _makers(case), _identity(case) if case.folder else {}
     return {name: _kept(case, name, identity, lambda: dict(predicted=make()))["predicted"]
             for name, make in progress(makers.items(), "controls", len(makers), "control")}
 
@@ -607,11 +604,11 @@ class Compared:
     score: Score | ClassScore
     head_minus: Difference     # the head's score minus this one
 
-def compare(case: Case, head: Float[np.ndarray, "part target"], others: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Compared]:
+def _compare(case: Case, head: Float[np.ndarray, "part target"], others: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Compared]:
     "Each prediction's score, and how much better the head is."
     return {name: Compared(case.score(p), case.minus(head, p)) for name, p in others.items()}
 
-def luckiest(case: Case, predictions: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Float[np.ndarray, "part target"]]:
+def _luckiest(case: Case, predictions: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Float[np.ndarray, "part target"]]:
     "The predictions without control tasks, and of the shuffled heads the best one."
     blind = [p for name, p in predictions.items() if name.startswith("shuffled ")]
     rest = {n: p for n, p in predictions.items() if not n.startswith(("shuffled ", "control task "))}
@@ -621,7 +618,7 @@ def luckiest(case: Case, predictions: dict[str, Float[np.ndarray, "part target"]
     return {n: rest[n] for n in names[:first]} | {"shuffled targets": best} | {n: rest[n] for n in names[first:]}
 
 # %% ../nbs/15_card.ipynb #3df7c540
-def measure_selectivity(case: Case, head: Float[np.ndarray, "part target"],
+def _measure_selectivity(case: Case, head: Float[np.ndarray, "part target"],
                         predictions: dict[str, Float[np.ndarray, "part target"]]) -> Optional[Difference]:
     "The head's score minus the control tasks'; None if fewer than two test rows have a token seen in training."
     keep = seen_tokens(case.dataset)
@@ -631,19 +628,19 @@ def measure_selectivity(case: Case, head: Float[np.ndarray, "part target"],
     floor = case.sample(predictions["most frequent bin"])[0] if case.bins else 0.
     return selectivity(case.sample(head), [np.nan_to_num(t, nan=floor) for t in tasks], floor)
 
-def measure_change(case: Case, head: Float[np.ndarray, "part target"]) -> Optional[dict[str, float]]:
-    "What training did to the model, measured on the test texts; None if it was frozen."
+def _measure_change(case: Case, head: Float[np.ndarray, "part target"]) -> Optional[dict[str, float]]:
+    "What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least); None if it was frozen."
     p, texts = case.predictor, case.dataset.part("test").drop_duplicates("index").text.tolist()
     if not p.weights: return None
     make = lambda: changed_site(p, texts) | {k: np.array([v]) for k, v in language_drift(p.model, p.weights, texts, p.batch_size).items()}
     found = _kept(case, "self modification", _identity(case) if case.folder else {}, make)
     original, current = case.sample(head), case.sample(head, case.outcome(found["current"]))
-    gap, ratio = Difference(float((current - original)[0]), *interval(current - original)), std_ratios(case, found["current"])
+    gap, ratio = Difference(float((current - original)[0]), *interval(current - original)), _std_ratios(case, found["current"])
     return dict(original=float(original[0]), current=float(current[0]), gap=gap.value, gap_low=gap.low, gap_high=gap.high,
-                std_ratio=float(ratio.mean()), std_ratios=ratio.tolist(), dead_share=dead_share(found["before"], found["after"]),
+                std_ratio=float(ratio.min()), std_ratios=ratio.tolist(), dead_share=dead_share(found["before"], found["after"]),
                 moving_target=float(case.training.moving)) | {k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")}
 
-def std_ratios(case: Case, current: Float[np.ndarray, "part target"]) -> Float[np.ndarray, "target"]:
+def _std_ratios(case: Case, current: Float[np.ndarray, "part target"]) -> Float[np.ndarray, "target"]:
     "Standard deviation of the current values over that of the original ones, on the test rows."
     before = case.dataset.values("test").std(0)
     return current.std(0)/np.where(before > 0, before, np.nan)
@@ -657,32 +654,33 @@ def _span(d: Any) -> str: return f"{_number(d.value)} ({_number(d.low)} to {_num
 
 _BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random twin", "other model")
 
-def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
+def _beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     "Whether the head beats each baseline; `not measured` without another model."
-    found = [Check(f"beats {n}", c.head_minus.value, c.head_minus.beats, f"{n} reaches {_number(c.score.value)}; the head is better by {_span(c.head_minus)}")
+    found = [Check(f"beats {n}", c.head_minus.value, c.head_minus.beats, f"{n}: {_number(c.score.value)}, and the head is better by {_span(c.head_minus)}")
              for n, c in baselines.items() if n in _BEATEN]
     if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
     return found
 
-def selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
-    "`selective`, measured only if there are more token types than a linear head could memorise."
+def _selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
+    "`selectivity`, measured only if there are more token types than a linear head could memorise."
     types, inputs = len(np.unique(own_token(case.dataset, case.dataset.part("train")))), case.features.shape[1]
-    if selective is None: return Check("selective", None, None, "no test row has a token seen in training")
+    if selective is None: return Check("selectivity", None, None, "no test row has a token seen in training")
     words = f"better by {_span(selective)} than on tasks that only memory solves"
-    if types > inputs: return Check("selective", selective.value, selective.beats, words)
-    return Check("selective", selective.value, None, f"{words}, but a linear head with {inputs} inputs can memorise {types} token types: see beats last token")
+    if types > inputs: return Check("selectivity", selective.value, selective.beats, words)
+    return Check("selectivity", selective.value, None, f"{words}, but a linear head with {inputs} inputs can memorise {types} token types: see beats last token")
 
-def score_checks(case: Case, score: Score | ClassScore, selective: Optional[Difference]) -> list[Check]:
-    "`above zero` (of R²), `losses agree`, `selective`, `not its own input`."
+def _score_checks(case: Case, score: Score | ClassScore, selective: Optional[Difference]) -> list[Check]:
+    "`enough groups` (5, or an interval means little), `above zero` (of R²), `losses agree`, `selectivity`, `not its own input`."
     gap = getattr(case.training, "loss_gap", None)
-    checks = [] if case.bins else [Check("above zero", score.low, bool(score.low > 0), f"R² is {_span(score)}")]
+    checks = [Check("enough groups", score.groups, score.groups >= 5, f"{score.groups} groups of test texts to resample")]
+    if not case.bins: checks += [Check("above zero", score.low, bool(score.low > 0), f"R² is {_span(score)}")]
     checks += [Check("losses agree", gap, None if gap is None else abs(gap) < .01,
                      "not measured" if gap is None else f"training loss and evaluation loss of one batch differ by {abs(gap):.1g}")]
-    checks += [selectivity_check(case, selective)]
+    checks += [_selectivity_check(case, selective)]
     return checks + [Check("not its own input", None, case.leakage != "trivial", LEAKAGE[case.leakage])]
 
 # %% ../nbs/15_card.ipynb #11611a78
-def own_output_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Float[np.ndarray, "part target"]]) -> Check:
+def _own_output_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Float[np.ndarray, "part target"]]) -> Check:
     "Whether the score survives without the neuron's own output, against every baseline that the head beats."
     label, words = case.leakage, LEAKAGE[case.leakage]
     if label in ("upstream", "trivial"): return Check("own output", None, True, words)
@@ -699,10 +697,10 @@ def own_output_check(case: Case, baselines: dict[str, Compared], predictions: di
 def change_checks(change: Optional[dict]) -> list[Check]:
     "`spread kept` and `original still predicted`, for a model that was trained."
     if change is None: return []
-    ratio, gap = change["std_ratio"], change["gap"]
-    return [Check("spread kept", ratio, bool(ratio >= .5), f"the neuron's standard deviation is {_number(ratio)} of what it was"),
-            Check("original still predicted", gap, not (gap > .2 and change["gap_low"] > 0),
-                  f"against the current activation the head scores {_number(change['current'])}, against the original {_number(change['original'])}")]
+    ratio, followed = change["std_ratio"], change["gap"] > .2 and change["gap_low"] > 0
+    return [Check("spread kept", ratio, bool(ratio >= .5), f"the standard deviation on the test texts is {_number(ratio)} of what it was"),
+            Check("original still predicted", change["gap"], not (followed or change["gap"] != change["gap"]),
+                  f"against the current activation the score is {_number(change['current'])}, against the original {_number(change['original'])}")]
 
 # %% ../nbs/15_card.ipynb #b9b89f2c
 @dataclass(frozen=True, repr=False)
@@ -727,6 +725,7 @@ class IntrospectionCard:
     def to_frame(self) -> pd.DataFrame: return _predictor_frame(self)
     def checks_frame(self) -> pd.DataFrame: return pd.DataFrame([(c.name, c.value, c.outcome, c.words) for c in self.checks],
                                                                 columns=["check", "value", "outcome", "found"])
+    def table(self) -> pd.DataFrame: return _table(self)
     def summary(self) -> dict: return _summary(self)
     def to_markdown(self) -> str: return _markdown(self)
     def plot(self) -> Any: return _bars(self)
@@ -753,20 +752,20 @@ def make_card(
     folder, p = folder and Path(folder), trainer.predictor
     tuned = p.features(dataset.texts, folder and folder/"tuned") if p.weights else features
     case = Case(trainer, training, dataset, features, tuned, other_model, seed, draws, folder)
-    head, made = predict_rows(p, dataset, tuned, "test"), control_predictions(case)
-    score, predictions = case.score(head), luckiest(case, made)
-    compared = compare(case, head, predictions)
+    head, made = predict_rows(p, dataset, tuned, "test"), _control_predictions(case)
+    score, predictions = case.score(head), _luckiest(case, made)
+    compared = _compare(case, head, predictions)
     beside = {n: compared.pop(n) for n in ("own output removed", "fixed targets") if n in compared}
-    selective, change = measure_selectivity(case, head, made), measure_change(case, head)
-    checks = (*split_checks(dataset), own_output_check(case, compared, predictions), *change_checks(change),
-              *score_checks(case, score, selective), *beat_checks(compared))
+    selective, change = _measure_selectivity(case, head, made), _measure_change(case, head)
+    checks = (*split_checks(dataset), _own_output_check(case, compared, predictions), *change_checks(change),
+              *_score_checks(case, score, selective), *_beat_checks(compared))
     for pieces in ("twin", "tuned", "fixed"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
     table = confusion(case.actual, head, case.bins.n) if case.bins else None
     return IntrospectionCard(verdict_of(checks), score, compared, beside, checks, selective, change, case.leakage,
-                             neuron_frame(case, head, change), _about(case, chosen), table, directions)
+                             _neuron_frame(case, head, change), _about(case, chosen), table, directions)
 
 # %% ../nbs/15_card.ipynb #0722dccf
-def neuron_frame(case: Case, head: Float[np.ndarray, "part target"], change: Optional[dict]) -> pd.DataFrame:
+def _neuron_frame(case: Case, head: Float[np.ndarray, "part target"], change: Optional[dict]) -> pd.DataFrame:
     "The score of each target on its own, and how much of its spread is left."
     names = [str(a) for a in case.predictor.target.addresses] or [str(case.predictor.target)]
     if case.bins: scores = [case.score(head)]
@@ -784,13 +783,13 @@ def _about(case: Case, chosen: str) -> dict:
                       moving_target=case.training.moving, loss_gap=getattr(case.training, "loss_gap", None), seed=case.seed, draws=case.draws))
 
 # %% ../nbs/15_card.ipynb #83cc0e24
-def best_baseline(card: IntrospectionCard) -> str:
+def _best_baseline(card: IntrospectionCard) -> str:
     "The name of the strongest baseline."
     return max(card.baselines, key=lambda n: np.nan_to_num(card.baselines[n].score.value, nan=-np.inf))
 
 def _sentences(card: IntrospectionCard) -> list[str]:
     "The verdict, the score, the best baseline, what failed, what was not measured."
-    s, a, best = card.score, card.about, best_baseline(card)
+    s, a, best = card.score, card.about, _best_baseline(card)
     failed, missing = ([c for c in card.checks if c.passed is value] for value in (False, None))
     deciding = [c.words for c in failed if c.name in dict(DECISION).get(card.verdict, ())]
     return [VERDICTS[card.verdict][1], *([f"Why: {'; '.join(deciding)}."] if deciding else []),
@@ -821,7 +820,7 @@ def _summary(card: IntrospectionCard) -> dict:
 _SHOWN = {"r2": "R²", "r2_low": "95 % from", "r2_high": "to", "accuracy": "accuracy", "accuracy_low": "95 % from", "accuracy_high": "to",
           "spearman": "Spearman", "error": "error (std)", "macro_f1": "macro-F1", "ordinal_error": "bins off"}
 
-def card_table(card: IntrospectionCard) -> pd.DataFrame:
+def _table(card: IntrospectionCard) -> pd.DataFrame:
     "The predictors for people: rounded, with headings and the head's lead in words."
     frame = card.to_frame()
     lead = [f"{_number(v)} ({_number(low)} to {_number(high)})" if v == v else "" for v, low, high in zip(frame["lead"], frame.lead_low, frame.lead_high)]
@@ -850,7 +849,7 @@ def _markdown_table(frame: pd.DataFrame, corner: str = "") -> str:
 def _markdown(card: IntrospectionCard) -> str:
     "The card as a report."
     checks = card.checks_frame()[["outcome", "check", "found"]]
-    parts = [f"## Verdict: {card.verdict}", card.sentence(), _markdown_table(card_table(card), "predictor"), "### Checks", _markdown_table(checks),
+    parts = [f"## Verdict: {card.verdict}", card.sentence(), _markdown_table(_table(card), "predictor"), "### Checks", _markdown_table(checks),
              "\n".join(f"- {k}: {v}" for k, v in _facts(card).items())]
     if len(card.per_neuron) > 1: parts += ["### Each neuron", _markdown_table(card.per_neuron.round(3))]
     return "\n\n".join(parts) + "\n"
@@ -870,7 +869,7 @@ def _html(card: IntrospectionCard) -> str:
     checks = card.checks_frame().set_index("outcome").drop(columns="value").rename_axis(None)
     facts = "".join(f"<li><b>{html.escape(k)}</b>: {html.escape(v)}</li>" for k, v in _facts(card).items())
     failed = sum(c.passed is False for c in card.checks)
-    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>{card_table(card).rename_axis(None).to_html()}"
+    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>{_table(card).rename_axis(None).to_html()}"
             f"<details{' open' if failed else ''}><summary>{len(card.checks)} checks, {failed} failed</summary>{checks.to_html()}</details>"
             f"<details><summary>Details</summary><ul>{facts}</ul></details>{_fold('Each neuron', card.per_neuron if len(card.per_neuron) > 1 else None)}"
             f"{_fold('Confusion', card.confusion)}{_fold('Directions', card.directions)}</div>")

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, make_config, option, options,
                                        plain, to_yaml, versions, yaml_values)
+from .atlas import AtlasConfig, run_atlas
+from .atlas import summary as atlas_summary
 from .pipeline import (IntrospectionConfig, IntrospectionResult, ScanConfig, run_introspection,
-                                           run_scan, three_digits)
+                                           run_scan)
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'parse', 'main']
@@ -40,10 +42,11 @@ class Command:
 
 # %% ../nbs/90_cli.ipynb #211376e7
 def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
-    table = r.table().to_string(float_format=three_digits)
+    table = r.table().rename_axis(None).to_string()
     figures = sorted(str(p) for p in (r.run_folder/"figures").glob("*.html"))
-    chosen = f"Target {r.address}: {r.about['chosen']}"
-    return "\n".join([chosen, "", table, "", r.sentence(), "", f"run folder  {r.run_folder}",
+    chosen = f"Target {r.target}: {r.about['chosen']}"
+    checks = (f"{c.outcome:12}  {c.name:24}  {c.words}" for c in r.card.checks)
+    return "\n".join([chosen, "", table, "", *checks, "", f"VERDICT: {r.card.verdict}", r.sentence(), "", f"run folder  {r.run_folder}",
                       f"report      {r.run_folder/'reports'/'report.md'}", *(f"figure      {p}" for p in figures)])
 
 # %% ../nbs/90_cli.ipynb #8fdc656e
@@ -63,6 +66,12 @@ def _summary_scan(scan: Any, config: ScanConfig) -> dict:
     given = dict(score=config.score, top=_scan_rows(scan, config), output=config.output)
     return plain({k: v for k, v in scan.about.items()} | given)
 
+# %% ../nbs/90_cli.ipynb #f25e6e54
+def _show_atlas(atlas: Any, config: AtlasConfig) -> str:
+    columns = ["address", "r2", "selectivity", "q", "leakage"]
+    table = atlas.top(config.top, config.score)[columns].to_string(index=False, float_format="{:.3g}".format)
+    return "\n".join([atlas.sentence(), "", table] + ([f"\natlas       {config.output}"] if config.output else []))
+
 # %% ../nbs/90_cli.ipynb #12164057
 def _fetch(config: FetchConfig) -> Any:
     from neural_introspection.models import fetch_smollm2
@@ -74,6 +83,8 @@ COMMANDS = {
                    "Predict one of a model's neurons from the model's own representations, with baselines."),
     "scan": Command(ScanConfig, run_scan, _show_scan, _summary_scan,
                     "Rank all neurons of a model by how much they vary."),
+    "atlas": Command(AtlasConfig, run_atlas, _show_atlas, atlas_summary,
+                     "Probe every neuron of a model at once, with a null and a control task."),
     "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }

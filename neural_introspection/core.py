@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Literal, Optional
 
 # %% auto #0
-__all__ = ['LAYER_TYPES', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound', 'BadTexts',
-           'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled', 'expect_error', 'require', 'site_name',
-           'NeuronAddress', 'site_layer', 'Target', 'check_index', 'seed_everything', 'device_parity', 'pick_device',
-           'atomic_write', 'half_written', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors',
-           'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option',
-           'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress',
-           'in_pieces', 'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'check_writable',
-           'weight_hash']
+__all__ = ['LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound',
+           'BadTexts', 'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled', 'expect_error', 'require',
+           'site_name', 'NeuronAddress', 'site_layer', 'Target', 'check_index', 'seed_everything', 'device_parity',
+           'pick_device', 'atomic_write', 'half_written', 'write_text', 'write_json', 'read_json', 'plain',
+           'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors',
+           'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress',
+           'watch_progress', 'in_pieces', 'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder',
+           'check_writable', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -354,6 +354,14 @@ def option(
 ) -> Any:
     "A dataclass field that describes itself."
     return field(default=default, metadata=dict(help=help, group=group, minimum=minimum, maximum=maximum))
+
+# %% ../nbs/00_core.ipynb #8516f476
+HELP = {
+    "model": "Model: pocket (bundled), a hub name, a folder, or a .gguf file",
+    "layer_type": "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer",
+    "texts": "File with one text per line, python-docs, or a data set; synthetic texts if left out",
+    "device": "cpu, cuda or mps; the best that works if left out",
+}
 
 # %% ../nbs/00_core.ipynb #90843811
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from torch import Tensor
 from .capture import Position, activation_batches, find_site, fitting_texts, parse_position
 from .core import (BadData, BadInput, NeuronAddress, Target, atomic_write, read_frame, read_json,
                                        write_frame, write_json)
-from .models import ModelInfo, check_index, check_neuron, describe, encode, spread_pieces
+from .models import (ModelInfo, check_index, check_layer, check_neuron, describe, encode,
+                                         spread_pieces)
 
 # %% auto #0
 __all__ = ['PIECE', 'Activations', 'collect_activations', 'text_hash', 'dataset_columns', 'ActivationDataset',
@@ -191,7 +192,8 @@ class ActivationDatasetGenerator:
 
 # %% ../nbs/11_dataset.ipynb #d0cd9797
 def check_target(model: Any, target: Target) -> None:
-    "`BadAddress` if the model has no such site, or the site no such neuron."
+    "`BadAddress` if the model has no such layer or site, or the site no such neuron."
+    if target.layer is not None: check_layer(model, target.layer)
     find_site(model, target.site)
     if target.layer_type:
         for neuron in target.neurons or (): check_neuron(model, target.layer_type, target.layer, neuron)

@@ -15,20 +15,21 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from .capture import ActivationMonitor, ModelInterface, Position, fitting_texts, parse_position, pick_positions
+from .capture import (ActivationMonitor, ModelInterface, Position, fitting_texts, parse_position,
+                                          pick_positions)
 from .core import BadInput, NeuronAddress, Target, write_frame, write_json
 from .models import COMPONENTS, encode, weight_place
 from .predictor import check_target
 from .stats import NeuronStats, _in_order
 
 # %% auto #0
-__all__ = ['COLUMNS', 'READINGS', 'DEAD_BELOW', 'CURVES', 'place_of', 'GradientTracker', 'gradient_map', 'moved',
+__all__ = ['COLUMNS', 'READINGS', 'DEAD_BELOW', 'DRIFT', 'CURVES', 'place_of', 'GradientTracker', 'gradient_map', 'moved',
            'sketch_distance', 'exact_distance', 'evaluating', 'probe', 'ActivationDrift', 'drift_curves',
            'distribution_movie']
 
 # %% ../nbs/13_monitors.ipynb #dc56e9ae
 def place_of(name: str) -> tuple[Optional[int], str]:
-    "(block or None, component) of a parameter's name; the component is one of `COMPONENTS`, `head`, or a plain module's path."
+    "(block or None, component) of a name; the component is one of `COMPONENTS`, `head`, or a plain module's path."
     name = name.split(":")[0]   # adapters carry their weight's name, and a half
     part = name.split(".")[0]
     if part == "head": return None, "head"
@@ -39,10 +40,11 @@ def place_of(name: str) -> tuple[Optional[int], str]:
 def _depth(place: tuple[Optional[int], str]) -> tuple[float, int]:
     "Orders places as data passes them: embeddings, blocks, final norm, head; a plain model's stay in their order."
     layer, component = place
-    if layer is None: return {"embeddings": -1, "norms": math.inf, "head": math.inf}.get(component, 0), component == "head"
-    return layer, COMPONENTS.index(component)
+    if layer is not None: return layer, COMPONENTS.index(component)
+    return {"embeddings": -1, "norms": math.inf, "head": math.inf}.get(component, 0), int(component == "head")
 
-def _place_label(layer: Optional[int], component: str) -> str: return component if layer is None else f"{layer} {component}"
+def _place_label(layer: Optional[int], component: str) -> str:
+    return component if layer is None else f"{layer} {component}"
 
 def _by_place(named: dict[str, nn.Parameter]) -> dict[tuple[Optional[int], str], list[nn.Parameter]]:
     "The parameters of each place, in order of depth."
@@ -53,8 +55,11 @@ def _by_place(named: dict[str, nn.Parameter]) -> dict[tuple[Optional[int], str],
 # %% ../nbs/13_monitors.ipynb #cd43273a
 def _norm(tensors: Sequence[Tensor]) -> float:
     "The length of the tensors taken as one vector; 0 for none."
-    lengths = [torch.linalg.vector_norm(t, dtype=torch.float32).cpu() for t in tensors]
-    return float(torch.stack(lengths).norm()) if lengths else 0.0
+    return float(_stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors]).norm()) if tensors else 0.0
+
+def _stack(scalars: Sequence[Tensor]) -> Tensor:
+    "Scalars of any devices on the first one's, to be read at once."
+    return torch.stack([s.to(scalars[0].device) for s in scalars])
 
 def _gradient(p: nn.Parameter) -> Optional[Tensor]:
     return p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad
@@ -62,11 +67,9 @@ def _gradient(p: nn.Parameter) -> Optional[Tensor]:
 def _readings(parameters: Sequence[nn.Parameter]) -> dict[str, float]:
     "Gradient norm, weight norm and dead share of some parameters, before a step."
     gradients = [g for p in parameters if (g := _gradient(p)) is not None]
-    alive = sum(int(torch.count_nonzero(g)) for g in gradients)
+    alive = int(_stack([torch.count_nonzero(g) for g in gradients]).sum()) if gradients else 0
     return dict(gradient_norm=_norm(gradients), weight_norm=_norm([p.detach() for p in parameters]),
                 dead_share=1 - alive/sum(p.numel() for p in parameters))
-
-def _or_none(value: float) -> Optional[float]: return value if math.isfinite(value) else None
 
 # %% ../nbs/13_monitors.ipynb #bf73d560
 COLUMNS = ("step", "layer", "component", "gradient_norm", "weight_norm", "update_ratio", "dead_share")
@@ -78,13 +81,14 @@ class GradientTracker:
         interval: int = 50,              # steps
     ):
         if interval < 1 or not named:
-            raise BadInput(f"{len(named)} parameters every {interval} steps cannot be tracked: give at least one of each.")
+            raise BadInput(f"{len(named)} parameters every {interval} steps cannot be tracked: "
+                           "give at least one of each.")
         self.interval, self.step, self.rows = interval, 0, []   # steps so far; a dict for each recorded step and place
         self._places, self._before = _by_place(named), {}
 
     @contextlib.contextmanager
     def watch(self, optimizer: Any) -> Iterator[GradientTracker]:   # torch's, or accelerate's around one
-        "Within the block the optimiser's steps are counted and recorded. `BadInput` if it trains none of the parameters."
+        "Within the block the optimiser's steps are counted and recorded; `BadInput` if it trains none of them."
         optimizer = _innermost(optimizer, self._places)
         handles = [optimizer.register_step_pre_hook(self._start), optimizer.register_step_post_hook(self._finish)]
         try: yield self
@@ -92,56 +96,63 @@ class GradientTracker:
             self._before = {}
             for handle in handles: handle.remove()
 
-    @torch.no_grad()
     def _start(self, *_: Any) -> None:
-        self.step += 1
-        if (self.step - 1) % self.interval: return
-        self._before = {place: (_readings(ps), [p.detach().clone() for p in ps]) for place, ps in self._places.items()}
+        self.step, self._before = self.step + 1, {}
+        if (self.step - 1) % self.interval == 0: self._before = _before(self._places)
 
-    @torch.no_grad()
     def _finish(self, *_: Any) -> None:
-        for place, (readings, weights) in self._before.items():
-            change = _norm([p.detach() - w for p, w in zip(self._places[place], weights)])
-            ratio = change/readings["weight_norm"] if readings["weight_norm"] else math.nan
-            row = dict(step=self.step, layer=place[0], component=place[1], **readings, update_ratio=ratio)
-            self.rows.append({k: _or_none(row[k]) if isinstance(row[k], float) else row[k] for k in COLUMNS})
+        self.rows += [dict(step=self.step, layer=layer, component=component, **_after(*found))
+                      for (layer, component), found in self._before.items()]
         self._before = {}
 
-    def state(self) -> dict:
-        "What a checkpoint needs, as JSON can carry it."
-        return dict(interval=self.interval, step=self.step, rows=self.rows)
-
-    def load_state(self, state: dict) -> None:
-        "Go on from what `state` returned."
-        self.step, self.rows = state["step"], list(state["rows"])
-
-    def to_frame(self) -> pd.DataFrame:
-        "A row for each recorded step and place; NaN where a value is not finite, or the weights were all zero."
-        return pd.DataFrame(self.rows, columns=COLUMNS).astype({"layer": "Int64"} | dict.fromkeys(COLUMNS[3:], float))
-
-    def plot(self, reading: str = "gradient_norm") -> Any:
-        "A reading by place and step, as a heat map (a plotly figure)."
-        return gradient_map(self.to_frame(), reading)
-
-    def save(self, folder: str | Path) -> Path:
-        "Write `gradients.json` and `gradients.parquet`; returns the folder."
-        write_json(Path(folder)/"gradients.json", self.state())
-        return write_frame(Path(folder)/"gradients.parquet", self.to_frame()).parent
-
-    def _repr_html_(self) -> str:
-        last = self.to_frame().query("step == step.max()") if self.rows else self.to_frame()
-        return f"<p>{self.step} steps, every {self.interval} recorded; the last:</p>" + last.to_html(index=False, float_format="{:.3g}".format, na_rep="")
+    def state(self) -> dict: return dict(interval=self.interval, step=self.step, rows=self.rows)
+    def load_state(self, state: dict) -> None: self.step, self.rows = state["step"], list(state["rows"])
+    def to_frame(self) -> pd.DataFrame: return _gradient_frame(self.rows)
+    def plot(self, reading: str = "gradient_norm") -> Any: return gradient_map(self.to_frame(), reading)
+    def save(self, folder: str | Path) -> Path: return _save(folder, "gradients", self.state(), self.to_frame())
+    def __repr__(self) -> str: return f"GradientTracker({self.step} steps, every {self.interval} recorded)"
+    def _repr_html_(self) -> str: return f"<p>{self!r}; the last:</p>{_html(self.to_frame(), 'step')}"
 
 # %% ../nbs/13_monitors.ipynb #34ffdc55
+@torch.no_grad()
+def _before(places: dict) -> dict:
+    "For each place its readings before a step, and what the step can change, with a copy of it."
+    copied = lambda parameters: [(p, p.detach().clone()) for p in parameters if p.grad is not None]
+    return {place: (_readings(parameters), copied(parameters)) for place, parameters in places.items()}
+
+@torch.no_grad()
+def _after(readings: dict[str, float], copied: Sequence[tuple[nn.Parameter, Tensor]]) -> dict[str, Optional[float]]:
+    "The readings with the update ratio, after the step; None for what is not finite (weights all zero)."
+    change, size = _norm([p.detach() - was for p, was in copied]), readings["weight_norm"]
+    found = readings | dict(update_ratio=change/size if size else math.nan)
+    return {name: found[name] if math.isfinite(found[name]) else None for name in COLUMNS[3:]}
+
+# %% ../nbs/13_monitors.ipynb #c1b2a9c4
 def _innermost(optimizer: Any, places: dict) -> torch.optim.Optimizer:
     "torch's own optimiser; `BadInput` if there is none, or it trains other parameters."
-    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
-        if not hasattr(optimizer, "optimizer"): raise BadInput(f"a {type(optimizer).__name__} is no optimiser: give one of torch.optim.")
-        optimizer = optimizer.optimizer
+    while hasattr(optimizer, "optimizer"): optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise BadInput(f"a {type(optimizer).__name__} is no optimiser: give one of torch.optim.")
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in trained for ps in places.values() for p in ps):
-        raise BadInput("the optimiser trains none of the tracked parameters: give the tracker those that it was made with.")
+        raise BadInput("the optimiser trains none of the tracked parameters: "
+                       "give the tracker those that it was made with.")
     return optimizer
+
+# %% ../nbs/13_monitors.ipynb #5f020f54
+def _gradient_frame(rows: Sequence[dict]) -> pd.DataFrame:
+    kinds = {"layer": "Int64"} | dict.fromkeys(COLUMNS[3:], float)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
+
+def _html(frame: pd.DataFrame, by: Optional[str] = None) -> str:
+    "A frame as HTML; of the last value of a column only, if one is given."
+    last = frame if by is None or frame.empty else frame[frame[by] == frame[by].max()]
+    return last.to_html(index=False, float_format="{:.3g}".format, na_rep="")
+
+def _save(folder: str | Path, name: str, raw: dict, frame: pd.DataFrame) -> Path:
+    "Write `{name}.json` and `{name}.parquet`; returns the folder."
+    write_json(Path(folder)/f"{name}.json", raw)
+    return write_frame(Path(folder)/f"{name}.parquet", frame).parent
 
 # %% ../nbs/13_monitors.ipynb #4a6533f1
 READINGS = {"gradient_norm": "gradient norm", "weight_norm": "weight norm",
@@ -154,18 +165,24 @@ def gradient_map(
     "A heat map of places by steps (a plotly figure); `BadInput` for another reading, or an empty frame."
     import plotly.graph_objects as go
     from neural_introspection.viz import distinct, figure
-    if reading not in READINGS: raise BadInput(f"reading {reading!r} is unknown: choose one of {', '.join(READINGS)}.")
-    if not len(frame): raise BadInput("no step was recorded: train within `with tracker.watch(optimizer):` first.")
-    layer = [None if pd.isna(l) else int(l) for l in frame.layer]
-    places = sorted(dict.fromkeys(zip(layer, frame.component)), key=_depth)
-    names = {place: _place_label(*place) for place in places}
-    table = frame.assign(place=[names[p] for p in zip(layer, frame.component)])
-    table = table.pivot_table(index="place", columns="step", values=reading, dropna=False).reindex(list(names.values()))
-    trace = go.Heatmap(z=_shown(table, reading), x=table.columns.to_numpy(), y=distinct(table.index), customdata=table.to_numpy("f4"),
-                       hoverongaps=False, hovertemplate="%{y}, step %{x}: %{customdata:.3g}<extra></extra>", **_scale(table, reading))
-    return figure([trace], READINGS[reading].capitalize() + " while training", "step", height=int(np.clip(150 + 24*len(table), 260, 1200)),
+    table = _by_step(frame, reading)
+    trace = go.Heatmap(z=_shown(table, reading), x=table.columns.to_numpy(), y=distinct(table.index),
+                       customdata=table.to_numpy("f4"), hoverongaps=False,
+                       hovertemplate="%{y}, step %{x}: %{customdata:.3g}<extra></extra>", **_scale(table, reading))
+    title = READINGS[reading].capitalize() + " (grey: none)" * (reading != "dead_share")
+    return figure([trace], title, "step", height=int(np.clip(160 + 24*len(table), 300, 1200)),
                   plot_bgcolor="#dcdcdc", xaxis_showgrid=False, margin_t=56,
                   yaxis=dict(type="category", showgrid=False, autorange="reversed"))
+
+def _by_step(frame: pd.DataFrame, reading: str) -> pd.DataFrame:
+    "A reading with a row for each place, in order of depth, and a column for each step."
+    if reading not in READINGS: raise BadInput(f"reading {reading!r} is unknown: choose one of {', '.join(READINGS)}.")
+    if not len(frame): raise BadInput("no step was recorded: train within `with tracker.watch(optimizer):` first.")
+    layers = [None if pd.isna(layer) else int(layer) for layer in frame.layer]
+    places = list(zip(layers, frame.component))
+    order = [_place_label(*place) for place in sorted(dict.fromkeys(places), key=_depth)]
+    named = frame.assign(place=[_place_label(*place) for place in places])
+    return named.pivot(index="place", columns="step", values=reading).reindex(order)
 
 # %% ../nbs/13_monitors.ipynb #6902ac19
 def _shown(table: pd.DataFrame, reading: str) -> Float[np.ndarray, "place step"]:
@@ -175,16 +192,19 @@ def _shown(table: pd.DataFrame, reading: str) -> Float[np.ndarray, "place step"]
 
 def _scale(table: pd.DataFrame, reading: str) -> dict:
     "The colours and their bar: shares from 0 to 1, all else in powers of ten."
-    bar = dict(title_text=READINGS[reading], title_side="right", thickness=14)
+    bar = dict(thickness=14)
     if reading == "dead_share": return dict(colorscale="Cividis", zmin=0, zmax=1, colorbar=bar)
     z = _shown(table, reading)
-    low, high = (np.floor(np.nanmin(z)), np.ceil(np.nanmax(z))) if np.isfinite(z).any() else (0, 1)
-    ticks = np.arange(low, max(high, low + 1) + 1, max(1, (high - low)//6))
-    return dict(colorscale="Cividis", zmin=low, zmax=max(high, low + 1),
-                colorbar=bar | dict(tickvals=ticks, ticktext=[f"{10.0**t:g}" for t in ticks]))
+    low, high = (float(np.nanmin(z)), float(np.nanmax(z))) if np.isfinite(z).any() else (0., 1.)
+    high = max(high, low + .1)
+    ticks = np.arange(np.ceil(low), high, max(1, (high - low)//6))
+    if len(ticks) < 2: ticks = np.linspace(low, high, 4)
+    texts = [f"{round(10.0**t, 1 - int(np.floor(t))):g}" for t in ticks]
+    return dict(colorscale="Cividis", zmin=low, zmax=high, colorbar=bar | dict(tickvals=ticks, ticktext=texts))
 
 # %% ../nbs/13_monitors.ipynb #b0398137
 DEAD_BELOW = 0.01  # a neuron is dead if its std is below this share of its std at epoch 0
+DRIFT = ("mean", "std", "std_ratio", "ks", "dead_share", "firing_rate")
 
 def moved(
     now: NeuronStats,
@@ -193,15 +213,16 @@ def moved(
 ) -> dict[str, Optional[float]]:
     "The readings of some neurons; None where nothing varied at epoch 0."
     ratio = (now.std / first.std)[first.std > 0]
-    means = dict(mean=now.mean, std=now.std, ks=ks, firing_rate=now.firing_rate, dead_share=(ratio < DEAD_BELOW).double())
-    found = {name: float(v.double().mean()) for name, v in means.items()} | {"std_ratio": float(ratio.quantile(.5)) if len(ratio) else math.nan}
-    return {name: _or_none(found[name]) for name in ("mean", "std", "std_ratio", "ks", "dead_share", "firing_rate")}
+    each = dict(mean=now.mean, std=now.std, ks=ks, dead_share=ratio < DEAD_BELOW, firing_rate=now.firing_rate)
+    found = {name: float(values.double().mean()) for name, values in each.items()}
+    found["std_ratio"] = float(ratio.quantile(.5)) if len(ratio) else math.nan
+    return {name: found[name] if math.isfinite(found[name]) else None for name in DRIFT}
 
 # %% ../nbs/13_monitors.ipynb #ce1d9a24
 def sketch_distance(a: NeuronStats, b: NeuronStats) -> Float[Tensor, "neuron"]:
-    "A lower bound of each neuron's KS distance between two statistics: the largest gap at the borders of their sketches."
-    share = lambda stats: _in_order(stats.tensors()["sketch"]).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
-    return (share(a) - share(b)).abs().amax(1).cpu()
+    "A lower bound of each neuron's KS distance: the largest gap at the borders of the sketches' cells."
+    upto = lambda stats: _in_order(stats.tensors()["sketch"]).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
+    return (upto(a) - upto(b)).abs().amax(1)
 
 def exact_distance(a: Float[np.ndarray, "row"], b: Float[np.ndarray, "row"]) -> float:
     "The KS distance of two samples; NaN if one has a value that is not finite."
@@ -231,16 +252,16 @@ def probe(
     stats, values = None, []
     with evaluating(monitor.interface.model):
         for start in range(0, len(texts), batch_size):
-            acts, place = monitor.capture(list(texts[start:start + batch_size]))[target.site], parse_position(token_pos)
-            rows = acts[monitor.mask] if place == "all" else pick_positions(acts, place, monitor.mask)
+            acts = monitor.capture(list(texts[start:start + batch_size]))[target.site]
+            rows = acts[monitor.mask] if token_pos == "all" else pick_positions(acts, token_pos, monitor.mask)
             stats = (stats or NeuronStats(rows.shape[1])).update(rows)
             values.append(target.values(rows).float().cpu())
-    return torch.cat(values).numpy(), stats
+    return torch.cat(values).numpy(), NeuronStats.from_tensors({k: v.cpu() for k, v in stats.tensors().items()})
 
 # %% ../nbs/13_monitors.ipynb #177a5d64
 def _packed(stats: NeuronStats) -> str:
     from safetensors.torch import save
-    return base64.b64encode(zlib.compress(save({k: v.cpu() for k, v in stats.tensors().items()}), 1)).decode()
+    return base64.b64encode(zlib.compress(save(stats.tensors()), 1)).decode()
 
 def _unpacked(text: str) -> NeuronStats:
     from safetensors.torch import load
@@ -258,96 +279,83 @@ class ActivationDrift:
         batch_size: int = 16,            # texts
     ):
         if interval < 1: raise BadInput(f"activations cannot be recorded every {interval} epochs: give at least 1.")
-        self.target, self.token_pos, self.interval, self.batch_size = Target.of(target), parse_position(token_pos), interval, batch_size
+        self.target, self.interval, self.batch_size = Target.of(target), interval, batch_size
         check_target(model, self.target)
+        self.token_pos = parse_position(token_pos)
         self.texts = [texts[i] for i in fitting_texts(encode(model, texts), token_pos)]
         self.monitor = ActivationMonitor(ModelInterface(model)).register_layers([self.target.site])
+        self.addresses = [str(a) for a in self.target.addresses] or [str(self.target)]
         self.rows: list[dict] = []                  # a dict for each epoch and address
         self.values: dict[int, np.ndarray] = {}     # epoch -> the target's values [row, target]
         self._first: Optional[NeuronStats] = None   # the site at the first record
-
-    @property
-    def addresses(self) -> list[str]:
-        "The target's neurons (or its norm), as they print."
-        return [str(a) for a in self.target.addresses] or [str(self.target)]
 
     def record(self, epoch: int) -> None:
         "Measure now; the first record is what later ones are compared with. A record of the same epoch is replaced."
         values, site = probe(self.monitor, self.target, self.texts, self.token_pos, self.batch_size)
         if self._first is None or epoch == min(self.values): self._first = site
-        self.rows = [row for row in self.rows if row["epoch"] != epoch]
         self.values = dict(sorted((self.values | {epoch: values}).items()))
-        first = self.values[min(self.values)]
-        for column, address in enumerate(self.addresses):
-            self.rows.append(dict(epoch=epoch, address=address, **_moved_values(values[:, column], first[:, column])))
-        self.rows.append(dict(epoch=epoch, address=self.target.site, **moved(site, self._first, sketch_distance(site, self._first))))
+        self.rows = [row for row in self.rows if row["epoch"] != epoch] + _drift_rows(self, epoch, values, site)
 
-    def state(self) -> dict:
-        "What a checkpoint needs, as JSON can carry it."
-        return self.about() | dict(site=self._first and _packed(self._first))
-
-    def about(self) -> dict:
-        "The readings, the target's values and the texts, as JSON can carry them."
-        return dict(target=str(self.target), token_pos=self.token_pos, interval=self.interval, texts=self.texts, rows=self.rows,
-                    values={str(epoch): values.tolist() for epoch, values in self.values.items()})
-
-    def load_state(self, state: dict) -> None:
-        "Go on from what `state` returned."
-        self.rows = list(state["rows"])
-        self.values = {int(k): np.array(v, "f4").reshape(-1, len(self.target)) for k, v in state["values"].items()}
-        self._first = _unpacked(state["site"]) if state.get("site") else self._first
-
-    def to_frame(self) -> pd.DataFrame:
-        "A row for each epoch and address (the target's, then the site)."
-        names = ["mean", "std", "std_ratio", "ks", "dead_share", "firing_rate"]
-        return pd.DataFrame(self.rows, columns=["epoch", "address", *names]).astype(dict.fromkeys(names, float))
-
-    def plot(self) -> Any:
-        "Std ratio, KS distance and dead share over epochs (a plotly figure)."
-        return drift_curves(self.to_frame())
-
+    def state(self) -> dict: return _about(self) | dict(site=self._first and _packed(self._first))
+    def load_state(self, state: dict) -> None: _take_up(self, state)
+    def to_frame(self) -> pd.DataFrame: return _drift_frame(self.rows)
+    def plot(self) -> Any: return drift_curves(self.to_frame())
     def animate(self, index: int = 0) -> Any:   # which of the target's values
-        "The distribution of one of the target's values, epoch by epoch, to play and to slide (a plotly figure)."
         return distribution_movie({e: v[:, index] for e, v in self.values.items()}, self.addresses[index])
-
-    def save(self, folder: str | Path) -> Path:
-        "Write `activations.json` (readings, values, texts) and `activations.parquet` (readings); returns the folder."
-        write_json(Path(folder)/"activations.json", self.about())
-        return write_frame(Path(folder)/"activations.parquet", self.to_frame()).parent
-
-    def _repr_html_(self) -> str: return self.to_frame().to_html(index=False, float_format="{:.3g}".format, na_rep="")
+    def save(self, folder: str | Path) -> Path: return _save(folder, "activations", _about(self), self.to_frame())
+    def __repr__(self) -> str: return f"{self.target} on {len(self.texts)} texts at epochs {[*self.values]}"
+    def _repr_html_(self) -> str: return f"<p>{self!r}</p>{_html(self.to_frame())}"
 
 # %% ../nbs/13_monitors.ipynb #288fc6fb
-def _moved_values(now: Float[np.ndarray, "row"], first: Float[np.ndarray, "row"]) -> dict[str, Optional[float]]:
-    stats = [NeuronStats(1).update(torch.tensor(values)[:, None]) for values in (now, first)]
-    return moved(*stats, torch.tensor([exact_distance(now, first)]))
+def _drift_rows(drift: ActivationDrift, epoch: int, values: Float[np.ndarray, "row target"],
+                site: NeuronStats) -> list[dict]:
+    "A row for each of the target's values, and one for its site."
+    first, stats = drift.values[min(drift.values)], lambda x: NeuronStats(1).update(torch.tensor(x)[:, None])
+    found = {address: moved(stats(now), stats(then), torch.tensor([exact_distance(now, then)]))
+             for address, now, then in zip(drift.addresses, values.T, first.T)}
+    found[drift.target.site] = moved(site, drift._first, sketch_distance(site, drift._first))
+    return [dict(epoch=epoch, address=address, **readings) for address, readings in found.items()]
+
+def _drift_frame(rows: Sequence[dict]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["epoch", "address", *DRIFT]).astype(dict.fromkeys(DRIFT, float))
+
+def _about(drift: ActivationDrift) -> dict:
+    "Readings, values and texts, as JSON can carry them."
+    return dict(target=str(drift.target), token_pos=drift.token_pos, interval=drift.interval, texts=drift.texts,
+                rows=drift.rows, values={str(epoch): values.tolist() for epoch, values in drift.values.items()})
+
+def _take_up(drift: ActivationDrift, state: dict) -> None:
+    "Go on from what `state` returned."
+    size = len(drift.target)
+    drift.rows, drift._first = list(state["rows"]), _unpacked(state["site"]) if state["site"] else None
+    drift.values = {int(epoch): np.array(values, "f4").reshape(-1, size) for epoch, values in state["values"].items()}
 
 # %% ../nbs/13_monitors.ipynb #4e25fc93
 CURVES = {"std_ratio": "std / std at epoch 0", "ks": "KS distance", "dead_share": "dead share"}
 
 def drift_curves(frame: pd.DataFrame) -> Any:   # as from `ActivationDrift.to_frame`
-    "Std ratio, KS distance and dead share over epochs, one panel each (a plotly figure); `BadInput` for an empty frame."
+    "Std ratio, KS distance and dead share over epochs (a plotly figure); `BadInput` for an empty frame."
     from neural_introspection.viz import figure
     if not len(frame): raise BadInput("nothing was recorded: call record(0) before training.")
     traces = [_drift_curve(rows, name, i, panel) for panel, name in enumerate(CURVES)
               for i, (_, rows) in enumerate(frame.groupby("address", sort=False))]
-    axes = {f"yaxis{panel + 1 if panel else ''}": dict(domain=[.7 - .35*panel, 1 - .35*panel], title_text=text, rangemode="tozero")
-            for panel, text in enumerate(CURVES.values())}
-    axes["yaxis"]["range"] = [0, 1.1 * max(1, np.nanmax(frame.std_ratio.fillna(0)))]
-    for name in ("yaxis2", "yaxis3"): axes[name]["range"] = [-.03, 1.03]
+    top = 1.1 * max(1, np.nanmax(frame.std_ratio.fillna(0)))
+    axes = {axis: dict(domain=[low, low + .28], title_text=text, range=ends) for axis, low, text, ends in
+            zip(("yaxis", "yaxis2", "yaxis3"), (.7, .35, 0), CURVES.values(), ([0, top], [-.03, 1.03], [-.03, 1.03]))}
     fig = figure(traces, "Activations compared with epoch 0", "epoch", height=620, xaxis_anchor="y3", **axes)
-    return fig.add_hline(1, line=dict(color="#767676", dash="dot", width=1), row=None, yref="y")
+    return fig.add_hline(1, line=dict(color="#767676", dash="dot", width=1), yref="y")
 
 # %% ../nbs/13_monitors.ipynb #1b50923e
 def _drift_curve(rows: pd.DataFrame, name: str, index: int, panel: int) -> Any:
     "One line: the target's neurons in colour, the site in grey."
     import plotly.graph_objects as go
     from neural_introspection.viz import COLOURS, colour_of, label
-    address = rows.address.iloc[0]
+    address, hover = rows.address.iloc[0], "epoch %{x}: %{y:.3g}"
     site = not address.endswith("]")
-    return go.Scatter(x=rows.epoch.to_numpy(), y=rows[name].to_numpy("f4"), name=label(f"{address} (all)" if site else address), legendgroup=address,
-                      showlegend=panel == 0, yaxis=f"y{panel + 1}" if panel else "y", mode="lines+markers", hovertemplate="epoch %{x}: %{y:.3g}",
-                      line=dict(color=COLOURS["grey"] if site else colour_of("", index), dash="dash" if site else "solid"), marker_size=6)
+    line = dict(color=COLOURS["grey"] if site else colour_of("", index), dash="dash" if site else "solid")
+    return go.Scatter(x=rows.epoch.to_numpy(), y=rows[name].to_numpy("f4"), name=label(address + " (all)"*site),
+                      legendgroup=address, showlegend=panel == 0, yaxis=f"y{panel + 1}" if panel else "y",
+                      mode="lines+markers", marker_size=6, line=line, hovertemplate=hover)
 
 # %% ../nbs/13_monitors.ipynb #427ab431
 def distribution_movie(
@@ -358,13 +366,14 @@ def distribution_movie(
     from neural_introspection.viz import activation_histogram
     if not values: raise BadInput("nothing was recorded: call record(0) before training.")
     names = [f"epoch {epoch}" for epoch in values]
-    whole = activation_histogram(dict(zip(names, values.values())), f"Activations of {unit} over epochs", unit)
+    bins = int(np.clip(max(map(len, values.values()))//3, 16, 60))
+    whole = activation_histogram(dict(zip(names, values.values())), f"Activations of {unit} over epochs", unit, bins)
     density, boxes = whole.data[:len(names)], whole.data[len(names):]
     scene = [_recoloured(density[0], "grey", names[0], "dot"), _recoloured(boxes[0], "grey", "first")]
-    frames = [dict(name=name, data=[_recoloured(d, "blue", "now", "solid"), _recoloured(b, "blue", "now")], traces=[2, 3])
-              for name, d, b in zip(names, density, boxes)]
+    now = [[_recoloured(d, "blue", "now", "solid"), _recoloured(b, "blue", "now")] for d, b in zip(density, boxes)]
+    frames = [dict(name=name, traces=[2, 3], data=data) for name, data in zip(names, now)]
     top = 1.05 * max(np.nanmax(d.y) for d in density)
-    return _animated([*scene, *frames[0]["data"]], frames, _stage(whole.layout, names, top))
+    return _animated([*scene, *now[0]], frames, _stage(whole.layout, names, top))
 
 # %% ../nbs/13_monitors.ipynb #5ae2efe9
 def _recoloured(trace: Any, colour: str, name: str, dash: Optional[str] = None) -> Any:
@@ -380,20 +389,22 @@ def _stage(layout: Any, names: Sequence[str], top: float) -> Any:
     still = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
     steps = [dict(method="animate", label=name.removeprefix("epoch "), args=[[name], still]) for name in names]
     play = [None, dict(frame=dict(duration=700, redraw=True), transition=dict(duration=0), fromcurrent=True)]
-    buttons = [dict(label="▶ play", method="animate", args=play), dict(label="❚❚ stop", method="animate", args=[[None], still])]
-    return layout.update(
-        height=520, margin_b=150, yaxis=dict(range=[0, top], domain=[0, .8]), yaxis2=dict(domain=[.84, 1]), showlegend=True,
-        sliders=[dict(steps=steps, x=.2, len=.8, y=-.2, yanchor="top", currentvalue=dict(prefix="epoch "), pad=dict(t=0))],
-        updatemenus=[dict(type="buttons", direction="right", buttons=buttons, x=0, y=-.24, xanchor="left", yanchor="top", showactive=False)])
+    buttons = [dict(label="▶ play", method="animate", args=play),
+               dict(label="❚❚ stop", method="animate", args=[[None], still])]
+    menu = dict(type="buttons", direction="right", buttons=buttons, x=0, y=-.24, xanchor="left", yanchor="top")
+    slider = dict(steps=steps, x=.3, len=.7, y=-.2, yanchor="top", currentvalue=dict(prefix="epoch "), pad=dict(t=0))
+    return layout.update(height=520, margin_b=150, showlegend=True, sliders=[slider],
+                         updatemenus=[menu | dict(showactive=False)],
+                         yaxis=dict(range=[0, top], domain=[0, .8]), yaxis2=dict(domain=[.84, 1]))
 
 # %% ../nbs/13_monitors.ipynb #cb1025fb
 def _animated(traces: Sequence[Any], frames: Sequence[dict], layout: Any) -> Any:
     "A figure of the house that hands its frames to the page as well."
     from neural_introspection.viz import Figure
-    plain_call = "Plotly.newPlot(box, figure.data, figure.layout, {responsive: true, displaylogo: false})"
+    options = "{responsive: true, displaylogo: false}"
     class Animated(Figure):
         def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             bundle = super()._repr_mimebundle_(*args, **kwargs)
-            page = bundle["text/html"].replace(plain_call, "Plotly.newPlot(box, {...figure, config: {responsive: true, displaylogo: false}})")
-            return bundle | {"text/html": page}
+            page, call = bundle["text/html"], f"figure.data, figure.layout, {options}"
+            return bundle | {"text/html": page.replace(call, f"{{...figure, config: {options}}}")}
     return Animated(list(traces), layout, frames)

@@ -8,59 +8,64 @@ import dataclasses
 import html
 import logging
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
 import numpy as np
 import pandas as pd
+import torch
+from .atlas import AtlasConfig, AtlasResult, atlas_panel, run_atlas
 from .capture import fitting_texts, parse_position
-from .card import (LEAKAGE, Score, baseline_scores, leakage_label, predict_rows,
-                                       score_predictions, varies)
-from .core import (BadData, BadInput, NeuronAddress, NotYet, RunFolder, check_options,
+from .card import IntrospectionCard, confusion_figure, make_card, predict_rows, varies
+from .core import (HELP, BadData, BadInput, NeuronAddress, RunFolder, Target, check_options,
                                        check_run_folder, check_writable, is_resumable, make_config, open_run,
-                                       option, plain, read_frame, read_json,
-                                       seed_everything, write_frame, write_json, write_text)
-from .dataset import ActivationDataset, ActivationDatasetGenerator, text_hash
+                                       option, plain, read_frame, read_json, require,
+                                       seed_everything, site_name, write_frame, write_json, write_text)
+from .dataset import ActivationDataset, ActivationDatasetGenerator, collect_activations, text_hash
 from .models import (check_layer, check_neuron, describe, encode, load_model, longest_text,
                                          resolve_model)
-from .predictor import ActivationPredictor
-from .scanner import NeuronScanner, ScanResult
+from .predictor import ActivationPredictor, BinKind, Head, make_bins
+from .scanner import NeuronScanner, ScanResult, neuron_scores
+from .stats import NeuronStats
 from .texts import Corpus, group_texts, load_texts, split_groups
-from .trainer import PredictorTrainer, TrainResult
+from .trainer import PredictorTrainer, Strategy, TrainResult, Unfreezing, learning_weights
 
 # %% auto #0
-__all__ = ['LayerType', 'ScoreName', 'Dtype', 'log', 'IntrospectionConfig', 'check_config', 'Prepared', 'prepare',
-           'IntrospectionResult', 'three_digits', 'check_stored', 'result_figures', 'run_introspection', 'ScanConfig',
-           'run_scan', 'introspection_panel']
+__all__ = ['LayerType', 'ScoreName', 'Dtype', 'log', 'IntrospectionConfig', 'parse_neurons', 'unfreezing_of', 'check_config',
+           'Prepared', 'prepare', 'IntrospectionResult', 'check_stored', 'result_figures', 'run_introspection',
+           'ScanConfig', 'run_scan', 'introspection_panel', 'neuron_card', 'atlas_explorer']
 
 # %% ../nbs/17_pipeline.ipynb #5e5336b9
 LayerType = Literal["mlp_out", "resid_post"]
 ScoreName = Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-_MODEL = "Model: pocket (bundled), a hub name, a folder, or a .gguf file"
-_LAYER_TYPE = "mlp_out: MLP values after the non-linearity; resid_post: residual stream after the layer"
+_NEURON = "Target neuron, or several such as 1,2,3; if left out the scan picks one (resid_post: the norm is the target)"
 _TOKEN_POS = "Token whose activation is predicted: last, an integer from 0 (the text's first token), or all"
-_TEXTS = "File with one text per line, python-docs, or a data set; synthetic texts if left out"
-_DEVICE = "cpu, cuda or mps; the best that works if left out"
-_LATER = " (not in this version)"
+_OTHER = "Another model, whose features are a control; pocket if left out, and none for pocket itself"
+_TARGET = "What an unfrozen model is compared with: its neuron's value now (recomputed) or the original one (fixed)"
+_COMPONENTS = "Comma-separated, from attention, mlp, embeddings; for --unfreeze selective or lora"
 
 # %% ../nbs/17_pipeline.ipynb #1dbeb23b
 @dataclass(frozen=True)
 class IntrospectionConfig:
     "Everything that decides a run."
-    model: str = option("gpt2-small", _MODEL, "Model selection")
+    model: str = option("gpt2-small", HELP["model"], "Model selection")
     layer: Optional[int] = option(None, "Target layer; the scan picks one if left out", "Model selection")
-    neuron: Optional[int] = option(None, "Target neuron; the scan picks one if left out", "Model selection", minimum=0)
-    layer_type: LayerType = option("mlp_out", _LAYER_TYPE, "Model selection")
+    neuron: Optional[str] = option(None, _NEURON, "Model selection")
+    layer_type: LayerType = option("mlp_out", HELP["layer_type"], "Model selection")
     token_pos: str = option("last", _TOKEN_POS, "Model selection")
     score: ScoreName = option("quantile_range", "What makes a neuron interesting to the scan", "Model selection")
     num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, _TEXTS, "Dataset")
+    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
     output_dir: str = option("output", "Folder of the run", "Dataset")
     force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Dataset")
-    regression: bool = option(True, "True: predict the value; False: predict its bin" + _LATER, "Training")
+    regression: bool = option(True, "True: predict the value; False: predict its bin", "Training")
     num_bins: int = option(10, "Bins, with --regression False", "Training", minimum=2)
+    bins: BinKind = option("quantile", "Equally full bins (quantile) or equally wide ones (equal_width)", "Training")
+    head: Literal["linear", "mlp"] = option("linear", "linear, or mlp: a hidden layer beside the linear map", "Training")
+    hidden: int = option(256, "Width of the hidden layer, with --head mlp", "Training", minimum=1)
     batch_size: int = option(16, "Texts in a batch", "Training", minimum=1)
     epochs: int = option(20, "Largest number of epochs", "Training", minimum=1)
     learning_rate: float = option(1e-4, "Learning rate of AdamW", "Training", minimum=0)
@@ -68,45 +73,50 @@ class IntrospectionConfig:
     test_split: float = option(0.15, "Share of the texts for the test", "Training", minimum=0, maximum=1)
     early_stopping: bool = option(True, "Stop when the validation loss stops improving", "Training")
     feature_layer: int = option(-1, "Layer whose residual stream is the head's input; -1 is the last", "Training")
+    other_model: Optional[str] = option(None, _OTHER, "Training")
     seed: int = option(0, "Seed of texts, split, training and intervals", "Training", minimum=0)
-    unfreeze: Literal["none", "all", "after_target", "from_layer", "selective"] = option(
-        "none", "What of the model is trained beside the head" + _LATER, "Unfreezing")
-    unfreeze_from: Optional[int] = option(None, "First unfrozen layer" + _LATER, "Unfreezing", minimum=0)
-    unfreeze_components: str = option("", "Comma-separated: attention, mlp, embeddings" + _LATER, "Unfreezing")
-    track_gradients: bool = option(False, "Record how gradients flow" + _LATER, "Monitoring")
-    track_activations: bool = option(False, "Record how activations change" + _LATER, "Monitoring")
+    unfreeze: Strategy = option("none", "What of the model is trained beside the head", "Unfreezing")
+    unfreeze_from: Optional[int] = option(None, "First trained layer, for --unfreeze from_layer or lora", "Unfreezing", minimum=0)
+    unfreeze_components: str = option("", _COMPONENTS, "Unfreezing")
+    lora_rank: int = option(8, "Rank of the adapters, for --unfreeze lora", "Unfreezing", minimum=1)
+    target_values: Literal["recomputed", "fixed"] = option("recomputed", _TARGET, "Unfreezing")
+    track_gradients: bool = option(False, "Record how gradients flow", "Monitoring")
+    track_activations: bool = option(False, "Record how activations change", "Monitoring")
     activation_interval: int = option(5, "Epochs between two records of activations", "Monitoring", minimum=1)
     gradient_interval: int = option(50, "Steps between two records of gradients", "Monitoring", minimum=1)
-    device: Optional[str] = option(None, _DEVICE, "Hardware")
+    device: Optional[str] = option(None, HELP["device"], "Hardware")
     dtype: Dtype = option("float32", "Precision of the model", "Hardware")
 
-# %% ../nbs/17_pipeline.ipynb #0f7ce6d1
-def _not_yet(config: IntrospectionConfig) -> Optional[str]:
-    "The first option that asks for something this version does not do."
-    asked = {"--regression False": not config.regression,
-             f"--unfreeze {config.unfreeze}": config.unfreeze != "none",
-             "--unfreeze-from": config.unfreeze_from is not None,
-             "--unfreeze-components": bool(config.unfreeze_components),
-             "--track-gradients": config.track_gradients,
-             "--track-activations": config.track_activations,
-             "--layer-type resid_post without --neuron (the norm of the residual stream)":
-                 config.layer_type == "resid_post" and config.neuron is None}
-    unused = ("num_bins", "activation_interval", "gradient_interval")
-    for name in unused: asked[f"--{name.replace('_', '-')}"] = getattr(config, name) != getattr(IntrospectionConfig, name)
-    return next((name for name, given in asked.items() if given), None)
+# %% ../nbs/17_pipeline.ipynb #13656429
+def parse_neurons(neuron: Optional[str]) -> Optional[tuple[int, ...]]:
+    "The neurons in `7` or `1,2,3`; `BadInput` for anything else."
+    if neuron is None: return None
+    parts = [part.strip() for part in str(neuron).split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise BadInput(f"neuron is {neuron!r}, but must be a whole number from 0, or several different ones such as 1,2,3.")
+    return tuple(map(int, parts))
 
-# %% ../nbs/17_pipeline.ipynb #c630222c
+def unfreezing_of(config: IntrospectionConfig) -> Unfreezing:
+    "What the config unfreezes; `BadInput` for options that do not go together."
+    components = tuple(part.strip() for part in config.unfreeze_components.split(",") if part.strip())
+    return Unfreezing(config.unfreeze, config.unfreeze_from, components, config.lora_rank)
+
+# %% ../nbs/17_pipeline.ipynb #736be705
 def check_config(config: IntrospectionConfig) -> None:
-    "`BadInput` for values that cannot work, `NotYet` for options to come. Loads nothing."
+    "`BadInput` for values that cannot work. Loads nothing."
     check_options(config)
     parse_position(config.token_pos)
+    neurons = parse_neurons(config.neuron)
+    if neurons and len(neurons) > 1 and config.layer is None:
+        raise BadInput(f"neurons {config.neuron} need a layer: add --layer, because a scan chooses one neuron.")
+    if neurons and len(neurons) > 1 and not config.regression:
+        raise BadInput(f"neurons {config.neuron} cannot be put into bins together: give one neuron, or --regression True.")
     if config.val_split + config.test_split >= 1:
         raise BadInput(f"val_split {config.val_split} and test_split {config.test_split} leave nothing to train on: "
                        "their sum must be below 1.")
     if config.test_split == 0:
         raise BadInput("test_split is 0, so there would be nothing to evaluate on: give a share such as 0.15.")
-    if option_ := _not_yet(config):
-        raise NotYet(f"{option_} is not implemented yet: this version trains a regression head on a frozen model.")
+    if unfreezing_of(config).strategy == "lora": require("peft", "peft")
 
 # %% ../nbs/17_pipeline.ipynb #5ac94df4
 log = logging.getLogger("neural_introspection")
@@ -119,28 +129,43 @@ class Prepared:
     corpus: Corpus
     groups: np.ndarray   # group of each text
     split: np.ndarray    # train, val or test for each text
+    other: Any = None    # the model whose features are a control
 
 # %% ../nbs/17_pipeline.ipynb #4613e31e
 def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
-    "Check everything, load the model if none is given, split the texts by group. Raises `BadInput`; writes nothing."
+    "Check everything, load the models that are not given, split the texts by group. Raises `BadInput`; writes nothing."
     check_config(config)
     seed_everything(config.seed)
     if model is None: resolve_model(config.model)
+    other = _other_name(config)
+    if other: resolve_model(other)
     check_run_folder(config.output_dir)
     corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
-    layer = check_layer(model, config.layer if config.layer is not None else 0)
-    if config.neuron is not None: check_neuron(model, config.layer_type, layer, config.neuron)
-    check_layer(model, config.feature_layer)
+    _check_places(config, model)
     ids = encode(model, corpus.texts)
     corpus = _fitting(corpus, fitting_texts(ids, config.token_pos))
     if (cut := sum(len(row) >= longest_text(model) for row in ids)):
         log.info("%d of %d texts fill the context of %d tokens; what is beyond was cut", cut, len(ids), longest_text(model))
     groups = group_texts(corpus.texts, corpus.groups)
     split = split_groups(groups, config.val_split, config.test_split, config.seed)
-    return Prepared(config, model, corpus, groups, split)
+    return Prepared(config, model, corpus, groups, split, other and load_model(other, config.device, config.dtype))
+
+def _other_name(config: IntrospectionConfig) -> Optional[str]:
+    "The model that is the control: as given, else pocket, unless that is the model."
+    return config.other_model or (None if config.model == "pocket" else "pocket")
 
 # %% ../nbs/17_pipeline.ipynb #c0657968
+def _check_places(config: IntrospectionConfig, model: Any) -> None:
+    "`BadInput` if the model has no such layer or neuron, or nothing could be learned by unfreezing."
+    layer = check_layer(model, config.layer if config.layer is not None else 0)
+    for neuron in parse_neurons(config.neuron) or (): check_neuron(model, config.layer_type, layer, neuron)
+    check_layer(model, config.feature_layer)
+    target = Target(site_name(config.layer_type, layer), parse_neurons(config.neuron) or (0,))
+    sites = [site_name("resid_post", check_layer(model, config.feature_layer))]
+    if config.target_values == "recomputed": sites.append(target.site)
+    learning_weights(model, unfreezing_of(config), target, sites)
+
 def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
     "The texts that have the token position."
     if len(fit) == len(corpus): return corpus
@@ -153,102 +178,99 @@ def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
 @dataclass(frozen=True, repr=False)
 class IntrospectionResult:
     "What a run found; `load` reads it back from the run folder."
-    address: NeuronAddress
-    leakage: str                   # a key of `LEAKAGE`
-    score: Score                   # of the head, on the test texts
-    baselines: dict[str, Score]
-    predictions: pd.DataFrame      # text, split, group, activation, predicted
+    target: Target
+    card: IntrospectionCard        # score, controls, verdict
+    predictions: pd.DataFrame      # text, position, split, group, activation, predicted (a column for each neuron)
     training: TrainResult
-    about: dict                    # config, model, corpus, how the neuron was chosen
+    about: dict                    # config, model, corpus, how the target was chosen
     run_folder: Path
 
-    def to_frame(self) -> pd.DataFrame:
-        "The head and the baselines, one row each."
-        return pd.DataFrame([vars(s) for s in (self.score, *self.baselines.values())],
-                            index=pd.Index(["head", *self.baselines], name="predictor"))
-
-    def table(self) -> pd.DataFrame:
-        "The same for people: fewer columns, with headings."
-        names = {"r2": "R²", "r2_low": "95 % from", "r2_high": "to", "spearman": "Spearman", "error": "error (std)"}
-        return self.to_frame()[list(names)].rename(columns=names).rename_axis(None)
-
-    def summary(self) -> dict:
-        "The result as one JSON-able object."
-        head = {k: v for k, v in vars(self.score).items() if k not in ("rows", "groups")}
-        return plain(head | dict(test_texts=self.score.rows, test_groups=self.score.groups,
-                                 baselines={k: vars(s) for k, s in self.baselines.items()}, leakage=self.leakage,
-                                 address=str(self.address), best_epoch=self.training.best_epoch,
-                                 model=self.about["model"], chosen=self.about["chosen"], run_folder=self.run_folder))
-
-    def sentence(self) -> str: return " ".join(_sentence_parts(self))
+    @property
+    def score(self) -> Any: return self.card.score
+    @property
+    def baselines(self) -> dict[str, Any]: return self.card.baselines
+    @property
+    def leakage(self) -> str: return self.card.leakage
+    @property
+    def verdict(self) -> str: return self.card.verdict
+    def to_frame(self) -> pd.DataFrame: return self.card.to_frame()
+    def table(self) -> pd.DataFrame: return self.card.table()
+    def sentence(self) -> str: return self.card.sentence()
     def __repr__(self) -> str: return self.sentence()
-    def plot(self) -> Any: return result_figures(self)["predicted_vs_actual"]
+    def plot(self) -> Any: return next(iter(result_figures(self).values()))
     def to_markdown(self) -> str: return _markdown(self)
     def _repr_html_(self) -> str: return _html(self)
+    def summary(self) -> dict: return _summary(self)
 
     @classmethod
     def load(cls, run_folder: str | Path) -> IntrospectionResult: return _load_result(Path(run_folder))
 
 # %% ../nbs/17_pipeline.ipynb #83b321ff
-def _sentence_parts(r: IntrospectionResult) -> tuple[str, str]:
-    "The result in words: what was found, and what to think of it."
-    name, best = max(r.baselines.items(), key=lambda kv: kv[1].r2)
-    beats = "beats" if r.score.r2_low > max(best.r2, 0) else "does not clearly beat"
-    return (f"On {r.score.rows} test texts the head has R² {r.score.r2:.2f} "
-            f"({r.score.r2_low:.2f} to {r.score.r2_high:.2f}) on {r.address}.",
-            f"It {beats} the best baseline ({name}, {best.r2:.2f}). Features are {r.leakage}: {LEAKAGE[r.leakage]}.")
-
-# %% ../nbs/17_pipeline.ipynb #5be2969a
-def three_digits(value: float) -> str:
-    "Such as `0.125`; never `-0.000`."
-    return f"{round(value, 3) + 0.:.3f}"
+def _summary(r: IntrospectionResult) -> dict:
+    "The result as one JSON-able object."
+    always = dict.fromkeys(("r2", "r2_low", "r2_high", "spearman", "r2_original", "r2_current"))
+    found = always | r.card.summary()
+    sizes = dict(test_rows=found.pop("rows"), test_groups=found.pop("groups"), best_epoch=r.training.best_epoch)
+    return plain(found | sizes | dict(model=r.about["model"], chosen=r.about["chosen"], run_folder=r.run_folder))
 
 def _markdown(r: IntrospectionResult) -> str:
-    "The report."
-    rows = "\n".join(f"| {name} | " + " | ".join(three_digits(value) for value in row) + " |"
-                     for name, row in r.table().iterrows())
+    "The report: the card, and what the run was."
     a, c = r.about, r.about["config"]
-    return f"""# {r.address} in {a['model']['name']}
+    return f"""# {r.target} in {a['model']['name']}
 
-{r.sentence()}
-
-| predictor | {" | ".join(r.table().columns)} |
-|---|---|---|---|---|---|
-{rows}
-
-- Target: `{r.address}` at token position {c['token_pos']}; {a['chosen']}
+{r.card.to_markdown()}
+- Target: `{r.target}` at token position {c['token_pos']}; {a['chosen']}
 - Features: `{a['feature_site']}`, leakage label **{r.leakage}**
-- Texts: {a['corpus']}, split by group; {r.score.rows} test texts in {r.score.groups} groups; intervals resample groups
+- Texts: {a['corpus']}, split by group; {r.score.rows} test rows in {r.score.groups} groups; intervals resample groups
 - Training: {r.training!r}
 - Model: {a['model']['name']}, weights {a['model']['weights']}, {a['model']['dtype']}; seed {c['seed']}
 """
 
 def _html(r: IntrospectionResult) -> str:
-    "Content first, settings folded."
-    table = r.table().to_html(float_format=three_digits)
+    "The card first, settings folded."
     folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
-    found, rest = map(html.escape, _sentence_parts(r))
-    return (f"<b>{found}</b> {rest}{table}"
-            f"<details><summary>{html.escape(str(r.run_folder))}</summary><pre>{folded}</pre></details>")
+    return (f"{r.card._repr_html_()}<details><summary>{html.escape(str(r.run_folder))}: {html.escape(repr(r.training))}</summary>"
+            f"<pre>{folded}</pre></details>")
 
 # %% ../nbs/17_pipeline.ipynb #788ac863
-def _choose(p: Prepared, run: RunFolder) -> tuple[NeuronAddress, str]:
-    "The target's address and how it was chosen: as given, or the best of a scan of the training texts."
-    c, model = p.config, p.model
-    if c.layer is not None and c.neuron is not None:
-        return NeuronAddress.of(c.layer_type, check_layer(model, c.layer), c.neuron), "named by the user."
-    path, train = run.file("datasets", "scan.safetensors"), [t for t, s in zip(p.corpus.texts, p.split) if s == "train"]
+def _choose(p: Prepared, run: RunFolder) -> tuple[Target, str]:
+    "The target and how it was chosen: as given, or the best of a scan of the training texts."
+    c, model, neurons = p.config, p.model, parse_neurons(p.config.neuron)
+    if c.layer is not None and (neurons or c.layer_type == "resid_post"):
+        return Target(site_name(c.layer_type, check_layer(model, c.layer)), neurons), "named by the user."
+    train, layers = [t for t, s in zip(p.corpus.texts, p.split) if s == "train"], _layers(c, model)
+    if c.layer_type == "resid_post" and not neurons: return _best_norm(p, train, layers)
+    scan = _scan(p, run, train, layers)
+    considered = scan.about["neurons"] if neurons is None else len(scan.stats)
+    best = scan.best(c.score, neuron=neurons and neurons[0])
+    return Target.of(best), (f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; "
+                             "the test texts were never scanned.")
+
+def _layers(config: IntrospectionConfig, model: Any) -> list[int]:
+    "The layers that a scan may choose from: those that leave something to train."
+    if config.layer is not None: return [check_layer(model, config.layer)]
+    last = check_layer(model, config.feature_layer) if config.unfreeze == "after_target" else model.cfg.n_layers
+    return list(range(last))
+
+# %% ../nbs/17_pipeline.ipynb #80470c39
+def _scan(p: Prepared, run: RunFolder, texts: list[str], layers: list[int]) -> ScanResult:
+    c, path = p.config, run.file("datasets", "scan.safetensors")
     scan = _stored(ScanResult.load, path)
     if scan is None:
-        layers = None if c.layer is None else [c.layer]
-        scan = NeuronScanner(model, c.layer_type, c.token_pos, layers, c.batch_size).scan(train)
+        scan = NeuronScanner(p.model, c.layer_type, c.token_pos, layers, c.batch_size).scan(texts)
         scan.save(path)
-        write_frame(run.file("reports", "scan.csv"), scan.top(50, c.score, neuron=c.neuron))
+        neurons = parse_neurons(c.neuron)
+        write_frame(run.file("reports", "scan.csv"), scan.top(50, c.score, neuron=neurons and neurons[0]))
         _write_figure(run, "scan", scan.plot(c.score))
-    considered = scan.about["neurons"] if c.neuron is None else len(scan.stats)
-    return (scan.best(c.score, neuron=c.neuron),
-            f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; "
-            "the test texts were never scanned.")
+    return scan
+
+def _best_norm(p: Prepared, texts: list[str], layers: list[int]) -> tuple[Target, str]:
+    "The layer whose residual stream's norm varies most."
+    c, targets = p.config, {layer: Target(site_name("resid_post", layer), None) for layer in layers}
+    acts = collect_activations(p.model, texts, {t.site: t for t in targets.values()}, c.token_pos, c.batch_size, desc="scan")
+    scores = {layer: float(neuron_scores(NeuronStats(1).update(acts.values[t.site]), c.score)) for layer, t in targets.items()}
+    return targets[max(scores, key=scores.get)], (f"the norm at the best of {len(layers)} layers by {c.score} on "
+                                                  f"{len(texts)} training texts; the test texts were never scanned.")
 
 # %% ../nbs/17_pipeline.ipynb #46cef71a
 def _stored(load: Any, path: Path) -> Any:
@@ -261,27 +283,33 @@ def check_stored(folder: Path, model: Any) -> None:
     _stored(lambda path: ActivationDataset.load(path, model), folder/"datasets"/"dataset.parquet")
 
 # %% ../nbs/17_pipeline.ipynb #4a616590
-def _dataset(p: Prepared, run: RunFolder, address: NeuronAddress) -> ActivationDataset:
+def _dataset(p: Prepared, run: RunFolder, target: Target) -> ActivationDataset:
     path = run.file("datasets", "dataset.parquet")
     dataset = _stored(lambda f: ActivationDataset.load(f, p.model), path)
     if dataset is None:
-        generator = ActivationDatasetGenerator(p.model, address, p.config.token_pos, p.config.batch_size)
+        generator = ActivationDatasetGenerator(p.model, target, p.config.token_pos, p.config.batch_size)
         dataset = generator.generate(p.corpus.texts, p.groups, p.split, run.file("datasets", "pieces"))
         dataset.save(path)
     for split in ("train", "test"):
-        if not varies(dataset.part(split).activation.to_numpy()):
-            raise BadData(f"{address} has the same value on every {split} text at token position "
+        if not all(varies(values) for values in dataset.values(split).T):
+            raise BadData(f"{target} has the same value on every {split} text at token position "
                           f"{p.config.token_pos}: choose another neuron or position.")
     return dataset
 
 # %% ../nbs/17_pipeline.ipynb #0926304c
 def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[PredictorTrainer, TrainResult, Any]:
-    "Train the head; returns the trainer, its result and the features."
+    "Train; returns the trainer, its result and the base model's features."
     c = p.config
-    predictor = ActivationPredictor(p.model, dataset.address, c.feature_layer, c.token_pos, c.batch_size)
+    bins = None if c.regression else make_bins(dataset.values("train")[:, 0], c.num_bins, c.bins)
+    if bins and bins.n < c.num_bins: log.info("%d bins instead of %d: the others would have equal borders", bins.n, c.num_bins)
+    head = Head(p.model.cfg.d_model, len(dataset.target), c.hidden if c.head == "mlp" else 0, bins)
+    predictor = ActivationPredictor(p.model, dataset.target, c.feature_layer, c.token_pos, c.batch_size, head)
     features = predictor.features(dataset.texts, run.file("datasets", "features"))
     trainer = PredictorTrainer(predictor, c.epochs, c.batch_size, c.learning_rate, early_stopping=c.early_stopping,
-                               seed=c.seed, folder=run.path/"models")
+                               seed=c.seed, folder=run.path/"models", unfreeze=unfreezing_of(c),
+                               moving_target=c.target_values == "recomputed", track_gradients=c.track_gradients,
+                               gradient_interval=c.gradient_interval, track_activations=c.track_activations,
+                               activation_interval=c.activation_interval)
     result = trainer.fit(dataset, features)
     predictor.save(run.file("models", "predictor.safetensors"))
     return trainer, result, features
@@ -295,33 +323,43 @@ def _corpus_words(corpus: Corpus) -> str:
 # %% ../nbs/17_pipeline.ipynb #ea38f949
 def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: str, trainer: PredictorTrainer,
               training: TrainResult, features: Any) -> IntrospectionResult:
-    "Scores on the test texts, with the baselines."
-    predictor, frame = trainer.predictor, dataset.frame
-    parts = [dataset.part(s).assign(predicted=predict_rows(predictor, dataset, features, s))
-             for s in ("train", "val", "test") if (frame.split == s).any()]
-    columns = ["text", "position", "split", "group", "activation", "predicted"]
-    predictions = pd.concat(parts)[columns].reset_index(drop=True)
-    test = predictions[predictions.split == "test"]
-    score = score_predictions(test.activation, test.predicted, test.group, seed=p.config.seed)
+    "The card on the test texts, and the predictions of all."
+    predictor, seed = trainer.predictor, p.config.seed
+    tuned = predictor.features(dataset.texts) if predictor.weights else features
+    directions = None
+    card = make_card(trainer, training, dataset, features, p.other, chosen, seed, run.file("datasets", "controls"), directions)
     about = dict(config=dataclasses.asdict(p.config), model=vars(describe(p.model)),
                  corpus=_corpus_words(p.corpus), chosen=chosen, feature_site=predictor.feature_site)
-    return IntrospectionResult(dataset.address, leakage_label(predictor.feature_site, dataset.address.site), score,
-                               baseline_scores(trainer, dataset, features),
-                               predictions, training, plain(about), run.path)
+    return IntrospectionResult(dataset.target, card, _predictions(predictor, dataset, tuned), training, plain(about), run.path)
 
-# %% ../nbs/17_pipeline.ipynb #b4c42f98
+def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, features: Any) -> pd.DataFrame:
+    "What the head says of every text (with bins: the bin, beside the value's own)."
+    columns, parts, head = dataset.target.columns, [], predictor.head
+    for split in ("train", "val", "test"):
+        part, guess = dataset.part(split), predict_rows(predictor, dataset, features, split)
+        values = {c.replace("activation", "predicted"): g for c, g in zip(columns, guess.T)}
+        if head.bins: values["bin"] = head.bins.of(part[columns[0]].to_numpy())
+        parts.append(part[["text", "position", "split", "group", *columns]].assign(**values))
+    return pd.concat([part for part in parts if len(part)]).reset_index(drop=True)
+
+# %% ../nbs/17_pipeline.ipynb #836b82d6
 def result_figures(r: IntrospectionResult) -> dict[str, Any]:
     "The figures of a result by name (plotly)."
     from neural_introspection import viz
-    p, test = r.predictions, r.predictions.split == "test"
-    names = {"predictor": "name", "r2_low": "low", "r2_high": "high"}
-    bars = r.to_frame().reset_index().rename(columns=names)[["name", "r2", "low", "high"]]
-    by_split = {s: part.activation.to_numpy() for s, part in p.groupby("split", sort=False)}
-    return {"activations": viz.activation_histogram(by_split, str(r.address)),
-            "predicted_vs_actual": viz.predicted_vs_actual(
-                p.activation[test].to_numpy(), p.predicted[test].to_numpy(), ["test"] * int(test.sum()),
-                p.text[test].tolist(), r.score.r2, (r.score.r2_low, r.score.r2_high), title=str(r.address)),
-            "learning_curves": r.training.plot(), "baselines": viz.baseline_bars(bars)}
+    found, test, columns = {}, r.predictions[r.predictions.split == "test"], r.target.columns
+    if r.card.confusion is not None: found["confusion"] = confusion_figure(r.card.confusion)
+    for column in columns if not found else ():
+        name = "predicted_vs_actual" + column.removeprefix("activation")
+        one = r.card.per_neuron.iloc[columns.index(column)]
+        found[name] = viz.predicted_vs_actual(
+            test[column].to_numpy(), test[column.replace("activation", "predicted")].to_numpy(), ["test"] * len(test),
+            test.text.tolist(), one.r2, (one.r2_low, one.r2_high), title=str(one.neuron))
+    by_split = {s: part[columns[0]].to_numpy() for s, part in r.predictions.groupby("split", sort=False)}
+    found |= {"baselines": r.card.plot(), "learning_curves": r.training.plot(),
+              "activations": viz.activation_histogram(by_split, str(r.target))}
+    if r.training.gradients: found["gradients"] = r.training.gradients.plot()
+    if r.training.drift: found |= {"drift": r.training.drift.plot(), "drift_animation": r.training.drift.animate()}
+    return found
 
 # %% ../nbs/17_pipeline.ipynb #7750359d
 def _write_figure(run: RunFolder, name: str, figure: Any) -> Path:
@@ -330,31 +368,30 @@ def _write_figure(run: RunFolder, name: str, figure: Any) -> Path:
 
 # %% ../nbs/17_pipeline.ipynb #9da26bee
 def _write_result(run: RunFolder, r: IntrospectionResult) -> None:
-    "Predictions, history, figures, the report, and last the JSON that says it is all there."
+    "Predictions, history, figures, monitors, the report, the card, and last the JSON that says it is all there."
     write_frame(run.file("reports", "predictions.parquet"), r.predictions)
     write_frame(run.file("reports", "history.parquet"), r.training.history)
+    for monitor in (r.training.gradients, r.training.drift):
+        if monitor: monitor.save(run.path/"reports")
     for name, figure in result_figures(r).items(): _write_figure(run, name, figure)
     write_text(run.file("reports", "report.md"), r.to_markdown())
+    r.card.save(run.path/"reports"/"card")
     training = dict(best_epoch=r.training.best_epoch, stopped_early=r.training.stopped_early,
-                    resumed_from=r.training.resumed_from)
+                    resumed_from=r.training.resumed_from, loss_gap=r.training.loss_gap, moving=r.training.moving)
     write_json(run.file("reports", "result.json"),
-               dict(format=1, address=str(r.address), leakage=r.leakage, score=r.score, baselines=r.baselines,
-                    training=training, about=r.about))
+               dict(format=2, target=str(r.target), training=training, about=r.about, summary=r.summary()))
 
 # %% ../nbs/17_pipeline.ipynb #df877459
 def _load_result(folder: Path) -> IntrospectionResult:
+    "The result in a run folder; the fine-tuned weights stay in `models/predictor.safetensors`."
     stored = read_json(folder/"reports"/"result.json")
-    if stored.get("format") != 1:
-        raise BadData(f"{folder} holds a result of format {stored.get('format')}, and this version reads format 1.")
-    scores = {name: Score(**_nan(s)) for name, s in (stored["baselines"] | {"": stored["score"]}).items()}
+    if stored.get("format") != 2:
+        raise BadData(f"{folder} holds a result of format {stored.get('format')}, and this version reads format 2: run it anew.")
     training = TrainResult(read_frame(folder/"reports"/"history.parquet"), **stored["training"])
-    return IntrospectionResult(NeuronAddress.parse(stored["address"]), stored["leakage"], scores.pop(""), scores,
+    return IntrospectionResult(Target.of(stored["target"]), IntrospectionCard.load(folder/"reports"/"card"),
                                read_frame(folder/"reports"/"predictions.parquet"), training, stored["about"], folder)
 
 # %% ../nbs/17_pipeline.ipynb #2f9900c4
-def _nan(score: dict) -> dict: return {k: float("nan") if v is None else v for k, v in score.items()}
-
-# %% ../nbs/17_pipeline.ipynb #be5cd789
 def run_introspection(config: IntrospectionConfig, model: Any = None) -> IntrospectionResult:
     """Run the whole pipeline in `config.output_dir`. Raises `BadInput` before anything is written; an interrupted run
     is resumed by the same call."""
@@ -366,13 +403,13 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
     with open_run(config.output_dir, identity, config.force_overwrite) as run:
         _announce(run)
         run.update(model=describe(p.model), seed=config.seed, device=str(describe(p.model).device))
-        with run.stage("scan"): address, chosen = _choose(p, run)
-        log.info("target %s: %s", address, chosen)
-        with run.stage("dataset"): dataset = _dataset(p, run, address)
+        with run.stage("scan"): target, chosen = _choose(p, run)
+        log.info("target %s: %s", target, chosen)
+        with run.stage("dataset"): dataset = _dataset(p, run, target)
         with run.stage("train"): trainer, training, features = _train(p, run, dataset)
-        with run.stage("evaluate"): result = _evaluate(p, run, dataset, chosen, trainer, training, features)
+        with run.stage("card"): result = _evaluate(p, run, dataset, chosen, trainer, training, features)
         with run.stage("report"): _write_result(run, result)
-        for name in ("pieces", "features"): shutil.rmtree(run.file("datasets", name), ignore_errors=True)
+        for name in ("pieces", "features", "controls"): shutil.rmtree(run.file("datasets", name), ignore_errors=True)
     return result
 
 # %% ../nbs/17_pipeline.ipynb #4a779a75
@@ -385,17 +422,17 @@ def _announce(run: RunFolder) -> None:
 @dataclass(frozen=True)
 class ScanConfig:
     "Everything that decides a scan."
-    model: str = option("gpt2-small", _MODEL, "Model selection")
+    model: str = option("gpt2-small", HELP["model"], "Model selection")
     layer: Optional[int] = option(None, "One layer; all of them if left out", "Model selection")
-    layer_type: LayerType = option("mlp_out", _LAYER_TYPE, "Model selection")
+    layer_type: LayerType = option("mlp_out", HELP["layer_type"], "Model selection")
     token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
     num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, _TEXTS, "Dataset")
+    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
     batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
     score: ScoreName = option("quantile_range", "What makes a neuron interesting", "Ranking")
     top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
     output: Optional[str] = option(None, "File for all statistics: .safetensors (to load again) or .csv", "Ranking")
-    device: Optional[str] = option(None, _DEVICE, "Hardware")
+    device: Optional[str] = option(None, HELP["device"], "Hardware")
     dtype: Dtype = option("float32", "Precision of the model", "Hardware")
     seed: int = option(0, "Seed of the texts", "Hardware", minimum=0)
 
@@ -422,3 +459,16 @@ def introspection_panel(**settings: Any) -> Any:
     from neural_introspection.panels import Panel
     start = make_config(IntrospectionConfig, settings)
     return Panel(start, run_introspection, lambda r: [r, r.plot()], "Introspection")
+
+# %% ../nbs/17_pipeline.ipynb #11188112
+def neuron_card(atlas: AtlasResult, address: NeuronAddress | str, **settings: Any) -> IntrospectionResult:
+    "Run the pipeline for a neuron of an atlas (from `run_atlas`), in a folder of its own."
+    target, c = Target.of(address), atlas.about["config"]
+    shared = {name: c[name] for name in ("model", "layer_type", "feature_layer", "token_pos", "num_samples", "texts", "batch_size",
+                                         "device", "dtype", "seed")}
+    own = dict(layer=target.layer, neuron=",".join(map(str, target.neurons)), output_dir=f"{tempfile.mkdtemp()}/card")
+    return run_introspection(make_config(IntrospectionConfig, shared | own | settings))
+
+def atlas_explorer(**settings: Any) -> Any:
+    "The atlas's panel; a click on a neuron brings its card."
+    return atlas_panel(lambda atlas, address: neuron_card(atlas, address).card, **settings)

@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from .capture import Position, find_site, fitting_texts
-from .core import (BadData, BadInput, BadTexts, Target, check_index, read_tensors, site_name,
-                                       write_tensors)
-from .dataset import check_same_model, collect_activations
-from .models import (check_layer, check_neuron, describe, encode, layer_width, model_device,
-                                         model_name, with_weights)
+from .capture import Position, fitting_texts
+from .core import BadData, BadInput, BadTexts, Target, read_tensors, site_name, write_tensors
+from .dataset import check_same_model, check_target, collect_activations
+from .models import check_layer, describe, encode, model_device, with_weights
 
 # %% auto #0
 __all__ = ['BinKind', 'PENALTIES', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit', 'ridge_by_groups',
-           'start_head', 'ActivationPredictor', 'check_target', 'load_predictor']
+           'start_head', 'ActivationPredictor', 'load_predictor']
 
 # %% ../nbs/12_predictor.ipynb #f8e102a2
 BinKind = Literal["quantile", "equal_width"]
@@ -207,14 +205,6 @@ class ActivationPredictor:
     def save(self, path: str | Path) -> Path:
         "Write the head, and what fine-tuning changed, as safetensors with what they belong to; returns the path."
         return _save(self, path)
-
-# %% ../nbs/12_predictor.ipynb #a64722d4
-def check_target(model: Any, target: Target) -> None:
-    "`BadAddress` if the model has no such site or neuron."
-    if target.layer is not None: check_layer(model, target.layer)
-    find_site(model, target.site)
-    for neuron in target.neurons or () if target.layer_type else ():
-        check_neuron(model, target.layer_type, target.layer, neuron)
 
 # %% ../nbs/12_predictor.ipynb #00213238
 def _save(p: ActivationPredictor, path: str | Path) -> Path:

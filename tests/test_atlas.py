@@ -1,4 +1,5 @@
-"""The atlas where a notebook can't show it: killed and resumed, in several processes, damaged on the disk, on other devices and precisions."""
+"""The atlas where a notebook can't show it: killed and resumed, in several processes, damaged on the disk, in other precisions."""
+import json
 import os
 import signal
 import subprocess
@@ -11,12 +12,12 @@ import pytest
 import torch
 from neural_introspection.atlas import AtlasConfig, AtlasResult, NeuronAtlas, paired_rows, partners, run_atlas, summary
 from neural_introspection.capture import edit
-from neural_introspection.core import BadInput, BadTexts, read_tensors
+from neural_introspection.core import BadInput, BadTexts, read_tensors, watch_progress
 from neural_introspection.models import encode, load_model, model_hash, token_batch
 from neural_introspection.texts import group_texts, load_texts
 from shell import wait_until
 
-CONFIG = AtlasConfig(model="pocket", num_samples=1500, batch_size=8, permutations=2, feature_layer=1, device="cpu")
+CONFIG = AtlasConfig(model="pocket", num_samples=800, batch_size=4, permutations=2, feature_layer=1, device="cpu")
 SCRIPT = "import sys; from neural_introspection.atlas import AtlasConfig, run_atlas; run_atlas(eval(sys.argv[1]))"
 
 
@@ -49,7 +50,7 @@ def test_killed_and_resumed(model, tmp_path):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
     os.setpriority(os.PRIO_PROCESS, process.pid, 19)
     try:
-        wait_until(lambda: parts(tmp_path).get("fold-1.safetensors", 0) >= 2, process)
+        wait_until((tmp_path / "out.zarr.parts" / "fold-2.safetensors").exists, process)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     finally:
@@ -57,20 +58,15 @@ def test_killed_and_resumed(model, tmp_path):
         process.wait()
     assert not (tmp_path / "out.zarr").exists()
     kept = parts(tmp_path)
-    assert kept["fold-0.safetensors"] >= 2 and len(kept) < 5
-    first = tmp_path / "out.zarr.parts" / "fold-0.safetensors"
-    before, bytes_before = first.stat().st_mtime_ns, first.read_bytes()
-
-    again = tmp_path / "again"
-    again.mkdir()
+    assert kept["fold-0.safetensors"] >= 2 and 3 <= len(kept) < 5
+    again, seen = tmp_path / "again", []
+    (again / ".out.zarr.x1y2z3.part").mkdir(parents=True)   # as a process leaves it that is killed while it saves
     (tmp_path / "out.zarr.parts").rename(again / "out.zarr.parts")
-    seen = []
-    from neural_introspection.core import watch_progress
     with watch_progress(lambda *step: seen.append(step)):
         resumed = run_atlas(AtlasConfig(**vars(config) | dict(output=str(again / "out.zarr"))), model)
     assert resumed.data.identical(unbroken.data) and resumed.about == unbroken.about
     total = next(t for desc, done, t in seen if desc == "atlas")
-    assert total < 1500/8 - 8 * sum(kept.values()) + 8, "what was whole was not read again"
+    assert total < 800/4 + 10 - 8 * sum(kept.values()) + 8, "what was whole was not read again"
     assert AtlasResult.load(again / "out.zarr").to_frame().equals(unbroken.to_frame())
     assert [p.name for p in again.iterdir()] == ["out.zarr"]
 
@@ -156,7 +152,6 @@ def test_bad_values_are_refused_before_the_model_loads(bad, words, monkeypatch, 
 
 
 def test_the_answer_is_json(model):
-    import json
     config = AtlasConfig(model="pocket", num_samples=60, top=4, score="selectivity", device="cpu")
     answer = json.loads(json.dumps(summary(run_atlas(config, model), config)))
     assert {"neurons", "significant", "top", "model", "feature_site", "output"} <= answer.keys() and len(answer["top"]) == 4
