@@ -17,25 +17,27 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from .capture import activation_batches, edit
-from .core import (BadData, BadInput, Target, plain, progress, read_frame, read_json, read_tensors, site_layer,
-                                       site_name, weight_hash, write_frame, write_json, write_tensors)
+from .core import (BadData, BadInput, Target, plain, progress, read_frame, read_json, read_tensors,
+                                       site_layer, site_name, weight_hash, write_frame, write_json, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
 from .models import (encode, longest_text, model_device, model_hash, model_name, token_batch,
                                          token_batches, with_weights)
 from .predictor import ActivationPredictor, Bins, Head
 from .texts import group_texts, leaked_share
-from .trainer import PredictorTrainer, Trainable, TrainResult, Unfreezing, _put, _seeded, _TrainingState
+from .trainer import PredictorTrainer, TrainResult, fit_head
 
 # %% auto #0
-__all__ = ['METRICS', 'LEAKAGE', 'VERDICTS', 'DECISION', 'SHUFFLES', 'TASKS', 'Resamples', 'resamples', 'varies', 'r_squared',
-           'accuracy', 'interval', 'Score', 'score_predictions', 'Difference', 'difference', 'ClassScore', 'score_bins',
-           'confusion', 'confusion_figure', 'leakage_label', 'own_token', 'token_means', 'simple_guess', 'fit_control',
+__all__ = ['Rows', 'METRICS', 'LEAKAGE', 'VERDICTS', 'DECISION', 'SHUFFLES', 'TASKS', 'Resamples', 'resamples', 'varies',
+           'r_squared', 'accuracy', 'interval', 'Score', 'score_predictions', 'Difference', 'difference', 'ClassScore',
+           'score_bins', 'confusion', 'confusion_figure', 'leakage_label', 'own_token', 'token_means', 'simple_guess',
            'predict_rows', 'control_rows', 'shuffle_targets', 'input_features', 'random_twin', 'twin_features',
            'token_ends', 'matching_tokens', 'relative_layer', 'other_features', 'without_own_output', 'control_task',
            'seen_tokens', 'selectivity', 'language_drift', 'changed_site', 'dead_share', 'Check', 'verdict_of',
            'split_checks', 'Case', 'Compared', 'change_checks', 'IntrospectionCard', 'make_card']
 
 # %% ../nbs/15_card.ipynb #4bb19e3c
+Rows = Float[np.ndarray, "part target"]   # predictions, or values, for the rows of a split
+
 @dataclass(frozen=True)
 class Resamples:
     "How often each group is drawn in each of some resamples; in the first, every group once."
@@ -138,7 +140,8 @@ def score_predictions(
     r2, pairs = r_squared(actual, predicted, sample), list(zip(actual.T, predicted.T))
     ranks = np.mean([_rank_correlation(a, p) for a, p in pairs])
     errors = [np.sqrt(((a - p)**2).mean())/a.std() if varies(a) else np.nan for a, p in pairs]
-    return Score(float(r2[0]), *interval(r2), float(ranks), float(_mean_known(np.array([errors]))[0]), len(actual), sample.counts.shape[1])
+    return Score(float(r2[0]), *interval(r2), float(ranks), float(_mean_known(np.array([errors]))[0]), len(actual),
+                 sample.counts.shape[1])
 
 def _rank_correlation(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"]) -> float:
     from scipy.stats import rankdata
@@ -205,13 +208,17 @@ def score_bins(
     sample = resamples(groups, draws, seed)
     hits = accuracy(actual, predicted, sample)
     f1 = f1_score(actual, predicted, labels=np.unique(actual), average="macro", zero_division=0)
-    return ClassScore(float(hits[0]), *interval(hits), float(f1), float(np.abs(actual - predicted).mean()), len(actual), sample.counts.shape[1])
+    off = float(np.abs(actual - predicted).mean())
+    return ClassScore(float(hits[0]), *interval(hits), float(f1), off, len(actual), sample.counts.shape[1])
 
 def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"], n: int) -> pd.DataFrame:
     "How many rows of each actual bin (row) were predicted to be in each bin (column)."
     from sklearn.metrics import confusion_matrix
     counts = confusion_matrix(np.ravel(actual).astype(int), np.ravel(predicted).astype(int), labels=range(n))
-    return pd.DataFrame(counts, pd.RangeIndex(n, name="bin"), pd.RangeIndex(n, name="predicted"))
+    return _bin_table(counts)
+
+def _bin_table(counts: Int[np.ndarray, "bin bin"]) -> pd.DataFrame:
+    return pd.DataFrame(counts, pd.RangeIndex(len(counts), name="bin"), pd.RangeIndex(len(counts), name="predicted"))
 
 def confusion_figure(table: pd.DataFrame) -> Any:
     "The confusion matrix as a heat map."
@@ -273,30 +280,15 @@ def simple_guess(
     bins: Optional[Bins] = None,
     by_token: bool = False,        # whether the token at the position may be used
     split: str = "test",
-) -> Float[np.ndarray, "part target"]:
+) -> Rows:
     "What the training rows say without any feature: the mean, or the most frequent bin."
     train, part, values = dataset.part("train"), dataset.part(split), dataset.values("train")
     y = np.eye(bins.n)[bins.of(values[:, 0])] if bins else values
-    tokens = (own_token(dataset, train), own_token(dataset, part)) if by_token else (np.zeros(len(train)), np.zeros(len(part)))
-    guess = token_means(tokens[0], y, tokens[1])
+    token = lambda frame: own_token(dataset, frame) if by_token else np.zeros(len(frame))
+    guess = token_means(token(train), y, token(part))
     return guess.argmax(1)[:, None].astype(float) if bins else guess
 
 # %% ../nbs/15_card.ipynb #8af10016
-def fit_control(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"]) -> Head:
-    "A fresh head of the same kind, trained with the same settings on these features."
-    p, before = trainer.predictor, trainer.predictor.head
-    with _seeded(trainer.seed):
-        head = Head(features.shape[1], before.targets, before.hidden, before.bins)
-        control = dataclasses.replace(trainer, predictor=dataclasses.replace(p, head=head, weights={}), folder=None,
-                                      unfreeze=Unfreezing(), track_gradients=False, track_activations=False)
-        state = _TrainingState(control, dataset, features, Trainable({}, dict))
-        for epoch in range(1, trainer.epochs + 1):
-            if state.exhausted: break
-            state.run_epoch(epoch)
-    _put(state, state.best)
-    return head
-
-# %% ../nbs/15_card.ipynb #0fab69e7
 @torch.no_grad()
 def _apply(head: Head, features: Float[Tensor, "row d"]) -> Float[np.ndarray, "row target"]:
     return head(features.to(head.linear.weight.device)).cpu().double().numpy()
@@ -305,14 +297,14 @@ def _rows(dataset: ActivationDataset, split: str) -> Int[Tensor, "part"]:
     return torch.as_tensor(np.flatnonzero(dataset.frame.split == split))
 
 def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
-                 split: str) -> Float[np.ndarray, "part target"]:
+                 split: str) -> Rows:
     "The head's predictions (with bins: the bin) for the rows of a split."
     return _apply(predictor.head, features[_rows(dataset, split)])
 
 def control_rows(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"],
-                 split: str = "test") -> Float[np.ndarray, "part target"]:
+                 split: str = "test") -> Rows:
     "What a control head predicts for the rows of a split."
-    return _apply(fit_control(trainer, dataset, features), features[_rows(dataset, split)])
+    return _apply(fit_head(trainer, dataset, features), features[_rows(dataset, split)])
 
 # %% ../nbs/15_card.ipynb #3a942431
 def shuffle_targets(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:
@@ -411,7 +403,8 @@ def seen_tokens(dataset: ActivationDataset, split: str = "test") -> Bool[np.ndar
     "Whether the token of each row occurs in training."
     return np.isin(own_token(dataset, dataset.part(split)), own_token(dataset, dataset.part("train")))
 
-def selectivity(score: Float[np.ndarray, "draw"], tasks: Sequence[Float[np.ndarray, "draw"]], floor: float = 0) -> Difference:
+def selectivity(score: Float[np.ndarray, "draw"], tasks: Sequence[Float[np.ndarray, "draw"]],
+                floor: float = 0) -> Difference:
     "The score minus the mean of the control tasks', none of which counts for less than `floor`."
     gap = score - np.mean([np.maximum(t, floor) for t in tasks], 0)
     return Difference(float(gap[0]), *interval(gap))
@@ -432,9 +425,9 @@ def language_drift(
         before = model(batch.ids).float().log_softmax(-1)
         with with_weights(model, weights): after = model(batch.ids).float().log_softmax(-1)
         next_ = batch.mask[:, 1:]
-        chosen = lambda logs: -logs[:, :-1][next_].gather(1, batch.ids[:, 1:][next_][:, None]).double().sum().item()
+        chosen = lambda logs: -logs[:, :-1][next_].gather(1, batch.ids[:, 1:][next_][:, None]).cpu().double().sum().item()
         kl = (before.exp() * (before - after)).sum(-1)[batch.mask]
-        sums += kl.double().sum().item(), chosen(before), chosen(after)
+        sums += kl.cpu().double().sum().item(), chosen(before), chosen(after)
         positions, tokens = positions + int(batch.mask.sum()), tokens + int(next_.sum())
     return dict(kl=sums[0]/positions, perplexity_before=float(np.exp(sums[1]/max(1, tokens))),
                 perplexity_after=float(np.exp(sums[2]/max(1, tokens))))
@@ -545,7 +538,7 @@ class Case:
         return METRICS[self.metric](self.actual if actual is None else actual, predicted, again, keep)
 
 # %% ../nbs/15_card.ipynb #375f637d
-def _fixed_run(case: Case) -> Float[np.ndarray, "part target"]:
+def _fixed_run(case: Case) -> Rows:
     "Predictions of the same unfrozen training with targets held at their original values."
     t, p, before = case.trainer, case.predictor, case.predictor.head
     fresh = dataclasses.replace(p, head=Head(before.feature_mean.numel(), before.targets, before.hidden, before.bins), weights={})
@@ -553,7 +546,7 @@ def _fixed_run(case: Case) -> Float[np.ndarray, "part target"]:
                         track_gradients=False, track_activations=False).fit(case.dataset, case.base_features)
     return predict_rows(fresh, case.dataset, fresh.features(case.dataset.texts), "test")
 
-def _makers(case: Case) -> dict[str, Callable[[], Float[np.ndarray, "part target"]]]:
+def _makers(case: Case) -> dict[str, Callable[[], Rows]]:
     "Every control that this case needs, by name: a function that gives its predictions for the test rows."
     t, d, x, p = case.trainer, case.dataset, case.features, case.predictor
     head = lambda features, dataset=d: control_rows(t, dataset, features)
@@ -591,7 +584,7 @@ def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np
     if path: write_tensors(path, {k: torch.as_tensor(v) for k, v in found.items()}, identity)
     return found
 
-def _control_predictions(case: Case) -> dict[str, Float[np.ndarray, "part target"]]:
+def _control_predictions(case: Case) -> dict[str, Rows]:
     "What every control predicts for the test rows."
     makers, identity = _makers(case), _identity(case) if case.folder else {}
     return {name: _kept(case, name, identity, lambda: dict(predicted=make()))["predicted"]
@@ -604,11 +597,11 @@ class Compared:
     score: Score | ClassScore
     head_minus: Difference     # the head's score minus this one
 
-def _compare(case: Case, head: Float[np.ndarray, "part target"], others: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Compared]:
+def _compare(case: Case, head: Rows, others: dict[str, Rows]) -> dict[str, Compared]:
     "Each prediction's score, and how much better the head is."
     return {name: Compared(case.score(p), case.minus(head, p)) for name, p in others.items()}
 
-def _luckiest(case: Case, predictions: dict[str, Float[np.ndarray, "part target"]]) -> dict[str, Float[np.ndarray, "part target"]]:
+def _luckiest(case: Case, predictions: dict[str, Rows]) -> dict[str, Rows]:
     "The predictions without control tasks, and of the shuffled heads the best one."
     blind = [p for name, p in predictions.items() if name.startswith("shuffled ")]
     rest = {n: p for n, p in predictions.items() if not n.startswith(("shuffled ", "control task "))}
@@ -618,8 +611,8 @@ def _luckiest(case: Case, predictions: dict[str, Float[np.ndarray, "part target"
     return {n: rest[n] for n in names[:first]} | {"shuffled targets": best} | {n: rest[n] for n in names[first:]}
 
 # %% ../nbs/15_card.ipynb #3df7c540
-def _measure_selectivity(case: Case, head: Float[np.ndarray, "part target"],
-                        predictions: dict[str, Float[np.ndarray, "part target"]]) -> Optional[Difference]:
+def _measure_selectivity(case: Case, head: Rows,
+                        predictions: dict[str, Rows]) -> Optional[Difference]:
     "The head's score minus the control tasks'; None if fewer than two test rows have a token seen in training."
     keep = seen_tokens(case.dataset)
     if keep.sum() < 2: return None
@@ -628,19 +621,21 @@ def _measure_selectivity(case: Case, head: Float[np.ndarray, "part target"],
     floor = case.sample(predictions["most frequent bin"])[0] if case.bins else 0.
     return selectivity(case.sample(head), [np.nan_to_num(t, nan=floor) for t in tasks], floor)
 
-def _measure_change(case: Case, head: Float[np.ndarray, "part target"]) -> Optional[dict[str, float]]:
+def _measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
     "What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least); None if it was frozen."
     p, texts = case.predictor, case.dataset.part("test").drop_duplicates("index").text.tolist()
     if not p.weights: return None
-    make = lambda: changed_site(p, texts) | {k: np.array([v]) for k, v in language_drift(p.model, p.weights, texts, p.batch_size).items()}
+    drift = lambda: language_drift(p.model, p.weights, texts, p.batch_size)
+    make = lambda: changed_site(p, texts) | {k: np.array([v]) for k, v in drift().items()}
     found = _kept(case, "self modification", _identity(case) if case.folder else {}, make)
     original, current = case.sample(head), case.sample(head, case.outcome(found["current"]))
     gap, ratio = Difference(float((current - original)[0]), *interval(current - original)), _std_ratios(case, found["current"])
     return dict(original=float(original[0]), current=float(current[0]), gap=gap.value, gap_low=gap.low, gap_high=gap.high,
                 std_ratio=float(ratio.min()), std_ratios=ratio.tolist(), dead_share=dead_share(found["before"], found["after"]),
-                moving_target=float(case.training.moving)) | {k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")}
+                moving_target=float(case.training.moving),
+                **{k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")})
 
-def _std_ratios(case: Case, current: Float[np.ndarray, "part target"]) -> Float[np.ndarray, "target"]:
+def _std_ratios(case: Case, current: Rows) -> Float[np.ndarray, "target"]:
     "Standard deviation of the current values over that of the original ones, on the test rows."
     before = case.dataset.values("test").std(0)
     return current.std(0)/np.where(before > 0, before, np.nan)
@@ -656,7 +651,8 @@ _BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled ta
 
 def _beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     "Whether the head beats each baseline; `not measured` without another model."
-    found = [Check(f"beats {n}", c.head_minus.value, c.head_minus.beats, f"{n}: {_number(c.score.value)}, and the head is better by {_span(c.head_minus)}")
+    words = lambda n, c: f"{n}: {_number(c.score.value)}, and the head is better by {_span(c.head_minus)}"
+    found = [Check(f"beats {n}", c.head_minus.value, c.head_minus.beats, words(n, c))
              for n, c in baselines.items() if n in _BEATEN]
     if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
     return found
@@ -667,7 +663,8 @@ def _selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
     if selective is None: return Check("selectivity", None, None, "no test row has a token seen in training")
     words = f"better by {_span(selective)} than on tasks that only memory solves"
     if types > inputs: return Check("selectivity", selective.value, selective.beats, words)
-    return Check("selectivity", selective.value, None, f"{words}, but a linear head with {inputs} inputs can memorise {types} token types: see beats last token")
+    known = f"a linear head with {inputs} inputs can memorise {types} token types: see beats last token"
+    return Check("selectivity", selective.value, None, f"{words}, but {known}")
 
 def _score_checks(case: Case, score: Score | ClassScore, selective: Optional[Difference]) -> list[Check]:
     "`enough groups` (5, or an interval means little), `above zero` (of R²), `losses agree`, `selectivity`, `not its own input`."
@@ -680,27 +677,31 @@ def _score_checks(case: Case, score: Score | ClassScore, selective: Optional[Dif
     return checks + [Check("not its own input", None, case.leakage != "trivial", LEAKAGE[case.leakage])]
 
 # %% ../nbs/15_card.ipynb #11611a78
-def _own_output_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Float[np.ndarray, "part target"]]) -> Check:
+def _own_output_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Rows]) -> Check:
     "Whether the score survives without the neuron's own output, against every baseline that the head beats."
     label, words = case.leakage, LEAKAGE[case.leakage]
     if label in ("upstream", "trivial"): return Check("own output", None, True, words)
     if label == "same site": return Check("own output", None, False, words)
-    if case.predictor.target.neurons is None: return Check("own output", None, False, f"{words}; a norm's own output cannot be removed")
+    if case.predictor.target.neurons is None:
+        return Check("own output", None, False, f"{words}; a norm's own output cannot be removed")
     removed, beaten = predictions["own output removed"], [n for n, c in baselines.items() if n in _BEATEN and c.head_minus.beats]
     lost = [n for n in beaten if not case.minus(removed, predictions[n]).beats]
     value = float(case.sample(removed)[0])
     found = f"with its own output removed the target is predicted with {case.metric} {_number(value)}"
     if not beaten: return Check("own output", value, True, f"{found}; the head beats no baseline, so nothing can be a leak")
     if lost: return Check("own output", value, False, f"{found}, which no longer beats {', '.join(lost)}")
-    return Check("own output", value, True, f"{found}, which still beats every baseline that the head beats: the target is readable from the rest")
+    still = "which still beats every baseline that the head beats: the target is readable from the rest"
+    return Check("own output", value, True, f"{found}, {still}")
 
 def change_checks(change: Optional[dict]) -> list[Check]:
     "`spread kept` and `original still predicted`, for a model that was trained."
     if change is None: return []
     ratio, followed = change["std_ratio"], change["gap"] > .2 and change["gap_low"] > 0
-    return [Check("spread kept", ratio, bool(ratio >= .5), f"the standard deviation on the test texts is {_number(ratio)} of what it was"),
+    spread = f"the standard deviation on the test texts is {_number(ratio)} of what it was"
+    return [Check("spread kept", ratio, bool(ratio >= .5), spread),
             Check("original still predicted", change["gap"], not (followed or change["gap"] != change["gap"]),
-                  f"against the current activation the score is {_number(change['current'])}, against the original {_number(change['original'])}")]
+                  f"against the current activation the score is {_number(change['current'])}, "
+                  f"against the original {_number(change['original'])}")]
 
 # %% ../nbs/15_card.ipynb #b9b89f2c
 @dataclass(frozen=True, repr=False)
@@ -762,10 +763,10 @@ def make_card(
     for pieces in ("twin", "tuned", "fixed"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
     table = confusion(case.actual, head, case.bins.n) if case.bins else None
     return IntrospectionCard(verdict_of(checks), score, compared, beside, checks, selective, change, case.leakage,
-                             _neuron_frame(case, head, change), _about(case, chosen), table, directions)
+                             _neuron_frame(case, head, change), _about(case, chosen), table, None if directions is None or directions.empty else directions)
 
 # %% ../nbs/15_card.ipynb #0722dccf
-def _neuron_frame(case: Case, head: Float[np.ndarray, "part target"], change: Optional[dict]) -> pd.DataFrame:
+def _neuron_frame(case: Case, head: Rows, change: Optional[dict]) -> pd.DataFrame:
     "The score of each target on its own, and how much of its spread is left."
     names = [str(a) for a in case.predictor.target.addresses] or [str(case.predictor.target)]
     if case.bins: scores = [case.score(head)]
@@ -780,7 +781,8 @@ def _about(case: Case, chosen: str) -> dict:
     return plain(dict(target=str(p.target), feature_site=p.feature_site, token_pos=p.token_pos, model=d.about["model"],
                       head="mlp" if p.head.hidden else "linear", bins=p.head.bins and p.head.bins.borders, other_model=other,
                       chosen=chosen or "not said", texts=len(d.texts), rows=len(d), unfreeze=case.trainer.unfreeze.strategy,
-                      moving_target=case.training.moving, loss_gap=getattr(case.training, "loss_gap", None), seed=case.seed, draws=case.draws))
+                      moving_target=case.training.moving, loss_gap=getattr(case.training, "loss_gap", None),
+                      seed=case.seed, draws=case.draws))
 
 # %% ../nbs/15_card.ipynb #83cc0e24
 def _best_baseline(card: IntrospectionCard) -> str:
@@ -808,13 +810,16 @@ def _summary(card: IntrospectionCard) -> dict:
     "One JSON-able object."
     change, name = card.self_modification, "r2" if card.score.metric == "R²" else "accuracy"
     compared = lambda many: {n: vars(c.score) | dict(lead=c.head_minus) for n, c in many.items()}
+    selective = card.selectivity
     picked = {k: v for k, v in (change or {}).items() if k not in ("original", "current", "std_ratios")}
     return plain(dict(verdict=card.verdict, sentence=card.sentence(), metric=card.score.metric, **vars(card.score), leakage=card.leakage,
-                      selectivity=card.selectivity and card.selectivity.value, selectivity_interval=card.selectivity and [card.selectivity.low, card.selectivity.high],
+                      selectivity=selective and selective.value,
+                      selectivity_interval=selective and [selective.low, selective.high],
                       std_ratio=1.0) | {f"{name}_original": change["original"] if change else card.score.value,
                                         f"{name}_current": change["current"] if change else card.score.value}
                  | picked | dict(baselines=compared(card.baselines), controls=compared(card.controls),
-                                 checks={c.name: c.outcome for c in card.checks}, **{k: card.about[k] for k in ("target", "feature_site", "chosen")}))
+                                 checks={c.name: c.outcome for c in card.checks},
+                                 **{k: card.about[k] for k in ("target", "feature_site", "chosen")}))
 
 # %% ../nbs/15_card.ipynb #5fe7fab5
 _SHOWN = {"r2": "R²", "r2_low": "95 % from", "r2_high": "to", "accuracy": "accuracy", "accuracy_low": "95 % from", "accuracy_high": "to",
@@ -823,7 +828,8 @@ _SHOWN = {"r2": "R²", "r2_low": "95 % from", "r2_high": "to", "accuracy": "accu
 def _table(card: IntrospectionCard) -> pd.DataFrame:
     "The predictors for people: rounded, with headings and the head's lead in words."
     frame = card.to_frame()
-    lead = [f"{_number(v)} ({_number(low)} to {_number(high)})" if v == v else "" for v, low, high in zip(frame["lead"], frame.lead_low, frame.lead_high)]
+    leads = map(Difference, frame["lead"], frame.lead_low, frame.lead_high)
+    lead = [_span(d) if d.value == d.value else "" for d in leads]
     shown = frame[[c for c in _SHOWN if c in frame]].map(_number)
     return shown.set_axis([_SHOWN[c] for c in shown], axis=1).assign(**{"head minus this": lead})
 
@@ -835,9 +841,11 @@ def _facts(card: IntrospectionCard) -> dict[str, str]:
              "Head": f"{a['head']}, {a['texts']} texts, {a['rows']} rows, seed {a['seed']}"}
     if c is None: return facts | {"Self-modification": "none: the model was frozen"}
     moving = "recomputed" if c["moving_target"] else "fixed"
-    return facts | {"Self-modification": f"{a['unfreeze']}, target {moving}: {card.score.metric} {_number(c['original'])} against the original activation, {_number(c['current'])} against the current one; "
+    return facts | {"Self-modification": f"{a['unfreeze']}, target {moving}: {card.score.metric} {_number(c['original'])} against the original activation, "
+                                         f"{_number(c['current'])} against the current one; "
                                          f"std ratio {_number(c['std_ratio'])}, {c['dead_share']:.1%} of the site's neurons dead",
-                    "Language model": f"KL from the base model {_number(c['kl'], 3)} nats per token, perplexity {_number(c['perplexity_before'], 1)} before and {_number(c['perplexity_after'], 1)} after"}
+                    "Language model": f"KL from the base model {_number(c['kl'], 3)} nats per token, "
+                                      f"perplexity {_number(c['perplexity_before'], 1)} before and {_number(c['perplexity_after'], 1)} after"}
 
 # %% ../nbs/15_card.ipynb #bef4ec58
 def _markdown_table(frame: pd.DataFrame, corner: str = "") -> str:
@@ -855,11 +863,13 @@ def _markdown(card: IntrospectionCard) -> str:
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/15_card.ipynb #e269e24c
-_BANDS = {"green": ("#0b6b43", "#fff"), "yellow": ("#f2d94e", "#1b1b1b"), "orange": ("#e69f00", "#1b1b1b"), "red": ("#b3261e", "#fff"), "grey": ("#5f6368", "#fff")}
+_BANDS = {"green": ("#0b6b43", "#fff"), "yellow": ("#f2d94e", "#1b1b1b"),   # background, text
+          "orange": ("#e69f00", "#1b1b1b"), "red": ("#b3261e", "#fff"), "grey": ("#5f6368", "#fff")}
 
 def _fold(title: str, frame: Optional[pd.DataFrame]) -> str:
     if frame is None: return ""
-    return f"<details><summary>{html.escape(title)}</summary>{frame.to_html(float_format='{:.3f}'.format, index=frame.index.name is not None)}</details>"
+    table = frame.to_html(float_format="{:.3f}".format, justify="left", index=frame.index.name is not None)
+    return f"<details><summary>{html.escape(title)}</summary>{table}</details>"
 
 def _html(card: IntrospectionCard) -> str:
     "The verdict as a band with words, the sentence, numbers and checks; the rest is folded. Colours of tables are the page's own."
@@ -869,9 +879,11 @@ def _html(card: IntrospectionCard) -> str:
     checks = card.checks_frame().set_index("outcome").drop(columns="value").rename_axis(None)
     facts = "".join(f"<li><b>{html.escape(k)}</b>: {html.escape(v)}</li>" for k, v in _facts(card).items())
     failed = sum(c.passed is False for c in card.checks)
-    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>{_table(card).rename_axis(None).to_html()}"
-            f"<details{' open' if failed else ''}><summary>{len(card.checks)} checks, {failed} failed</summary>{checks.to_html()}</details>"
-            f"<details><summary>Details</summary><ul>{facts}</ul></details>{_fold('Each neuron', card.per_neuron if len(card.per_neuron) > 1 else None)}"
+    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>{_table(card).rename_axis(None).to_html(justify='left')}"
+            f"<details{' open' if failed else ''}><summary>{len(card.checks)} checks, {failed} failed</summary>"
+            f"{checks.to_html(justify='left')}</details>"
+            f"<details><summary>Details</summary><ul>{facts}</ul></details>"
+            f"{_fold('Each neuron', card.per_neuron if len(card.per_neuron) > 1 else None)}"
             f"{_fold('Confusion', card.confusion)}{_fold('Directions', card.directions)}</div>")
 
 def _bars(card: IntrospectionCard) -> Any:
@@ -902,8 +914,9 @@ def _load(folder: Path) -> IntrospectionCard:
     compared = lambda many: {n: Compared(known(kind, c["score"]), known(Difference, c["head_minus"])) for n, c in many.items()}
     frames = {n: read_frame(folder/f"{n}.parquet") if (folder/f"{n}.parquet").exists() else None for n in _FRAMES}
     if frames["confusion"] is not None:
-        n = range(len(frames["confusion"]))
-        frames["confusion"] = frames["confusion"].set_axis(pd.RangeIndex(len(n), name="bin")).set_axis(pd.RangeIndex(len(n), name="predicted"), axis=1)
+        table = frames["confusion"].to_numpy()
+        frames["confusion"] = _bin_table(table)
     return IntrospectionCard(**stored | frames | dict(
         score=known(kind, stored["score"]), baselines=compared(stored["baselines"]), controls=compared(stored["controls"]),
-        checks=tuple(Check(**c) for c in stored["checks"]), selectivity=stored["selectivity"] and known(Difference, stored["selectivity"])))
+        checks=tuple(Check(**c) for c in stored["checks"]),
+        selectivity=stored["selectivity"] and known(Difference, stored["selectivity"])))

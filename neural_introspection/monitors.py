@@ -19,7 +19,7 @@ from .capture import (ActivationMonitor, ModelInterface, Position, fitting_texts
                                           pick_positions)
 from .core import BadInput, NeuronAddress, Target, write_frame, write_json
 from .models import COMPONENTS, encode, weight_place
-from .predictor import check_target
+from .dataset import check_target
 from .stats import NeuronStats, _in_order
 
 # %% auto #0
@@ -197,7 +197,7 @@ def _scale(table: pd.DataFrame, reading: str) -> dict:
     z = _shown(table, reading)
     low, high = (float(np.nanmin(z)), float(np.nanmax(z))) if np.isfinite(z).any() else (0., 1.)
     high = max(high, low + .1)
-    ticks = np.arange(np.ceil(low), high, max(1, (high - low)//6))
+    ticks = np.arange(np.ceil(low), high, max(1, np.ceil((high - low)/6)))
     if len(ticks) < 2: ticks = np.linspace(low, high, 4)
     texts = [f"{round(10.0**t, 1 - int(np.floor(t))):g}" for t in ticks]
     return dict(colorscale="Cividis", zmin=low, zmax=high, colorbar=bar | dict(tickvals=ticks, ticktext=texts))
@@ -363,7 +363,7 @@ def distribution_movie(
     unit: str = "activation",                     # what is measured: title of the x axis
 ) -> Any:
     "Density and quartiles epoch by epoch over those of the first, with a slider and a play button (a plotly figure)."
-    from neural_introspection.viz import activation_histogram
+    from neural_introspection.viz import Figure, activation_histogram
     if not values: raise BadInput("nothing was recorded: call record(0) before training.")
     names = [f"epoch {epoch}" for epoch in values]
     bins = int(np.clip(max(map(len, values.values()))//3, 16, 60))
@@ -373,7 +373,7 @@ def distribution_movie(
     now = [[_recoloured(d, "blue", "now", "solid"), _recoloured(b, "blue", "now")] for d, b in zip(density, boxes)]
     frames = [dict(name=name, traces=[2, 3], data=data) for name, data in zip(names, now)]
     top = 1.05 * max(np.nanmax(d.y) for d in density)
-    return _animated([*scene, *now[0]], frames, _stage(whole.layout, names, top))
+    return Figure([*scene, *now[0]], _stage(whole.layout, names, top), frames)
 
 # %% ../nbs/13_monitors.ipynb #5ae2efe9
 def _recoloured(trace: Any, colour: str, name: str, dash: Optional[str] = None) -> Any:
@@ -396,15 +396,3 @@ def _stage(layout: Any, names: Sequence[str], top: float) -> Any:
     return layout.update(height=520, margin_b=150, showlegend=True, sliders=[slider],
                          updatemenus=[menu | dict(showactive=False)],
                          yaxis=dict(range=[0, top], domain=[0, .8]), yaxis2=dict(domain=[.84, 1]))
-
-# %% ../nbs/13_monitors.ipynb #cb1025fb
-def _animated(traces: Sequence[Any], frames: Sequence[dict], layout: Any) -> Any:
-    "A figure of the house that hands its frames to the page as well."
-    from neural_introspection.viz import Figure
-    options = "{responsive: true, displaylogo: false}"
-    class Animated(Figure):
-        def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            bundle = super()._repr_mimebundle_(*args, **kwargs)
-            page, call = bundle["text/html"], f"figure.data, figure.layout, {options}"
-            return bundle | {"text/html": page.replace(call, f"{{...figure, config: {options}}}")}
-    return Animated(list(traces), layout, frames)

@@ -25,7 +25,7 @@ from .core import (HELP, BadData, BadInput, NeuronAddress, RunFolder, Target, ch
 from .dataset import ActivationDataset, ActivationDatasetGenerator, collect_activations, text_hash
 from .models import (check_layer, check_neuron, describe, encode, load_model, longest_text,
                                          resolve_model)
-from .predictor import ActivationPredictor, BinKind, Head, make_bins
+from .predictor import ActivationPredictor, BinKind, Head, head_directions, make_bins
 from .scanner import NeuronScanner, ScanResult, neuron_scores
 from .stats import NeuronStats
 from .texts import Corpus, group_texts, load_texts, split_groups
@@ -326,7 +326,8 @@ def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: s
     "The card on the test texts, and the predictions of all."
     predictor, seed = trainer.predictor, p.config.seed
     tuned = predictor.features(dataset.texts) if predictor.weights else features
-    directions = None
+    trained = torch.as_tensor(dataset.frame.split.to_numpy() == "train")
+    directions = head_directions(predictor, tuned[trained])
     card = make_card(trainer, training, dataset, features, p.other, chosen, seed, run.file("datasets", "controls"), directions)
     about = dict(config=dataclasses.asdict(p.config), model=vars(describe(p.model)),
                  corpus=_corpus_words(p.corpus), chosen=chosen, feature_site=predictor.feature_site)

@@ -17,8 +17,9 @@ from .dataset import check_same_model, check_target, collect_activations
 from .models import check_layer, describe, encode, model_device, with_weights
 
 # %% auto #0
-__all__ = ['BinKind', 'PENALTIES', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit', 'ridge_by_groups',
-           'start_head', 'ActivationPredictor', 'load_predictor']
+__all__ = ['BinKind', 'PENALTIES', 'DIRECTION_COLUMNS', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit',
+           'ridge_by_groups', 'start_head', 'ActivationPredictor', 'load_predictor', 'own_weights', 'head_vectors',
+           'direction_cosines', 'head_directions', 'direction_figure']
 
 # %% ../nbs/12_predictor.ipynb #f8e102a2
 BinKind = Literal["quantile", "equal_width"]
@@ -225,3 +226,112 @@ def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
     head.load_state_dict(state)
     return ActivationPredictor(model, target, about["feature_layer"], about["token_pos"], about["batch_size"], head,
                                part("weights"))
+
+# %% ../nbs/12_predictor.ipynb #b38694e1
+@torch.no_grad()
+def own_weights(model: Any, target: Target) -> dict[str, Float[Tensor, "d_model neuron"]]:
+    """What every neuron of the target's layer reads (`input`, and `gate` of a gated MLP) and writes (`output`) in the
+    residual stream; for the stream itself its axes (`own`); {} for other sites."""
+    if target.layer_type == "resid_post": return {"own": torch.eye(model.cfg.d_model)}
+    block = None if target.layer is None else model.blocks[target.layer]
+    if target.layer_type != "mlp_out" or not hasattr(block.mlp, "W_in"): return {}
+    gate = getattr(block.mlp, "W_gate", None)
+    read = {"input": block.mlp.W_in} | ({} if gate is None else {"gate": gate})
+    own = {kind: _through_norm(model, block, w.float().cpu()) for kind, w in read.items()}
+    return own | {"output": block.mlp.W_out.float().cpu().T}
+
+def _through_norm(model: Any, block: Any, w: Float[Tensor, "d_model neuron"]) -> Float[Tensor, "d_model neuron"]:
+    "Input weights as directions before the norm: times its gain and, for a LayerNorm, without their mean."
+    gain = getattr(getattr(block, "ln2", None), "weight", None)
+    w = w if gain is None else w * gain.float().cpu()[:, None]
+    return w - w.mean(0) if str(model.cfg.normalization_type).startswith("LN") else w
+
+# %% ../nbs/12_predictor.ipynb #28e388b1
+@torch.no_grad()
+def head_vectors(
+    predictor: ActivationPredictor,
+    features: Optional[Float[Tensor, "row d_model"]] = None,  # for the pattern
+) -> dict[str, Float[Tensor, "target d_model"]]:
+    "The `filter` of a linear head in units of the raw features and, given features, its `pattern`; {} for other heads."
+    head = predictor.head
+    if head.hidden or head.bins or predictor.target.neurons is None: return {}
+    weights = (head.linear.weight * head.target_std[:, None] / head.feature_std).float().cpu()
+    if features is None: return {"filter": weights}
+    x = features.float().cpu() - features.float().cpu().mean(0)
+    return {"filter": weights, "pattern": (weights @ x.T) @ x / len(x)}
+
+def direction_cosines(
+    predictor: ActivationPredictor,
+    features: Optional[Float[Tensor, "row d_model"]] = None,
+) -> dict[tuple[str, str], Float[np.ndarray, "target neuron"]]:
+    "(vector, kind of weights) -> cosine of each target's vector with those weights of every neuron of its layer."
+    vectors, target = head_vectors(predictor, features), predictor.target
+    if not vectors: return {}
+    with with_weights(predictor.model, predictor.weights): own = own_weights(predictor.model, target)
+    unit = lambda x, dim: x / x.norm(dim=dim, keepdim=True)
+    pairs = [(vector, v, kind, w) for vector, v in vectors.items() for kind, w in own.items()]
+    pairs += [(f"own {kind}", w.T[list(target.neurons)], "output", own["output"])
+              for kind, w in own.items() if kind in ("input", "gate")]
+    return {(vector, kind): (unit(v, 1) @ unit(w, 0)).numpy() for vector, v, kind, w in pairs}
+
+# %% ../nbs/12_predictor.ipynb #efb43aa9
+DIRECTION_COLUMNS = ("address", "vector", "weights", "cosine", "p", "null_mean", "null_std", "null_neurons")
+
+def _against_null(cosines: Float[np.ndarray, "neuron"], neuron: int) -> dict[str, float]:
+    "One neuron's cosine against those of all others of its layer."
+    own, null = cosines[neuron], np.delete(cosines, neuron)
+    null = null[np.isfinite(null)]
+    if not np.isfinite(own) or not len(null): return dict(cosine=own, null_neurons=len(null))
+    as_far = np.sum(abs(null - null.mean()) >= abs(own - null.mean()))
+    p = (1 + as_far)/(1 + len(null))
+    return dict(cosine=own, p=p, null_mean=null.mean(), null_std=null.std(), null_neurons=len(null))
+
+def head_directions(
+    predictor: ActivationPredictor,
+    features: Optional[Float[Tensor, "row d_model"]] = None,  # some that it was trained on; without: no pattern
+) -> Any:
+    """A frame with a row for each neuron, vector (`filter`, `pattern`; `own input`, `own gate`) and kind of weights
+    (`input`, `gate`, `output`; `own`): cosine, two-sided rank p-value, the null. Empty if nothing can be compared."""
+    import pandas as pd
+    neurons, found = predictor.target.addresses, direction_cosines(predictor, features)
+    rows = [dict(address=str(a), vector=vector, weights=kind, **_against_null(cosines[i], a.neuron))
+            for i, a in enumerate(neurons) for (vector, kind), cosines in found.items()]
+    return pd.DataFrame(rows, columns=DIRECTION_COLUMNS)
+
+# %% ../nbs/12_predictor.ipynb #2c468b3c
+def direction_figure(
+    predictor: ActivationPredictor,
+    features: Optional[Float[Tensor, "row d_model"]] = None,
+    index: int = 0,                 # which of the target's neurons
+) -> Any:
+    "Its cosines over the null of its layer, filter above, pattern below (plotly); `BadInput` if there are none."
+    from neural_introspection.viz import figure
+    found = {pair: c for pair, c in direction_cosines(predictor, features).items() if pair[0] in ("filter", "pattern")}
+    if not found: raise BadInput("there is no direction to draw: give a linear regression head for neurons.")
+    address, kinds = predictor.target.addresses[index], list(dict.fromkeys(kind for _, kind in found))
+    vectors = list(dict.fromkeys(vector for vector, _ in found))
+    traces = [trace for (vector, kind), cosines in found.items()
+              for trace in _null_traces(cosines[index], address.neuron, kind, kinds.index(kind), vectors.index(vector))]
+    size = 1/len(vectors)
+    place = lambda i: dict(domain=[1 - (i + .88)*size, 1 - i*size], title_text=f"neurons ({vectors[i]})")
+    axes = {f"yaxis{i + 1 if i else ''}": place(i) for i in range(len(vectors))}
+    every = np.concatenate([cosines[index] for cosines in found.values()])
+    ends = [np.nanmin(every) - .05, np.nanmax(every) + .05] if np.isfinite(every).any() else [-1, 1]
+    return figure(traces, f"The head's direction and the weights of {address}", "cosine",
+                  height=230 + 190*len(vectors), margin_t=100, showlegend=True, **axes,
+                  xaxis=dict(anchor="y2" if len(vectors) > 1 else "y", range=ends))
+
+def _null_traces(cosines: Float[np.ndarray, "neuron"], neuron: int, kind: str, index: int, panel: int) -> list:
+    "The histogram of the null, and the own neuron's mark."
+    import plotly.graph_objects as go
+    from neural_introspection.viz import colour_of
+    own, null = cosines[neuron], np.delete(cosines, neuron)
+    counts, edges = np.histogram(null[np.isfinite(null)], 40)
+    look = dict(legendgroup=kind, showlegend=panel == 0, yaxis=f"y{panel + 1}" if panel else "y",
+                line_color=colour_of("", index))
+    p = _against_null(cosines, neuron).get("p", np.nan)
+    return [go.Scatter(x=edges, y=[*counts, 0], mode="lines", line_shape="hv", fill="tozeroy", opacity=.5,
+                       hoverinfo="skip", name=f"{kind}, other neurons", **look),
+            go.Scatter(x=[own, own], y=[0, counts.max()], mode="lines+markers", name=f"{kind}, this neuron",
+                       marker=dict(symbol=["line-ew", "triangle-down"], size=11),
+                       hovertemplate=f"%{{x:.3f}}, p = {p:.3g}", **look)]

@@ -27,7 +27,7 @@ from .predictor import ActivationPredictor, Head, set_scale, start_head
 # %% auto #0
 __all__ = ['Strategy', 'PARTS', 'PROBE', 'Unfreezing', 'chosen_weights', 'learning_weights', 'Trainable', 'trainable',
            'skip_blocks', 'lowest_block', 'entering', 'Replay', 'Source', 'evaluate', 'TrainResult', 'PredictorTrainer',
-           'site_place']
+           'site_place', 'fit_head']
 
 # %% ../nbs/14_trainer.ipynb #bd1d320d
 Strategy = Literal["none", "all", "after_target", "from_layer", "selective", "lora"]
@@ -401,8 +401,7 @@ class _TrainingState:
         self.history += [dict(epoch=epoch, split=s, loss=v) for s, v in losses.items()]
         if epoch == 0 or "val" not in losses or losses["val"] < self.loss_at(self.best_epoch):
             self.best_epoch, self.best = epoch, {k: w.detach().clone() for k, w in self.parameters.items()}
-        if self.drift and (epoch % self.trainer.activation_interval == 0 or epoch == self.trainer.epochs):
-            self.drift.record(epoch)
+        if self.drift and epoch % self.trainer.activation_interval == 0: self.drift.record(epoch)
         self.epoch = epoch
 
     def loss_at(self, epoch: int) -> float:
@@ -486,6 +485,7 @@ def _put(state: _TrainingState, values: dict[str, Tensor]) -> None:
 
 # %% ../nbs/14_trainer.ipynb #55b053d0
 def _finish(state: _TrainingState, dataset: ActivationDataset) -> TrainResult:
+    if state.drift and state.epoch not in state.drift.values: state.drift.record(state.epoch)
     _put(state, state.best)
     weights = state.found.weights() if state.found.parameters else {}
     return TrainResult(pd.DataFrame(state.history), state.best_epoch, state.exhausted and state.epoch < state.trainer.epochs,
@@ -505,3 +505,18 @@ def _loss_gap(state: _TrainingState, dataset: ActivationDataset) -> float:
     z, y = state.head.standardise(fresh.values[p.feature_site].to(device)), state.head.encode(values.to(device))
     public = state.head.loss(state.head.score(z[keep]), y[keep])
     return float(state.source(torch.as_tensor(units)) - public)
+
+# %% ../nbs/14_trainer.ipynb #b5c26195
+def fit_head(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"]) -> Head:
+    "A fresh head of the trainer's kind, trained with its settings on any features (the model stays out of it)."
+    p, own = trainer.predictor, trainer.predictor.head
+    with _seeded(trainer.seed):
+        head = Head(features.shape[1], own.targets, own.hidden, own.bins)
+        alone = dataclasses.replace(trainer, predictor=dataclasses.replace(p, head=head, weights={}), folder=None,
+                                    unfreeze=Unfreezing(), track_gradients=False, track_activations=False)
+        state = _TrainingState(alone, dataset, features, Trainable({}, dict))
+        for epoch in range(1, trainer.epochs + 1):
+            if state.exhausted: break
+            state.run_epoch(epoch)
+    _put(state, state.best)
+    return head

@@ -58,7 +58,7 @@ def distinct(labels: Sequence[Any]) -> list[str]:
 _HTML = """<div role="img" aria-label="{title}" style="height:{height}px;width:100%"></div>
 <script>(() => {{
 const box = document.currentScript.previousElementSibling, figure = {spec};
-const draw = () => Plotly.newPlot(box, figure.data, figure.layout, {{responsive: true, displaylogo: false}});
+const draw = () => Plotly.newPlot(box, {{...figure, config: {{responsive: true, displaylogo: false}}}});
 const load = () => new Promise((resolve, reject) => document.head.append(Object.assign(document.createElement("script"),
   {{src: "{source}", integrity: "{integrity}", crossOrigin: "anonymous", onload: resolve, onerror: reject}})));
 (window.Plotly ? Promise.resolve() : window.plotlyLoads ??= load()).then(draw,
