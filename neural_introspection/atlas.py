@@ -24,7 +24,7 @@ from .capture import Position, chosen_tokens, fitting_texts, hooks, parse_positi
 from .card import leakage_label
 from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, check_options,
                                        check_writable, make_config, option, plain, progress, read_tensors,
-                                       site_name, write_tensors)
+                                       site_name, watch_progress, write_tensors)
 from .dataset import text_hash
 from .models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
                                          model_device, resolve_model, spread, token_batch, token_batches)
@@ -33,12 +33,10 @@ from .scanner import SINK, sink_tokens
 from .texts import group_texts, load_texts
 
 # %% auto #0
-__all__ = ['Sums', 'PENALTIES', 'PART', 'LEVEL', 'with_ones', 'add_sums', 'add_products', 'FoldBasis', 'fold_basis',
-           'held_out_errors', 'upper_form', 'quadratic', 'CrossFit', 'cross_fit', 'deviations', 'partners',
-           'paired_rows', 'p_values', 'q_values', 'Part', 'AtlasPlan', 'plan_parts', 'read_batch', 'add_batch',
-           'part_sums', 'fold_sums', 'AtlasResult', 'map_ranks', 'map_neurons', 'atlas_figure', 'NeuronAtlas',
-           'score_block', 'control_r2', 'solve', 'atomic_folder', 'check_atlas_path', 'AtlasConfig',
-           'check_atlas_config', 'run_atlas', 'summary', 'cell_address', 'neuron_row', 'AtlasMap', 'atlas_panel']
+__all__ = ['Sums', 'PENALTIES', 'PART', 'LEVEL', 'with_ones', 'add_products', 'FoldBasis', 'fold_basis', 'held_out_errors',
+           'upper_form', 'quadratic', 'CrossFit', 'cross_fit', 'partners', 'paired_rows', 'p_values', 'q_values',
+           'Part', 'plan_parts', 'fold_sums', 'AtlasResult', 'NeuronAtlas', 'AtlasConfig', 'run_atlas', 'summary',
+           'cell_address', 'neuron_row', 'AtlasMap', 'atlas_panel']
 
 # %% ../nbs/16_atlas.ipynb #0be60332
 Sums = dict[str, Tensor]   # "xx" and, for each block of targets, "{block}/xy" and "{block}/yy"; float64
@@ -52,17 +50,17 @@ def _precise(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 # %% ../nbs/16_atlas.ipynb #55bbfc72
-def add_sums(sums: Sums, more: Sums) -> Sums:
+def _add_sums(sums: Sums, more: Sums) -> Sums:
     "The sum of both, in the first one's memory."
     for key, value in more.items(): sums[key] = sums[key].add_(value) if key in sums else value
     return sums
 
 def add_products(sums: Sums, x1: Float[Tensor, "row d1"], blocks: dict[str, Float[Tensor, "row target"]]) -> Sums:
     "`sums` with a batch added to it: products in float32, as fast as the device goes, and kept in float64."
-    add_sums(sums, {"xx": _precise(x1.T @ x1)})
+    _add_sums(sums, {"xx": _precise(x1.T @ x1)})
     for name, y in blocks.items():
-        add_sums(sums, {f"{name}/xy": _precise(x1.T @ y)})   # one block after the other: memory is used again
-        add_sums(sums, {f"{name}/yy": _precise(y.square().sum(0))})
+        _add_sums(sums, {f"{name}/xy": _precise(x1.T @ y)})   # one block after the other: memory is used again
+        _add_sums(sums, {f"{name}/yy": _precise(y.square().sum(0))})
     return sums
 
 # %% ../nbs/16_atlas.ipynb #9f65a255
@@ -143,8 +141,8 @@ def cross_fit(
     return CrossFit(1 - used/deviation, choice, whole.argmin(0))
 
 # %% ../nbs/16_atlas.ipynb #e388d2fe
-def deviations(xx: Float[Tensor, "d1 d1"], xy: Float[Tensor, "d1 target"], yy: Float[Tensor, "target"],
-               shift: float | Float[Tensor, "target"] = 0.) -> Float[Tensor, "target"]:
+def _deviations(xx: Float[Tensor, "d1 d1"], xy: Float[Tensor, "d1 target"], yy: Float[Tensor, "target"],
+                shift: float | Float[Tensor, "target"] = 0.) -> Float[Tensor, "target"]:
     "Squared deviation of each target from its mean; NaN where it is no more than float32 rounding (a constant)."
     n, mean = xx[-1, -1], xy[-1]/xx[-1, -1]
     found = yy - n * mean**2
@@ -203,7 +201,7 @@ class Part:
 
 # %% ../nbs/16_atlas.ipynb #e03eb4db
 @dataclass(frozen=True)
-class AtlasPlan:
+class _AtlasPlan:
     "What all parts share."
     feature_site: str
     sites: tuple[str, ...]                   # of the neurons, in the order of the layers
@@ -234,7 +232,7 @@ def plan_parts(model: Any, ids: Sequence[Sequence[int]], chosen: Sequence[int], 
 
 # %% ../nbs/16_atlas.ipynb #c05f5460
 @torch.no_grad()
-def read_batch(model: Any, plan: AtlasPlan, batch: TokenBatch) -> tuple[dict[str, Tensor], Int[Tensor, "row"], int]:
+def _read_batch(model: Any, plan: _AtlasPlan, batch: TokenBatch) -> tuple[dict[str, Tensor], Int[Tensor, "row"], int]:
     "(values by site, float32 `[row, d]`; where each row stands in the flattened batch; how many sinks were masked)"
     rows, acts = chosen_tokens(batch, plan.token_pos).flatten().nonzero()[:, 0], {}
     sinks = torch.zeros_like(batch.mask)
@@ -252,10 +250,10 @@ def read_batch(model: Any, plan: AtlasPlan, batch: TokenBatch) -> tuple[dict[str
     return {site: x[own] for site, x in acts.items()}, rows[own], int((~own).sum())
 
 # %% ../nbs/16_atlas.ipynb #5f74c23c
-def add_batch(sums: Sums, model: Any, plan: AtlasPlan, texts: Sequence[int]) -> Sums:
+def _add_batch(sums: Sums, model: Any, plan: _AtlasPlan, texts: Sequence[int]) -> Sums:
     "`sums` with a batch of texts added: neurons of every site, the null's wrong pairs, and the control tasks."
     batch = token_batch(model, [plan.ids[i] for i in texts])
-    acts, rows, sinks = read_batch(model, plan, batch)
+    acts, rows, sinks = _read_batch(model, plan, batch)
     acts = {site: x.sub_(plan.shift[site]) if site in plan.shift else x for site, x in acts.items()}
     text = (rows // batch.ids.shape[1]).cpu().numpy()
     rng = np.random.default_rng([plan.seed, *texts[:1]])
@@ -264,14 +262,14 @@ def add_batch(sums: Sums, model: Any, plan: AtlasPlan, texts: Sequence[int]) -> 
     null = torch.cat([some.index_select(0, torch.as_tensor(w, device=some.device)) for w in wrong], 1)
     blocks = {site: acts[site] for site in plan.sites}
     blocks |= {"null": null, "control": plan.control[batch.ids.flatten()[rows]]}
-    add_sums(sums, {"sinks": torch.tensor(sinks).double(), "alike": torch.tensor(alike).double()})
+    _add_sums(sums, {"sinks": torch.tensor(sinks).double(), "alike": torch.tensor(alike).double()})
     return add_products(sums, with_ones(acts[plan.feature_site]), blocks)
 
 # %% ../nbs/16_atlas.ipynb #5a8cc6f2
-def part_sums(plan: AtlasPlan, model: Any, part: Part) -> Sums:
+def _part_sums(plan: _AtlasPlan, model: Any, part: Part) -> Sums:
     "The sums of a part: what one worker does."
     sums: Sums = {}
-    for texts in progress(part.batches, "part", unit="batch"): add_batch(sums, model, plan, texts)
+    for texts in progress(part.batches, "part", unit="batch"): _add_batch(sums, model, plan, texts)
     return sums
 
 # %% ../nbs/16_atlas.ipynb #eb3fcad2
@@ -289,7 +287,7 @@ def fold_sums(
     sums, done = ({k: s[i] for k, s in stored.items()} for i in (0, 1))
     todo = [p for p in parts if p.number >= done.get(p.fold, 0)]
     for part, found in zip(todo, work(todo)):
-        sums[part.fold] = add_sums(sums.get(part.fold, {}), {k: v.to(device) for k, v in found.items()})
+        sums[part.fold] = _add_sums(sums.get(part.fold, {}), {k: v.to(device) for k, v in found.items()})
         if paths: write_tensors(paths[part.fold], sums[part.fold], dict(identity=identity, parts=part.number + 1))
     return sums
 
@@ -343,7 +341,7 @@ class AtlasResult:
 
     def plot(self, columns: int = 96) -> Any:
         "R² by layer and rank, the best neurons on the left (a plotly figure); hover names the neuron."
-        return atlas_figure(self, columns)
+        return _atlas_figure(self, columns)
 
     def save(self, path: str | Path) -> Path: return _save(self, Path(path))
 
@@ -379,25 +377,25 @@ def _sentence(result: AtlasResult) -> str:
             f"{result.resolution:.1g}), {constant:,} constant. Layers by leakage: {where}.")
 
 # %% ../nbs/16_atlas.ipynb #ce505848
-def map_ranks(width: int, columns: int = 96) -> Int[np.ndarray, "column"]:
+def _map_ranks(width: int, columns: int = 96) -> Int[np.ndarray, "column"]:
     "The ranks that a heat map of so many neurons shows, from 0, ascending."
     return np.unique(np.geomspace(1, width, min(columns, width)).round().astype(int)) - 1
 
-def map_neurons(result: AtlasResult, columns: int = 96) -> Int[np.ndarray, "layer column"]:
+def _map_neurons(result: AtlasResult, columns: int = 96) -> Int[np.ndarray, "layer column"]:
     "The neuron in each cell of the heat map: the best of each layer on the left."
     r2 = result.data.r2.values
     order = np.argsort(-np.nan_to_num(r2, nan=-np.inf), axis=1, kind="stable")
-    return order[:, map_ranks(r2.shape[1], columns)]
+    return order[:, _map_ranks(r2.shape[1], columns)]
 
 # %% ../nbs/16_atlas.ipynb #b0d5f62f
-def atlas_figure(result: AtlasResult, columns: int = 96) -> Any:
+def _atlas_figure(result: AtlasResult, columns: int = 96) -> Any:
     "The heat map: layers by rank, R² as colour (below 0 as 0), the neuron's address and q on hover."
     from neural_introspection.viz import heat_map
     a, layers = result.about, result.data.layer.values.tolist()
-    neuron = map_neurons(result, columns)
+    neuron = _map_neurons(result, columns)
     r2, q = (np.take_along_axis(result.data[k].values, neuron, 1) for k in ("r2", "q"))
     title = f"Probes from {a['feature_site']}: {result.significant:,} of {result.neurons:,} neurons significant"
-    fig = heat_map(r2.clip(0), layers, (map_ranks(result.data.sizes["neuron"], columns) + 1).tolist(), title,
+    fig = heat_map(r2.clip(0), layers, (_map_ranks(result.data.sizes["neuron"], columns) + 1).tolist(), title,
                    "rank of the neuron in its layer (1 is the best)", "layer", "R²")
     fig.data[0].text = [[f"{site_name(a['layer_type'], l)}[{n}]: R² {v:.3f}, q {w:.2g}" for n, v, w in zip(*row)]
                         for l, row in zip(layers, zip(neuron.tolist(), r2.tolist(), q.tolist()))]
@@ -430,11 +428,11 @@ class NeuronAtlas:
     ) -> AtlasResult:
         "Scores of every neuron, cross-fitted over grouped folds. `BadInput` before the pass for what cannot work."
         plan, parts, about = _plan(self, texts, groups)
-        make = functools.partial(part_sums, plan)
+        make = functools.partial(_part_sums, plan)
         work = lambda some: spread(make, self.model, some, "atlas", [len(p.batches) for p in some])
         device = model_device(self.model)
         sums = fold_sums(parts, work, folder, _identity(self, about), "cpu" if device.type == "mps" else device)
-        return solve(self, plan, sums, about)
+        return _solve(self, plan, sums, about)
 
 # %% ../nbs/16_atlas.ipynb #5f7713f0
 def _check(atlas: NeuronAtlas) -> list[int]:
@@ -453,7 +451,7 @@ def _check(atlas: NeuronAtlas) -> list[int]:
 
 # %% ../nbs/16_atlas.ipynb #2e13c782
 def _plan(atlas: NeuronAtlas, texts: Sequence[str],
-          groups: Optional[Sequence[int]]) -> tuple[AtlasPlan, list[Part], dict]:
+          groups: Optional[Sequence[int]]) -> tuple[_AtlasPlan, list[Part], dict]:
     "(what all parts share, the parts, what the result is about)"
     layers, model, token_pos = _check(atlas), atlas.model, parse_position(atlas.token_pos)
     feature = site_name("resid_post", check_layer(model, atlas.feature_layer))
@@ -462,7 +460,7 @@ def _plan(atlas: NeuronAtlas, texts: Sequence[str],
     if len(groups) != len(texts): raise BadTexts(f"{len(texts)} texts came with {len(groups)} groups: give one each.")
     chosen = fitting_texts(ids, token_pos)
     fold = _folds(atlas, groups, chosen)
-    plan = AtlasPlan(feature, sites, token_pos, atlas.sink_ratio, atlas.permutations, atlas.seed, ids, groups,
+    plan = _AtlasPlan(feature, sites, token_pos, atlas.sink_ratio, atlas.permutations, atlas.seed, ids, groups,
                      *_drawn(atlas, sites), {})
     about = _about(atlas, plan, chosen) | dict(texts_hash=text_hash([texts[i] for i in chosen]))
     return _shifted(model, plan, chosen), plan_parts(model, ids, chosen, fold, atlas.batch_size), about
@@ -478,7 +476,7 @@ def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Seque
     return fold
 
 # %% ../nbs/16_atlas.ipynb #8a7dfe68
-def _about(atlas: NeuronAtlas, plan: AtlasPlan, chosen: Sequence[int]) -> dict:
+def _about(atlas: NeuronAtlas, plan: _AtlasPlan, chosen: Sequence[int]) -> dict:
     "What the result is about: model, sites, texts, settings, and the leakage label of each layer."
     leakage = {str(l): leakage_label(plan.feature_site, s) for l, s in zip(plan.layers, plan.sites)}
     settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "permutations", "control_tasks", "seed")}
@@ -498,10 +496,10 @@ def _drawn(atlas: NeuronAtlas, sites: Sequence[str]) -> tuple[dict[str, Tensor],
     values = rng.standard_normal((atlas.model.cfg.d_vocab, atlas.control_tasks), dtype=np.float32)
     return sample, torch.as_tensor(values, device=device)
 
-def _shifted(model: Any, plan: AtlasPlan, chosen: Sequence[int], few: int = 4) -> AtlasPlan:
+def _shifted(model: Any, plan: _AtlasPlan, chosen: Sequence[int], few: int = 4) -> _AtlasPlan:
     "The plan with the mean values over a few texts of middling length."
     middle = sorted(chosen, key=lambda i: (len(plan.ids[i]), i))[max(0, (len(chosen) - few)//2):][:few]
-    acts, _, _ = read_batch(model, plan, token_batch(model, [plan.ids[i] for i in middle]))
+    acts, _, _ = _read_batch(model, plan, token_batch(model, [plan.ids[i] for i in middle]))
     return dataclasses.replace(plan, shift={s: x.mean(0) for s, x in acts.items() if len(x)})
 
 def _identity(atlas: NeuronAtlas, about: dict) -> dict:
@@ -510,22 +508,22 @@ def _identity(atlas: NeuronAtlas, about: dict) -> dict:
                         sink_ratio=str(atlas.sink_ratio), part=PART)
 
 # %% ../nbs/16_atlas.ipynb #3303dba5
-def score_block(bases: Sequence[FoldBasis], sums: Sequence[Sums], name: str, penalties: Sequence[float],
-                shift: float | Tensor = 0.) -> tuple[CrossFit, Float[Tensor, "fold penalty target"]]:
+def _score_block(bases: Sequence[FoldBasis], sums: Sequence[Sums], name: str, penalties: Sequence[float],
+                 shift: float | Tensor = 0.) -> tuple[CrossFit, Float[Tensor, "fold penalty target"]]:
     "(scores, each fold's errors as shares of the targets' squared deviation)"
     xy, yy = (sum(s[f"{name}/{k}"] for s in sums) for k in ("xy", "yy"))
-    spread = deviations(sum(s["xx"] for s in sums), xy, yy, shift)
+    spread = _deviations(sum(s["xx"] for s in sums), xy, yy, shift)
     errors = torch.stack([held_out_errors(basis, xy, s[f"{name}/xy"], s[f"{name}/yy"], penalties)
                           for basis, s in zip(bases, sums)])
     return cross_fit(errors, spread), errors/spread
 
-def control_r2(shares: Float[Tensor, "fold penalty task"],
-               choice: Int[Tensor, "fold target"]) -> Float[Tensor, "target"]:
+def _control_r2(shares: Float[Tensor, "fold penalty task"],
+                choice: Int[Tensor, "fold target"]) -> Float[Tensor, "target"]:
     "The control tasks' mean R² under each target's own penalties; 0 where it is below."
     return (1 - shares.mean(2).gather(1, choice).sum(0)).clamp(min=0)
 
 # %% ../nbs/16_atlas.ipynb #aadf046e
-def solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: dict) -> AtlasResult:
+def _solve(atlas: NeuronAtlas, plan: _AtlasPlan, sums: dict[int, Sums], about: dict) -> AtlasResult:
     "The result, from the sums of every fold. `BadTexts` if masking left a fold without a row."
     folds = [sums[k] for k in sorted(sums)]
     empty = [k for k, s in enumerate(folds) if s["xx"][-1, -1] < 1]
@@ -533,19 +531,19 @@ def solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: dic
                              "or another position.")
     total = sum(s["xx"] for s in folds)
     bases = [fold_basis(total, s["xx"]) for s in folds]
-    _, shares = score_block(bases, folds, "control", atlas.penalties)
-    null = score_block(bases, folds, "null", atlas.penalties)[0].r2.cpu().numpy().reshape(plan.permutations, -1)
+    _, shares = _score_block(bases, folds, "control", atlas.penalties)
+    null = _score_block(bases, folds, "null", atlas.penalties)[0].r2.cpu().numpy().reshape(plan.permutations, -1)
     rows = []
     for site in progress(plan.sites, "solve", unit="layer"):
         shift = _precise(plan.shift.get(site, torch.zeros(1))).to(total.device)
-        fit, _ = score_block(bases, folds, site, atlas.penalties, shift)
-        rows.append((fit.r2, fit.r2 - control_r2(shares, fit.choice), fit.best, fit.choice))
+        fit, _ = _score_block(bases, folds, site, atlas.penalties, shift)
+        rows.append((fit.r2, fit.r2 - _control_r2(shares, fit.choice), fit.best, fit.choice))
     scores = [torch.stack(c).cpu().numpy() for c in zip(*rows)]
     counts = dict(tokens=int(total[-1, -1]), **{k: int(sum(s[k] for s in folds)) for k in ("sinks", "alike")})
     return AtlasResult(_as_data(plan, atlas.penalties, *scores, null, counts["tokens"]), plain(about | counts))
 
 # %% ../nbs/16_atlas.ipynb #6e7404a6
-def _as_data(plan: AtlasPlan, penalties: Sequence[float], r2: np.ndarray, selectivity: np.ndarray, best: np.ndarray,
+def _as_data(plan: _AtlasPlan, penalties: Sequence[float], r2: np.ndarray, selectivity: np.ndarray, best: np.ndarray,
              choice: np.ndarray, null: np.ndarray, tokens: int) -> Any:
     "The labelled data set; a constant neuron has NaN everywhere but in `count`."
     import xarray
@@ -562,7 +560,7 @@ def _as_data(plan: AtlasPlan, penalties: Sequence[float], r2: np.ndarray, select
 
 # %% ../nbs/16_atlas.ipynb #01e3a4b5
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def _atomic_folder(path: str | Path) -> Iterator[Path]:
     "Yield a new folder; when the block ends well it replaces `path`; when it raises, nothing changed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -578,14 +576,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 # %% ../nbs/16_atlas.ipynb #6269c060
 def _save(result: AtlasResult, path: Path) -> Path:
     "Write the atlas; `BadInput` if the name is another's."
-    check_atlas_path(path)
+    _check_path(path)
     data = result.data.assign_attrs(format=1, atlas=json.dumps(plain(result.about)))
     one = {"layer": 1}   # a chunk for each layer
     chunks = {k: dict(chunks=tuple(one.get(d, n) for d, n in v.sizes.items())) for k, v in data.data_vars.items()}
-    with atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks)
+    with _atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks)
     return path
 
-def check_atlas_path(path: str | Path) -> None:
+def _check_path(path: str | Path) -> None:
     "`BadInput` if an atlas could not be written there: another ending than .zarr, or something that is no Zarr store."
     path = Path(path)
     if path.suffix != ".zarr": raise BadInput(f"an atlas is saved as .zarr, so {path.name!r} must end in .zarr.")
@@ -634,18 +632,18 @@ def _layer_list(layers: Optional[str]) -> Optional[list[int]]:
     except ValueError:
         raise BadInput(f"layers is {layers!r}, but must be numbers with commas between them, such as 0,3,5.") from None
 
-def check_atlas_config(config: AtlasConfig) -> None:
+def _check_config(config: AtlasConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
     check_options(config)
     parse_position(config.token_pos)
     _layer_list(config.layers)
-    if config.output: check_atlas_path(config.output)
+    if config.output: _check_path(config.output)
 
 # %% ../nbs/16_atlas.ipynb #6bf475c1
 def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
     """The atlas as configured; writes `output` if given, and goes on where a killed one stopped. Raises `BadInput`
     before the pass."""
-    check_atlas_config(config)
+    _check_config(config)
     if model is None: resolve_model(config.model)
     corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
@@ -674,10 +672,10 @@ def summary(result: AtlasResult, config: AtlasConfig) -> dict:
 def cell_address(result: AtlasResult, layer: int | str, rank: int | str, columns: int = 96) -> NeuronAddress:
     "The neuron in the heat map's cell of this layer and rank (from 1); `BadAddress` if there is no such cell."
     layers = result.data.layer.values.tolist()
-    ranks = (map_ranks(result.data.sizes["neuron"], columns) + 1).tolist()
+    ranks = (_map_ranks(result.data.sizes["neuron"], columns) + 1).tolist()
     if int(layer) not in layers or int(rank) not in ranks:
         raise BadAddress(f"the map has no cell at layer {layer}, rank {rank}.")
-    neuron = map_neurons(result, columns)[layers.index(int(layer)), ranks.index(int(rank))]
+    neuron = _map_neurons(result, columns)[layers.index(int(layer)), ranks.index(int(rank))]
     return NeuronAddress.of(result.about["layer_type"], int(layer), int(neuron))
 
 def neuron_row(result: AtlasResult, address: NeuronAddress) -> pd.DataFrame:
@@ -702,10 +700,15 @@ class AtlasMap:
         if len(points.xs): self.pick(cell_address(self.result, points.ys[0], points.xs[0]))
 
     def pick(self, address: NeuronAddress) -> None:
-        "Show the neuron; an error is shown in its place."
-        from neural_introspection.panels import as_output, error_html
-        self.status.value, self.output.outputs = html.escape(f"{address} ..."), ()
-        try: self.output.outputs, self.status.value = (as_output(self.on_pick(address)),), html.escape(str(address))
+        "Show the neuron, and how far the work for it is; an error is shown in its place."
+        from neural_introspection.panels import as_output, error_html, progress_words
+        def say(words): self.status.value = html.escape(f"{address}{words}")
+        say(" ...")
+        self.output.outputs = ()
+        try:
+            with watch_progress(lambda *step: say(f": {progress_words(*step, 0)}")): found = self.on_pick(address)
+            self.output.outputs = (as_output(found),)
+            say("")
         except Exception as error: self.status.value = error_html(error)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def _markdown(r: IntrospectionResult) -> str:
 def _html(r: IntrospectionResult) -> str:
     "The card first, settings folded."
     folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
-    return (f"{r.card._repr_html_()}<details><summary>{html.escape(str(r.run_folder))}: {html.escape(repr(r.training))}</summary>"
+    return (f"{r.card._repr_html_()}<details><summary>{html.escape(r.run_folder.name)}: {html.escape(repr(r.training))}</summary>"
             f"<pre>{folded}</pre></details>")
 
 # %% ../nbs/17_pipeline.ipynb #788ac863

@@ -19,7 +19,7 @@ from .models import check_layer, describe, encode, model_device, with_weights
 # %% auto #0
 __all__ = ['BinKind', 'PENALTIES', 'DIRECTION_COLUMNS', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit',
            'ridge_by_groups', 'start_head', 'ActivationPredictor', 'load_predictor', 'own_weights', 'head_vectors',
-           'direction_cosines', 'head_directions', 'direction_figure']
+           'head_directions', 'direction_figure']
 
 # %% ../nbs/12_predictor.ipynb #f8e102a2
 BinKind = Literal["quantile", "equal_width"]
@@ -197,8 +197,7 @@ class ActivationPredictor:
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str]) -> Float[Tensor, "row target"]:
-        """The predicted values (with bins, the bin) of each text, or of each token at position `all`, on the CPU;
-        `BadTexts` if one is too short."""
+        "Values (with bins: the bin) of each text or token, on the CPU; `BadTexts` if a text has no such position."
         short = len(texts) - len(fitting_texts(encode(self.model, texts), self.token_pos))
         if short: raise BadTexts(f"{short} of {len(texts)} texts have no token position {self.token_pos}: leave them out.")
         return self.head(self.features(texts).to(self.head.linear.weight.device)).cpu()
@@ -260,7 +259,7 @@ def head_vectors(
     x = features.float().cpu() - features.float().cpu().mean(0)
     return {"filter": weights, "pattern": (weights @ x.T) @ x / len(x)}
 
-def direction_cosines(
+def _direction_cosines(
     predictor: ActivationPredictor,
     features: Optional[Float[Tensor, "row d_model"]] = None,
 ) -> dict[tuple[str, str], Float[np.ndarray, "target neuron"]]:
@@ -293,7 +292,7 @@ def head_directions(
     """A frame with a row for each neuron, vector (`filter`, `pattern`; `own input`, `own gate`) and kind of weights
     (`input`, `gate`, `output`; `own`): cosine, two-sided rank p-value, the null. Empty if nothing can be compared."""
     import pandas as pd
-    neurons, found = predictor.target.addresses, direction_cosines(predictor, features)
+    neurons, found = predictor.target.addresses, _direction_cosines(predictor, features)
     rows = [dict(address=str(a), vector=vector, weights=kind, **_against_null(cosines[i], a.neuron))
             for i, a in enumerate(neurons) for (vector, kind), cosines in found.items()]
     return pd.DataFrame(rows, columns=DIRECTION_COLUMNS)
@@ -306,7 +305,7 @@ def direction_figure(
 ) -> Any:
     "Its cosines over the null of its layer, filter above, pattern below (plotly); `BadInput` if there are none."
     from neural_introspection.viz import figure
-    found = {pair: c for pair, c in direction_cosines(predictor, features).items() if pair[0] in ("filter", "pattern")}
+    found = {pair: c for pair, c in _direction_cosines(predictor, features).items() if pair[0] in ("filter", "pattern")}
     if not found: raise BadInput("there is no direction to draw: give a linear regression head for neurons.")
     address, kinds = predictor.target.addresses[index], list(dict.fromkeys(kind for _, kind in found))
     vectors = list(dict.fromkeys(vector for vector, _ in found))

@@ -25,9 +25,8 @@ from .monitors import ActivationDrift, GradientTracker
 from .predictor import ActivationPredictor, Head, set_scale, start_head
 
 # %% auto #0
-__all__ = ['Strategy', 'PARTS', 'PROBE', 'Unfreezing', 'chosen_weights', 'learning_weights', 'Trainable', 'trainable',
-           'skip_blocks', 'lowest_block', 'entering', 'Replay', 'Source', 'evaluate', 'TrainResult', 'PredictorTrainer',
-           'site_place', 'fit_head']
+__all__ = ['Strategy', 'PARTS', 'PROBE', 'Unfreezing', 'learning_weights', 'Trainable', 'trainable', 'lowest_block', 'Replay',
+           'Source', 'evaluate', 'TrainResult', 'PredictorTrainer', 'fit_head']
 
 # %% ../nbs/14_trainer.ipynb #bd1d320d
 Strategy = Literal["none", "all", "after_target", "from_layer", "selective", "lora"]
@@ -56,7 +55,7 @@ _EXAMPLES = {"from_layer": "the first layer to train, such as --unfreeze-from 2"
              "selective": "the components to train, such as --unfreeze-components attention,mlp"}
 
 # %% ../nbs/14_trainer.ipynb #184c7ff7
-def chosen_weights(model: Any, unfreezing: Unfreezing, target: Target) -> list[str]:
+def _chosen_weights(model: Any, unfreezing: Unfreezing, target: Target) -> list[str]:
     "The names of the weights that a strategy chooses."
     u, after = unfreezing, target.layer
     start = None if u.from_layer is None else check_layer(model, u.from_layer)
@@ -78,7 +77,7 @@ def learning_weights(
     sites: Sequence[str],       # where the loss looks
 ) -> list[str]:
     "Those chosen weights that the sites depend on, found by one backward pass; `BadInput` if there are none."
-    names, named, seen = chosen_weights(model, unfreezing, target), named_weights(model), {}
+    names, named, seen = _chosen_weights(model, unfreezing, target), named_weights(model), {}
     if unfreezing.strategy == "none": return []
     chosen = [named[n] for n in names]
     look = {s: lambda x, s=s: seen.__setitem__(s, x.sum()) for s in sites}
@@ -148,7 +147,7 @@ def _folded(layer: Any) -> Tensor: return (layer.base_layer.weight + layer.get_d
 
 # %% ../nbs/14_trainer.ipynb #489b9480
 @contextlib.contextmanager
-def skip_blocks(model: Any, blocks: Sequence[int]) -> Iterator[None]:
+def _skip_blocks(model: Any, blocks: Sequence[int]) -> Iterator[None]:
     "Within the block these transformer blocks hand their input on and compute nothing."
     skipped = [vars(model.blocks[i]) for i in blocks]   # the instances' own attributes: a bridge hands `setattr` on
     before = [attributes.get("forward") for attributes in skipped]
@@ -166,7 +165,7 @@ def lowest_block(names: Sequence[str]) -> int:
     return min((weight_place(name)[0] or 0 for name in names), default=0)
 
 @torch.no_grad()
-def entering(model: Any, ids: Sequence[Sequence[int]], block: int, batch_size: int) -> list[Float[Tensor, "pos d_model"]]:
+def _entering(model: Any, ids: Sequence[Sequence[int]], block: int, batch_size: int) -> list[Float[Tensor, "pos d_model"]]:
     "The residual stream that enters a block, BOS included, for each text, on the CPU."
     found: list = [None] * len(ids)
     for group in progress(token_batches(model, ids, batch_size), "residual stream", unit="batch"):
@@ -188,7 +187,7 @@ class Replay(nn.Module):
         _, self.text = np.unique(index, return_inverse=True)
         self.column = dataset.frame.position.to_numpy() + (bos_id(predictor.model) is not None)
         self.sites = [predictor.feature_site] + [predictor.target.site] * moving
-        self.residual = entering(self.model, self.ids, block, predictor.batch_size) if block else None
+        self.residual = _entering(self.model, self.ids, block, predictor.batch_size) if block else None
 
     def rows(self, texts: Int[np.ndarray, "text"]) -> tuple[Int[np.ndarray, "row"], Int[np.ndarray, "row"]]:
         "(rows of the data set, which of these texts each belongs to)."
@@ -201,7 +200,7 @@ class Replay(nn.Module):
         "Features of the texts' rows, and the target's values now (None unless it moves)."
         seen: dict[str, Tensor] = {}
         rows, local = self.rows(texts)
-        with skip_blocks(self.model, range(self.block)), \
+        with _skip_blocks(self.model, range(self.block)), \
              hooks(self.model, {s: lambda x, s=s: seen.__setitem__(s, x) for s in dict.fromkeys(self.sites)}, stop_early=True):
             self._run(texts)
         pick = lambda site: seen[site][torch.as_tensor(local), torch.as_tensor(self.column[rows])].float()
@@ -358,10 +357,10 @@ def _moves(trainer: PredictorTrainer, found: Trainable) -> bool:
     "Whether what is trained can change the target, and the loss follows it."
     names, p = {name.split(":")[0] for name in found.parameters}, trainer.predictor
     if not names or not trainer.moving_target: return False
-    target = site_place(p.target)
+    target = _site_place(p.target)
     return any((weight_place(name)[0] or 0) <= target for name in names)
 
-def site_place(target: Target) -> int: return 10**6 if target.layer is None else target.layer
+def _site_place(target: Target) -> int: return 10**6 if target.layer is None else target.layer
 
 # %% ../nbs/14_trainer.ipynb #620690f9
 class _TrainingState:
@@ -379,17 +378,10 @@ class _TrainingState:
         self.parameters = {f"head.{n}": w for n, w in self.head.named_parameters()} | found.parameters
         self.gradients = GradientTracker(self.parameters, trainer.gradient_interval) if trainer.track_gradients else None
         self.drift = _drift(trainer, dataset) if trainer.track_activations else None
-        self.prepare()
+        self.accelerator = _accelerator(self.head.linear.weight.device, trainer.batch_size)
+        self.order = _EpochOrder(len(self.source.units["train"]), trainer.seed)
+        self.step, self.optimizer, self.loader = self.accelerator.prepare(self.source, *_optimizer_and_batches(self))
         self.record(0)
-
-    def prepare(self) -> None:
-        "Hand step, optimiser and batches to accelerate."
-        t, train = self.trainer, self.source.units["train"]
-        self.accelerator = _accelerator(self.head.linear.weight.device, t.batch_size)
-        self.order = _EpochOrder(len(train), t.seed)
-        loader = torch.utils.data.DataLoader(torch.as_tensor(train), t.batch_size, sampler=self.order)
-        optimizer = torch.optim.AdamW(self.parameters.values(), t.learning_rate, weight_decay=t.weight_decay)
-        self.step, self.optimizer, self.loader = self.accelerator.prepare(self.source, optimizer, loader)
 
     def watched(self) -> Any:
         "The gradient tracker at work, if there is one."
@@ -420,6 +412,11 @@ class _TrainingState:
         self.record(epoch)
 
 # %% ../nbs/14_trainer.ipynb #ff5eada5
+def _optimizer_and_batches(state: _TrainingState) -> tuple[torch.optim.Optimizer, torch.utils.data.DataLoader]:
+    t, units = state.trainer, torch.as_tensor(state.source.units["train"])
+    return (torch.optim.AdamW(state.parameters.values(), t.learning_rate, weight_decay=t.weight_decay),
+            torch.utils.data.DataLoader(units, t.batch_size, sampler=state.order))
+
 PROBE = 128  # texts on which activations are followed
 
 def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationDrift:

@@ -4,7 +4,8 @@ import time
 import pandas as pd
 import pytest
 import torch
-from neural_introspection.core import ModelNotFound
+from neural_introspection.atlas import AtlasResult
+from neural_introspection.core import ModelNotFound, read_tensors
 from neural_introspection.models import cache_folder, fetch_smollm2, load_model, preflight
 from neural_introspection.scanner import ScanResult
 from neural_introspection.texts import leaked_share
@@ -50,3 +51,26 @@ def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
     assert leaked_share(rows.group, rows.split) == leaked_share(rows.text, rows.split) == 0
     scan = ScanResult.load(run / "datasets" / "scan.safetensors")
     assert scan.about["texts"] == (rows.split == "train").sum() and scan.about["neurons"] == 30 * 1536
+
+
+def test_unfreezing_real_weights(folder, tmp_path):
+    "The layers after the target are trained and both monitors watch; the target itself cannot move."
+    done = shell(f"run --model {folder} --num-samples 48 --val-split 0 --layer 26 --neuron 5 --unfreeze after_target --epochs 1 --batch-size 16 --learning-rate 1e-5 "
+                 "--track-gradients --gradient-interval 1 --track-activations --output-dir out --json", cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found, run = answer(done.stdout), tmp_path / "out"
+    assert ANSWER <= found.keys() and found["std_ratio"] == pytest.approx(1, abs=1e-6) and found["kl"] > 0
+    assert found["r2_current"] == pytest.approx(found["r2_original"], abs=1e-6) and "frozen head" in found["baselines"]
+    gradients = pd.read_parquet(run / "reports" / "gradients.parquet")
+    assert set(gradients.layer.dropna()) == {27, 28, 29} and (gradients.gradient_norm > 0).all()
+    assert (pd.read_parquet(run / "reports" / "activations.parquet").ks == 0).all()
+    weights = read_tensors(run / "models" / "predictor.safetensors")[0]
+    assert {int(name.split(".")[1]) for name in weights if name.startswith("weights/")} == {27, 28, 29}
+
+
+def test_the_atlas_of_real_weights(folder, tmp_path):
+    done = shell(f"atlas --model {folder} --num-samples 80 --layers 10,20 --feature-layer 15 --permutations 2 --output smol.zarr --json", cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found = answer(done.stdout)
+    assert found["neurons"] == 2 * 1536 and found["leakage"] == {"10": "downstream", "20": "upstream"}
+    assert AtlasResult.load(tmp_path / "smol.zarr").neurons == 3072 and found["top"][0]["r2"] > .5
