@@ -352,8 +352,9 @@ class AtlasResult:
     def __repr__(self) -> str: return self.sentence()
 
     def _repr_html_(self) -> str:
-        best = self.top(5).drop(columns=["layer", "neuron", "count"])
-        return f"<b>Atlas</b>: {html.escape(self.sentence())}{best.to_html(index=False, float_format='{:.3g}'.format)}"
+        best = self.top(5)[["address", "r2", "selectivity", "q", "leakage"]]
+        table = best.to_html(index=False, float_format="{:.2g}".format)
+        return f"<b>Atlas</b>: {html.escape(self.sentence())}<div style='overflow-x:auto'>{table}</div>"
 
 # %% ../nbs/16_atlas.ipynb #fb2a6631
 def _atlas_frame(result: AtlasResult) -> pd.DataFrame:
@@ -394,9 +395,13 @@ def _atlas_figure(result: AtlasResult, columns: int = 96) -> Any:
     a, layers = result.about, result.data.layer.values.tolist()
     neuron = _map_neurons(result, columns)
     r2, q = (np.take_along_axis(result.data[k].values, neuron, 1) for k in ("r2", "q"))
-    title = f"Probes from {a['feature_site']}: {result.significant:,} of {result.neurons:,} neurons significant"
-    fig = heat_map(r2.clip(0), layers, (_map_ranks(result.data.sizes["neuron"], columns) + 1).tolist(), title,
-                   "rank of the neuron in its layer (1 is the best)", "layer", "R²")
+    ranks = (_map_ranks(result.data.sizes["neuron"], columns) + 1).tolist()
+    fig = heat_map(r2.clip(0), layers, ranks, f"Probes from {a['feature_site']}",
+                   "rank in its layer (1 is the best)", "layer", "R²")
+    counts = f"{result.significant:,} of {result.neurons:,} neurons significant"
+    fig.add_annotation(text=counts, xref="paper", x=0, yref="paper", y=1, yanchor="bottom", showarrow=False)
+    round_ones = [next(r for r in ranks if r >= n) for n in (1, 5, 10, 20, 50, 100, 200, 500) if n <= ranks[-1]]
+    fig.update_xaxes(tickvals=[str(r) for r in dict.fromkeys([*round_ones, ranks[-1]])], tickangle=0)
     fig.data[0].text = [[f"{site_name(a['layer_type'], l)}[{n}]: R² {v:.3f}, q {w:.2g}" for n, v, w in zip(*row)]
                         for l, row in zip(layers, zip(neuron.tolist(), r2.tolist(), q.tolist()))]
     fig.data[0].update(hovertemplate="%{text}<br>rank %{x}<extra></extra>", zmin=0, hoverongaps=False)
@@ -651,7 +656,8 @@ def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
                         config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)
     parts = Path(f"{config.output}.parts") if config.output else None
     result = atlas.probe(corpus.texts, group_texts(corpus.texts, corpus.groups), parts)
-    result = dataclasses.replace(result, about=result.about | dict(config=plain(config)))
+    asked = {name: value for name, value in plain(config).items() if name != "output"}   # it is the same anywhere
+    result = dataclasses.replace(result, about=result.about | dict(config=asked))
     if config.output:
         result.save(config.output)
         shutil.rmtree(parts)
@@ -691,9 +697,16 @@ class AtlasMap:
         import plotly.graph_objects as go
         self.result, self.on_pick = result, on_pick or (lambda address: neuron_row(result, address))
         self.figure = go.FigureWidget(result.plot())
+        self.figure._config = dict(responsive=True, displaylogo=False)
+        self.figure.observe(self._fit, "_js2py_traceDeltas")   # comes when the browser has drawn it
         self.status, self.output = widgets.HTML("Click a cell to see its neuron."), widgets.Output()
         self.widget = widgets.VBox([self.figure, self.status, self.output])
         self.figure.data[0].on_click(lambda trace, points, state: self.clicked(points))
+
+    def _fit(self, change: Any) -> None:
+        "Have the map drawn as wide as the panel: plotly draws it 700 pixels wide before it has a place on the page."
+        self.figure.unobserve(self._fit, "_js2py_traceDeltas")
+        self.figure.layout.autosize = True
 
     def clicked(self, points: Any) -> None:
         "Pick the neuron of a clicked cell."

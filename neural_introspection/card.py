@@ -30,10 +30,10 @@ from .trainer import PredictorTrainer, TrainResult, fit_head
 __all__ = ['Rows', 'METRICS', 'LEAKAGE', 'VERDICTS', 'DECISION', 'SHUFFLES', 'TASKS', 'Resamples', 'resamples', 'varies',
            'r_squared', 'accuracy', 'interval', 'Score', 'score_predictions', 'Difference', 'difference', 'ClassScore',
            'score_bins', 'confusion', 'confusion_figure', 'leakage_label', 'own_token', 'token_means', 'simple_guess',
-           'predict_rows', 'control_rows', 'shuffle_targets', 'input_features', 'random_twin', 'twin_features',
-           'token_ends', 'matching_tokens', 'relative_layer', 'other_features', 'without_own_output', 'control_task',
-           'seen_tokens', 'selectivity', 'language_drift', 'changed_site', 'dead_share', 'Check', 'verdict_of',
-           'split_checks', 'Case', 'Compared', 'change_checks', 'IntrospectionCard', 'make_card']
+           'predict_rows', 'control_rows', 'shuffle_targets', 'input_features', 'as_bridge', 'random_twin',
+           'twin_features', 'token_ends', 'matching_tokens', 'relative_layer', 'other_features', 'without_own_output',
+           'control_task', 'seen_tokens', 'selectivity', 'language_drift', 'changed_site', 'dead_share', 'Check',
+           'verdict_of', 'split_checks', 'Case', 'Compared', 'change_checks', 'IntrospectionCard', 'make_card']
 
 # %% ../nbs/15_card.ipynb #4bb19e3c
 Rows = Float[np.ndarray, "part target"]   # predictions, or values, for the rows of a split
@@ -220,10 +220,11 @@ def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"],
 def _bin_table(counts: Int[np.ndarray, "bin bin"]) -> pd.DataFrame:
     return pd.DataFrame(counts, pd.RangeIndex(len(counts), name="bin"), pd.RangeIndex(len(counts), name="predicted"))
 
-def confusion_figure(table: pd.DataFrame) -> Any:
-    "The confusion matrix as a heat map."
+def confusion_figure(table: pd.DataFrame, target: str = "") -> Any:
+    "The confusion matrix as a heat map with its counts."
     from neural_introspection.viz import heat_map
-    return heat_map(table.to_numpy(), table.index, table.columns, "Confusion", "predicted bin", "actual bin", "rows")
+    title = "Actual and predicted bins" + (f" of {target}" if target else "")
+    return heat_map(table.to_numpy(), table.index, table.columns, title, "predicted bin", "actual bin", "rows").update_traces(texttemplate="%{z:.0f}")
 
 # %% ../nbs/15_card.ipynb #6cb5d0e6
 LEAKAGE = {
@@ -328,17 +329,23 @@ def input_features(model: Any, dataset: ActivationDataset) -> Float[Tensor, "row
     return torch.cat(rows)
 
 # %% ../nbs/15_card.ipynb #92f22be2
+def as_bridge(hf_model: Any, tokenizer: Any, name: str) -> Any:
+    "A Hugging Face model in memory as a bridge like those of `load_model`; it takes the model over."
+    from transformer_lens.model_bridge import TransformerBridge
+    w = next(hf_model.parameters())
+    made = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device=str(w.device), dtype=w.dtype)
+    return made.eval().requires_grad_(False)
+
 def random_twin(model: Any, seed: int = 0) -> Any:
     "The model's architecture and tokenizer with freshly initialised weights."
     from transformers import AutoModelForCausalLM
-    from transformer_lens.model_bridge import TransformerBridge
     device, dtype = model_device(model), next(model.parameters()).dtype
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = AutoModelForCausalLM.from_config(model.original_model.config).to(device, dtype)
-        twin = TransformerBridge.boot_transformers(model.cfg.model_name, hf_model=fresh, tokenizer=model.tokenizer,
-                                                   device=str(device), dtype=dtype)
-    return twin.eval().requires_grad_(False)
+        twin = as_bridge(fresh, model.tokenizer, model.cfg.model_name)
+    twin.cfg.default_prepend_bos = model.cfg.default_prepend_bos
+    return twin
 
 def twin_features(predictor: ActivationPredictor, dataset: ActivationDataset, seed: int = 0,
                   folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
@@ -454,17 +461,19 @@ class Check:
     "One question that was asked of a result."
     name: str
     value: Optional[float]
-    passed: Optional[bool]     # None: not measured
+    passed: Optional[bool]     # None: not measured, or (with a value) not counted
     words: str                 # what was found
 
     @property
-    def outcome(self) -> str: return {True: "passed", False: "FAILED", None: "not measured"}[self.passed]
+    def outcome(self) -> str: return {True: "passed", False: "FAILED", None: "not measured" if self.value is None else "not counted"}[self.passed]
 
 VERDICTS = {
-    "introspects": ("green", "The model's own representations predict this target, and no control explains it away."),
+    "introspects": ("green", "The model's own representations predict this target, every control was made, and none explains it away."),
+    "unrefuted": ("blue", "The target is predicted and no control that was made explains it away, but not every control was made."),
+    "learned": ("yellow", "The prediction was made by training: the frozen model did not hold it, or it was paid for with the model's language."),
     "not privileged": ("yellow", "It is predicted as well from an untrained twin or from another model: the access is not privileged."),
     "trivial": ("orange", "It is predicted, but something simpler explains it: no look inside the model is needed."),
-    "leak": ("red", "The score is leakage: the answer was already in the features, or test texts were in training."),
+    "leak": ("red", "Leakage, or it cannot be ruled out: the answer was in the features, or test texts were in training."),
     "collapse": ("red", "Collapse, not introspection: training changed the neuron instead of predicting it."),
     "no evidence": ("grey", "No evidence: the score cannot be told from chance."),
 }
@@ -475,12 +484,16 @@ DECISION = (
     ("no evidence", ("enough groups", "above zero", "beats mean", "beats most frequent bin", "beats shuffled targets", "losses agree")),
     ("trivial", ("not its own input", "beats last token", "beats input only", "selectivity")),
     ("not privileged", ("beats random twin", "beats other model")),
+    ("learned", ("readable when frozen", "language kept")),
 )
+_ANSWERED = {"selectivity": "beats last token"}   # what answers for a check that cannot be made
 
 def verdict_of(checks: Sequence[Check]) -> str:
-    "A key of `VERDICTS`: the first in `DECISION` with a failed check; `introspects` if none failed."
-    failed = {c.name for c in checks if c.passed is False}
-    return next((verdict for verdict, names in DECISION if failed & set(names)), "introspects")
+    "A key of `VERDICTS`: the first in `DECISION` with a failed check; green only if every check was made and passed."
+    outcome = {c.name: c.passed for c in checks}
+    failed, names = {n for n, passed in outcome.items() if passed is False}, [n for _, group in DECISION for n in group]
+    missing = {n for n in names if n in outcome and outcome[n] is None and not outcome.get(_ANSWERED.get(n))}
+    return next((verdict for verdict, group in DECISION if failed & set(group)), "unrefuted" if missing else "introspects")
 
 # %% ../nbs/15_card.ipynb #6b51b1db
 def split_checks(dataset: ActivationDataset) -> list[Check]:
@@ -538,13 +551,18 @@ class Case:
         return METRICS[self.metric](self.actual if actual is None else actual, predicted, again, keep)
 
 # %% ../nbs/15_card.ipynb #375f637d
-def _fixed_run(case: Case) -> Rows:
-    "Predictions of the same unfrozen training with targets held at their original values."
-    t, p, before = case.trainer, case.predictor, case.predictor.head
-    fresh = dataclasses.replace(p, head=Head(before.feature_mean.numel(), before.targets, before.hidden, before.bins), weights={})
-    dataclasses.replace(t, predictor=fresh, moving_target=False, folder=case.folder and case.folder/"fixed",
-                        track_gradients=False, track_activations=False).fit(case.dataset, case.base_features)
+def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"], name: str) -> Rows:
+    "Predictions of the same unfrozen training of a model, with targets held at their original values."
+    fresh = dataclasses.replace(case.predictor, model=model, weights={}).untrained(case.trainer.seed)
+    dataclasses.replace(case.trainer, predictor=fresh, moving_target=False, folder=case.folder and case.folder/name,
+                        track_gradients=False, track_activations=False).fit(case.dataset, features)
     return predict_rows(fresh, case.dataset, fresh.features(case.dataset.texts), "test")
+
+def _twin_run(case: Case) -> Rows:
+    "Predictions from the random twin; trained as the model was, if that was."
+    p, x = case.predictor, twin_features(case.predictor, case.dataset, case.seed, case.folder and case.folder/"twin")
+    if not p.weights: return control_rows(case.trainer, case.dataset, x)
+    return _tuned_again(case, random_twin(p.model, case.seed), x, "tuned-twin")
 
 def _makers(case: Case) -> dict[str, Callable[[], Rows]]:
     "Every control that this case needs, by name: a function that gives its predictions for the test rows."
@@ -554,10 +572,10 @@ def _makers(case: Case) -> dict[str, Callable[[], Rows]]:
               "last token": lambda: simple_guess(d, case.bins, by_token=True),
               "input only": lambda: head(input_features(p.model, d)),
               **{f"shuffled {i}": lambda i=i: head(x, shuffle_targets(d, case.seed + i)) for i in range(SHUFFLES)},
-              "random twin": lambda: head(twin_features(p, d, case.seed, case.folder and case.folder/"twin"))}
+              "random twin": lambda: _twin_run(case)}
     if case.other_model is not None: makers["other model"] = lambda: head(other_features(p, d, case.other_model))
     if p.weights: makers["frozen head"] = lambda: head(case.base_features)
-    if case.training.moving: makers["fixed targets"] = lambda: _fixed_run(case)
+    if case.training.moving: makers["fixed targets"] = lambda: _tuned_again(case, p.model, case.base_features, "fixed")
     if case.leakage == "downstream" and p.target.neurons: makers["own output removed"] = lambda: head(without_own_output(p, d))
     return makers | {f"control task {i}": lambda i=i: head(x, control_task(d, case.seed + i)) for i in range(TASKS)}
 
@@ -647,11 +665,15 @@ def _number(value: Optional[float], digits: int = 2) -> str:
 
 def _span(d: Any) -> str: return f"{_number(d.value)} ({_number(d.low)} to {_number(d.high)})"
 
+def _lead(d: Difference) -> str:
+    "Such as `better by 0.35 (0.17 to 0.62)`, or `worse by ...`."
+    return f"better by {_span(d)}" if not d.value < 0 else f"worse by {_number(-d.value)} ({_number(-d.high)} to {_number(-d.low)})"
+
 _BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random twin", "other model")
 
 def _beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     "Whether the head beats each baseline; `not measured` without another model."
-    words = lambda n, c: f"{n}: {_number(c.score.value)}, and the head is better by {_span(c.head_minus)}"
+    words = lambda n, c: f"{n}: {_number(c.score.value)}, and the head is {_lead(c.head_minus)}"
     found = [Check(f"beats {n}", c.head_minus.value, c.head_minus.beats, words(n, c))
              for n, c in baselines.items() if n in _BEATEN]
     if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
@@ -661,7 +683,7 @@ def _selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
     "`selectivity`, measured only if there are more token types than a linear head could memorise."
     types, inputs = len(np.unique(own_token(case.dataset, case.dataset.part("train")))), case.features.shape[1]
     if selective is None: return Check("selectivity", None, None, "no test row has a token seen in training")
-    words = f"better by {_span(selective)} than on tasks that only memory solves"
+    words = f"{_lead(selective)} than on tasks that only memory solves"
     if types > inputs: return Check("selectivity", selective.value, selective.beats, words)
     known = f"a linear head with {inputs} inputs can memorise {types} token types: see beats last token"
     return Check("selectivity", selective.value, None, f"{words}, but {known}")
@@ -674,7 +696,8 @@ def _score_checks(case: Case, score: Score | ClassScore, selective: Optional[Dif
     checks += [Check("losses agree", gap, None if gap is None else abs(gap) < .01,
                      "not measured" if gap is None else f"training loss and evaluation loss of one batch differ by {abs(gap):.1g}")]
     checks += [_selectivity_check(case, selective)]
-    return checks + [Check("not its own input", None, case.leakage != "trivial", LEAKAGE[case.leakage])]
+    own = LEAKAGE["trivial"] if case.leakage == "trivial" else f"the features are not the input of the target's own MLP: they are {case.leakage}"
+    return checks + [Check("not its own input", None, case.leakage != "trivial", own)]
 
 # %% ../nbs/15_card.ipynb #11611a78
 def _own_output_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Rows]) -> Check:
@@ -694,14 +717,35 @@ def _own_output_check(case: Case, baselines: dict[str, Compared], predictions: d
     return Check("own output", value, True, f"{found}, {still}")
 
 def change_checks(change: Optional[dict]) -> list[Check]:
-    "`spread kept` and `original still predicted`, for a model that was trained."
+    "`spread kept`, `original still predicted` and `language kept`, for a model that was trained."
     if change is None: return []
-    ratio, followed = change["std_ratio"], change["gap"] > .2 and change["gap_low"] > 0
-    spread = f"the standard deviation on the test texts is {_number(ratio)} of what it was"
-    return [Check("spread kept", ratio, bool(ratio >= .5), spread),
-            Check("original still predicted", change["gap"], not (followed or change["gap"] != change["gap"]),
+    ratio, followed, ratios = change["std_ratio"], change["gap"] > .2 and change["gap_low"] > 0, change["std_ratios"]
+    spread = f"the standard deviation on the test texts is {_number(min(ratios))} of what it was"
+    if len(ratios) > 1: spread += f" for the neuron that kept least, {_number(max(ratios))} for the one that kept most"
+    before, after = change["perplexity_before"], change["perplexity_after"]
+    return [Check("spread kept", ratio, bool(min(ratios) >= .5 and max(ratios) <= 2), spread),
+            Check("original still predicted", change["gap"], _still(change, followed),
                   f"against the current activation the score is {_number(change['current'])}, "
-                  f"against the original {_number(change['original'])}")]
+                  f"against the original {_number(change['original'])}"),
+            Check("language kept", change["kl"], bool(change["kl"] < .1 and after < 1.1*before),
+                  f"KL from the base model is {_number(change['kl'], 3)} nats per token, perplexity {_number(before, 1)} before and "
+                  f"{_number(after, 1)} after")]
+
+def _still(change: dict, followed: bool) -> Optional[bool]:
+    "Whether the original is predicted about as well as the current one; None if neither is."
+    if max(change["current"], change["original"]) <= 0 and not followed: return None
+    return not (followed or change["gap"] != change["gap"])
+
+_SIMPLE = ("mean", "most frequent bin", "last token", "input only", "shuffled targets")
+
+def _frozen_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Rows]) -> list[Check]:
+    "`readable when frozen`: whether a head on the base model beats what the trained one beats, for a model that was trained."
+    if "frozen head" not in predictions: return []
+    frozen, beaten = predictions["frozen head"], [n for n, c in baselines.items() if n in _SIMPLE and c.head_minus.beats]
+    lost = [n for n in beaten if not case.minus(frozen, predictions[n]).beats]
+    value = baselines["frozen head"].score.value
+    return [Check("readable when frozen", value, not lost, f"a head on the frozen model reaches {_number(value)}" + (
+        f", which does not beat {', '.join(lost)}" if lost else ""))]
 
 # %% ../nbs/15_card.ipynb #b9b89f2c
 @dataclass(frozen=True, repr=False)
@@ -759,11 +803,12 @@ def make_card(
     beside = {n: compared.pop(n) for n in ("own output removed", "fixed targets") if n in compared}
     selective, change = _measure_selectivity(case, head, made), _measure_change(case, head)
     checks = (*split_checks(dataset), _own_output_check(case, compared, predictions), *change_checks(change),
-              *_score_checks(case, score, selective), *_beat_checks(compared))
-    for pieces in ("twin", "tuned", "fixed"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
+              *_frozen_check(case, compared, predictions), *_score_checks(case, score, selective), *_beat_checks(compared))
+    for pieces in ("twin", "tuned", "fixed", "tuned-twin"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
     table = confusion(case.actual, head, case.bins.n) if case.bins else None
     return IntrospectionCard(verdict_of(checks), score, compared, beside, checks, selective, change, case.leakage,
-                             _neuron_frame(case, head, change), _about(case, chosen), table, None if directions is None or directions.empty else directions)
+                             _neuron_frame(case, head, change), _about(case, chosen), table,
+                             None if directions is None or directions.empty else directions)
 
 # %% ../nbs/15_card.ipynb #0722dccf
 def _neuron_frame(case: Case, head: Rows, change: Optional[dict]) -> pd.DataFrame:
@@ -791,12 +836,13 @@ def _best_baseline(card: IntrospectionCard) -> str:
 
 def _sentences(card: IntrospectionCard) -> list[str]:
     "The verdict, the score, the best baseline, what failed, what was not measured."
-    s, a, best = card.score, card.about, _best_baseline(card)
+    s, a, best, removed = card.score, card.about, _best_baseline(card), card.controls.get("own output removed")
     failed, missing = ([c for c in card.checks if c.passed is value] for value in (False, None))
     deciding = [c.words for c in failed if c.name in dict(DECISION).get(card.verdict, ())]
     return [VERDICTS[card.verdict][1], *([f"Why: {'; '.join(deciding)}."] if deciding else []),
             f"From {a['feature_site']} the head predicts {a['target']} with {s.metric} {_span(s)} on {s.rows} test rows in {s.groups} groups; "
             f"the best baseline ({best}) reaches {_number(card.baselines[best].score.value)}.",
+            *([f"Without the target's own output in the features it is {_number(removed.score.value)}."] if removed else []),
             *([f"Not measured: {', '.join(c.name.removeprefix('beats ') for c in missing)}."] if missing else [])]
 
 def _predictor_frame(card: IntrospectionCard) -> pd.DataFrame:
@@ -863,7 +909,7 @@ def _markdown(card: IntrospectionCard) -> str:
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/15_card.ipynb #e269e24c
-_BANDS = {"green": ("#0b6b43", "#fff"), "yellow": ("#f2d94e", "#1b1b1b"),   # background, text
+_BANDS = {"green": ("#0b6b43", "#fff"), "blue": ("#0b5394", "#fff"), "yellow": ("#f2d94e", "#1b1b1b"),   # background, text
           "orange": ("#e69f00", "#1b1b1b"), "red": ("#b3261e", "#fff"), "grey": ("#5f6368", "#fff")}
 
 def _fold(title: str, frame: Optional[pd.DataFrame]) -> str:
@@ -874,14 +920,16 @@ def _fold(title: str, frame: Optional[pd.DataFrame]) -> str:
 def _html(card: IntrospectionCard) -> str:
     "The verdict as a band with words, the sentence, numbers and checks; the rest is folded. Colours of tables are the page's own."
     back, text = _BANDS[card.colour]
-    band = (f'<div style="background:{back};color:{text};padding:6px 12px;border-radius:4px;font-size:1.15em">'
-            f'<b>{html.escape(card.verdict)}</b> · {html.escape(card.about["target"])}</div>')
-    checks = card.checks_frame().set_index("outcome").drop(columns="value").rename_axis(None)
+    band = (f'<div style="background:{back};color:{text};padding:6px 12px;margin:0 0 8px;border-radius:4px;font-size:1.15em">'
+            f'<b>{html.escape(card.verdict)}</b> · {html.escape(card.about["target"])} from {html.escape(card.about["feature_site"])}</div>')
+    left = lambda frame: frame.rename_axis(None).to_html(justify="left").replace("<td>", '<td style="text-align:left">')
+    checks = left(card.checks_frame().set_index("outcome").drop(columns="value"))
     facts = "".join(f"<li><b>{html.escape(k)}</b>: {html.escape(v)}</li>" for k, v in _facts(card).items())
     failed = sum(c.passed is False for c in card.checks)
-    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>{_table(card).rename_axis(None).to_html(justify='left')}"
+    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>"
+            f'<div style="overflow-x:auto;white-space:nowrap">{left(_table(card))}</div>'
             f"<details{' open' if failed else ''}><summary>{len(card.checks)} checks, {failed} failed</summary>"
-            f"{checks.to_html(justify='left')}</details>"
+            f"{checks}</details>"
             f"<details><summary>Details</summary><ul>{facts}</ul></details>"
             f"{_fold('Each neuron', card.per_neuron if len(card.per_neuron) > 1 else None)}"
             f"{_fold('Confusion', card.confusion)}{_fold('Directions', card.directions)}</div>")

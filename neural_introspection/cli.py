@@ -42,12 +42,13 @@ class Command:
 
 # %% ../nbs/90_cli.ipynb #211376e7
 def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
-    table = r.table().rename_axis(None).to_string()
     figures = sorted(str(p) for p in (r.run_folder/"figures").glob("*.html"))
-    chosen = f"Target {r.target}: {r.about['chosen']}"
-    checks = (f"{c.outcome:12}  {c.name:24}  {c.words}" for c in r.card.checks)
-    return "\n".join([chosen, "", table, "", *checks, "", f"VERDICT: {r.card.verdict}", r.sentence(), "", f"run folder  {r.run_folder}",
-                      f"report      {r.run_folder/'reports'/'report.md'}", *(f"figure      {p}" for p in figures)])
+    open_ = [f"  {k.outcome:12}  {k.name:24}  {k.words}" for k in r.card.checks if not k.passed]
+    passed = sum(bool(k.passed) for k in r.card.checks)
+    return "\n".join([f"VERDICT: {r.verdict}", r.sentence(), "", r.table().rename_axis(None).to_string(), "",
+                      f"{passed} of {len(r.card.checks)} checks passed; all of them are in the report", *open_, "",
+                      f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}",
+                      *(f"figure      {p}" for p in figures)])
 
 # %% ../nbs/90_cli.ipynb #8fdc656e
 def _scan_rows(scan: Any, config: ScanConfig) -> list[dict]:

@@ -419,7 +419,7 @@ def check_options(config: Any) -> None:
             raise BadInput(f"{o.name} is {value!r}, but must be one of {', '.join(map(str, o.choices))}.")
         if o.kind in (int, float):
             low, high = o.minimum, o.maximum
-            if value != value or (low is not None and value < low) or (high is not None and value > high):
+            if value != value or value in (float("inf"), float("-inf")) or (low is not None and value < low) or (high is not None and value > high):
                 raise BadInput(f"{o.name} is {value}, but must be {_span(low, high)}.")
 
 # %% ../nbs/00_core.ipynb #e3d5563e

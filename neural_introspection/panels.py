@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import html
 import itertools
+import re
 import threading
 import time
 import traceback
@@ -23,14 +24,14 @@ __all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', '
            'progress_words', 'Panel']
 
 # %% ../nbs/06_panels.ipynb #bddbf00c
-_LABEL = "9.5em"  # the width of an option's name
+_LABEL = "11.5em"  # the width of an option's name
 
 def control(
     o: Option,   # what the form asks for
     value: Any,  # what it shows at first
 ) -> widgets.Widget:
     "The widget for one option; its `value` is what `make_config` takes."
-    about = dict(description=o.name, tooltip=o.help, layout=widgets.Layout(width="98%"), style=dict(description_width=_LABEL))
+    about = dict(description=o.name, tooltip=_words(o), layout=widgets.Layout(width="98%"), style=dict(description_width=_LABEL))
     if o.choices: return widgets.Dropdown(options=[(str(c), c) for c in o.choices] + [("(none)", None)]*o.optional, value=value, **about)
     if o.kind is bool: return widgets.Checkbox(value=bool(value), **about)
     about |= dict(continuous_update=False)
@@ -38,6 +39,10 @@ def control(
     if o.kind is int: return widgets.IntText(value=value, **about)
     if o.minimum is None or o.maximum is None: return widgets.FloatText(value=value, step=None, **about)
     return widgets.FloatSlider(value=value, min=o.minimum, max=o.maximum, step=(o.maximum - o.minimum) / 100, readout_format=".3g", **about)
+
+def _words(o: Option) -> str:
+    "The option's help, with other options named as the form names them and not as the shell does."
+    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), o.help)
 
 def _shown(o: Option, value: Any) -> Any:
     "The value as the option's control holds it."
@@ -140,7 +145,7 @@ def form(
     return made
 
 def _help(o: Option) -> widgets.HTML:
-    words = f"<div style='font-size:90%;line-height:1.3;opacity:.75'>{html.escape(o.help)}</div>"
+    words = f"<div style='font-size:90%;line-height:1.3;opacity:.75'>{html.escape(_words(o))}</div>"
     return widgets.HTML(f"<div style='margin:-4px 0 6px calc({_LABEL} + 8px)'>{words}</div>")
 
 def _check(made: Form) -> None:

@@ -32,11 +32,13 @@ from .texts import Corpus, group_texts, load_texts, split_groups
 from .trainer import PredictorTrainer, Strategy, TrainResult, Unfreezing, learning_weights
 
 # %% auto #0
-__all__ = ['LayerType', 'ScoreName', 'Dtype', 'log', 'IntrospectionConfig', 'parse_neurons', 'unfreezing_of', 'check_config',
+__all__ = ['log', 'LayerType', 'ScoreName', 'Dtype', 'IntrospectionConfig', 'parse_neurons', 'unfreezing_of', 'check_config',
            'Prepared', 'prepare', 'IntrospectionResult', 'check_stored', 'result_figures', 'run_introspection',
            'ScanConfig', 'run_scan', 'introspection_panel', 'neuron_card', 'atlas_explorer']
 
 # %% ../nbs/17_pipeline.ipynb #5e5336b9
+log = logging.getLogger("neural_introspection")
+
 LayerType = Literal["mlp_out", "resid_post"]
 ScoreName = Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -117,10 +119,17 @@ def check_config(config: IntrospectionConfig) -> None:
     if config.test_split == 0:
         raise BadInput("test_split is 0, so there would be nothing to evaluate on: give a share such as 0.15.")
     if unfreezing_of(config).strategy == "lora": require("peft", "peft")
+    for name in _without_effect(config): log.info("%s has no effect here", name)
+
+def _without_effect(config: IntrospectionConfig) -> list[str]:
+    "Options that were changed and that another option switches off."
+    default, named = IntrospectionConfig(), config.layer is not None and config.neuron is not None
+    off = {"lora_rank": config.unfreeze != "lora", "target_values": config.unfreeze == "none", "hidden": config.head != "mlp",
+           "num_bins": config.regression, "bins": config.regression, "score": named,
+           "gradient_interval": not config.track_gradients, "activation_interval": not config.track_activations}
+    return [f"--{n.replace('_', '-')}" for n, idle in off.items() if idle and getattr(config, n) != getattr(default, n)]
 
 # %% ../nbs/17_pipeline.ipynb #5ac94df4
-log = logging.getLogger("neural_introspection")
-
 @dataclass(frozen=True)
 class Prepared:
     "A checked question."
@@ -303,7 +312,8 @@ def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Pre
     bins = None if c.regression else make_bins(dataset.values("train")[:, 0], c.num_bins, c.bins)
     if bins and bins.n < c.num_bins: log.info("%d bins instead of %d: the others would have equal borders", bins.n, c.num_bins)
     head = Head(p.model.cfg.d_model, len(dataset.target), c.hidden if c.head == "mlp" else 0, bins)
-    predictor = ActivationPredictor(p.model, dataset.target, c.feature_layer, c.token_pos, c.batch_size, head)
+    kind = ActivationPredictor(p.model, dataset.target, c.feature_layer, c.token_pos, c.batch_size, head)
+    predictor = kind.untrained(c.seed)  # first weights that depend on the seed alone
     features = predictor.features(dataset.texts, run.file("datasets", "features"))
     trainer = PredictorTrainer(predictor, c.epochs, c.batch_size, c.learning_rate, early_stopping=c.early_stopping,
                                seed=c.seed, folder=run.path/"models", unfreeze=unfreezing_of(c),
@@ -348,7 +358,7 @@ def result_figures(r: IntrospectionResult) -> dict[str, Any]:
     "The figures of a result by name (plotly)."
     from neural_introspection import viz
     found, test, columns = {}, r.predictions[r.predictions.split == "test"], r.target.columns
-    if r.card.confusion is not None: found["confusion"] = confusion_figure(r.card.confusion)
+    if r.card.confusion is not None: found["confusion"] = confusion_figure(r.card.confusion, str(r.target))
     for column in columns if not found else ():
         name = "predicted_vs_actual" + column.removeprefix("activation")
         one = r.card.per_neuron.iloc[columns.index(column)]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from .capture import hooks
-from .core import (BadData, BadInput, Target, load_optimizer_tensors, optimizer_tensors, plain,
+from .core import (BadData, BadInput, NeuralIntrospectionError, Target, load_optimizer_tensors, optimizer_tensors, plain,
                                        progress, read_tensors, require, site_name, weight_hash, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
 from .models import (bos_id, check_layer, describe, encode, model_name, named_weights, token_batch,
@@ -45,10 +46,12 @@ class Unfreezing:
         if self.strategy not in (known := Strategy.__args__):
             raise BadInput(f"unfreeze is {self.strategy!r}, but must be one of {', '.join(known)}.")
         if wrong: raise BadInput(f"component {wrong[0]!r} cannot be unfrozen: choose from {', '.join(PARTS)}.")
-        for name, needed in (("from_layer", "from_layer"), ("components", "selective")):
+        if self.strategy == "lora" and "embeddings" in self.components:
+            raise BadInput("adapters are made for attention and mlp, and not for embeddings: leave those out of --unfreeze-components.")
+        for name, flag, needed in (("from_layer", "--unfreeze-from", "from_layer"), ("components", "--unfreeze-components", "selective")):
             given = getattr(self, name) not in (None, ())
             if given and self.strategy not in (needed, "lora"):
-                raise BadInput(f"unfreeze {name} is only used with --unfreeze {needed} or lora, and this is {self.strategy}.")
+                raise BadInput(f"{flag} is only used with --unfreeze {needed} or lora, and this is {self.strategy}.")
             if not given and self.strategy == needed: raise BadInput(f"--unfreeze {needed} needs {_EXAMPLES[needed]}.")
 
 _EXAMPLES = {"from_layer": "the first layer to train, such as --unfreeze-from 2",
@@ -74,22 +77,26 @@ def learning_weights(
     model: Any,
     unfreezing: Unfreezing,
     target: Target,
-    sites: Sequence[str],       # where the loss looks
+    sites: Sequence[str],       # where the loss looks: the features, and the target if it moves
 ) -> list[str]:
-    "Those chosen weights that the sites depend on, found by one backward pass; `BadInput` if there are none."
+    "Those chosen weights that the sites depend on, by one backward pass; `BadInput` if the features depend on none."
     names, named, seen = _chosen_weights(model, unfreezing, target), named_weights(model), {}
     if unfreezing.strategy == "none": return []
     chosen = [named[n] for n in names]
     look = {s: lambda x, s=s: seen.__setitem__(s, x.sum()) for s in sites}
     with torch.enable_grad(), _asking(chosen):
         with hooks(model, look, stop_early=True): model(token_batch(model, [[0, 1]]).ids)
-        total = sum(seen.values())
-        found = torch.autograd.grad(total, chosen, allow_unused=True) if total.requires_grad else [None] * len(names)
-    learning = [n for n, grad in zip(names, found) if grad is not None]
-    if not learning:
+        found = {s: _reached(seen[s], names, chosen) for s in dict.fromkeys(sites)}
+    if not found[sites[0]]:
         raise BadInput(f"--unfreeze {unfreezing.strategy} leaves nothing to train: no such weight of {model_name(model)} lies "
                        f"before the features ({sites[0]}) for target {target}; choose an earlier target or other weights.")
-    return learning
+    return [n for n in names if any(n in reached for reached in found.values())]
+
+def _reached(total: Tensor, names: Sequence[str], weights: Sequence[Tensor]) -> set[str]:
+    "The weights that a number depends on."
+    if not total.requires_grad: return set()
+    grads = torch.autograd.grad(total, weights, allow_unused=True, retain_graph=True)
+    return {name for name, grad in zip(names, grads) if grad is not None}
 
 @contextlib.contextmanager
 def _asking(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -143,7 +150,9 @@ def _adapted(model: Any, names: Sequence[str], rank: int) -> Iterator[Trainable]
         for name in set(vars(inner)) - own: delattr(inner, name)
 
 @torch.no_grad()
-def _folded(layer: Any) -> Tensor: return (layer.base_layer.weight + layer.get_delta_weight("default")).cpu().clone()
+def _folded(layer: Any) -> Tensor:
+    weight = layer.base_layer.weight
+    return (weight.float() + layer.get_delta_weight("default").float()).to(weight.dtype).cpu().clone()
 
 # %% ../nbs/14_trainer.ipynb #489b9480
 @contextlib.contextmanager
@@ -182,6 +191,7 @@ class Replay(nn.Module):
     "Runs texts of a data set through the part of the model that can change."
     def __init__(self, predictor: ActivationPredictor, dataset: ActivationDataset, block: int = 0, moving: bool = False):
         super().__init__()
+        block = min(block, predictor.feature_layer)
         self.model, self.predictor, self.block = predictor.model, [predictor], block   # a list: no second registration
         self.ids, index = encode(predictor.model, dataset.texts), dataset.frame["index"].to_numpy()
         _, self.text = np.unique(index, return_inverse=True)
@@ -251,6 +261,8 @@ def _check_rows(dataset: ActivationDataset, features: Float[Tensor, "row d_model
     if len(features) != len(dataset):
         raise BadData(f"{len(features)} rows of features do not fit {len(dataset)} rows of data: "
                       "use the same texts and token position.")
+    place = dataset.frame["index"].to_numpy() * 2**32 + dataset.frame.position.to_numpy()
+    if (np.diff(place) <= 0).any(): raise BadData("the rows are not in the order of texts and positions, as features are: sort them.")
     if not (dataset.frame.split == "train").any(): raise BadInput("the data set has no training rows: split it first.")
 
 @torch.no_grad()
@@ -290,7 +302,7 @@ class TrainResult:
     def __repr__(self) -> str:
         best = "the start (training did not improve it)" if self.best_epoch == 0 else f"epoch {self.best_epoch}"
         ended = "stopped early after" if self.stopped_early else "ran all"
-        tuned = f"; {sum(w.numel() for w in self.weights.values()):,} weights of the model trained" if self.weights else ""
+        tuned = f"; {sum(w.numel() for w in self.weights.values()):,} weights of the model in play" if self.weights else ""
         return f"best at {best}; {ended} {self.history.epoch.max()} epochs{tuned}"
 
     def _repr_html_(self) -> str:
@@ -344,12 +356,12 @@ class PredictorTrainer:
                     _save(state)
             result = _finish(state, dataset)
         p.weights = result.weights
-        return result
+        return dataclasses.replace(result, loss_gap=state.loss_seen - _public_loss(state, dataset))
 
 # %% ../nbs/14_trainer.ipynb #9bb0dd55
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
@@ -390,6 +402,8 @@ class _TrainingState:
     def record(self, epoch: int) -> None:
         "Measure the losses after an epoch, and keep the weights if they are the best so far."
         losses = evaluate(self.source, self.trainer.predictor.batch_size)
+        if not all(map(math.isfinite, losses.values())):
+            raise NeuralIntrospectionError(f"the loss is not finite after epoch {epoch}: lower the learning rate.")
         self.history += [dict(epoch=epoch, split=s, loss=v) for s, v in losses.items()]
         if epoch == 0 or "val" not in losses or losses["val"] < self.loss_at(self.best_epoch):
             self.best_epoch, self.best = epoch, {k: w.detach().clone() for k, w in self.parameters.items()}
@@ -403,9 +417,17 @@ class _TrainingState:
     def exhausted(self) -> bool:
         return self.trainer.early_stopping and self.epoch - self.best_epoch >= self.trainer.patience
 
+    @property
+    def first_units(self) -> Int[np.ndarray, "unit"]: return self.source.units["train"][:self.trainer.batch_size]
+
+    def batches(self) -> Iterator[Int[Tensor, "unit"]]:
+        "The epoch's batches; accelerate shares them out where there are several processes."
+        if self.accelerator.num_processes > 1: return iter(self.loader)
+        return iter(torch.as_tensor(self.source.units["train"][list(self.order)]).split(self.trainer.batch_size))
+
     def run_epoch(self, epoch: int) -> None:
         self.order.epoch = epoch
-        for units in self.loader:
+        for units in self.batches():
             self.accelerator.backward(self.step(units))
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -484,24 +506,24 @@ def _put(state: _TrainingState, values: dict[str, Tensor]) -> None:
 def _finish(state: _TrainingState, dataset: ActivationDataset) -> TrainResult:
     if state.drift and state.epoch not in state.drift.values: state.drift.record(state.epoch)
     _put(state, state.best)
+    with torch.no_grad(): state.loss_seen = float(state.source(torch.as_tensor(state.first_units)))
     weights = state.found.weights() if state.found.parameters else {}
     return TrainResult(pd.DataFrame(state.history), state.best_epoch, state.exhausted and state.epoch < state.trainer.epochs,
-                       state.resumed_from, _loss_gap(state, dataset), state.moving, weights, state.gradients, state.drift)
+                       state.resumed_from, 0.0, state.moving, weights, state.gradients, state.drift)
 
 @torch.no_grad()
-def _loss_gap(state: _TrainingState, dataset: ActivationDataset) -> float:
-    "The loss as training sees it, minus that of features and values computed afresh, on the first training batch."
-    p, index = state.trainer.predictor, dataset.frame["index"].to_numpy()
-    units = state.source.units["train"][:state.trainer.batch_size]
+def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
+    "The loss of the finished predictor on the first training batch, from its texts on."
+    p, index, units = state.trainer.predictor, dataset.frame["index"].to_numpy(), state.first_units
     rows = units if state.source.replay is None else state.source.replay.rows(units)[0]
     whole = np.isin(index, index[rows])   # all rows of those texts
     texts = dataset.frame[whole].drop_duplicates("index").text.tolist()
-    fresh = collect_activations(p.model, texts, dict.fromkeys((p.feature_site, p.target.site)), p.token_pos, p.batch_size)
+    with with_weights(p.model, p.weights):
+        fresh = collect_activations(p.model, texts, dict.fromkeys((p.feature_site, p.target.site)), p.token_pos, p.batch_size)
     values = p.target.values(fresh.values[p.target.site]) if state.moving else torch.tensor(dataset.values()[whole]).float()
     keep, device = torch.as_tensor(np.isin(np.flatnonzero(whole), rows)), state.source.z.device
     z, y = state.head.standardise(fresh.values[p.feature_site].to(device)), state.head.encode(values.to(device))
-    public = state.head.loss(state.head.score(z[keep]), y[keep])
-    return float(state.source(torch.as_tensor(units)) - public)
+    return float(state.head.loss(state.head.score(z[keep]), y[keep]))
 
 # %% ../nbs/14_trainer.ipynb #b5c26195
 def fit_head(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"]) -> Head:

@@ -329,7 +329,7 @@ def heat_map(
         raise BadInput(f"{len(rows)} row and {len(columns)} column labels do not fit a matrix of shape {matrix.shape}: give one per row and column.")
     signed = np.nanmin(matrix) < 0 < np.nanmax(matrix)
     trace = go.Heatmap(z=matrix, x=distinct(columns), y=distinct(rows), colorscale="RdBu_r" if signed else "Cividis", zmid=0 if signed else None,
-                       colorbar=dict(title_text=label(unit), title_side="right", thickness=14), hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>")
+                       colorbar=dict(title_text=label(unit), title_side="right", thickness=14, ypad=0, outlinewidth=0), hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>")
     return figure([trace], title, x, y, height=int(np.clip(140 + 22*len(rows), 240, 900)), xaxis=dict(type="category", showgrid=False),
                   yaxis=dict(type="category", showgrid=False, autorange="reversed"), margin_t=56)
 

@@ -45,6 +45,18 @@ PLOTLY = "application/vnd.plotly.v1+json"
 SCROLL = """text => { const notebook = window.jupyterapp.shell.currentWidget.content;
   return notebook.scrollToItem(notebook.widgets.findIndex(c => c.model.sharedModel.source.includes(text)), "start"); }"""
 
+# The smallest contrast (WCAG: 4.5 is wanted) between a text of an element and what lies behind it.
+CONTRAST = """card => {
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => { const [r, g, b] = parts(colour).map(c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const solid = colour => { const c = parts(colour); return c.length < 4 || c[3] > .5; };
+  const behind = e => { while (e && !solid(getComputedStyle(e).backgroundColor)) e = e.parentElement;
+    return e ? getComputedStyle(e).backgroundColor : "rgb(255, 255, 255)"; };
+  const texts = [...card.querySelectorAll("*")].filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+  return Math.min(...texts.map(e => { const [a, b] = [getComputedStyle(e).color, behind(e)].map(light);
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); })); }"""
+
 
 @dataclass
 class Seen:
@@ -273,7 +285,9 @@ def test_click_in_the_atlas_brings_the_card(lab):
     cells.wait_for()
     lab.panel.locator(".js-plotly-plot").scroll_into_view_if_needed()
     lab.shot("atlas-map")
-    box = cells.bounding_box()
+    lab.page.wait_for_function("map => map.layout.autosize", arg=lab.panel.locator(".js-plotly-plot").element_handle())
+    box, panel = cells.bounding_box(), lab.panel.bounding_box()
+    assert box["x"] + box["width"] < panel["x"] + panel["width"], "the map is wider than its panel"
     lab.page.mouse.move(box["x"] + 4, box["y"] + box["height"] - 12)   # the best neuron of the last layer
     hover = lab.panel.locator(".hoverlayer .hovertext")
     hover.wait_for()
@@ -284,8 +298,11 @@ def test_click_in_the_atlas_brings_the_card(lab):
     card.wait_for(timeout=RUN * 1000)
     stored = json.loads(next(lab.temp.glob("*/card/reports/result.json")).read_text())
     assert stored["target"] == address and stored["summary"]["verdict"] in card.inner_text() and address in card.inner_text()
-    card.scroll_into_view_if_needed()
-    lab.shot("atlas-card")
+    for theme in ("Dark", "Light"):
+        lab.theme(theme)
+        card.scroll_into_view_if_needed()
+        lab.shot(f"atlas-card-{theme.lower()}")
+        assert card.evaluate(CONTRAST) >= 4.5, theme
 
 
 def test_nothing_was_asked_of_another_machine(lab):

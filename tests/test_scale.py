@@ -1,4 +1,4 @@
-"""The same scan and data set by several processes, and on a Ray cluster: equal to one process' to the last bit."""
+"""The same scan, data set and atlas by several processes, and on a Ray cluster: equal to one process' to the last bit."""
 import os
 import shutil
 from functools import partial
@@ -6,6 +6,7 @@ from functools import partial
 import joblib
 import pytest
 import torch
+from neural_introspection.atlas import NeuronAtlas
 from neural_introspection.capture import hooks
 from neural_introspection.core import BadAddress, BadData, Cancelled, Target, expect_error, watch_progress
 from neural_introspection.dataset import ActivationDatasetGenerator, collect_activations
@@ -26,9 +27,10 @@ def texts(): return load_texts("synthetic", 540, seed=0).texts
 
 
 def work(model, texts):
-    "A scan of five parts and a data set of three pieces."
+    "A scan of five parts, a data set of three pieces, an atlas of several parts."
     return (NeuronScanner(model, token_pos="all", batch_size=8).scan(texts),
-            ActivationDatasetGenerator(model, TARGET, "all").generate(texts))
+            ActivationDatasetGenerator(model, TARGET, "all").generate(texts),
+            NeuronAtlas(model, token_pos="last", layers=[1, 3], permutations=2).probe(texts))
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +61,13 @@ def two_workers(request):
 
 
 def test_the_same_numbers(model, texts, alone, two_workers):
-    with two_workers(): scan, dataset = work(model, texts)
+    with two_workers(): scan, dataset, atlas = work(model, texts)
     assert scan.about == alone[0].about and scan.to_frame().equals(alone[0].to_frame())
     for layer in scan.stats:
         one, two = alone[0].stats[layer].tensors(), scan.stats[layer].tensors()
         assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     assert dataset.about == alone[1].about and dataset.frame.equals(alone[1].frame)
+    assert atlas.about == alone[2].about and atlas.data.identical(alone[2].data)
 
 
 def who(model, part): return {"pid": os.getpid(), "threads": torch.get_num_threads()}
