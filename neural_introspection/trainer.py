@@ -281,7 +281,7 @@ def _chunks(units: Int[np.ndarray, "unit"], size: int) -> list[Int[np.ndarray, "
 # %% ../nbs/14_trainer.ipynb #39bbbf37
 @dataclass(frozen=True, repr=False)
 class TrainResult:
-    "How a training run went; losses are those of `Head.loss`."
+    "How a training run went; losses are the head's."
     history: pd.DataFrame   # columns epoch (0: before training), split, loss
     best_epoch: int         # the epoch whose weights were kept
     stopped_early: bool
