@@ -9,12 +9,10 @@ import dataclasses
 import functools
 import html
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Literal, Optional, Sequence
+from typing import Any, Callable, Iterable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
@@ -22,8 +20,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from .capture import Position, chosen_tokens, fitting_texts, hooks, parse_position
 from .card import leakage_label
-from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, check_options,
-                                       check_writable, make_config, option, plain, progress, read_tensors,
+from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, atomic_folder,
+                                       check_options, check_store, make_config, option, plain, progress, read_tensors,
                                        site_name, watch_progress, write_tensors)
 from .dataset import text_hash
 from .models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
@@ -564,37 +562,14 @@ def _as_data(plan: _AtlasPlan, penalties: Sequence[float], r2: np.ndarray, selec
     return xarray.Dataset(data, coords | {k: (("sampled",), v) for k, v in sampled.items()})
 
 # %% ../nbs/16_atlas.ipynb #01e3a4b5
-@contextlib.contextmanager
-def _atomic_folder(path: str | Path) -> Iterator[Path]:
-    "Yield a new folder; when the block ends well it replaces `path`; when it raises, nothing changed."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"): shutil.rmtree(left)   # by a process that was killed
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    try:
-        (work/"new").mkdir()
-        yield work/"new"
-        if path.exists(): os.replace(path, work/"old")
-        os.replace(work/"new", path)
-    finally: shutil.rmtree(work, ignore_errors=True)
-
-# %% ../nbs/16_atlas.ipynb #6269c060
 def _save(result: AtlasResult, path: Path) -> Path:
     "Write the atlas; `BadInput` if the name is another's."
-    _check_path(path)
+    check_store(path, "an atlas")
     data = result.data.assign_attrs(format=1, atlas=json.dumps(plain(result.about)))
     one = {"layer": 1}   # a chunk for each layer
     chunks = {k: dict(chunks=tuple(one.get(d, n) for d, n in v.sizes.items())) for k, v in data.data_vars.items()}
-    with _atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks)
+    with atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks)
     return path
-
-def _check_path(path: str | Path) -> None:
-    "`BadInput` if an atlas could not be written there: another ending than .zarr, or something that is no Zarr store."
-    path = Path(path)
-    if path.suffix != ".zarr": raise BadInput(f"an atlas is saved as .zarr, so {path.name!r} must end in .zarr.")
-    check_writable(path)
-    if path.exists() and any(path.iterdir()) and not (path/"zarr.json").exists():
-        raise BadInput(f"{path} holds something that is no atlas: give another name.")
 
 # %% ../nbs/16_atlas.ipynb #6b4c0160
 def _load(path: Path) -> AtlasResult:
@@ -642,7 +617,7 @@ def _check_config(config: AtlasConfig) -> None:
     check_options(config)
     parse_position(config.token_pos)
     _layer_list(config.layers)
-    if config.output: _check_path(config.output)
+    if config.output: check_store(config.output, "an atlas")
 
 # %% ../nbs/16_atlas.ipynb #6bf475c1
 def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:

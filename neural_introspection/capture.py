@@ -5,6 +5,8 @@
 # %% ../nbs/02_capture.ipynb #3e7537ac
 from __future__ import annotations
 import contextlib
+import copy
+import dataclasses
 import difflib
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
@@ -16,50 +18,62 @@ from .models import TokenBatch, encode, token_batch, token_batches
 
 # %% auto #0
 __all__ = ['Position', 'site_names', 'find_site', 'hooks', 'parse_position', 'position_index', 'capture', 'pick_positions',
-           'edit', 'ActivationBatch', 'chosen_tokens', 'fitting_texts', 'activation_batches', 'framework_of',
-           'ModelInterface', 'ActivationMonitor']
+           'edit', 'evaluating', 'ActivationBatch', 'chosen_tokens', 'fitting_texts', 'activation_batches',
+           'framework_of', 'ModelInterface', 'ActivationMonitor']
 
 # %% ../nbs/02_capture.ipynb #29af694b
 def site_names(model: nn.Module) -> list[str]:
-    "Every place that can be captured: hook names of a TransformerLens model, module paths of any other."
+    "Every place that can be captured: hook names of a TransformerLens model, module paths of any other (whose inputs go without saying)."
     if hasattr(model, "hook_dict"): return list(model.hook_dict)
     return [name for name, _ in model.named_modules() if name]
 
 # %% ../nbs/02_capture.ipynb #63d63501
 def find_site(model: nn.Module, site: str) -> nn.Module:
-    "The module (or TransformerLens hook point) at a site; `BadAddress` names the nearest ones."
-    places = model.hook_dict if hasattr(model, "hook_dict") else {}
-    found = places.get(site) if site in places else dict(model.named_modules()).get(site) if site else None
-    if found is None:
-        near = difflib.get_close_matches(site, site_names(model), 3, 0.4)
-        raise BadAddress(f"site {site!r} is not in the model" + (f": did you mean {', '.join(near)}?" if near else "."))
-    return found
+    "The module (or TransformerLens hook point) at a site, or whose input it is; `BadAddress` names the nearest ones."
+    return _place(model, site)[0]
+
+def _place(model: nn.Module, site: str) -> tuple[nn.Module, bool]:
+    "(the module of a site, whether the site is its input); names of the model's own come first."
+    points = model.hook_dict if hasattr(model, "hook_dict") else {}
+    if site in points: return points[site], False
+    modules = dict(model.named_modules())
+    if site and site in modules: return modules[site], False
+    path, _, end = site.rpartition(".")
+    if end == "hook_in" and path in modules: return modules[path], True
+    names = site_names(model) if points or end != "hook_in" else [f"{name}.hook_in" for name in site_names(model)]
+    near = difflib.get_close_matches(site, names, 3, 0.4)
+    raise BadAddress(f"site {site!r} is not in the model" + (f": did you mean {', '.join(near)}?" if near else "."))
 
 # %% ../nbs/02_capture.ipynb #0db66917
 class _Stop(Exception):
     "Ends a forward pass from within; `args` holds the list of waiting sites whose block it belongs to."
 
 # %% ../nbs/02_capture.ipynb #55461fa0
-def _first_tensor(output: Any) -> Tensor:
-    "The tensor in a module's output: itself, or the first one in a tuple, dict or dataclass."
-    if isinstance(output, Tensor): return output
-    if isinstance(output, dict): parts = output.values()
-    else: parts = output if isinstance(output, (tuple, list)) else vars(output).values()
-    return next(_first_tensor(p) for p in parts if isinstance(p, Tensor) or (isinstance(p, (tuple, list, dict)) and len(p)))
+def _parts(flowing: Any) -> dict:
+    "The parts of a dict, tuple, list or dataclass by key, index or name; none of anything else."
+    if isinstance(flowing, dict): return flowing
+    if isinstance(flowing, (tuple, list)): return dict(enumerate(flowing))
+    return vars(flowing) if dataclasses.is_dataclass(flowing) else {}
+
+def _first_tensor(flowing: Any) -> Optional[Tensor]:
+    "What flows itself, or the first tensor in it, however deep; None if there is none."
+    if isinstance(flowing, Tensor): return flowing
+    return next((found for part in _parts(flowing).values() if (found := _first_tensor(part)) is not None), None)
+
+def _replace_first(flowing: Any, new: Tensor) -> Any:
+    "A copy of what flows, of the same type, with its first tensor replaced."
+    if isinstance(flowing, Tensor): return new
+    key, part = next((key, part) for key, part in _parts(flowing).items() if _first_tensor(part) is not None)
+    new = _replace_first(part, new)
+    if isinstance(flowing, (tuple, list)):
+        parts = [new if i == key else part for i, part in enumerate(flowing)]
+        return type(flowing)(*parts) if hasattr(flowing, "_fields") else type(flowing)(parts)
+    if not isinstance(flowing, dict): return dataclasses.replace(flowing, **{key: new})
+    flowing = copy.copy(flowing)
+    flowing[key] = new
+    return flowing
 
 # %% ../nbs/02_capture.ipynb #ab42cdbb
-def _replace_first(output: Any, new: Tensor) -> Any:
-    "The module's output with its first tensor replaced, of the same type."
-    if isinstance(output, Tensor): return new
-    if isinstance(output, dict):
-        key = next(k for k, v in output.items() if isinstance(v, Tensor))
-        output[key] = new
-        return output
-    i = next(i for i, v in enumerate(output) if isinstance(v, Tensor))
-    parts = [new if j == i else v for j, v in enumerate(output)]
-    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-
-# %% ../nbs/02_capture.ipynb #1d0e3b66
 @contextlib.contextmanager
 def hooks(
     model: nn.Module,
@@ -69,23 +83,28 @@ def hooks(
     "Within the block the functions see (and may replace) what flows at their sites. `BadAddress` for an unknown site."
     waiting, handles = set(functions), []
     def watch(site, function):
-        def hook(module, inputs, output):
+        def see(module, flowing):
             convert = getattr(module, "hook_conversion", None)  # TransformerLens hook points may show another shape
-            seen = _first_tensor(output)
+            seen = _first_tensor(flowing)
+            if seen is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
             new = function(seen if convert is None else convert.convert(seen))
             waiting.discard(site)
             if stop_early and not waiting: raise _Stop(waiting)
-            if new is not None: return _replace_first(output, new if convert is None else convert.revert(new))
-        return hook
-    places = {site: find_site(model, site) for site in functions}
+            if new is not None: return _replace_first(flowing, new if convert is None else convert.revert(new))
+        return see
+    places = {site: _place(model, site) for site in functions}
     try:
-        for site, function in functions.items():
-            handles.append(places[site].register_forward_hook(watch(site, function)))
+        for site, function in functions.items(): handles.append(_listen(*places[site], watch(site, function)))
         yield
     except _Stop as stop:
         if stop.args[0] is not waiting: raise  # an outer block's
     finally:
         for handle in handles: handle.remove()
+
+def _listen(module: nn.Module, before: bool, see: Callable) -> Any:
+    "Call `see` with the module and what goes in (arguments and keyword arguments) or out; the handle that ends it."
+    if before: return module.register_forward_pre_hook(lambda m, *inputs: see(m, inputs), with_kwargs=True)
+    return module.register_forward_hook(lambda m, inputs, output: see(m, output))
 
 # %% ../nbs/02_capture.ipynb #79469025
 Position = Union[str, int]
@@ -166,6 +185,17 @@ def edit(
             return out
         return new
     with hooks(model, {site: change(f) for site, f in functions.items()}): yield
+
+# %% ../nbs/02_capture.ipynb #db22fa04
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    "Within the block the model is in evaluation mode; each module is then put back into its own."
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training: module.training = True
 
 # %% ../nbs/02_capture.ipynb #5535d4f1
 @dataclass(frozen=True)

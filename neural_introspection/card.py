@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import html
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 import numpy as np
@@ -17,23 +17,23 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from .capture import activation_batches, edit
-from .core import (BadData, BadInput, Target, plain, progress, read_frame, read_json, read_tensors,
-                                       site_layer, site_name, weight_hash, write_frame, write_json, write_tensors)
-from .dataset import ActivationDataset, collect_activations, text_hash
-from .models import (encode, longest_text, model_device, model_hash, model_name, token_batch,
+from .core import (BadData, BadInput, plain, progress, read_frame, read_json, read_tensors,
+                                       site_layer, site_name, write_frame, write_json, write_tensors)
+from .dataset import ActivationDataset, collect_activations
+from .models import (as_bridge, encode, longest_text, model_device, model_hash, model_name, token_batch,
                                          token_batches, with_weights)
 from .predictor import ActivationPredictor, Bins, Head
 from .texts import group_texts, leaked_share
-from .trainer import PredictorTrainer, TrainResult, fit_head
+from .trainer import PredictorTrainer, TrainResult, fit_head, fit_identity
 
 # %% auto #0
 __all__ = ['Rows', 'METRICS', 'LEAKAGE', 'VERDICTS', 'DECISION', 'SHUFFLES', 'TASKS', 'Resamples', 'resamples', 'varies',
            'r_squared', 'accuracy', 'interval', 'Score', 'score_predictions', 'Difference', 'difference', 'ClassScore',
            'score_bins', 'confusion', 'confusion_figure', 'leakage_label', 'own_token', 'token_means', 'simple_guess',
-           'predict_rows', 'control_rows', 'shuffle_targets', 'input_features', 'as_bridge', 'random_twin',
-           'twin_features', 'token_ends', 'matching_tokens', 'relative_layer', 'other_features', 'without_own_output',
-           'control_task', 'seen_tokens', 'selectivity', 'language_drift', 'changed_site', 'dead_share', 'Check',
-           'verdict_of', 'split_checks', 'Case', 'Compared', 'change_checks', 'IntrospectionCard', 'make_card']
+           'predict_rows', 'control_rows', 'shuffle_targets', 'input_features', 'random_twin', 'twin_features',
+           'token_ends', 'matching_tokens', 'relative_layer', 'other_features', 'without_own_output', 'control_task',
+           'seen_tokens', 'selectivity', 'language_drift', 'changed_site', 'dead_share', 'Check', 'verdict_of',
+           'split_checks', 'Case', 'Compared', 'change_checks', 'IntrospectionCard', 'make_card']
 
 # %% ../nbs/15_card.ipynb #4bb19e3c
 Rows = Float[np.ndarray, "part target"]   # predictions, or values, for the rows of a split
@@ -329,13 +329,6 @@ def input_features(model: Any, dataset: ActivationDataset) -> Float[Tensor, "row
     return torch.cat(rows)
 
 # %% ../nbs/15_card.ipynb #92f22be2
-def as_bridge(hf_model: Any, tokenizer: Any, name: str) -> Any:
-    "A Hugging Face model in memory as a bridge like those of `load_model`; it takes the model over."
-    from transformer_lens.model_bridge import TransformerBridge
-    w = next(hf_model.parameters())
-    made = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device=str(w.device), dtype=w.dtype)
-    return made.eval().requires_grad_(False)
-
 def random_twin(model: Any, seed: int = 0) -> Any:
     "The model's architecture and tokenizer with freshly initialised weights."
     from transformers import AutoModelForCausalLM
@@ -347,11 +340,10 @@ def random_twin(model: Any, seed: int = 0) -> Any:
     twin.cfg.default_prepend_bos = model.cfg.default_prepend_bos
     return twin
 
-def twin_features(predictor: ActivationPredictor, dataset: ActivationDataset, seed: int = 0,
+def twin_features(predictor: ActivationPredictor, dataset: ActivationDataset, twin: Any,
                   folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
     "The features that the random twin has at the same layer and positions."
-    twin = dataclasses.replace(predictor, model=random_twin(predictor.model, seed), head=None, weights={})
-    return twin.features(dataset.texts, folder)
+    return dataclasses.replace(predictor, model=twin, head=None, weights={}).features(dataset.texts, folder)
 
 # %% ../nbs/15_card.ipynb #450104d9
 def token_ends(model: Any, texts: Sequence[str]) -> list[Int[np.ndarray, "token"]]:
@@ -560,9 +552,9 @@ def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"],
 
 def _twin_run(case: Case) -> Rows:
     "Predictions from the random twin; trained as the model was, if that was."
-    p, x = case.predictor, twin_features(case.predictor, case.dataset, case.seed, case.folder and case.folder/"twin")
-    if not p.weights: return control_rows(case.trainer, case.dataset, x)
-    return _tuned_again(case, random_twin(p.model, case.seed), x, "tuned-twin")
+    p, twin = case.predictor, random_twin(case.predictor.model, case.seed)
+    x = twin_features(p, case.dataset, twin, case.folder and case.folder/"twin")
+    return _tuned_again(case, twin, x, "tuned-twin") if p.weights else control_rows(case.trainer, case.dataset, x)
 
 def _makers(case: Case) -> dict[str, Callable[[], Rows]]:
     "Every control that this case needs, by name: a function that gives its predictions for the test rows."
@@ -582,14 +574,9 @@ def _makers(case: Case) -> dict[str, Callable[[], Rows]]:
 # %% ../nbs/15_card.ipynb #b94d798a
 def _identity(case: Case) -> dict:
     "What the controls depend on."
-    p, frame, t = case.predictor, case.dataset.frame, case.trainer
-    settings = {f.name: getattr(t, f.name) for f in dataclasses.fields(t) if f.name not in ("predictor", "folder", "unfreeze")}
+    p, other = case.predictor, None if case.other_model is None else model_hash(case.other_model)
     tensors = dict(x=case.features, base=case.base_features, y=torch.tensor(case.dataset.values())) | p.head.state_dict() | p.weights
-    sides = text_hash([f"{s} {g} {t}" for s, g, t in zip(frame.split, frame.group, frame.text)])
-    other = None if case.other_model is None else model_hash(case.other_model)
-    return plain(settings | vars(t.unfreeze) | dict(
-        rows=weight_hash(tensors.items()), sides=sides, model=case.dataset.about["model"]["weights"], target=str(p.target),
-        feature_layer=p.feature_layer, bins=p.head.bins, other=other, card_seed=case.seed))
+    return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed)
 
 def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     "The named arrays, read back or made and kept."
@@ -716,6 +703,7 @@ def _own_output_check(case: Case, baselines: dict[str, Compared], predictions: d
     still = "which still beats every baseline that the head beats: the target is readable from the rest"
     return Check("own output", value, True, f"{found}, {still}")
 
+# %% ../nbs/15_card.ipynb #550adfca
 def change_checks(change: Optional[dict]) -> list[Check]:
     "`spread kept`, `original still predicted` and `language kept`, for a model that was trained."
     if change is None: return []
@@ -843,7 +831,8 @@ def _sentences(card: IntrospectionCard) -> list[str]:
             f"From {a['feature_site']} the head predicts {a['target']} with {s.metric} {_span(s)} on {s.rows} test rows in {s.groups} groups; "
             f"the best baseline ({best}) reaches {_number(card.baselines[best].score.value)}.",
             *([f"Without the target's own output in the features it is {_number(removed.score.value)}."] if removed else []),
-            *([f"Not measured: {', '.join(c.name.removeprefix('beats ') for c in missing)}."] if missing else [])]
+            *(f"{o.capitalize()}: {', '.join(c.name.removeprefix('beats ') for c in missing if c.outcome == o)}."
+              for o in dict.fromkeys(c.outcome for c in missing))]
 
 def _predictor_frame(card: IntrospectionCard) -> pd.DataFrame:
     "The head, the baselines and the other controls: score, and the head's lead with its interval."

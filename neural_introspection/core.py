@@ -31,11 +31,11 @@ from typing import Any, Callable, Iterable, Iterator, Literal, Optional
 __all__ = ['LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound',
            'BadTexts', 'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled', 'expect_error', 'require',
            'site_name', 'NeuronAddress', 'site_layer', 'Target', 'check_index', 'seed_everything', 'device_parity',
-           'pick_device', 'atomic_write', 'half_written', 'write_text', 'write_json', 'read_json', 'plain',
-           'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors',
-           'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress',
-           'watch_progress', 'in_pieces', 'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder',
-           'check_writable', 'weight_hash']
+           'pick_device', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json', 'read_json',
+           'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
+           'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
+           'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'versions', 'RunFolder', 'is_resumable',
+           'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -262,6 +262,22 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+# %% ../nbs/00_core.ipynb #2a247ed2
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    "Yield a new folder; when the block ends well it replaces `path`; when it raises, nothing changed."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.iterdir():   # by a process that was killed
+        if left.name.startswith(f".{path.name}.") and left.suffix == ".part": shutil.rmtree(left)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        (work/"new").mkdir()
+        yield work/"new"
+        if path.exists(): os.replace(path, work/"old")
+        os.replace(work/"new", path)
+    finally: shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #51f229d1
 def write_text(path: str | Path, text: str) -> Path:
@@ -652,6 +668,19 @@ def check_writable(path: str | Path) -> None:
         raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")
     if not os.access(ground, os.W_OK | os.X_OK):
         raise BadRunFolder(f"{path} cannot be written (no permission in {ground}): give another folder.")
+
+# %% ../nbs/00_core.ipynb #bb6c6c10
+def check_store(
+    path: str | Path,
+    what: str,   # with its article: "an atlas"; its last word is an attribute of every such store
+) -> None:
+    "`BadInput` if a Zarr store could not be written there: another ending than .zarr, or what is there is something else."
+    path, kind = Path(path), what.split()[-1]
+    if path.suffix != ".zarr": raise BadInput(f"{what} is saved as .zarr, so {path.name!r} must end in .zarr.")
+    check_writable(path)
+    about = read_json(path/"zarr.json").get("attributes") or {} if (path/"zarr.json").exists() else {}
+    if path.exists() and any(path.iterdir()) and kind not in about:
+        raise BadInput(f"{path} holds something that is no {kind}: give another name.")
 
 # %% ../nbs/00_core.ipynb #e93b2876
 def _put_aside(path: Path, remove: bool) -> Optional[Path]:

@@ -29,10 +29,11 @@ from .core import (BadAddress, BadData, BadInput, BadTexts, ModelNotFound, check
 
 # %% auto #0
 __all__ = ['DTYPES', 'COMPONENTS', 'PREFLIGHT_TEXTS', 'WAVE', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder',
-           'cache_folder', 'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'ModelInfo', 'model_name',
-           'model_hash', 'describe', 'model_device', 'layer_width', 'check_layer', 'check_neuron', 'named_weights',
-           'weight_place', 'with_weights', 'TokenBatch', 'encode', 'longest_text', 'bos_id', 'token_batch',
-           'token_batches', 'Preflight', 'preflight', 'is_as_loaded', 'spread', 'spread_pieces', 'fetch_smollm2']
+           'cache_folder', 'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'as_bridge', 'ModelInfo',
+           'model_name', 'model_hash', 'describe', 'model_device', 'layer_width', 'check_layer', 'check_neuron',
+           'named_weights', 'weight_place', 'with_weights', 'TokenBatch', 'encode', 'longest_text', 'bos_id',
+           'token_batch', 'token_batches', 'Preflight', 'preflight', 'is_as_loaded', 'spread', 'spread_pieces',
+           'fetch_smollm2']
 
 # %% ../nbs/01_models.ipynb #2b0ab96d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -166,6 +167,18 @@ def _weight_state(model: Any) -> Optional[tuple]:
     "Changes when a parameter is replaced or changed in place, as torch counts it; None if torch does not count."
     named = list(model.original_model.parameters())
     return None if any(p.is_inference() for p in named) else tuple((id(p), p._version) for p in named)
+
+# %% ../nbs/01_models.ipynb #be47d03b
+def as_bridge(
+    hf_model: Any,    # a causal language model of transformers; it is taken over
+    tokenizer: Any,
+    name: str,        # what it is called in results
+) -> Any:
+    "A Hugging Face model in memory as a bridge like those of `load_model`."
+    from transformer_lens.model_bridge import TransformerBridge
+    w = next(hf_model.parameters())
+    made = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device=str(w.device), dtype=w.dtype)
+    return made.eval().requires_grad_(False)
 
 # %% ../nbs/01_models.ipynb #d190a2af
 @dataclass(frozen=True)

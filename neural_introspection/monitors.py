@@ -15,17 +15,16 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from .capture import (ActivationMonitor, ModelInterface, Position, fitting_texts, parse_position,
-                                          pick_positions)
+from .capture import (ActivationMonitor, ModelInterface, Position, evaluating, fitting_texts,
+                                          parse_position, pick_positions)
 from .core import BadInput, NeuronAddress, Target, write_frame, write_json
 from .models import COMPONENTS, encode, weight_place
 from .dataset import check_target
-from .stats import NeuronStats, _in_order
+from .stats import NeuronStats, sketch_distance
 
 # %% auto #0
 __all__ = ['COLUMNS', 'READINGS', 'DEAD_BELOW', 'DRIFT', 'CURVES', 'place_of', 'GradientTracker', 'gradient_map', 'moved',
-           'sketch_distance', 'exact_distance', 'evaluating', 'probe', 'ActivationDrift', 'drift_curves',
-           'distribution_movie']
+           'exact_distance', 'probe', 'ActivationDrift', 'drift_curves', 'distribution_movie']
 
 # %% ../nbs/13_monitors.ipynb #dc56e9ae
 def place_of(name: str) -> tuple[Optional[int], str]:
@@ -219,11 +218,6 @@ def moved(
     return {name: found[name] if math.isfinite(found[name]) else None for name in DRIFT}
 
 # %% ../nbs/13_monitors.ipynb #ce1d9a24
-def sketch_distance(a: NeuronStats, b: NeuronStats) -> Float[Tensor, "neuron"]:
-    "A lower bound of each neuron's KS distance: the largest gap at the borders of the sketches' cells."
-    upto = lambda stats: _in_order(stats.tensors()["sketch"]).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
-    return (upto(a) - upto(b)).abs().amax(1)
-
 def exact_distance(a: Float[np.ndarray, "row"], b: Float[np.ndarray, "row"]) -> float:
     "The KS distance of two samples; NaN if one has a value that is not finite."
     from scipy.stats import ks_2samp
@@ -231,16 +225,6 @@ def exact_distance(a: Float[np.ndarray, "row"], b: Float[np.ndarray, "row"]) -> 
     return float(ks_2samp(a, b, method="asymp").statistic)
 
 # %% ../nbs/13_monitors.ipynb #06394fb0
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    "Within the block the model is in evaluation mode; each module is then put back into its own."
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module in training: module.training = True
-
 def probe(
     monitor: ActivationMonitor,
     target: Target,

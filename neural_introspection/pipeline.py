@@ -15,7 +15,7 @@ from typing import Any, Literal, Optional
 import numpy as np
 import pandas as pd
 import torch
-from .atlas import AtlasConfig, AtlasResult, atlas_panel, run_atlas
+from .atlas import AtlasResult, atlas_panel, run_atlas
 from .capture import fitting_texts, parse_position
 from .card import IntrospectionCard, confusion_figure, make_card, predict_rows, varies
 from .core import (HELP, BadData, BadInput, NeuronAddress, RunFolder, Target, check_options,

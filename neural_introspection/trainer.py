@@ -18,16 +18,16 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from .capture import hooks
 from .core import (BadData, BadInput, NeuralIntrospectionError, Target, load_optimizer_tensors, optimizer_tensors, plain,
-                                       progress, read_tensors, require, site_name, weight_hash, write_tensors)
+                                       progress, read_tensors, require, weight_hash, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
-from .models import (bos_id, check_layer, describe, encode, model_name, named_weights, token_batch,
+from .models import (bos_id, check_layer, encode, model_name, named_weights, token_batch,
                                          token_batches, weight_place, with_weights)
 from .monitors import ActivationDrift, GradientTracker
 from .predictor import ActivationPredictor, Head, set_scale, start_head
 
 # %% auto #0
 __all__ = ['Strategy', 'PARTS', 'PROBE', 'Unfreezing', 'learning_weights', 'Trainable', 'trainable', 'lowest_block', 'Replay',
-           'Source', 'evaluate', 'TrainResult', 'PredictorTrainer', 'fit_head']
+           'Source', 'evaluate', 'TrainResult', 'PredictorTrainer', 'fit_identity', 'fit_head']
 
 # %% ../nbs/14_trainer.ipynb #bd1d320d
 Strategy = Literal["none", "all", "after_target", "from_layer", "selective", "lora"]
@@ -384,7 +384,7 @@ class _TrainingState:
         block = lowest_block([name.split(":")[0] for name in found.parameters])
         replay = Replay(p, dataset, block, self.moving) if found.parameters else None
         self.source = Source(p, dataset, features, replay)
-        self.identity = _identity(trainer, dataset, self.source) if trainer.folder else None
+        self.identity = fit_identity(trainer, dataset, dict(z=self.source.z, y=self.source.y)) if trainer.folder else None
         self.epoch, self.best_epoch, self.history, self.resumed_from = 0, 0, [], None
         start_head(self.head, *self.source.rows("train"), self.source.group[self.source.split == "train"], trainer.start)
         self.parameters = {f"head.{n}": w for n, w in self.head.named_parameters()} | found.parameters
@@ -393,22 +393,11 @@ class _TrainingState:
         self.accelerator = _accelerator(self.head.linear.weight.device, trainer.batch_size)
         self.order = _EpochOrder(len(self.source.units["train"]), trainer.seed)
         self.step, self.optimizer, self.loader = self.accelerator.prepare(self.source, *_optimizer_and_batches(self))
-        self.record(0)
+        _record(self, 0)
 
     def watched(self) -> Any:
         "The gradient tracker at work, if there is one."
         return self.gradients.watch(self.optimizer) if self.gradients else contextlib.nullcontext()
-
-    def record(self, epoch: int) -> None:
-        "Measure the losses after an epoch, and keep the weights if they are the best so far."
-        losses = evaluate(self.source, self.trainer.predictor.batch_size)
-        if not all(map(math.isfinite, losses.values())):
-            raise NeuralIntrospectionError(f"the loss is not finite after epoch {epoch}: lower the learning rate.")
-        self.history += [dict(epoch=epoch, split=s, loss=v) for s, v in losses.items()]
-        if epoch == 0 or "val" not in losses or losses["val"] < self.loss_at(self.best_epoch):
-            self.best_epoch, self.best = epoch, {k: w.detach().clone() for k, w in self.parameters.items()}
-        if self.drift and epoch % self.trainer.activation_interval == 0: self.drift.record(epoch)
-        self.epoch = epoch
 
     def loss_at(self, epoch: int) -> float:
         return next(h["loss"] for h in self.history if h["epoch"] == epoch and h["split"] == "val")
@@ -420,18 +409,30 @@ class _TrainingState:
     @property
     def first_units(self) -> Int[np.ndarray, "unit"]: return self.source.units["train"][:self.trainer.batch_size]
 
-    def batches(self) -> Iterator[Int[Tensor, "unit"]]:
-        "The epoch's batches; accelerate shares them out where there are several processes."
-        if self.accelerator.num_processes > 1: return iter(self.loader)
-        return iter(torch.as_tensor(self.source.units["train"][list(self.order)]).split(self.trainer.batch_size))
-
     def run_epoch(self, epoch: int) -> None:
         self.order.epoch = epoch
-        for units in self.batches():
+        for units in _batches(self):
             self.accelerator.backward(self.step(units))
             self.optimizer.step()
             self.optimizer.zero_grad()
-        self.record(epoch)
+        _record(self, epoch)
+
+# %% ../nbs/14_trainer.ipynb #253d3a20
+def _record(state: _TrainingState, epoch: int) -> None:
+    "Measure the losses after an epoch, and keep the weights if they are the best so far."
+    losses = evaluate(state.source, state.trainer.predictor.batch_size)
+    if not all(map(math.isfinite, losses.values())):
+        raise NeuralIntrospectionError(f"the loss is not finite after epoch {epoch}: lower the learning rate.")
+    state.history += [dict(epoch=epoch, split=s, loss=v) for s, v in losses.items()]
+    if epoch == 0 or "val" not in losses or losses["val"] < state.loss_at(state.best_epoch):
+        state.best_epoch, state.best = epoch, {k: w.detach().clone() for k, w in state.parameters.items()}
+    if state.drift and epoch % state.trainer.activation_interval == 0: state.drift.record(epoch)
+    state.epoch = epoch
+
+def _batches(state: _TrainingState) -> Iterator[Int[Tensor, "unit"]]:
+    "The epoch's batches; accelerate shares them out where there are several processes."
+    if state.accelerator.num_processes > 1: return iter(state.loader)
+    return iter(torch.as_tensor(state.source.units["train"][list(state.order)]).split(state.trainer.batch_size))
 
 # %% ../nbs/14_trainer.ipynb #ff5eada5
 def _optimizer_and_batches(state: _TrainingState) -> tuple[torch.optim.Optimizer, torch.utils.data.DataLoader]:
@@ -461,15 +462,15 @@ def _accelerator(device: torch.device, batch_size: int) -> Any:
     return found
 
 # %% ../nbs/14_trainer.ipynb #452c68a6
-def _identity(trainer: PredictorTrainer, dataset: ActivationDataset, source: Source) -> dict:
-    "What a checkpoint depends on: settings, base model, target, texts, features and values."
+def fit_identity(trainer: PredictorTrainer, dataset: ActivationDataset, tensors: dict[str, Tensor]) -> dict:
+    "What a fit's result depends on, as JSON: settings, base model, target, texts and their sides, and the tensors that go in."
     settings = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer)
                 if f.name not in ("predictor", "folder", "unfreeze")}
     p, frame = trainer.predictor, dataset.frame
     sides = text_hash([f"{s} {g} {t}" for s, g, t in zip(frame.split, frame.group, frame.text)])
     return plain(settings | vars(trainer.unfreeze) | dict(
         model=dataset.about["model"]["weights"], target=str(p.target), feature_layer=p.feature_layer, token_pos=p.token_pos,
-        hidden=p.head.hidden, bins=p.head.bins, rows=weight_hash([("z", source.z), ("y", source.y)]), sides=sides))
+        hidden=p.head.hidden, bins=p.head.bins, rows=weight_hash(tensors.items()), sides=sides))
 
 def _checkpoint(state: _TrainingState) -> Optional[Path]:
     return state.trainer.folder and Path(state.trainer.folder)/"checkpoint.safetensors"
