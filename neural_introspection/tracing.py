@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import math
@@ -26,19 +27,19 @@ from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import ModelInterface, _first_tensor, evaluating, find_site, hooks
 from .core import BadAddress, BadData, BadInput, atomic_folder, check_store, plain, progress, require
 from .stats import NeuronStats
 
 # %% auto #0
-__all__ = ['KINDS', 'Layers', 'Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_METRICS', 'ROOM', 'FORMAT', 'CHUNK', 'AXES',
-           'GROUPS', 'Intervals', 'log', 'Layer', 'neuron_rows', 'Part', 'module_parts', 'layer_parts', 'part_rows',
-           'dry_run', 'example_input', 'check_name', 'find_layers', 'LayerState', 'measure', 'EpochRecorder',
-           'epoch_arrays', 'TraceWarning', 'NoSuchKey', 'split_signature', 'NeuronTrace', 'LayerTrace', 'EpochTrace',
-           'NetworkTrace', 'traced_epochs', 'build_mlp', 'TraceableNN', 'OpenEpoch', 'trainer_callback',
-           'lightning_callback', 'split_batch', 'data_batches', 'trace_inference', 'run_model', 'InferenceHistory']
+__all__ = ['KINDS', 'Layers', 'Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_METRICS', 'log', 'ROOM', 'FORMAT', 'CHUNK', 'AXES',
+           'GROUPS', 'Intervals', 'Layer', 'neuron_rows', 'Part', 'module_parts', 'layer_parts', 'part_rows', 'dry_run',
+           'example_input', 'check_name', 'find_layers', 'LayerState', 'measure', 'EpochRecorder', 'epoch_arrays',
+           'TraceWarning', 'NoSuchKey', 'split_signature', 'NeuronTrace', 'LayerTrace', 'EpochTrace', 'NetworkTrace',
+           'traced_epochs', 'build_mlp', 'TraceableNN', 'OpenEpoch', 'trainer_callback', 'lightning_callback',
+           'split_batch', 'data_batches', 'trace_inference', 'run_model', 'InferenceHistory']
 
 # %% ../nbs/20_tracing.ipynb #ae21901e
 KINDS = ("feature", "neuron", "channel", "hidden unit", "head")
@@ -174,7 +175,7 @@ def _as_before(model: nn.Module) -> Iterator[None]:
 
 def dry_run(model: nn.Module, sites: Sequence[str], example: Any) -> dict[str, _Seen]:
     "What happens at the sites when the model runs on an example (a tensor, a tuple or dict of arguments, texts)."
-    seen, counter = {site: _Seen() for site in sites}, iter(range(10**9))
+    seen, counter = {site: _Seen() for site in sites}, itertools.count()
     def look(site):
         def note(x):
             found = seen[site]
@@ -361,6 +362,8 @@ def measure(metrics: Mapping[str, Metric], state: LayerState) -> Float[np.ndarra
     return torch.stack(columns, 1).numpy()
 
 # %% ../nbs/20_tracing.ipynb #e9572283
+log = logging.getLogger("neural_introspection")
+
 ROOM = 2**20   # activations of a layer that are put aside before they are counted
 
 class _Counter:
@@ -368,9 +371,11 @@ class _Counter:
     def __init__(self, layer: Layer, quantiles: bool):
         self.layer, self.quantiles, self.rows, self.labels, self.size = layer, quantiles, [], [], 0
         self.stats: dict[int, NeuronStats] = {}   # by class; -1 without a label
+        self.unfit = False                        # whether labels came that did not fit the rows
 
     def add(self, rows: Float[Tensor, "row neuron"], labels: Optional[Int[Tensor, "sample"]]) -> None:
         fits = labels is not None and len(labels) and len(rows) % len(labels) == 0
+        self.unfit |= labels is not None and not fits
         self.labels.append(labels.repeat_interleave(len(rows) // len(labels)).to(rows.device) if fits else None)
         self.size += rows.numel()
         self.rows.append(rows if self.size >= ROOM else rows.clone())   # training may write into them
@@ -489,6 +494,8 @@ class EpochRecorder(_Watch):
 
     def states(self) -> list[LayerState]:
         "What the epoch was, layer by layer."
+        unfit = [f"L_{name}" for name, counter in self.counters.items() if counter.unfit]
+        if unfit: log.warning("the labels did not fit the activations of %s: those have no class", ", ".join(unfit))
         if self.keep_batches and self.forwards: self._close_batch()
         counters = self.total if self.keep_batches and self.total else self.counters
         return [self._state(layer, counters[layer.name]) for layer in self.layers]
@@ -587,6 +594,7 @@ class _Writer:
     "Adds epochs to a store."
     def __init__(self, path: Path):
         import zarr
+        for left in path.rglob("*.partial"): left.unlink()   # by a process that was killed
         self.path, self.group = path, zarr.open_group(path, mode="r+")
         self.attrs, self.arrays = dict(self.group.attrs), {"epoch": self.group["epoch"]}
 
@@ -638,7 +646,8 @@ def _open_group(trace: NetworkTrace, group: str = "") -> Any:
     slots, names = trace._whole, [p.parent.name for p in (trace.path/group).glob("*/zarr.json")]
     slots = slice(len(slots)) if slots == list(range(len(slots))) else slots
     def opened(*names_left_out):
-        data = xarray.open_dataset(trace.path, engine="zarr", group=group or None, cache=False, consolidated=False, drop_variables=["epoch", *names_left_out])
+        with warnings.catch_warnings(action="ignore"):   # zarr warns of files that a killed process left
+            data = xarray.open_dataset(trace.path, engine="zarr", group=group or None, cache=False, consolidated=False, drop_variables=["epoch", *names_left_out])
         return data.isel(epoch=slots) if "epoch" in data.dims else data
     try: data = opened()
     except ValueError: data = xarray.merge([opened(*{*names} - {name}) for name in names])   # a killed process leaves arrays of different lengths
@@ -647,8 +656,9 @@ def _open_group(trace: NetworkTrace, group: str = "") -> Any:
 def _units(layers: Iterable[Layer]) -> pd.MultiIndex:
     "(layer, neuron) of all neurons of the network, in order."
     layers = list(layers)
-    return pd.MultiIndex.from_arrays([np.repeat([l.name for l in layers], [l.width for l in layers]),
-                                      np.concatenate([np.arange(l.width) for l in layers])], names=["layer", "neuron"])
+    widths = [layer.width for layer in layers]
+    codes = [np.repeat(np.arange(len(layers)), widths), np.concatenate([np.arange(w) for w in widths])]
+    return pd.MultiIndex([[layer.name for layer in layers], range(max(widths))], codes, names=["layer", "neuron"])
 
 def _open_data(trace: NetworkTrace) -> Any:
     "The metrics of a trace, with all axes labelled."
@@ -667,9 +677,9 @@ def _label(key: Any, letter: str) -> str:
     "The label in a key: `30` of `E_30`, 30 or `30`."
     return str(key).strip().removeprefix(f"{letter}_")
 
-def _span(numbers: Sequence[int]) -> str:
-    "Numbers in words: a range if they are one, else the first and the last few."
-    if len(numbers) > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)): return f"{numbers[0]}..{numbers[-1]}"
+def _span(numbers: Sequence[Any]) -> str:
+    "Numbers or names in words: a range if they are one, else the first and the last few."
+    if len(numbers) > 1 and not isinstance(numbers[0], str) and list(numbers) == list(range(numbers[0], numbers[-1] + 1)): return f"{numbers[0]}..{numbers[-1]}"
     shown = [*map(str, numbers)] if len(numbers) <= 12 else [*map(str, numbers[:6]), "...", *map(str, numbers[-3:])]
     return ", ".join(shown) or "none"
 
@@ -684,7 +694,7 @@ GROUPS = ("activation", "weight", "bias", "gradient")   # a metric belongs to th
 @dataclass(frozen=True)
 class NeuronTrace:
     "One neuron at one epoch."
-    trace: NetworkTrace = field(repr=False)
+    trace: Mapping = field(repr=False)   # the NetworkTrace
     epoch: int
     layer: str      # its name, such as hidden_1
     neuron: int     # its place in the layer, from 0
@@ -736,7 +746,7 @@ class NeuronTrace:
 @dataclass(frozen=True)
 class LayerTrace(Mapping):
     "One layer at one epoch: a mapping from `n_0`, `n_1`, ... to `NeuronTrace`s."
-    trace: NetworkTrace = field(repr=False)
+    trace: Mapping = field(repr=False)   # the NetworkTrace
     epoch: int
     layer: str
 
@@ -755,7 +765,7 @@ class LayerTrace(Mapping):
 @dataclass(frozen=True)
 class EpochTrace(Mapping):
     "The network at one epoch: a mapping from `L_input`, `L_hidden_1`, ... to `LayerTrace`s. `n_70` is the network's 70th neuron."
-    trace: NetworkTrace = field(repr=False)
+    trace: Mapping = field(repr=False)   # the NetworkTrace
     epoch: int
 
     def __getitem__(self, key: Any) -> Union[LayerTrace, NeuronTrace]:
@@ -942,7 +952,7 @@ class NetworkTrace(_Addresses):
         "The names of what `trace_inference` has written."
         return sorted(p.parent.name for p in (self.path/"history").glob("*/zarr.json") if not p.parent.name.startswith("."))
 
-    def inference(self, name: str = "inference") -> InferenceHistory:
+    def inference(self, name: str = "inference") -> Any:
         "What `trace_inference` wrote under a name; `BadInput` if there is none."
         if name not in self.history_names(): raise BadInput(f"{self.path.name} has no history {name!r}: it has {', '.join(self.history_names()) or 'none'}.")
         return InferenceHistory(self, name)
@@ -955,7 +965,10 @@ class NetworkTrace(_Addresses):
         kept = [w for w in ("batches", "weights", "biases") if w not in self.about["dropped"]]
         return f"NetworkTrace({self.path.name}: {len(self)} epochs ({_span(self.epochs)}), {len(self.layers)} layers, {self.n_neurons:,} neurons, {len(self.metrics)} metrics{', with ' * bool(kept)}{', '.join(kept)})"
 
-    def _repr_html_(self) -> str: return f"<p>{self!r}</p>{self.layer_frame().to_html()}"
+    def _repr_html_(self) -> str:
+        rest = self.about.get("untraced", [])
+        words = f"<p>Parameters in no layer: {_span(rest)}.</p>" if rest else ""
+        return f"<p>{self!r}</p>{self.layer_frame().to_html()}{words}"
 
 _HOW = dict(metrics="trace an epoch first", classes="trace with classes= and labels", batches="trace with drop_batches=False")
 
@@ -995,7 +1008,7 @@ def _problems(trace: NetworkTrace) -> pd.DataFrame:
     rows, names = [], [m for m in trace.metrics if m.endswith("_nonfinite")]
     for epoch in trace.epochs:
         bad = trace.to_frame([epoch], metrics=names).groupby(["epoch", "layer"], observed=True, sort=False).agg(lambda column: int((column > 0).sum()))
-        rows.append(bad[bad.sum(1) > 0])
+        rows.append(bad[bad.sum(axis=1) > 0])
     return pd.concat(rows) if rows else pd.DataFrame(columns=names)
 
 def _save_copy(trace: NetworkTrace, path: Path) -> NetworkTrace:
@@ -1072,12 +1085,19 @@ class _Traced(nn.Module):
     def _about(self) -> dict:
         return dict(layers=[vars(layer) for layer in self.layers], metrics=list(self.metrics), classes=self.classes, dropped=self.dropped)
 
+    def _untraced(self) -> list[str]:
+        "The parameters that are no traced neuron's."
+        own = {id(part.parameter) for parts in self._parts().values() for part in parts}
+        return [name for name, p in self.model.named_parameters() if id(p) not in own]
+
+    def _parts(self) -> dict[str, list[Part]]: return {layer.name: layer_parts(self.model, layer) for layer in self.layers}
+
     def _store(self, path: Optional[str | Path], overwrite: bool) -> None:
         "Open the trace that is there, or a new one."
         folder = tempfile.mkdtemp(prefix="trace-") if path is None else None
         self.path = Path(folder)/"trace.zarr" if path is None else Path(path).absolute()
         check_store(self.path, "a trace")
-        if overwrite or not (self.path/"zarr.json").exists(): _create_store(self.path, self._about())
+        if overwrite or not (self.path/"zarr.json").exists(): _create_store(self.path, self._about() | dict(untraced=self._untraced()))
         self.attach(self.path)
         if folder: weakref.finalize(self._trace, shutil.rmtree, folder, ignore_errors=True)   # goes away with the trace
 
@@ -1143,8 +1163,6 @@ class TraceableNN(_Traced):
             else: yield self
         finally: self._recorder = self._properties = None
 
-    def _parts(self) -> dict[str, list[Part]]: return {layer.name: layer_parts(self.model, layer) for layer in self.layers}
-
     def _write(self, epoch: int, recorder: EpochRecorder) -> None:
         arrays, stale = epoch_arrays(recorder, self.metrics, self.classes, self.dropped), [e for e in self._writer.attrs["epochs"] if e >= epoch]
         if stale: log.warning("epochs %s of an earlier run are replaced, because epoch %d was traced again", _span(stale), epoch)
@@ -1155,8 +1173,6 @@ class TraceableNN(_Traced):
     def extra_repr(self) -> str: return f"trace: {self.path.name}, {sum(l.width for l in self.layers):,} neurons in {len(self.layers)} layers"
 
 # %% ../nbs/20_tracing.ipynb #7916d9f1
-log = logging.getLogger("neural_introspection")
-
 def _check_same(trace: NetworkTrace, about: dict) -> None:
     "`BadData` if a trace is of another network, or keeps other things."
     for name, mine in about.items():
@@ -1302,8 +1318,8 @@ def trace_inference(
     labels: Optional[Int[Tensor, "sample"]] = None,
     name: str = "inference",             # of this history in the trace; one of that name is replaced when the new one is complete
     batch_size: int = 256,
-) -> InferenceHistory:
-    "Run the model over the data in evaluation mode; each sample's activations, prediction and correctness go to the trace, batch by batch."
+) -> Any:
+    "The `InferenceHistory` of the model over the data in evaluation mode: each sample's activations, prediction and correctness, streamed to the trace batch by batch."
     import zarr
     if not name or set(name) & set("/[] ."): raise BadInput(f"{name!r} cannot be a history's name: leave out spaces, dots, slashes and brackets.")
     trace, means, done = net.network_trace, _SampleMeans(net.model, net.layers), 0
@@ -1333,10 +1349,21 @@ def run_model(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 # %% ../nbs/20_tracing.ipynb #2f762c91
+def _contrast(acts: Float[np.ndarray, "sample unit"], right: Bool[np.ndarray, "sample"], permutations: int, seed: int) -> pd.DataFrame:
+    "Means of two groups of samples, their difference in standard deviations, and its two-sided permutation p-value."
+    rng, std = np.random.default_rng(seed), acts.std(0)
+    means = lambda groups: (groups @ acts) / groups.sum(1, keepdims=True)
+    groups = np.stack([right, *(rng.permutation(right) for _ in range(permutations))]).astype("f4")
+    up, down = means(groups), means(1 - groups)
+    gap = (up - down) / np.where(std > 0, std, math.nan)
+    p = (1 + (np.abs(gap[1:]) >= np.abs(gap[0]) - 1e-6).sum(0)) / (1 + permutations)
+    return pd.DataFrame(dict(right=up[0], wrong=down[0], difference=gap[0], p=np.where(std > 0, p, math.nan)))
+
+# %% ../nbs/20_tracing.ipynb #0176f044
 @dataclass(frozen=True)
 class InferenceHistory:
     "What each sample of a data set did in the finished network. Nothing is loaded until it is asked for."
-    trace: NetworkTrace = field(repr=False)
+    trace: Mapping = field(repr=False)   # the NetworkTrace
     name: str
 
     @property
@@ -1359,12 +1386,12 @@ class InferenceHistory:
         "Share of the labelled samples that were right; NaN without labels."
         return float(self.data.correct.mean())
 
-    def contrast(self) -> pd.DataFrame:
-        "For each neuron its mean activation on samples that were right and wrong, and the difference in standard deviations."
-        right = self.data.correct.values == 1
-        wrong, means = self.data.correct.values == 0, self.data.activation.values
-        table = pd.DataFrame({"right": means[right].mean(0), "wrong": means[wrong].mean(0)} if right.any() and wrong.any() else {"right": math.nan, "wrong": math.nan}, index=self.trace.units)
-        return table.assign(difference=(table.right - table.wrong) / np.where(means.std(0) > 0, means.std(0), math.nan))
+    def contrast(self, permutations: int = 999, seed: int = 0) -> pd.DataFrame:
+        "For each neuron its mean activation on samples that were right and wrong, the difference in standard deviations, and a p-value from exchanging right and wrong."
+        right, wrong = (self.data.correct.values == flag for flag in (1, 0))
+        if not right.any() or not wrong.any(): raise BadInput(f"{self.name} has {right.sum()} right and {wrong.sum()} wrong samples: a contrast needs both.")
+        acts, known = self.data.activation.values, right | wrong
+        return _contrast(acts[known], right[known], permutations, seed).set_axis(self.trace.units)
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self.name}</b>: {self.data.sizes['sample']:,} samples, accuracy {self.accuracy:.3f}</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"
