@@ -8,7 +8,7 @@ export PIP_ROOT_USER_ACTION := ignore
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' -not -path '*/_*' -not -path 'nbs/benchmarks/*' | LC_ALL=C sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab notebooks readme docs bench clean
+.PHONY: help setup demo test lab dashboard notebooks readme docs bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,11 @@ test: $(READY)  ## Run every notebook, then the tests; the last line has the cou
 
 lab: $(READY)  ## Open the notebooks in JupyterLab
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab nbs/index.ipynb
+
+dashboard: $(READY)  ## Explore a trace in the browser: TRACE=path make dashboard (a small network without one)
+	@$(BIN)/python -c "import voila" 2>/dev/null || { echo "The dashboard needs Voila: $(BIN)/python -m pip install -c constraints.txt voila" >&2; exit 1; }
+	@case "$$TRACE" in ""|/*) ;; *) TRACE="$$PWD/$$TRACE" ;; esac; cd nbs/dashboards && \
+	NI_TRACE="$$TRACE" JUPYTER_PATH="$$PWD/_share" JUPYTER_PREFER_ENV_PATH=1 "$(abspath $(BIN))/python" -m voila --template=offline $(VOILA_FLAGS) trace.ipynb
 
 notebooks: $(READY)  ## Execute all notebooks afresh, for the site
 	$(BIN)/python .ci/execute.py $(NOTEBOOKS)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import traceback
@@ -19,6 +20,7 @@ from .atlas import AtlasConfig, run_atlas
 from .atlas import summary as atlas_summary
 from .pipeline import (IntrospectionConfig, IntrospectionResult, ScanConfig, run_introspection,
                                            run_scan)
+from .trace_pipeline import TraceConfig, TraceResult, run_trace
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'parse', 'main']
@@ -73,6 +75,18 @@ def _show_atlas(atlas: Any, config: AtlasConfig) -> str:
     table = atlas.top(config.top, config.score)[columns].to_string(index=False, float_format="{:.3g}".format)
     return "\n".join([atlas.sentence(), "", table] + ([f"\natlas       {config.output}"] if config.output else []))
 
+# %% ../nbs/90_cli.ipynb #866bc8e5
+def _show_trace(r: TraceResult, config: TraceConfig) -> str:
+    rows = sorted({*range(0, len(r.history), math.ceil(len(r.history) / 8)), len(r.history) - 1})
+    table = r.history.iloc[rows].to_string(index=False, float_format="{:.3f}".format)
+    problems, last = r.trace.problems(), r.trace.epochs[-1]
+    bad = ["", "NaN or infinite numbers, in how many neurons:", problems.to_string()] if len(problems) else []
+    return "\n".join([r.sentence(), "", table, "", r.trace.layer_frame().drop(columns="notes").rename_axis(None).to_string(), *bad, "",
+                      f"trace       {config.output}", "in Python   from neural_introspection.tracing import NetworkTrace",
+                      f"            trace = NetworkTrace.open({config.output!r})",
+                      f"one neuron  trace['E_{last}']['{list(r.trace.layers.values())[1].key}']['n_0']", "a table     trace.to_frame()",
+                      *["baseline    the same command with --shuffle-labels and another --output"] * (not config.shuffle_labels)])
+
 # %% ../nbs/90_cli.ipynb #12164057
 def _fetch(config: FetchConfig) -> Any:
     from neural_introspection.models import fetch_smollm2
@@ -86,6 +100,8 @@ COMMANDS = {
                     "Rank all neurons of a model by how much they vary."),
     "atlas": Command(AtlasConfig, run_atlas, _show_atlas, atlas_summary,
                      "Probe every neuron of a model at once, with a null and a control task."),
+    "trace": Command(TraceConfig, run_trace, _show_trace, lambda r, c: r.summary(),
+                     "Train a network on a table of numbers, and trace every neuron at every epoch."),
     "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }
@@ -174,12 +190,16 @@ def _execute(command: str, argv: list[str]) -> int:
         with _messages(), contextlib.redirect_stdout(sys.stderr): result = COMMANDS[command].run(config)
     except BadInput: raise
     except (Exception, KeyboardInterrupt) as error:
-        raise NeuralIntrospectionError(_failure(error, getattr(config, "output_dir", None))) from error
+        raise NeuralIntrospectionError(_failure(error, _kept_in(config))) from error
     if output.json: print(json.dumps(plain(COMMANDS[command].summary(result, config)), ensure_ascii=False))
     else: print(COMMANDS[command].show(result, config))
     return 0
 
 # %% ../nbs/90_cli.ipynb #e9ddadb5
+def _kept_in(config: Any) -> Optional[str]:
+    "The folder that a stopped run leaves and goes on in; None for a command that has none."
+    return config.output if isinstance(config, TraceConfig) else getattr(config, "output_dir", None)
+
 def _failure(error: BaseException, folder: Optional[str]) -> str:
     if isinstance(error, (KeyboardInterrupt, Cancelled)): what = "stopped by the user"
     else: what = f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"

@@ -7,49 +7,83 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from .core import BadData, BadInput, read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats']
+__all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
+           'sketch_distance']
 
 # %% ../nbs/03_stats.ipynb #2350ab02
-def _blocks(
+def _block_shape(
     acts: Float[Tensor, "row neuron"],
-    neurons: int,  # columns of a block on a CPU
-    room: int = 2**16,  # values of a block on a CPU
-) -> Iterator[tuple[slice, Float[Tensor, "rows neurons"]]]:
-    "(which neurons, their activations) block by block: cache-sized on a CPU, large on an accelerator."
-    if acts.device.type != "cpu": neurons, room = acts.shape[1], 2**24
-    for start in range(0, acts.shape[1], neurons):
-        columns = acts[:, start:start + neurons]
-        for block in columns.split(max(1, room // columns.shape[1])): yield slice(start, start + neurons), block
+    columns: int,  # about so many, on a CPU
+    room: int,     # values of a block on a CPU
+) -> tuple[int, int]:
+    "(rows, columns) of the blocks to cut a batch into: cache-sized on a CPU, large on an accelerator."
+    neurons = acts.shape[1]
+    if acts.device.type != "cpu": columns, room = neurons, 2**24
+    columns = math.ceil(neurons / max(1, round(neurons / max(columns, room // len(acts)))))
+    return max(1, room // columns), columns
 
-def _power_sums(
-    acts: Float[Tensor, "row neuron"],
-    shift: Float[Tensor, "neuron"],
-) -> Float[Tensor, "4 neuron"]:
-    "Sums of the first four powers of (activation - shift), in float64."
-    sums = acts.new_zeros(4, acts.shape[1], dtype=torch.float64)
-    for part, block in _blocks(acts, 2048):
-        first = block.double().sub_(shift[part])
-        second = first * first
-        sums[0, part] += first.sum(0)
-        sums[1, part] += second.sum(0)
-        sums[2, part] += first.mul_(second).sum(0)
-        sums[3, part] += second.mul_(second).sum(0)
-    return sums
+def _range(acts: Float[Tensor, "row neuron"]) -> list[Float[Tensor, "neuron"]]:
+    "[lowest, highest] activation of each neuron. Torch is twenty times slower with fewer than 32 columns, so those are read 32 rows at a time."
+    if acts.shape[1] >= 32 or acts.numel() < 2**13: return [acts.amin(0), acts.amax(0)]
+    even = len(acts) // 32 * 32
+    wide, rest = acts[:even].reshape(even // 32, -1), acts[even:]
+    return [of(torch.cat([of(wide, 0).view(32, -1), rest]), 0) for of in (torch.amin, torch.amax)]
 
-def _count_positive(acts: Float[Tensor, "row neuron"]) -> Int[Tensor, "neuron"]:
-    "How many activations are above 0, summed as floats, because torch sums booleans slowly."
-    positive = acts.new_zeros(acts.shape[1], dtype=torch.int64)
-    for part, block in _blocks(acts, 2048): positive[part] += torch.gt(block, 0, out=torch.empty_like(block)).sum(0).long()
-    return positive
+def _centre(acts: Float[Tensor, "row neuron"]) -> Float[Tensor, "neuron"]:
+    "The mean of every seventh row, or of all if they are few; of a neuron that never changes, exactly its value."
+    if len(acts) > 500: acts = acts[::7]
+    return (acts.sum(0) / len(acts)).clamp(*_range(acts))
+
+def _block_sums(
+    block: Float[Tensor, "row neuron"],
+    centre: Float[Tensor, "neuron"],
+) -> list[Float[Tensor, "neuron"]]:
+    "Lowest, highest, how many above 0; sums of the first four powers of (activation - centre), and the centre."
+    first = block - centre
+    second = first * first
+    sums = [first.sum(0), second.sum(0), first.mul_(second).sum(0), second.mul_(second).sum(0)]
+    positive = torch.gt(block, 0, out=first).sum(0)  # as floats, because torch sums booleans slowly
+    return [*_range(block), positive, *sums, centre]
+
+def _sums(acts: Float[Tensor, "row neuron"]) -> Float[Tensor, "8 neuron"]:
+    "As `_block_sums`, for all rows; float64."
+    (rows, columns), parts = _block_shape(acts, 640, 2**18 // acts.element_size()), []
+    for part in acts.split(columns, 1):
+        centre = _centre(part)
+        parts.append(torch.stack([sums for block in part.split(rows) for sums in _block_sums(block, centre)]).view(-1, 8, len(centre)))
+    blocks = torch.cat(parts, 2)
+    if len(blocks) == 1: return blocks[0].double()
+    return torch.cat([blocks[:, :1].amin(0), blocks[:, 1:2].amax(0), blocks[:, 2:7].sum(0, dtype=torch.float64), blocks[0, 7:]])
 
 # %% ../nbs/03_stats.ipynb #6ea40079
+def _light(tensor: Tensor) -> Tensor | np.ndarray:
+    "The tensor; if it is on a CPU, NumPy's view of it. With few values a call of NumPy takes a third of the time of torch's."
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+def _joined(
+    counts: list[Int[Tensor, "neuron"]],     # rows of each set
+    sets: list[Float[Tensor, "5 neuron"]],   # sums of the first four powers about a centre, and the centre; float64
+) -> dict[str, Float[Tensor, "neuron"]]:
+    "Mean and central sums of all rows of the sets."
+    count, (*sums, centre) = _light(torch.stack(counts)), _light(torch.stack(sets, 1))
+    n = count.sum(0).clip(1)
+    mean = centre[0] + (count / n * (centre - centre[0])).sum(0) + sums[0].sum(0) / n
+    offset, sums, moved = centre - mean, [count, *sums], []
+    for _ in range(4):
+        sums = [above + offset * below for below, above in zip(sums, sums[1:])]
+        moved.append(sums[0])
+    m2, m3, m4 = (sums.sum(0) for sums in moved[1:])
+    return {name: torch.as_tensor(of) for name, of in dict(mean=mean, m2=m2.clip(0), m3=m3, m4=m4.clip(0)).items()}
+
+# %% ../nbs/03_stats.ipynb #9d5e3644
 @dataclass(frozen=True)
 class Moments:
     "Count, mean and central sums of every neuron, all float64 but the count; `a + b` is exact to rounding."
@@ -59,38 +93,58 @@ class Moments:
     m3: Float[Tensor, "neuron"]    # sum of (x - mean)**3
     m4: Float[Tensor, "neuron"]    # sum of (x - mean)**4
 
-    def __add__(self, other: Moments) -> Moments:
-        count = self.count + other.count
-        n = count.clamp(min=1).double()
-        pa, pb, d = self.count / n, other.count / n, other.mean - self.mean
-        ab, d2 = pa * pb, d * d
-        m2 = self.m2 + other.m2 + n * d2 * ab
-        m3 = self.m3 + other.m3 + n * d2 * d * ab * (pa - pb) + 3 * d * (pa * other.m2 - pb * self.m2)
-        m4 = (self.m4 + other.m4 + n * d2 * d2 * ab * (pa * pa - ab + pb * pb)
-              + 6 * d2 * (pa * pa * other.m2 + pb * pb * self.m2) + 4 * d * (pa * other.m3 - pb * self.m3))
-        return Moments(count, self.mean + pb * d, m2, m3, m4)
+    def __add__(self, other: Moments) -> Moments: return Moments(self.count + other.count, **_joined([self.count, other.count], [self._set(), other._set()]))
 
-# %% ../nbs/03_stats.ipynb #9d5e3644
-def _central(
-    count: Int[Tensor, "neuron"],
-    shift: Float[Tensor, "neuron"],
-    sums: Float[Tensor, "4 neuron"],
-) -> Moments:
-    "The moments about the mean, from sums of powers about a shift (the binomial theorem, written out)."
-    n, (s1, s2, s3, s4) = count.clamp(min=1).double(), sums
-    d = s1 / n
-    m2 = (s2 - n * d**2).clamp(min=0)
-    m3 = s3 - 3 * d * s2 + 2 * n * d**3
-    m4 = (s4 - 4 * d * s3 + 6 * d**2 * s2 - 3 * n * d**4).clamp(min=0)
-    return Moments(count, shift.double() + d, m2, m3, m4)
+    def _set(self) -> Float[Tensor, "5 neuron"]:
+        "As `_joined` reads it."
+        return torch.stack([torch.zeros_like(self.mean), self.m2, self.m3, self.m4, self.mean])
 
-def batch_moments(
-    acts: Float[Tensor, "row neuron"],
-    left_out: Optional[Int[Tensor, "neuron"]] = None,  # how many of a neuron's rows equal its first and do not count
-) -> Moments:
-    "The moments of one batch of finite activations with at least one row."
-    count = acts.new_full(acts.shape[1:], len(acts), dtype=torch.int64)
-    return _central(count if left_out is None else count - left_out, acts[0], _power_sums(acts, acts[0]))
+# %% ../nbs/03_stats.ipynb #3696d096
+@np.errstate(invalid="ignore")
+def _doubtful(sums: Float[Tensor, "8 neuron"], n: int) -> Bool[Tensor, "neuron"]:
+    "Which neurons are not all finite, or beyond float32."
+    low, high, _, s1, s2, _, s4, _ = _light(sums)
+    return torch.as_tensor((high - low != 0) & ~((s4 > n * 2.0**-100) & (s4 < math.inf) & (2 * s1 * s1 < n * s2)))
+
+def _fill(acts: Float[Tensor, "row neuron"]) -> tuple[Float[Tensor, "row neuron"], Bool[Tensor, "row neuron"]]:
+    "(activations with the non-finite ones replaced by their neuron's first finite one, or 0; which were finite)."
+    finite = acts.isfinite()
+    first = acts.gather(0, finite.int().argmax(0, keepdim=True))
+    return torch.where(finite, acts, torch.where(first.isfinite(), first, 0.)), finite
+
+def _take_back(
+    sums: Float[Tensor, "8 neuron"],  # as of `_sums`, changed in place
+    first: Float[Tensor, "neuron"],   # the first row
+    times: Int[Tensor, "neuron"],
+) -> None:
+    "Take so many rows equal to the first out of the sums."
+    sums[2] -= times * (first > 0)
+    sums[3:7] -= times * torch.stack([(first - sums[7])**power for power in (1, 2, 3, 4)])
+
+# %% ../nbs/03_stats.ipynb #3afb61dd
+def _batch(acts: Float[Tensor, "row neuron"]) -> tuple[
+    Int[Tensor, "neuron"],                 # how many are finite
+    Float[Tensor, "8 neuron"],             # their sums, as of `_sums`
+    Float[Tensor, "row neuron"],           # the activations, the non-finite filled
+    Optional[Bool[Tensor, "row neuron"]],  # which were finite; None if all were
+]:
+    "All that is to be known of a batch but for quantiles and top."
+    sums, finite = _sums(acts), None
+    count = torch.full_like(sums[0], len(acts), dtype=torch.int64)
+    doubtful = _doubtful(sums, len(acts))
+    if bool(doubtful.any()):
+        if not bool(sums[:2].isfinite().all()): acts, finite = _fill(acts)
+        sums[:, doubtful] = _sums(acts[:, doubtful].double())
+    if finite is not None:
+        count = finite.sum(0)
+        _take_back(sums, acts[0], len(acts) - count)
+        sums[0, count == 0], sums[1, count == 0] = math.inf, -math.inf
+    return count, sums, acts, finite
+
+def batch_moments(acts: Float[Tensor, "row neuron"]) -> Moments:
+    "The moments of one batch with at least one row, right to six digits; what is not finite is left out."
+    count, sums, _, _ = _batch(acts.detach())
+    return Moments(count, **_joined([count], [sums[3:]]))
 
 # %% ../nbs/03_stats.ipynb #fa0f61ab
 _SLOTS = 505  # 256 + 249: cells of magnitude 0 (zero) to 248 (overflow), the negative ones first; 7 are never used
@@ -119,9 +173,12 @@ def _count_cells(
     "Count every activation in its neuron's row of the sketch."
     one = torch.ones(1, dtype=torch.int32, device=acts.device)
     sketch.scatter_add_(1, _slots(acts[0])[:, None], -left_out[:, None].int())
-    for part, block in _blocks(acts, max(128, 2**15 // len(acts)), 2**15):
-        slots = _slots(block).T
-        sketch[part].scatter_add_(1, slots, one.expand(slots.shape))
+    rows, columns = _block_shape(acts, 128, 2**15)
+    for start in range(0, acts.shape[1], columns):
+        part = slice(start, start + columns)
+        for block in acts[:, part].split(rows):
+            slots = _slots(block).T
+            sketch[part].scatter_add_(1, slots, one.expand(slots.shape))
 
 # %% ../nbs/03_stats.ipynb #84e06662
 def quantile_bound(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -211,12 +268,6 @@ def _top_of(acts: Float[Tensor, "row neuron"], codes: Int[Tensor, "row"], k: int
     return Top(torch.nn.functional.pad(values, missing, value=-math.inf), torch.nn.functional.pad(codes, missing, value=-1))
 
 # %% ../nbs/03_stats.ipynb #21ead07b
-def _fill(acts: Float[Tensor, "row neuron"]) -> tuple[Float[Tensor, "row neuron"], Bool[Tensor, "row neuron"]]:
-    "(activations with the non-finite ones replaced by their neuron's first finite one, or 0; which were finite)."
-    finite = acts.isfinite()
-    first = acts.gather(0, finite.int().argmax(0, keepdim=True))
-    return torch.where(finite, acts, torch.where(first.isfinite(), first, 0.)), finite
-
 def _checked(
     acts: Float[Tensor, "row neuron"],
     mask: Optional[Bool[Tensor, "row"]],
@@ -257,29 +308,22 @@ def _top(state: dict[str, Tensor]) -> Top: return Top(state["top_values"], state
 @torch.inference_mode(False)
 def _merge(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
     "The state after the rows of both: counts add, ranges widen, moments and tops combine."
-    state = dict(vars(_moments(a) + _moments(b)), min=a["min"].minimum(b["min"]), max=a["max"].maximum(b["max"]))
-    state |= {name: a[name] + b[name] for name in ("positive", "nonfinite", "sketch") if name in b}
+    state = vars(_moments(a) + _moments(b)) | _tallied(a, b)
+    if "sketch" in b: state["sketch"] = a["sketch"] + b["sketch"]
     if "top_values" in b:
         top = _top(a) + _top(b)
         state |= {"top_values": top.values, "top_codes": top.codes}
     return state
 
-# %% ../nbs/03_stats.ipynb #369c33fb
-def _batch(acts: Float[Tensor, "row neuron"]) -> tuple[dict[str, Tensor], Float[Tensor, "row neuron"], Optional[Bool[Tensor, "row neuron"]]]:
-    "(a batch's state but for quantiles and top; its activations, the non-finite filled; which were finite, or None if all were)."
-    low, high, finite = acts.amin(0), acts.amax(0), None
-    if not bool((low.isfinite() & high.isfinite()).all()):
-        acts, finite = _fill(acts)
-        low, high = acts.amin(0), acts.amax(0)
-    nonfinite = torch.zeros_like(low, dtype=torch.int64) if finite is None else (~finite).sum(0)
-    state = dict(vars(batch_moments(acts, nonfinite)), min=low, max=high, nonfinite=nonfinite,
-                 positive=_count_positive(acts) - nonfinite * (acts[0] > 0))
-    if finite is not None: _forget(state, state["count"] == 0)
-    return state, acts, finite
+def _tallied(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+    "The range of both, and their counts added."
+    tally = {"min": a["min"].minimum(b["min"]), "max": a["max"].maximum(b["max"])}
+    return tally | {name: a[name] + b[name] for name in ("count", "positive", "nonfinite")}
 
-def _forget(state: dict[str, Tensor], unseen: Bool[Tensor, "neuron"]) -> None:
-    "Undo, in place, what filling did to the range of neurons without a single finite value."
-    state["min"][unseen], state["max"][unseen] = math.inf, -math.inf
+# %% ../nbs/03_stats.ipynb #369c33fb
+def _tally(sums: Float[Tensor, "8 neuron"], count: Int[Tensor, "neuron"], rows: int) -> dict[str, Tensor]:
+    "Range and counts of a batch of so many rows, as in the state."
+    return {"min": sums[0].float(), "max": sums[1].float(), "positive": sums[2].long(), "count": count, "nonfinite": rows - count}
 
 @torch.inference_mode(False)
 def _absorb(
@@ -288,10 +332,11 @@ def _absorb(
     contexts: Optional[Int[Tensor, "row 2"]],
 ) -> dict[str, Tensor]:
     "The state after one more batch, on the batch's device; the sketch is changed in place."
-    state = {name: tensor.to(acts.device) for name, tensor in state.items()}
-    batch, filled, finite = _batch(acts)
-    after = state | _merge(state, batch)
-    if "sketch" in state: _count_cells(state["sketch"], filled, batch["nonfinite"])
+    if state["count"].device != acts.device: state = {name: tensor.to(acts.device) for name, tensor in state.items()}
+    count, sums, filled, finite = _batch(acts)
+    tally = _tally(sums, count, len(acts))
+    after = state | _tallied(state, tally) | _joined([count, state["count"]], [sums[3:], _moments(state)._set()])
+    if "sketch" in state: _count_cells(state["sketch"], filled, tally["nonfinite"])
     if "top_values" in state:
         shown = acts if finite is None else torch.where(finite, acts, -math.inf)
         top = _top(state) + batch_top(shown, contexts, state["top_codes"].shape[1])
@@ -419,3 +464,10 @@ class NeuronStats(Readings):
     def load(cls, path: str | Path) -> NeuronStats:
         "What `save` wrote; `BadData` if the file is damaged."
         return cls.from_tensors(read_tensors(path)[0])
+
+# %% ../nbs/03_stats.ipynb #44ef85c7
+def sketch_distance(a: NeuronStats, b: NeuronStats) -> Float[Tensor, "neuron"]:
+    "A lower bound of each neuron's KS distance, float64; `BadInput` if the two are not of the same neurons, or without quantiles."
+    if a.n_neurons != b.n_neurons: raise BadInput(f"{a!r} and {b!r} cannot be compared: give statistics of the same neurons.")
+    upto = lambda stats: _in_order(_sketch(stats._state)).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
+    return (upto(a) - upto(b)).abs().amax(1)

@@ -100,6 +100,12 @@ def workplace(finished, tmp_path_factory):
                           "same.txt": b"the same text again\n" * 50, "damaged.gguf": b"GGUF and then nothing", "damaged.yaml": b"model: [pocket",
                           "latin.yaml": b"model: caf\xe9\n", "list.yaml": b"- model\n- pocket\n", "misspelt.yaml": b"modell: pocket\n",
                           "word.yaml": b"epochs: many\n"}.items(): (folder / name).write_bytes(content)
+    for name, content in {"flowers.csv": "length,width,kind\n" + "1,2.5,rose\n2,3.5,lily\n" * 20, "gaps.csv": "length,width,kind\n1,,rose\n2,3.5,lily\n", "few.csv": "length,kind\n1,rose\n2,lily\n3,lily\n",
+                          "unlabelled.csv": "length,kind\n1,rose\n2,\n", "cut.parquet": "PAR1 and then nothing", "file.zarr": "mine"}.items(): (folder / name).write_text(content)
+    (folder / "latin.csv").write_bytes(b"length,kind\n1,caf\xe9\n")
+    for name, content in {"atlas.zarr": '{"attributes": {"atlas": {}}}', "notes.zarr": '{"attributes": {}}', "half.zarr": '{"attributes": {"tra'}.items():
+        (folder / name).mkdir()
+        (folder / name / "zarr.json").write_text(content)
     for name in ("plain", "cut-config", "cut-weights", "no-tokenizer"): (folder / name).mkdir()
     (folder / "plain" / "notes.md").write_text("Not a model, and not a run.")
     (folder / "cut-config" / "config.json").write_text('{"model_type": ')
@@ -151,10 +157,20 @@ def test_what_the_parser_does_not_know_is_refused(options, workplace, monkeypatc
 
 
 @pytest.mark.parametrize("argv, words", {
-    "dance": "choose run, scan, atlas, fetch", "scan --model pocket --output scan.pkl": ".safetensors or .csv", "scan --model pocket --layer 9": "0..3",
+    "dance": "choose run, scan, atlas, trace, fetch", "scan --model pocket --output scan.pkl": ".safetensors or .csv", "scan --model pocket --layer 9": "0..3",
     "scan --model pocket --texts latin.txt": "line 3", "atlas --model pocket --output atlas.csv": ".zarr",
     "atlas --model pocket --feature-layer 9": "0..3", "atlas --model pocket --layers 1,9": "0..3",
-    "atlas --model pocket --layers one": "0,3,5", "atlas --model pocket --folds 2": "at least 3"}.items())
+    "atlas --model pocket --layers one": "0,3,5", "atlas --model pocket --folds 2": "at least 3",
+    "trace --data cifar": "choose digits, iris", "trace --data missing.csv": "'missing.csv' is no data set", "trace --data flowers.csv": "one of length, width, kind",
+    "trace --data flowers.csv --label colour": "'colour' is none of its columns", "trace --data flowers.csv --label width": "finite numbers in kind",
+    "trace --data gaps.csv --label kind": "finite numbers in width", "trace --data flowers.csv --label length": "finite numbers in kind", "trace --data few.csv --label kind": "both sides",
+    "trace --data cut.parquet --label kind": "cut.parquet is not a readable table", "trace --data unlabelled.csv --label kind": "have no kind", "trace --data latin.csv --label kind": "latin.csv",
+    "trace --classes 3": "at least two different", "trace --classes 3,3": "at least two different", "trace --classes 3,eleven": "'eleven' is not in the data",
+    "trace --hidden-size many": "such as 64 or 64,32", "trace --hidden-size 64,0": "at least one neuron", "trace --epochs 0": "at least 1", "trace --batch-size 0": "at least 1",
+    "trace --epoch-intervals 0": "every nth", "trace --epoch-intervals 0,20": "0 to 19", "trace --epoch-intervals often": "5 or 0,5,10", "trace --learning-rate nan": "learning_rate is nan",
+    "trace --test-split 0": "both sides", "trace --test-split 1": "both sides", "trace --test-split 1.5": "between 0 and 1", "trace --num-samples 3": "both sides", "trace --num-samples 0": "at least 1",
+    "trace --output trace.pkl": ".zarr", "trace --output atlas.zarr": "no trace", "trace --output notes.zarr": "no trace", "trace --output half.zarr": "not readable JSON",
+    "trace --output file.zarr": "file.zarr is a file", "trace --output empty.txt/x.zarr": "empty.txt is a file", "trace --device abacus": "choose cpu", "trace --seed -1": "at least 0"}.items())
 def test_other_commands_refuse_too(argv, words, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     before = snapshot(workplace)

@@ -1,0 +1,775 @@
+"""The trace where a notebook can't show it: killed, torn, damaged, larger than memory; odd models, odd numbers, and training that must not notice."""
+import contextlib
+import gc
+import json
+import logging
+import math
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from neural_introspection.core import BadAddress, BadData, BadInput, Cancelled
+from neural_introspection.stats import NeuronStats
+from neural_introspection.tracing import NetworkTrace, TraceableNN, TraceWarning, trace_inference
+from shell import is_one_sentence, snapshot, wait_until
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, rnn
+
+torch.set_num_threads(1)
+DIGITS = load_digits()
+X, Y = torch.tensor(DIGITS.data, dtype=torch.float32) / 16, torch.tensor(DIGITS.target)
+PICTURES = X.reshape(-1, 1, 8, 8)
+KEEP = dict(drop_weights=False, drop_biases=False, drop_batches=False)
+
+
+def mlp(): return nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+
+def network(path=None, model=None, seed=0, **more):
+    torch.manual_seed(seed)
+    return TraceableNN(mlp() if model is None else model, path=path, **dict(classes=10) | more)
+
+
+def train(net, epochs, x=X[:96], y=Y[:96], optimizer=None, size=32):
+    "An ordinary loop; the rows' order depends on the epoch alone."
+    optimizer = optimizer or torch.optim.AdamW(net.parameters(), 1e-2)
+    for epoch in epochs:
+        with net.trace_epoch(epoch):
+            for rows in torch.as_tensor(np.random.default_rng(epoch).permutation(len(x))).split(size):
+                net.labels(y[rows])
+                optimizer.zero_grad()
+                loss = F.cross_entropy(net(x[rows]), y[rows])
+                loss.backward()
+                optimizer.step()
+            net.note(loss=loss)
+    return net
+
+
+def files(folder):
+    "Names and bytes."
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def listeners(net):
+    "How many hooks there are on every module and parameter."
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [len(getattr(m, kind)) for m in net.modules() for kind in kinds] + [len(p._backward_hooks or ()) + len(p._post_accumulate_grad_hooks or ()) for p in net.parameters()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A trace of four epochs with everything in it. Copy it to change it."
+    path = tmp_path_factory.mktemp("finished") / "digits.zarr"
+    trace_inference(train(network(path, **KEEP), range(4)), X[96:160], Y[96:160], name="test")
+    return path
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "digits.zarr")
+    return tmp_path / "digits.zarr"
+
+
+# --- killed ---
+
+ENDLESS = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_trace import *
+net = network("digits.zarr", **KEEP)
+optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+for epoch in range(10_000): train(net, [epoch], optimizer=optimizer)
+"""
+
+
+@pytest.fixture(scope="module")
+def four_epochs(): return train(network(**KEEP), range(4)).network_trace
+
+
+def test_killed_at_any_moment_all_whole_epochs_are_there(tmp_path, four_epochs):
+    path = tmp_path / "digits.zarr"
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen([sys.executable, "-c", ENDLESS.format(tests=str(Path(__file__).parent))], cwd=tmp_path, stdout=log, stderr=log)
+    os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+    try:
+        wait_until((path / "metrics" / "c" / "4").exists, process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TraceWarning)
+        trace = NetworkTrace.open(path)
+    assert trace.epochs == list(range(len(trace))) and len(trace) >= 4
+    assert trace.to_frame(epochs=range(4)).equals(four_epochs.to_frame()) and trace.to_frame(epochs=range(4), by_class=True).equals(four_epochs.to_frame(by_class=True))
+    assert np.array_equal(trace.weights("hidden_1")[:4], four_epochs.weights("hidden_1")) and trace.epoch_frame().loc[:3].equals(four_epochs.epoch_frame())
+
+
+def killed_while_writing(path, number, torn):
+    "A process that traces epochs 0 and 1, and is killed at this file of epoch 2: before it is there, or when the disk has ten bytes of it."
+    child = os.fork()
+    if child: return os.waitpid(child, 0)[1]
+    try:
+        train(net := network(path, **KEEP), [0, 1])
+        count_writes(number, torn)
+        train(net, [2])
+    finally: os._exit(1)   # it was to be killed before
+
+
+def count_writes(number=-1, torn=False, count=[]):
+    "Count the files that zarr writes from now on; kill this process at one of them."
+    import zarr.storage._local as local
+    whole = local._put
+    count.clear()
+    def put(path, value, *more, **named):
+        count.append(path)
+        if len(count) == number:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".0123abcd.partial")   # zarr writes there first, and moves it
+            if torn: (beside if path.name == "zarr.json" else path).write_bytes(bytes(value.as_buffer_like())[:10])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(path, value, *more, **named)
+    local._put = put
+    return count
+
+
+@pytest.fixture(scope="module")
+def writes(tmp_path_factory):
+    "How many files are written for an epoch."
+    import zarr.storage._local as local
+    net = train(network(tmp_path_factory.mktemp("count") / "x.zarr", **KEEP), [0, 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_put", local._put)   # so that it is put back
+        count = count_writes()
+        train(net, [2])
+    return len(count)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("place", [0, .3, .7, 1])
+def test_killed_in_the_middle_of_writing_an_epoch(place, torn, tmp_path, writes, four_epochs):
+    number = 1 + round(place * (writes - 1))   # the last write of all says that the epoch is whole
+    path = tmp_path / "digits.zarr"
+    assert killed_while_writing(path, number, torn) == signal.SIGKILL
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trace = NetworkTrace.open(path)
+    lost = [str(w.message) for w in seen if w.category is TraceWarning]
+    assert trace.epochs == [0, 1] and trace.to_frame().equals(four_epochs.to_frame(epochs=[0, 1]))
+    assert np.array_equal(trace.weights("output"), four_epochs.weights("output")[:2])
+    if place: assert len(lost) == 1 and "epoch 2 was not complete" in lost[0] and "2 epochs are whole" in lost[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TraceWarning)
+        again = train(network(path, **KEEP), range(4)).network_trace   # training starts again, and takes the torn epoch's place
+    assert again.epochs == [0, 1, 2, 3] and again.to_frame().equals(four_epochs.to_frame()) and again.to_xarray().equals(four_epochs.to_xarray())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert NetworkTrace.open(path).epochs == [0, 1, 2, 3]
+    assert [p.name for p in path.rglob("*.partial")] == []
+
+
+# --- torn and damaged ---
+
+def chunks(path, epoch): return sorted(p for p in path.glob(f"metrics/c/{epoch}/**/*") if p.is_file())
+def cut(path): path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
+def remove(path): path.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, remove])
+@pytest.mark.parametrize("epoch", [3, 1, 0])
+def test_a_torn_epoch_is_named_and_the_others_are_read(damage, epoch, copy, finished):
+    damage(chunks(copy, epoch)[0])
+    with pytest.warns(TraceWarning, match=f"epoch {epoch} is damaged") as seen: trace = NetworkTrace.open(copy)
+    assert len(seen) == 1 and "3 epochs are whole" in str(seen[0].message)
+    whole, rest = NetworkTrace.open(finished), [e for e in range(4) if e != epoch]
+    assert trace.epochs == rest and trace.to_frame().equals(whole.to_frame(epochs=rest)) and trace.to_frame(by_class=True).equals(whole.to_frame(epochs=rest, by_class=True))
+    assert np.array_equal(trace.weights("output"), whole.weights("output")[rest]) and list(trace.epoch_frame().index) == rest
+    assert trace.history("hidden_1", 3).equals(whole.history("hidden_1", 3).loc[rest]) and trace["E_2"]["L_output"]["n_9"].metrics == whole["E_2"]["L_output"]["n_9"].metrics
+    with pytest.raises(KeyError, match=f"epoch 'E_{epoch}' is not in the trace"): trace[f"E_{epoch}"]
+    assert trace.problems().empty and trace.inference("test").accuracy == whole.inference("test").accuracy
+
+
+@pytest.mark.parametrize("name", ["classes", "weights/hidden_1", "batches"])
+def test_every_array_of_an_epoch_counts(name, copy):
+    cut(next(p for p in sorted((copy / name / "c" / "2").rglob("*")) if p.is_file()))
+    with pytest.warns(TraceWarning, match="epoch 2 is damaged"): assert NetworkTrace.open(copy).epochs == [0, 1, 3]
+
+
+def test_damage_that_keeps_the_size_is_not_read_as_numbers(copy):
+    path = chunks(copy, 1)[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    trace = NetworkTrace.open(copy)
+    assert trace["E_2"]["L_output"]["n_0"].metrics and trace.to_frame(epochs=[0, 2, 3]).shape == (3 * 86, 19)
+    for read in (lambda: trace["E_1"]["L_output"]["n_0"].metrics, trace.to_frame, lambda: trace.history("output", 1)):
+        with pytest.raises(BadData, match="damaged") as caught: read()
+        assert is_one_sentence(str(caught.value))
+
+
+def set_attributes(path, **more):
+    about = json.loads((path / "zarr.json").read_text())
+    about["attributes"] |= more
+    (path / "zarr.json").write_text(json.dumps(about))
+
+
+def half(path): (path / "zarr.json").write_text((path / "zarr.json").read_text()[:300])
+def half_of_an_array(path): (path / "metrics" / "zarr.json").write_text((path / "metrics" / "zarr.json").read_text()[:80])
+
+
+BROKEN = {"half": half, "empty": lambda p: (p / "zarr.json").write_text(""), "list": lambda p: (p / "zarr.json").write_text("[]"), "null": lambda p: (p / "zarr.json").write_text('{"attributes": null}'),
+          "array": half_of_an_array, "no array": lambda p: (p / "metrics" / "zarr.json").unlink(), "format 2": lambda p: set_attributes(p, format=2), "no layers": lambda p: set_attributes(p, trace={}),
+          "no files": lambda p: set_attributes(p, files={}), "more epochs": lambda p: set_attributes(p, epochs=[0, 1, 2, 3, 4]), "gone": lambda p: (p / "zarr.json").unlink()}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+def test_a_broken_store_is_refused_in_one_sentence(name, copy):
+    BROKEN[name](copy)
+    before = snapshot(copy)
+    for open_it in (NetworkTrace.open, lambda path: network(path, **KEEP)):
+        with pytest.raises(BadInput) as caught: open_it(copy)
+        assert is_one_sentence(str(caught.value)) and "digits.zarr" in str(caught.value)
+        assert isinstance(caught.value, BadData) or name in ("gone", "null")   # then it is no trace at all
+    assert snapshot(copy) == before
+
+
+def test_a_newer_format_is_said_to_be_newer(copy):
+    set_attributes(copy, format=2)
+    with pytest.raises(BadData, match=r"digits.zarr is a trace of format 2, newer than this version's \(1\): update neural_introspection.$"): NetworkTrace.open(copy)
+
+
+@pytest.mark.parametrize("what", ["notes", "atlas", "file"])
+def test_what_is_no_trace_is_refused_and_stays(what, tmp_path):
+    path = tmp_path / "mine.zarr"
+    if what == "file": path.write_text("mine")
+    else: path.mkdir()
+    if what == "notes": (path / "notes.txt").write_text("mine")
+    if what == "atlas":
+        import zarr
+        zarr.open_group(path, mode="w").attrs["atlas"] = dict(format=1)
+    before = snapshot(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(BadInput) as caught: network(path, overwrite=overwrite)
+        assert is_one_sentence(str(caught.value)) and "mine.zarr" in str(caught.value)
+    with pytest.raises(BadData): NetworkTrace.open(path)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("other", [dict(model=nn.Sequential(nn.Linear(64, 13), nn.ReLU(), nn.Linear(13, 10))), dict(classes=None), dict(quantiles=True), dict(drop_weights=True)])
+def test_the_trace_of_another_network_is_refused_and_stays(other, copy):
+    before = snapshot(copy)
+    with pytest.raises(BadData, match="overwrite=True"): network(copy, **KEEP | other)
+    assert snapshot(copy) == before
+
+
+# --- larger than memory ---
+
+BIG = """
+import resource, sys
+from neural_introspection.tracing import NetworkTrace
+import xarray, zarr
+NetworkTrace.open(sys.argv[1]).history("wide", 0)   # what a first look loads and starts
+with open("/proc/self/status") as f: used = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in f if line.startswith(("VmData", "VmRSS"))}
+room = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (used["VmData"] + room, resource.RLIM_INFINITY))
+try: bytearray(2 * room)
+except MemoryError: pass
+else: raise SystemExit("the limit does not hold")
+trace = NetworkTrace.open(sys.argv[1])
+assert trace.to_xarray().metrics.nbytes > 4 * room, trace.to_xarray().metrics.nbytes
+neuron = trace[f"E_{trace.epochs[-1]}"]["L_wide"]["n_5000"]
+print(neuron.metrics["activation_mean"], trace.history("wide", 17).shape, trace.to_frame(epochs=[3]).shape, len(trace.problems()))
+"""
+
+
+def test_a_trace_several_times_the_memory_is_looked_up(tmp_path):
+    "Metrics of 60 epochs of 25,010 neurons: 114 MB of random numbers; the reader may have 20 MB more than it started with."
+    model = nn.Sequential()
+    model.add_module("wide", nn.Linear(8, 25_000))
+    model.add_module("out", nn.Linear(25_000, 10))
+    net = TraceableNN(model, path=tmp_path / "big.zarr", layers=["wide", "out"])
+    numbers = np.random.default_rng(0).standard_normal((25_010, 19), dtype="f4")
+    for name in ("activation", "weight", "gradient"): numbers[:, net.network_trace.metrics.index(f"{name}_nonfinite")] = 0
+    for epoch in range(60): net._writer.append(epoch, dict(metrics=np.roll(numbers, epoch, 0)), {})
+    done = subprocess.run([sys.executable, "-c", BIG, str(tmp_path / "big.zarr"), str(20 * 2**20)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    mean = np.roll(numbers, 59, 0)[5000, net.network_trace.metrics.index("activation_mean")]
+    assert done.stdout.split(maxsplit=1) == [str(float(mean)), "(60, 19) (25010, 19) 0\n"]
+
+
+# --- numbers that are none ---
+
+def test_nan_and_infinity_are_recorded_reported_and_not_fatal(caplog, tmp_path):
+    x = X[:32].clone()
+    x[0, 5], x[3, 9] = math.nan, math.inf
+    net = network(tmp_path / "nan.zarr", quantiles=True)
+    with caplog.at_level(logging.WARNING, "neural_introspection"):
+        train(net, [0], x, Y[:32])
+        train(net, [1], x, Y[:32])
+    trace = NetworkTrace.open(tmp_path / "nan.zarr")
+    assert trace.epochs == [0, 1] and not torch.isfinite(net.model[0].weight).all()
+    problems = trace.problems()
+    assert problems.loc[(0, "input"), "activation_nonfinite"] == 2 and problems.loc[(0, "output"), "gradient_nonfinite"] == 10
+    assert problems.loc[(1, "hidden_1"), "weight_nonfinite"] == 12
+    pixel = trace["E_0"]["L_input"]["n_9"].activation_metrics
+    assert pixel["nonfinite"] == 1 and pixel["mean"] == pytest.approx(float(X[:32, 9][torch.arange(32) != 3].mean()), rel=1e-5)   # of the finite ones
+    assert "epoch 0: 2 of 64 neurons of L_input had NaN or infinite activations" in caplog.text and "L_hidden_1 had NaN or infinite weights" in caplog.text
+    assert trace.epoch_frame().loss.isna().all()
+
+
+def test_without_problems_there_is_nothing_to_report(finished, caplog):
+    assert NetworkTrace.open(finished).problems().empty
+    train(network(), [0])
+    assert caplog.text == ""
+
+
+# --- odd models ---
+
+class Odd(nn.Module):
+    "One parameter for two layers, one frozen, one module called twice, one never."
+    def __init__(self):
+        super().__init__()
+        self.twice, self.twin, self.frozen, self.never, self.out = (nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3), nn.Linear(64, 10))
+        self.twin.weight = self.twice.weight
+        self.frozen.requires_grad_(False)
+    def forward(self, x): return self.out(self.frozen(torch.relu(self.twin(torch.relu(self.twice(torch.relu(self.twice(x))))))))
+
+
+def test_shared_frozen_called_twice_never_called():
+    net = train(network(model=Odd(), **KEEP), [0], size=96)
+    trace, notes = net.network_trace, net.network_trace.layer_frame().notes
+    assert "called 2 times" in notes["L_twice"] and "shares parameters with twin" in notes["L_twice"] and "shares parameters with twice" in notes["L_twin"]
+    assert notes["L_frozen"] == "frozen: no gradient" and notes["L_never"] == "never called" and notes["L_out"] == ""
+    frame = trace.to_frame(epochs=[0]).droplevel("epoch")
+    assert frame.loc["never"].activation_mean.isna().all() and frame.loc["never"].weight_mean.notna().all()
+    assert frame.loc["frozen"].gradient_mean.isna().all() and frame.loc["twice"].gradient_mean.equals(frame.loc["twin"].gradient_mean)
+    assert trace.to_frame(by_class=True).groupby("layer", sort=False)["count"].sum().to_dict() == dict(twice=2 * 96 * 64, twin=96 * 64, frozen=96 * 64, never=0, out=960)
+
+
+@dataclass
+class Out:
+    logits: torch.Tensor
+    more: object = None
+
+
+class Wrapped(nn.Linear):
+    "A layer whose output comes in something."
+    def __init__(self, kind): super().__init__(64, 12); self.kind = kind
+    def forward(self, x): return dict(tuple=(None, y := super().forward(x)), dict={"h": y}, dataclass=Out(y))[self.kind]
+
+
+class Wrapping(nn.Module):
+    def __init__(self, kind): super().__init__(); self.kind, self.inner, self.out = kind, Wrapped(kind), nn.Linear(12, 10)
+    def forward(self, x):
+        y = self.inner(x)
+        return dict(tuple=lambda y: y[1], dict=lambda y: y["h"], dataclass=lambda y: y.logits)[self.kind](y)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict", "dataclass"])
+def test_outputs_in_tuples_dicts_and_dataclasses(kind):
+    torch.manual_seed(0)
+    model = Wrapping(kind)
+    net = TraceableNN(model, layers=["inner"], drop_weights=False)
+    with net.trace_epoch(0): out = net(X[:50])
+    assert np.allclose(net.network_trace.to_frame(layers=["inner"]).activation_mean, out.mean(0).detach(), atol=1e-6)
+    assert np.array_equal(net.network_trace.weights("inner")[0], model.inner.weight.detach())
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 1e-2), (torch.float64, 1e-6)])
+def test_other_precisions(dtype, tolerance):
+    net = network(model=(torch.manual_seed(0), mlp())[1].to(dtype), **KEEP)
+    with net.trace_epoch(0):
+        net.labels(Y[:64])
+        F.cross_entropy(net(X[:64].to(dtype)).float(), Y[:64]).backward()
+    found, expected = net.network_trace.to_frame(), train(network(), [0], X[:64], Y[:64], torch.optim.SGD([torch.zeros(1, requires_grad=True)]), size=64).network_trace.to_frame()
+    for column in ("activation_mean", "activation_std", "weight_norm", "gradient_mean"):
+        assert np.allclose(found[column], expected[column], atol=tolerance, rtol=10 * tolerance, equal_nan=True), column
+    assert found.isna().equals(expected.isna()) and net.network_trace.problems().empty
+
+
+def test_autocast():
+    net = network()
+    with net.trace_epoch(0), torch.autocast("cpu", torch.bfloat16): out = net(X[:64])
+    assert out.dtype == torch.bfloat16
+    assert np.allclose(net.network_trace.to_frame(layers=["output"]).activation_mean, out.float().mean(0).detach(), atol=1e-6)
+
+
+def test_labels_of_minus_one_do_not_count_in_classes():
+    labels = Y[:60].clone()
+    labels[::2] = -1
+    net = network()
+    with net.trace_epoch(0):
+        net.labels(labels)
+        out = net(X[:60])
+    neuron = net.network_trace["E_0"]["L_output"]["n_4"]
+    assert neuron.classes["count"].tolist() == [int((labels == c).sum()) for c in range(10)] and sum(neuron.classes["count"]) == 30
+    assert neuron.classes.loc[3, "mean"] == pytest.approx(float(out[labels == 3, 4].mean().detach()), rel=1e-5)
+    assert neuron.activation_metrics["mean"] == pytest.approx(float(out[:, 4].mean().detach()), rel=1e-5)   # all sixty
+
+
+@pytest.mark.parametrize("labels, words", [(torch.full((12,), 10), "outside 0..9"), (torch.zeros(5).long(), "labels do not fit"), (torch.zeros(24).long(), "labels do not fit")])
+def test_labels_that_do_not_fit_are_refused(labels, words):
+    net = network()
+    with pytest.raises(BadInput, match=words), net.trace_epoch(0):
+        net.labels(labels)
+        net(X[:12])
+    assert len(net.network_trace) == 0 and sum(listeners(net)) == 0
+
+
+class Recurrent(nn.Module):
+    "Rows of a picture as steps."
+    def __init__(self, kind, **more):
+        super().__init__()
+        self.body = kind(8, 6, **more)
+        self.out = nn.Linear(6 * (1 + self.body.bidirectional), 10)
+    def forward(self, x):
+        steps, _ = self.body(x if self.body.batch_first else x.transpose(0, 1))
+        return self.out(steps[:, -1] if self.body.batch_first else steps[-1])
+
+
+CONVOLUTIONS = {"conv1d": (nn.Sequential(nn.Conv1d(8, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(30, 10)), X.reshape(-1, 8, 8), (5, 24)),
+                "conv2d": (nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 10)), PICTURES, (5, 9)),
+                "conv3d": (nn.Sequential(nn.Conv3d(1, 5, (1, 3, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(180, 10)), PICTURES[:, None], (5, 9)),
+                "grouped": (nn.Sequential(nn.Conv1d(8, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(24, 10)), X.reshape(-1, 8, 8), (4, 12)),
+                "transposed": (nn.Sequential(nn.ConvTranspose1d(8, 6, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(60, 10)), X.reshape(-1, 8, 8), (6, 12))}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_channels_of_convolutions(name):
+    model, x, shape = CONVOLUTIONS[name]
+    net = network(model=model, example=x[:2], **KEEP)
+    with net.trace_epoch(0):
+        net.labels(Y[:40])
+        F.cross_entropy(net(x[:40]), Y[:40]).backward()
+    trace, out, first = net.network_trace, model[0](x[:40]).detach(), model[0]
+    assert trace.layers["0"].kind == "channel" and trace.weights("0").shape == (1, *shape)
+    rows = out.movedim(1, -1).flatten(0, -2)
+    assert np.allclose(trace.to_frame(layers=["0"]).activation_mean, rows.mean(0), atol=1e-6) and np.allclose(trace.to_frame(layers=["0"]).activation_max, rows.amax(0))
+    places = out[0, 0].numel()
+    assert trace["E_0"]["L_0"]["n_2"].classes["count"].tolist() == [int((Y[:40] == c).sum()) * places for c in range(10)]
+    assert trace["E_0"]["L_0"]["n_2"].classes.loc[7, "mean"] == pytest.approx(float(out[Y[:40] == 7][:, 2].mean()), abs=1e-6)
+    norms = channel_norms(first, first.weight.grad)
+    assert np.allclose(trace.to_frame(layers=["0"]).gradient_mean, norms, rtol=1e-5) and np.allclose(trace.to_frame(layers=["0"]).weight_norm, channel_norms(first, first.weight.detach()), rtol=1e-5)
+
+
+def channel_norms(module, w):
+    "The length of each output channel's kernel, written without the library's reshaping: by what each channel depends on."
+    if not isinstance(module, nn.ConvTranspose1d): return w.flatten(1).norm(dim=1)
+    inputs, per_group = module.in_channels // module.groups, module.out_channels // module.groups
+    return torch.stack([w[g * inputs:(g + 1) * inputs, o].norm() for g in range(module.groups) for o in range(per_group)])
+
+
+@pytest.mark.parametrize("kind, more, width, connections", [
+    (nn.LSTM, dict(batch_first=True), 6, 4 * 14), (nn.GRU, {}, 6, 3 * 14), (nn.RNN, dict(batch_first=True), 6, 14),
+    (nn.LSTM, dict(batch_first=True, bidirectional=True), 12, 4 * 14), (nn.GRU, dict(bidirectional=True, num_layers=2), 12, 3 * 18)])
+def test_hidden_units_of_recurrent_layers(kind, more, width, connections):
+    torch.manual_seed(0)
+    model, x = Recurrent(kind, **more), X.reshape(-1, 8, 8)
+    net = network(model=model, example=x[:2], **KEEP)
+    with net.trace_epoch(0):
+        net.labels(Y[:40])
+        F.cross_entropy(net(x[:40]), Y[:40]).backward()
+    trace = net.network_trace
+    assert trace.layers["body"].kind == "hidden unit" and trace.layers["body"].width == width and trace.weights("body").shape == (1, width, connections)
+    steps = model.body(x[:40] if model.body.batch_first else x[:40].transpose(0, 1))[0].detach()
+    steps = steps if model.body.batch_first else steps.transpose(0, 1)
+    assert np.allclose(trace.to_frame(layers=["body"]).activation_mean, steps.flatten(0, 1).mean(0), atol=1e-6)
+    assert trace["E_0"]["L_body"]["n_3"].classes.loc[2, "mean"] == pytest.approx(float(steps[Y[:40] == 2][..., 3].mean()), abs=1e-6)
+    last = f"_l{model.body.num_layers - 1}"
+    for place, end in enumerate([last, last + "_reverse"][:1 + model.body.bidirectional]):
+        gates = [getattr(model.body, f"weight_{way}{end}").grad.reshape(-1, 6, n) for way, n in (("ih", connections // {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind] - 6), ("hh", 6))]
+        squares = sum((g**2).sum((0, 2)) for g in gates)
+        assert np.allclose(trace.to_frame(layers=["body"]).gradient_mean[6 * place:6 * place + 6], squares.sqrt(), rtol=1e-4)
+
+
+class Packed(nn.Module):
+    def __init__(self): super().__init__(); self.body, self.out = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 10)
+    def forward(self, x): return self.out(self.body(x)[1][0][-1])
+
+
+def test_packed_sequences():
+    "Rows lie by step and not by sample there: they count, by class only if that is right."
+    torch.manual_seed(0)
+    model, lengths = Packed(), [8, 5, 5, 2]
+    x = rnn.pack_sequence([X[i].reshape(8, 8)[:n] for i, n in enumerate(lengths)])
+    net = network(model=model, example=(x,))
+    with net.trace_epoch(0):
+        net.labels(Y[:4])
+        net(x)
+    trace, steps = net.network_trace, model.body(x)[0].data.detach()
+    assert len(steps) == 20 and np.allclose(trace.to_frame(layers=["body"]).activation_mean, steps.mean(0), atol=1e-6)
+    by_class = trace["E_0"]["L_body"]["n_0"].classes["count"]
+    assert by_class.sum() == 0 or by_class.tolist() == [sum(n for n, y in zip(lengths, Y[:4]) if y == c) for c in range(10)]
+    assert trace["E_0"]["L_out"]["n_0"].classes["count"].tolist() == torch.bincount(Y[:4], minlength=10).tolist()
+
+
+class Gated(nn.Module):
+    "Two layers side by side, of one width: no chain."
+    def __init__(self): super().__init__(); self.gate, self.up, self.out = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+    def forward(self, x): return self.out(torch.sigmoid(self.gate(x)) * self.up(x))
+
+
+class LastAxis(nn.Module):
+    "A linear layer on pictures, channels last."
+    def __init__(self): super().__init__(); self.inner, self.out = nn.Linear(1, 7), nn.Linear(7, 10)
+    def forward(self, x): return self.out(torch.relu(self.inner(x.movedim(1, -1))).mean((1, 2)))
+
+
+@pytest.mark.parametrize("model, x, layer, layers", [(Gated(), X, "gate", None), (LastAxis(), PICTURES, "inner", ["inner", "out"])])
+def test_activations_are_those_of_the_layer_whose_weights_stand_beside_them(model, x, layer, layers):
+    net = network(model=model, example=x[:2], layers=layers, **KEEP)
+    with net.trace_epoch(0): net(x[:30])
+    module, seen = getattr(model, layer), []
+    with module.register_forward_hook(lambda m, i, o: seen.append(o.detach().flatten(0, -2))): model(x[:30])
+    assert np.allclose(net.network_trace.to_frame(layers=[layer]).activation_mean, seen[0].mean(0), atol=1e-6)
+    assert np.array_equal(net.network_trace.weights(layer)[0], module.weight.detach())
+
+
+@pytest.mark.parametrize("name", ["a/b", "a][b", "a b", "[x]", "", ".", "..", "zarr.json", "a\\b", "n" * 300, "L_x"])
+def test_names_that_cannot_be_part_of_an_address_are_refused(name, tmp_path):
+    with pytest.raises(BadInput, match="cannot be part of an address|a name") as caught: TraceableNN(mlp(), path=tmp_path / "x.zarr", layers={name: "0"})
+    assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["n_1", "c", "E_0", "weights", "metrics", "hidden_1", "été", "0"])
+def test_names_that_look_odd_work(name, tmp_path):
+    net = network(tmp_path / "x.zarr", layers={name: "0", "last": "2"}, **KEEP)
+    with net.trace_epoch(0): net(X[:9])
+    trace = NetworkTrace.open(tmp_path / "x.zarr")
+    neuron = trace["E_0"][f"L_{name}"]["n_1"]
+    assert neuron == trace[neuron.signature] == trace.sel(epoch=0, layer=name, neuron=1) and neuron.layer == name and trace["E_0"]["L_last"].width == 10
+    assert np.array_equal(neuron.weights, net.model[0].weight[1].detach()) and len(trace.to_frame(layers=[name])) == 12
+
+
+def test_a_module_path_with_a_slash_gets_a_name_that_can_be_written(tmp_path):
+    class Dict(nn.Module):
+        def __init__(self): super().__init__(); self.parts = nn.ModuleDict({"a/b": nn.Linear(64, 12), "c d": nn.Linear(64, 10)})
+        def forward(self, x): return self.parts["a/b"](x).sum() + self.parts["c d"](x)
+    net = network(tmp_path / "x.zarr", model=Dict(), layers=None, **KEEP)
+    with net.trace_epoch(0): net(X[:9])
+    for name, path in zip(net.network_trace.layers, ("a/b", "c d")):
+        neuron = NetworkTrace.open(tmp_path / "x.zarr")["E_0"][f"L_{name}"]["n_1"]
+        assert np.array_equal(neuron.weights, net.model.parts[path].weight[1].detach()) and net.network_trace[f"E_0/L_{name}/n_1"] == neuron
+
+
+# --- training does not notice ---
+
+class Noise(nn.Module):
+    "Draws random numbers of every kind in its forward pass, and counts its calls in evaluation too."
+    def __init__(self): super().__init__(); self.register_buffer("calls", torch.zeros(()))
+    def forward(self, x):
+        self.calls += 1
+        return x + torch.randn_like(x) * .1 + np.random.rand() + random.random() + self.calls * 1e-3
+
+
+def deep(): return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout2d(.3), nn.Flatten(), nn.Dropout(.5), nn.Linear(216, 20), Noise(), nn.BatchNorm1d(20), nn.GELU(), nn.Linear(20, 10))
+def parametrized(): return nn.Sequential(parametrizations.spectral_norm(nn.Linear(64, 20)), nn.ReLU(), parametrizations.weight_norm(nn.Linear(20, 20)), nn.Tanh(), nn.Linear(20, 10))
+def encoder(): return nn.Sequential(nn.Unflatten(1, (8, 8)), nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=.2, batch_first=True), 1), nn.Flatten(), nn.Linear(64, 10))
+def recurrent(): return nn.Sequential(nn.Unflatten(1, (8, 8)), Recurrent(nn.LSTM, num_layers=2, dropout=.5, batch_first=True))
+
+
+@pytest.mark.parametrize("make, x", [(deep, PICTURES), (parametrized, X), (encoder, X), (recurrent, X)])
+def test_traced_and_untraced_training_are_bit_identical(make, x):
+    def run(trace):
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
+        model = make()
+        net = TraceableNN(model, example=x[:2], classes=10, quantiles=True, metrics=dict(random=lambda state: torch.rand(state.layer.width)), **KEEP) if trace else model
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+        for epoch in range(2):
+            with net.trace_epoch(epoch) if trace else contextlib.nullcontext():
+                for rows in torch.randperm(96).split(32):
+                    if trace: net.labels(Y[rows])
+                    optimizer.zero_grad()
+                    F.cross_entropy(net(x[rows]), Y[rows]).backward()
+                    optimizer.step()
+        if trace: assert net.network_trace.epochs == [0, 1]
+        return model.state_dict(), torch.rand(3), np.random.rand(3), random.random()
+    (traced, *drawn), (plain, *expected) = run(True), run(False)
+    assert traced.keys() == plain.keys() and {k: torch.equal(traced[k], plain[k]) for k in plain} == dict.fromkeys(plain, True)
+    assert torch.equal(drawn[0], expected[0]) and np.array_equal(drawn[1], expected[1]) and drawn[2] == expected[2]
+
+
+def test_lazy_modules_are_refused_or_unchanged():
+    torch.manual_seed(0)
+    with pytest.raises(BadInput, match="run one batch") as caught: TraceableNN(nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(3)), example=X[:2])
+    assert is_one_sentence(str(caught.value))
+
+
+def test_two_traces_of_one_model_at_once():
+    def run(*layers):
+        torch.manual_seed(0)
+        model = mlp()
+        nets, optimizer = [TraceableNN(model, classes=10, layers=some, **KEEP) for some in layers], torch.optim.AdamW(model.parameters(), 1e-2)
+        for epoch in range(2):
+            with contextlib.ExitStack() as stack:
+                for net in nets: stack.enter_context(net.trace_epoch(epoch))
+                for rows in torch.arange(96).split(32):
+                    for net in nets: net.labels(Y[rows])
+                    optimizer.zero_grad()
+                    F.cross_entropy(nets[0](X[rows]), Y[rows]).backward()
+                    optimizer.step()
+        return [net.network_trace for net in nets]
+    both, mine = run(None, {"mine": "0"}), {"mine": "0"}
+    for found, alone in zip(both, (run(None)[0], run(mine)[0])):
+        assert found.to_frame().equals(alone.to_frame()) and found.to_frame(by_class=True).equals(alone.to_frame(by_class=True))
+
+
+def test_two_traces_in_one_folder_lose_nothing(tmp_path):
+    a, b = (network(tmp_path / "x.zarr") for _ in range(2))
+    for net, epoch in ((a, 0), (b, 1), (a, 2)): train(net, [epoch])
+    assert NetworkTrace.open(tmp_path / "x.zarr").epochs == a.network_trace.epochs == b.network_trace.epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Cancelled, GeneratorExit, SystemExit])
+def test_after_an_exception_hooks_are_gone_and_nothing_is_written(error, tmp_path):
+    net = train(network(tmp_path / "x.zarr", **KEEP), [0])
+    quiet, before = listeners(net), snapshot(tmp_path)
+    with pytest.raises(error), net.trace_epoch(1):
+        net.labels(Y[:9])
+        F.cross_entropy(net(X[:9]), Y[:9]).backward()
+        net.note(loss=1)
+        assert sum(listeners(net)) > sum(quiet)
+        raise error("in the middle")
+    assert listeners(net) == quiet and snapshot(tmp_path) == before
+    assert train(net, [1]).network_trace.epochs == [0, 1]   # and it can go on
+
+
+def test_an_error_in_the_model_leaves_nothing_either(tmp_path):
+    net = train(network(tmp_path / "x.zarr", **KEEP), [0])
+    quiet, before = listeners(net), snapshot(tmp_path)
+    with pytest.raises(RuntimeError, match="shapes"), net.trace_epoch(1): net(X[:9, :5])
+    assert listeners(net) == quiet == [0] * len(quiet) and snapshot(tmp_path) == before
+
+
+# --- what is kept, and when ---
+
+def test_nothing_is_pickled(tmp_path, monkeypatch, finished):
+    def refuse(*args, **named): raise AssertionError("pickle was used")
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"): monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(torch, "save", refuse)
+    monkeypatch.setattr(np, "load", refuse)
+    trace_inference(train(network(tmp_path / "x.zarr", **KEEP), range(2)), X[:20], Y[:20], name="test")
+    trace = NetworkTrace.open(tmp_path / "x.zarr")
+    assert len(trace.to_frame()) == 2 * 86 and trace.weights("output").values.shape == (2, 10, 12) and len(trace.inference("test").to_frame("output")) == 20
+    for path in (p for p in (*finished.rglob("*"), *trace.path.rglob("*")) if p.is_file()):
+        assert path.name == "zarr.json" or path.name.isdecimal(), path
+        assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"))
+
+
+def test_an_earlier_epoch_again_replaces_it_and_what_comes_after(copy, caplog):
+    old, net = NetworkTrace.open(copy).to_frame(), network(copy, seed=1, **KEEP)
+    with caplog.at_level(logging.WARNING, "neural_introspection"): train(net, [1], size=48)
+    trace = NetworkTrace.open(copy)
+    assert trace.epochs == [0, 1] and "epochs 1..3 of an earlier run are replaced" in caplog.text
+    assert trace.to_frame(epochs=[0]).equals(old.loc[[0]]) and not trace.to_frame(epochs=[1]).equals(old.loc[[1]])
+    expected = train(network(seed=1, **KEEP), [1], size=48).network_trace
+    assert trace.to_frame(epochs=[1]).equals(expected.to_frame()) and np.array_equal(trace.weights("output")[1], expected.weights("output")[0])
+    batches = trace.to_xarray().batches.sel(epoch=1)
+    assert batches.dropna("batch", how="all").sizes["batch"] == 2   # the third one of the earlier run is gone
+
+
+@pytest.mark.parametrize("intervals, epochs, expected", [(None, 5, [0, 1, 2, 3, 4]), (2, 5, [0, 2, 4]), (-1, 5, [4]), ([0, 3], 5, [0, 3]), (range(1, 3), 5, [1, 2]), (7, 5, [0])])
+def test_epoch_intervals(intervals, epochs, expected):
+    net = train(network(epoch_intervals=intervals, num_epochs=epochs), range(epochs))
+    trace, whole = net.network_trace, train(network(), range(epochs)).network_trace
+    assert trace.epochs == expected == list(trace.epoch_frame().index) and trace.to_frame().equals(whole.to_frame(epochs=expected))
+    assert sum(listeners(net)) == 0
+
+
+@pytest.mark.parametrize("intervals", [0, -2, True, "2", 2.0, [], [5], [-1], ["1"]])
+def test_intervals_that_mean_nothing_are_refused(intervals, tmp_path):
+    with pytest.raises(BadInput) as caught: network(tmp_path / "x.zarr", epoch_intervals=intervals, num_epochs=5)
+    assert "epoch_intervals" in str(caught.value) and is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", KEEP)
+def test_dropped_is_not_stored_and_says_how_to_keep_it(flag, tmp_path):
+    trace, what = train(network(tmp_path / "x.zarr", **KEEP | {flag: True}), [0]).network_trace, flag.removeprefix("drop_")
+    assert not [p for p in (trace.path / what).rglob("*") if p.name != "zarr.json"]
+    if what != "batches":
+        with pytest.raises(BadInput, match=f"{flag}=False"): getattr(trace, what)("output")
+    others = [w for w in ("weights", "biases") if w != what]
+    for other in others: assert getattr(trace, other)("output").shape[:2] == (1, 10)
+    assert ("batches" in trace.to_xarray()) == (what != "batches")
+
+
+def test_kept_batches_add_up_to_the_epoch(finished):
+    trace = NetworkTrace.open(finished)
+    batches = trace.to_xarray().batches.sel(epoch=2, layer="hidden_1")
+    count, mean = batches.sel(batch_metric="count"), batches.sel(batch_metric="mean")
+    assert count.sum("batch").values.tolist() == [96] * 12
+    assert np.allclose((count * mean).sum("batch") / 96, trace.to_frame([2], ["hidden_1"]).activation_mean, rtol=1e-5)
+
+
+def test_the_set_of_metrics_is_open(tmp_path):
+    mine = dict(weight_median=lambda state: None if state.weight is None else state.weight.median(1).values, activation_range=lambda state: state.activation.max - state.activation.min, number=lambda state: np.arange(state.layer.width))
+    net = train(network(tmp_path / "x.zarr", metrics=mine), [0])
+    frame = NetworkTrace.open(tmp_path / "x.zarr").to_frame()
+    assert np.allclose(frame.activation_range, frame.activation_max - frame.activation_min, rtol=1e-5) and frame.loc[(0, "output")].number.tolist() == [*range(10)]
+    assert np.array_equal(frame.loc[(0, "output")].weight_median.to_numpy("f4"), net.model[2].weight.detach().median(1).values) and frame.loc[(0, "input")].weight_median.isna().all()
+
+
+@pytest.mark.parametrize("metric, error", [(lambda s: torch.zeros(3), "metric mine gave"), (lambda s: torch.zeros(s.layer.width, 1), "metric mine gave"), (lambda s: 1., "metric mine gave"), (lambda s: "x", "mine"), (lambda s: 1 / 0, "division")])
+def test_a_metric_of_another_shape_is_refused_and_nothing_is_written(metric, error, tmp_path):
+    net = network(tmp_path / "x.zarr", metrics=dict(mine=metric), **KEEP)
+    before = snapshot(tmp_path)
+    with pytest.raises((BadInput, ZeroDivisionError), match=error): train(net, [0])
+    assert snapshot(tmp_path) == before and sum(listeners(net)) == 0 and len(net.network_trace) == 0
+
+
+def test_an_evaluation_does_not_count():
+    plain, net = train(network(), [0]), network()
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    with net.trace_epoch(0):
+        for rows in torch.as_tensor(np.random.default_rng(0).permutation(96)).split(32):
+            net.labels(Y[rows])
+            optimizer.zero_grad()
+            F.cross_entropy(net(X[rows]), Y[rows]).backward()
+            optimizer.step()
+            with net.paused(): F.cross_entropy(net(X[200:]), Y[200:])
+        trace_inference(net, X[300:340], Y[300:340], name="middle")
+    assert net.network_trace.to_frame().equals(plain.network_trace.to_frame()) and net.network_trace.to_frame(by_class=True).equals(plain.network_trace.to_frame(by_class=True))
+
+
+def test_the_statistics_are_those_of_the_activations():
+    "Against NeuronStats on all activations at once."
+    net, seen = network(quantiles=True), []
+    with net.trace_epoch(0), net.model[0].register_forward_hook(lambda m, i, o: seen.append(o.detach().relu())):
+        for part in X[:150].split(40): net(part)
+    expected, frame = NeuronStats(12).update(torch.cat(seen)), net.network_trace.to_frame(layers=["hidden_1"])
+    for name in ("mean", "std", "skewness", "kurtosis", "min", "max", "firing_rate", "iqr", "entropy"):
+        assert np.allclose(frame[f"activation_{name}"], getattr(expected, name), rtol=1e-4, atol=1e-6, equal_nan=True), name
+
+
+def test_a_temporary_trace_lives_as_long_as_somebody_has_it():
+    def make(): return train(network(), [0]).network_trace
+    trace = make()
+    assert trace.path.exists() and trace.to_frame().activation_mean.notna().all()
+    path = trace.path
+    del trace
+    gc.collect()
+    assert not path.exists()
+
+
+def test_addresses_outside_the_trace(finished):
+    trace = NetworkTrace.open(finished)
+    for key in ("E_4", "E_-1", "E_0/L_hidden_2", "E_0/L_output/n_10", "E_0/L_output/n_-1", "[E_0][L_output][n_x]", "", "L_output"):
+        with pytest.raises(KeyError) as caught: trace[key]
+        assert isinstance(caught.value, BadAddress) and is_one_sentence(str(caught.value))
+    for layer, neuron in (("hidden_1", 12), ("hidden_1", -1), ("hidden_9", 0)):
+        with pytest.raises(BadAddress): trace.history(layer, neuron)

@@ -1,0 +1,246 @@
+"""The trace explorer as a user meets it, in a real JupyterLab and as a Voila page: slider, Play, metric, a click on a neuron, a wrong address.
+
+Both show nbs/dashboards/trace.ipynb for a trace made here, so that every number on the page can be compared with the trace's own.
+Nothing may be asked of another machine, and the browser's console stays free of errors.
+"""
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_lab import BENIGN, CELLS, CLICK, DONE, OPEN, READY, RUN_ALL, START, Seen, browser, lab_environment, server_url, start_lab, stop, watch
+
+DASHBOARD = ROOT / "nbs" / "dashboards"
+EPOCHS, LAYERS = 6, {"input": 64, "hidden_1": 96, "hidden_2": 32, "output": 10}
+SETTLED = 15  # the most seconds until the page shows what was asked for
+FLUID = 1.5   # the most seconds for a step of the slider, on a machine that is busy with other tests; alone it takes some 0.05
+
+# The map as the browser has it: a list of lines, null where nothing is drawn. Typed arrays have NaN there, which JSON has not.
+DRAWN = "plot => Array.from(plot.data[1].z, line => Array.from(line, v => Number.isFinite(v) ? v : null))"
+# Where a cell is on the screen.
+CELL = """(plot, [line, column]) => { const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+  return [box.x + xaxis._offset + xaxis.l2p(column), box.y + yaxis._offset + yaxis.l2p(line)]; }"""
+
+
+@dataclass
+class Explorer:
+    "The explorer on an open page."
+    name: str    # lab or voila
+    page: object
+    seen: Seen
+    shots: Path
+
+    @property
+    def map(self): return self.page.locator(".js-plotly-plot").first
+
+    @property
+    def slider(self): return self.page.locator(".widget-slider .noUi-handle")
+
+    def cells(self): return np.array(self.map.evaluate(DRAWN), dtype="f4")
+    def text(self, words): return self.page.get_by_text(words, exact=False).first
+    def shot(self, name): self.page.screenshot(path=self.shots / f"trace-{self.name}-{name}.png", full_page=True)
+
+    def wait_cells(self, expected):
+        "Wait until the map shows these cells; the seconds it took."
+        start = time.perf_counter()
+        while not np.array_equal(self.cells(), expected, equal_nan=True):
+            assert time.perf_counter() - start < SETTLED, "the map does not show what the trace says"
+            self.page.wait_for_timeout(5)
+        return time.perf_counter() - start
+
+    def button(self, name): return self.page.get_by_role("button", name=name)
+    def choose(self, label, option): self.page.get_by_label(label, exact=True).select_option(option)
+
+    def type(self, address):
+        box = self.page.get_by_label("neuron", exact=True)
+        box.fill(address)
+        box.press("Enter")
+        return box
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    "A small trace of the digits."
+    from neural_introspection.trace_explorer import traced_digits
+    return traced_digits(tmp_path_factory.mktemp("trace") / "digits.zarr", epochs=EPOCHS).network_trace
+
+
+def expected(trace, metric, epoch):
+    "The map of a metric at an epoch, from the trace itself."
+    lines = np.full((len(LAYERS), max(LAYERS.values())), np.nan, "f4")
+    for line, (layer, width) in zip(lines, LAYERS.items()): line[:width] = trace.to_frame([epoch], [layer], [metric])[metric]
+    return lines
+
+
+def serve_voila(folder, env):
+    "`make dashboard` on a free port of 127.0.0.1: its process and address. Nothing is installed: what is there counts as up to date."
+    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
+    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", "dashboard", f"VOILA_FLAGS=--no-browser --port={port}"]
+    with open(folder / "voila.log", "w") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
+
+
+def stop_voila(server):
+    "Ctrl-C to make and to what it started; by force if it does not go."
+    os.killpg(server.pid, signal.SIGINT)
+    try: server.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(5)
+
+
+def wait_open(url, server, log):
+    "Wait until somebody listens."
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urlopen(url + "voila/static/", timeout=5): return
+        except URLError as error:
+            if hasattr(error, "code"): return   # an answer, whatever it says
+        except OSError: pass
+        time.sleep(.1)
+    raise AssertionError("Voila did not start:\n" + log.read_text()[-3000:])
+
+
+def open_lab(page, folder, env):
+    "The notebook in JupyterLab, all cells run; returns what ends it."
+    server = start_lab(folder, env)
+    try:
+        page.goto(f"{server_url(folder, server)}lab/tree/trace.ipynb?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
+        page.wait_for_function(READY.replace("> 5", "> 2"), timeout=OPEN * 1000)
+        page.evaluate(RUN_ALL)
+        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+        return lambda: stop(server)
+    except BaseException:
+        stop(server)
+        raise
+
+
+def open_voila(page, folder, env):
+    "The notebook as Voila's page; returns what ends it."
+    pytest.importorskip("voila", reason="needs Voila: install the extra dev")
+    server, url = serve_voila(folder, env)
+    try:
+        wait_open(url, server, folder / "voila.log")
+        page.goto(url, timeout=CELLS * 1000)   # comes when the notebook has run
+        return lambda: stop_voila(server)
+    except BaseException:
+        stop_voila(server)
+        raise
+
+
+@pytest.fixture(scope="module", params=["lab", "voila"])
+def explorer(request, browser, trace, tmp_path_factory):
+    "The dashboard's notebook, open and run, in JupyterLab or in Voila."
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(DASHBOARD, folder / "nbs", ignore=shutil.ignore_patterns(".*"))
+    env = lab_environment(folder) | dict(NI_TRACE=str(trace.path), TRACE=os.path.relpath(trace.path, ROOT))
+    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
+    shots.mkdir(parents=True, exist_ok=True)
+    context, seen = browser.new_context(viewport=dict(width=1300, height=1300)), Seen()
+    watch(context, seen)
+    page = context.new_page()
+    page.set_default_timeout(CLICK * 1000)
+    close = (open_lab if request.param == "lab" else open_voila)(page, folder, env)
+    explorer = Explorer(request.param, page, seen, shots)
+    try:
+        explorer.map.locator(".main-svg").first.wait_for(timeout=OPEN * 1000)
+        yield explorer
+    finally:
+        explorer.shot("last")
+        context.close()
+        close()
+
+
+def test_map_is_as_wide_as_its_place_and_shows_the_last_epoch(explorer, trace):
+    explorer.text(f"epoch {EPOCHS - 1}").wait_for()
+    explorer.page.wait_for_function("map => map.layout.autosize", arg=explorer.map.element_handle())
+    size = explorer.map.bounding_box()
+    assert size["width"] > 700 and size["height"] > 200
+    explorer.button("one scale").click()
+    explorer.wait_cells(expected(trace, "activation_mean", EPOCHS - 1))
+    explorer.shot("map")
+
+
+def test_slider_moves_the_map_through_the_epochs(explorer, trace, capsys):
+    explorer.slider.focus()
+    steps = []
+    for epoch in [*reversed(range(EPOCHS - 1)), *range(1, EPOCHS)]:
+        now = expected(trace, "activation_mean", epoch)
+        explorer.slider.press("ArrowLeft" if len(steps) < EPOCHS - 1 else "ArrowRight")
+        steps.append(explorer.wait_cells(now))
+    with capsys.disabled(): print(f"\n{explorer.name}: a step of the slider, from the key to the map: median {np.median(steps):.3f} s, slowest {max(steps):.3f} s")
+    assert np.median(steps) < FLUID
+    loss = trace.properties[EPOCHS - 1]["loss"]
+    explorer.text(f"loss {loss:.4g}").wait_for()
+
+
+def test_metric_is_chosen(explorer, trace):
+    explorer.choose("metric", "weight_norm")
+    explorer.wait_cells(expected(trace, "weight_norm", EPOCHS - 1))
+    assert explorer.map.evaluate("plot => plot.layout.title.text") == "weight_norm"
+    explorer.shot("metric")
+    explorer.choose("metric", "activation_mean")
+    explorer.wait_cells(expected(trace, "activation_mean", EPOCHS - 1))
+
+
+def test_a_click_brings_the_neuron(explorer, trace):
+    explorer.map.scroll_into_view_if_needed()
+    x, y = explorer.map.evaluate(CELL, [1, 20])
+    explorer.page.mouse.move(x, y)
+    explorer.map.locator(".hoverlayer .hovertext", has_text="n_20").wait_for()
+    explorer.shot("hover")
+    explorer.page.mouse.click(x, y)
+    explorer.text(f"[E_{EPOCHS - 1}][L_hidden_1][n_20]").wait_for()
+    history = explorer.page.locator(".js-plotly-plot").nth(1)
+    history.locator(".main-svg").first.wait_for()
+    explorer.page.wait_for_function("plot => plot.layout.autosize && plot.layout.shapes.length > 10", arg=history.element_handle())
+    assert explorer.page.get_by_label("neuron", exact=True).input_value() == "L_hidden_1/n_20"
+    drawn = history.evaluate("plot => Array.from(plot.data[2].y)")   # the neuron's line of the first panel
+    assert np.allclose(drawn, trace.history("hidden_1", 20).activation_mean)
+    explorer.shot("neuron")
+    explorer.slider.focus()
+    explorer.slider.press("ArrowLeft")
+    explorer.text(f"[E_{EPOCHS - 2}][L_hidden_1][n_20]").wait_for()
+    explorer.page.wait_for_function("([plot, epoch]) => plot.layout.shapes[0].x0 === epoch", arg=[history.element_handle(), EPOCHS - 2])
+    explorer.wait_cells(expected(trace, "activation_mean", EPOCHS - 2))
+
+
+def test_a_wrong_address_is_told_in_a_sentence(explorer):
+    explorer.type("L_hidden_9/n_<b>0</b>")
+    alert = explorer.page.get_by_role("alert")
+    alert.wait_for()
+    assert alert.inner_text().startswith("layer 'L_hidden_9' is not in the trace: it has L_input")
+    explorer.shot("refused")
+    explorer.type("n_160")
+    explorer.text("[L_hidden_2][n_0]").wait_for()
+    alert.wait_for(state="detached")
+
+
+def test_play_goes_through_the_epochs(explorer, trace):
+    explorer.slider.focus()
+    explorer.slider.press("Home")
+    explorer.wait_cells(expected(trace, "activation_mean", 0))
+    explorer.page.locator(".jupyter-widgets.widget-play button").first.click()
+    explorer.wait_cells(expected(trace, "activation_mean", EPOCHS - 1))
+
+
+def test_nothing_was_asked_of_another_machine(explorer):
+    elsewhere = {a for a in explorer.seen.addresses if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"}
+    assert len(explorer.seen.addresses) > 10 and elsewhere == set()
+    assert any(a.startswith("ws://127.0.0.1") for a in explorer.seen.addresses)
+
+
+def test_console_has_no_error(explorer):
+    assert [e for e in explorer.seen.errors if e not in BENIGN] == []
