@@ -208,7 +208,7 @@ def _search(connections: Connections, k: int, consistency: str, combine: str, si
 
 def _p(found: Float[Tensor, "*what"], null: Float[Tensor, "draw *what"]) -> Float[np.ndarray, "*what"]:
     "(1 + draws at least as high) / (1 + draws)."
-    return ((1 + (null >= found).sum(0)) / (1 + len(null))).numpy()
+    return (1 + (null >= found).sum(0)).double().div(1 + len(null)).numpy()
 
 # %% ../nbs/22_breadcrumbs.ipynb #bd1c9efc
 def _path_frame(connections: Connections, weighed: Sequence[Weighed], score: Float[Tensor, "k"], path: Int[Tensor, "k layer"], combine: str) -> pd.DataFrame:
@@ -720,7 +720,7 @@ class MetaResult:
 # %% ../nbs/22_breadcrumbs.ipynb #1939ffcd
 def _lead_words(row: Any) -> str:
     if row.lead_low > 0: return "more than any single number tells" + (", but not by much" if row.lead < .05 else "")
-    return "less than that single number tells" if row.lead_high < 0 else "no more than that single number tells, as far as these networks show"
+    return "less than that single number tells" if row.lead_high < 0 else "no more than that single number tells"
 
 def _meta_verdict(result: MetaResult) -> str:
     frame, best = result.to_frame(), result.best_single

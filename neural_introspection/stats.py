@@ -291,6 +291,7 @@ def _checked(
 # %% ../nbs/03_stats.ipynb #ea72b0dd
 _MOMENTS = ("count", "mean", "m2", "m3", "m4")
 
+@torch.inference_mode(False)
 def _empty(n_neurons: int, quantiles: bool, top_k: int) -> dict[str, Tensor]:
     "The state before the first row."
     zeros = lambda dtype, *more: torch.zeros(n_neurons, *more, dtype=dtype)

@@ -170,7 +170,7 @@ def paired_difference(
     draws: int = 4000, seed: int = 0,
 ) -> Difference:
     "The mean of a - b with a bootstrap over neurons. It speaks of these networks: neurons of one network are no sample of networks. `BadInput` below 5 pairs."
-    gaps = np.asarray(a, float) - np.asarray(b, float)
+    gaps = np.round(np.asarray(a, float) - np.asarray(b, float), 9)   # what is smaller is rounding
     gaps = gaps[np.isfinite(gaps)]
     if len(gaps) < 5: raise BadInput(f"{len(gaps)} pairs of neurons are too few for an interval: at least 5 are needed.")
     means = gaps[np.random.default_rng(seed).integers(len(gaps), size=(draws, len(gaps)))].mean(1)
@@ -256,12 +256,11 @@ def _map_traces(shown: NeuronMap, layers: Sequence[str], axis: str = "", legend:
     frame, traces = shown.to_frame().reset_index(), []
     for i, layer in enumerate(layers):
         rows = frame[frame.layer == layer]
-        names = [f"{label(layer)}[{row.neuron}] at epoch {row.epoch}" + f", responds to {label(row.responds_to)}" * bool(row.responds_to) for row in rows.itertuples()]
+        names = [f"{label(layer)}[{row.neuron}]" + f": {label(row.responds_to)}" * bool(row.responds_to) for row in rows.itertuples()]
         as_text = bool(shown.table.classes) and len(frame) <= 4000
         look = dict(mode="text", text=rows.responds_to.map(label).tolist(), textfont=dict(color=colour_of("", i), size=13)) if as_text else dict(mode="markers", marker=dict(color=colour_of("", i), size=5))
-        traces.append(go.Scatter(x=rows.x.to_numpy("f4"), y=rows.y.to_numpy("f4"), name=label(layer), hovertext=names, hoverinfo="text", legendgroup=layer, showlegend=False,
+        traces.append(go.Scatter(x=rows.x.to_numpy("f4"), y=rows.y.to_numpy("f4"), name=label(layer), hovertext=names, hoverinfo="text", legendgroup=layer, showlegend=legend,
                                  xaxis=f"x{axis}", yaxis=f"y{axis}", **look))
-        if legend: traces.append(go.Scatter(x=[None], y=[None], name=label(layer), mode="markers", marker=dict(color=colour_of("", i), size=9), legendgroup=layer, xaxis=f"x{axis}", yaxis=f"y{axis}"))
     return traces
 
 def _layer_names(table: NeuronTable) -> list[str]: return list(dict.fromkeys(table.column("layer")))
@@ -363,8 +362,8 @@ def _panels(result: MapStability) -> Any:
         layout[f"xaxis{axis}"] |= dict(domain=[left, left + .97 / n], anchor=f"y{axis}")
         layout[f"yaxis{axis}"] |= dict(anchor=f"x{axis}")
         said = [f"{reading} {result.value(name, reading):.2f}" for reading in ("agreement", "trustworthiness") if np.isfinite(result.value(name, reading))]
-        notes.append(dict(text=f"<b>{label(name)}</b><br>{', '.join(said)}", x=left + .485 / n, y=-.03, xref="paper", yref="paper", yanchor="top", showarrow=False))
-    return figure(traces, f"{result.method}: the real table beside what has no structure", height=440, annotations=notes, margin_b=70, **layout)
+        notes.append(dict(text=f"<b>{label(name)}</b><br>{'<br>'.join(said)}", x=left + .485 / n, y=-.03, xref="paper", yref="paper", xanchor="center", yanchor="top", showarrow=False))
+    return figure(traces, f"{result.method}: the real table beside what has no structure", height=440, annotations=notes, margin_b=80, **layout)
 
 # %% ../nbs/21_trace_analysis.ipynb #1c7917ab
 def _clusters(values: Float[np.ndarray, "row feature"], least: int) -> Int[np.ndarray, "row"]:
@@ -591,18 +590,28 @@ def _quiet(name: str) -> Iterator[None]:
     try: yield
     finally: logger.setLevel(level)
 
+def _begun(symbols: Int[np.ndarray, "neuron epoch"], n_symbols: int, n_states: int, rng: np.random.Generator) -> Any:
+    "A model before its fit: hidden states mostly stay, and each leans towards one visible state. A tenth of a count is added everywhere, so that nothing is impossible."
+    hmm, share = require("hmmlearn.hmm", "hmm"), np.bincount(symbols.ravel(), minlength=n_symbols) + 1.
+    share /= share.sum()
+    leaning = rng.choice(n_symbols, min(n_states, n_symbols), replace=False, p=share)
+    leaning = np.concatenate([leaning, rng.choice(n_symbols, n_states - len(leaning), p=share)])
+    model = hmm.CategoricalHMM(n_states, n_features=n_symbols, n_iter=30, tol=.1, init_params="", startprob_prior=1.1, transmat_prior=1.1, emissionprob_prior=1.1, implementation="scaling")
+    stays = rng.uniform(.5, .95, (n_states, 1))   # different ones, so that two states of one leaning can part
+    model.startprob_, model.transmat_ = np.full(n_states, 1 / n_states), stays * np.eye(n_states) + (1 - stays) / n_states
+    model.emissionprob_ = .5 * share + .5 * np.eye(n_symbols)[leaning]
+    return model
+
 def _fitted(symbols: Int[np.ndarray, "neuron epoch"], n_symbols: int, n_states: int, restarts: int, seed: int) -> Any:
-    "hmmlearn's model, the best of several starts. A tenth of a count is added everywhere, so that nothing is impossible."
-    hmm, best, score = require("hmmlearn.hmm", "hmm"), None, -np.inf
-    x, lengths = symbols.reshape(-1, 1), [symbols.shape[1]] * len(symbols)
+    "hmmlearn's model, the best of several starts."
+    x, lengths, models = symbols.reshape(-1, 1), [symbols.shape[1]] * len(symbols), []
     for start in range(restarts if n_states > 1 else 1):
-        model = hmm.CategoricalHMM(n_states, n_features=n_symbols, n_iter=30, tol=.1, random_state=seed + start, startprob_prior=1.1, transmat_prior=1.1, emissionprob_prior=1.1, implementation="scaling")
-        with _quiet("hmmlearn"): now = model.fit(x, lengths).score(x, lengths)
-        if now > score: best, score = model, now
-    return best
+        with _quiet("hmmlearn"): models.append(_begun(symbols, n_symbols, n_states, np.random.default_rng([seed, start])).fit(x, lengths))
+    return max(models, key=lambda model: model.score(x, lengths))
 
 def hidden_chain(states: NeuronStates, n_states: int, restarts: int = 3, seed: int = 0) -> HiddenChain:
     "A hidden Markov model of all neurons, the best of several starts. `MissingExtra` where hmmlearn is not installed."
+    if n_states < 1: raise BadInput(f"{n_states} hidden states are not possible: give at least 1.")
     model = _fitted(states.symbols, len(states.names), n_states, restarts, seed)
     x, lengths = states.symbols.reshape(-1, 1), [states.symbols.shape[1]] * len(states.symbols)
     score, inside = model.score_samples(x, lengths)
@@ -625,15 +634,18 @@ class HeldOut:
 def _bits(model: Any, symbols: Int[np.ndarray, "neuron epoch"]) -> Float[np.ndarray, "neuron"]:
     return np.array([-model.score(row[:, None]) for row in symbols]) / np.log(2) / symbols.shape[1]
 
+def _candidates(n_symbols: int) -> list[int]: return [*(2**i for i in range(10) if 2**i < n_symbols), n_symbols, n_symbols * 3 // 2]
+
 def held_out_bits(
     states: NeuronStates,
-    n_states: Sequence[int] = (1, 2, 4, 8, 12),   # numbers of hidden states to choose from
+    n_states: Optional[Sequence[int]] = None,   # numbers of hidden states to choose from; None: from 1 to one and a half for each visible state
     folds: int = 3,
     restarts: int = 2,
     seed: int = 0,
 ) -> HeldOut:
     "Bits for each symbol of each neuron, under models of the other folds' neurons. `BadInput` with too few neurons, `MissingExtra` where hmmlearn is not installed."
     if len(states.symbols) < 4 * folds or folds < 2: raise BadInput(f"{len(states.symbols)} neurons in {folds} folds are too few: at least 2 folds and 4 neurons for each are needed.")
+    n_states = _candidates(len(states.names)) if n_states is None else list(n_states)
     fold = np.random.default_rng(seed).permutation(len(states.symbols)) % folds
     bits = np.empty((len(n_states), len(fold)))
     for i, f in progress([(i, f) for i in range(len(n_states)) for f in range(folds)], "hidden Markov models"):
@@ -650,8 +662,8 @@ def _in_common(a: NeuronStates, b: NeuronStates) -> tuple[NeuronStates, NeuronSt
 # %% ../nbs/21_trace_analysis.ipynb #221e4ab6
 def _map_findings(maps: MapStability) -> list[Finding]:
     names = {"agreement": "seeds agree on neighbours", "trustworthiness": "map keeps neighbours"}
-    return [Finding(f"{maps.method}: {words}", maps.value("real", reading), "features permuted", maps.value("permuted", reading), maps.p(reading))
-            for reading, words in names.items() if np.isfinite(maps.value("real", reading))]
+    return [Finding(f"{maps.method}: {words}", maps.value("real", reading), "features permuted" if panel == "permuted" else panel, maps.value(panel, reading), maps.p(reading) if panel == "permuted" else np.nan)
+            for reading, words in names.items() if np.isfinite(maps.value("real", reading)) for panel in maps.maps if panel != "real"]
 
 def _cluster_findings(clusters: NeuronClusters) -> list[Finding]:
     panels = {"permuted": "features permuted", "cloud": "one cloud"} | {name: name for name in clusters.draws.panel.unique() if name not in ("real", *TWINS)}
@@ -671,7 +683,7 @@ def _order_findings(orders: Mapping[str, pd.DataFrame], seed: int) -> list[Findi
     mine, theirs = (order.loc[order.index.get_level_values("epoch").max()] for order in orders.values())
     return [_pair_finding(READINGS[r], mine[r].to_numpy(), BASELINE, theirs[r].to_numpy(), expected, seed) for r, expected in _EXPECTED.items()]
 
-def _history_findings(states: NeuronStates, twin: Optional[NeuronStates], n_states: Sequence[int], seed: int) -> tuple[list[Finding], dict[str, HiddenChain]]:
+def _history_findings(states: NeuronStates, twin: Optional[NeuronStates], n_states: Optional[Sequence[int]], seed: int) -> tuple[list[Finding], dict[str, HiddenChain]]:
     "What the histories of neurons take to be coded, and their hidden chains."
     name, mine, theirs = "history: bits for each epoch", *(_in_common(states, twin) if twin else (states, None))
     panels = {"real": mine, "epochs shuffled": mine.shuffled(np.random.default_rng(seed))} | ({BASELINE: theirs} if twin else {})
@@ -728,7 +740,7 @@ def analyse_trace(
     map_draws: int = 39,                             # twins of the map
     cluster_draws: int = 99,                         # twins of the clusters, of each kind
     states: str = "class",                           # of a neuron at an epoch, one of STATES
-    n_states: Sequence[int] = (1, 2, 4, 8, 12),      # numbers of hidden states to choose from
+    n_states: Optional[Sequence[int]] = None,        # numbers of hidden states to choose from, as in `held_out_bits`
     at_most: int = 1000,                             # neurons in maps and clusters; a sample of them if there are more
 ) -> TraceAnalysis:
     "Map, clusters and order of a trace's neurons, each beside its twin. What needs classes, several epochs or a package that is not there is left out and noted. `BadInput` if a baseline does not fit."

@@ -578,7 +578,7 @@ def _explorer_map(values: MetricMap, epoch: Optional[int]) -> Any:
 
 # %% ../nbs/23_trace_explorer.ipynb #6697b8da
 class TraceExplorer:
-    "The epoch scrubber, live: a map of the network, a slider over its epochs, and a neuron in detail."
+    "The epoch scrubber, live: a map of the network, a slider over its epochs, and a neuron in detail. The controls are its `parts`."
     def __init__(self,
         trace: Union[NetworkTrace, TraceableNN, str, Path],   # or the path of one
         metric: Optional[str] = None,                         # activation_mean if the trace has it
@@ -587,10 +587,11 @@ class TraceExplorer:
         eager: int = EAGER,                                   # the most numbers that a trace may have to be read at once
     ):
         self.source, self.eager = trace, eager   # a net without a path takes its trace with it when it goes
-        self.trace = getattr(trace, "network_trace", trace) if not isinstance(trace, (str, Path)) else NetworkTrace(trace)
-        self.parts, self.neuron, self.history, self.quartiles, self._quiet = ExplorerParts.make(), None, None, {}, False
+        self.trace = NetworkTrace(trace) if isinstance(trace, (str, Path)) else getattr(trace, "network_trace", trace)
         if metric is not None and metric not in self.trace.metrics: metric_array(self.trace, metric)
         if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose {' or '.join(SCALES)}.")
+        self.parts, self.quartiles, self._quiet = ExplorerParts.make(), {}, False
+        self.neuron: Optional[NeuronTrace] = None   # the one in detail
         _fill(self, metric, None if epoch is None else self.trace._epoch(epoch), scale)
         self.widget = self.parts.lay_out()
         _connect(self)
@@ -598,46 +599,15 @@ class TraceExplorer:
     @property
     def epoch(self) -> Optional[int]: return self.parts.epoch.value if self.trace.epochs else None
 
-    def scrub(self) -> None:
-        "Show the slider's epoch. Of the map, only the colours change."
-        self.figure.data[1].z = without_nan(self.map.colours(self.epoch))
-        self.parts.note.value = epoch_words(self.trace, self.epoch)
-        if self.neuron is not None: _mark(self)
-
-    def show_metric(self) -> None:
-        "Draw the chosen metric on the chosen scale."
-        from neural_introspection.viz import label
-        self.map = _read_map(self)
-        with self.figure.batch_update():
-            self.figure.data[1].update(z=without_nan(self.map.colours(self.epoch)), **_map_look(self.map))
-            self.figure.layout.title.text, self.figure.layout.annotations[0].text = label(_map_title(self.map), 200), _map_note(self.map)
-
     def clicked(self, points: Any) -> None:
         "Pick the neuron of a clicked cell."
         if not len(points.xs): return
-        layer, neuron = strongest_neuron(self.map, self.epoch, _line_labels(self.map.grid).index(points.ys[0]), int(points.xs[0]))
-        self.parts.address.value = f"L_{layer}/n_{neuron}"
-
-    def pick(self, text: str) -> None:
-        "Show the neuron of an address, at its epoch if it names one; nothing for an empty address."
-        _close(self)
-        if not text.strip(): return
-        if self.epoch is None: raise BadInput(f"{self.trace.path.name} has no epoch yet: trace one first.")
-        found = find_neuron(self.trace, text, self.epoch)
-        self.parts.epoch.value = found.epoch
-        _open(self, found)
+        line = _line_labels(self.grid).index(points.ys[0])
+        self.parts.address.value = "L_{}/n_{}".format(*strongest_neuron(self.map, self.epoch, line, int(points.xs[0])))
 
     def refresh(self) -> None:
         "Look again what is on disk; a slider that stood at the last epoch goes on to the new last one."
-        at_end, before = self.epoch is None or self.epoch == self.parts.epoch.options[-1][1], len(self.trace)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            self.trace.refresh()
-        self.quartiles.clear()
-        _fill(self, self.parts.metric.value, None if at_end or self.epoch not in self.trace.epochs else self.epoch, self.parts.scale.value)
-        if self.parts.address.value: self.pick(self.parts.address.value)
-        words = [f"{len(self.trace)} epochs, {max(0, len(self.trace) - before)} new.", *(str(w.message) for w in caught)]
-        self.parts.message.value = html.escape(" ".join(words))
+        _try(self, _refresh)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         from neural_introspection.panels import live_or_static
@@ -646,6 +616,40 @@ class TraceExplorer:
     def __repr__(self) -> str: return f"TraceExplorer({self.trace!r})"
 
 # %% ../nbs/23_trace_explorer.ipynb #8ffca133
+def _connect(explorer: TraceExplorer) -> None:
+    "Have the controls do what they say."
+    parts = explorer.parts
+    for control, do in ((parts.epoch, _scrub), (parts.metric, _show_metric), (parts.scale, _show_metric)):
+        control.observe(lambda change, do=do: None if explorer._quiet else _try(explorer, do), "value")
+    parts.address.observe(lambda change: _try(explorer, _pick, change.new), "value")
+    parts.refresh.on_click(lambda button: explorer.refresh())
+
+def _try(explorer: TraceExplorer, do: Callable, *args: Any) -> None:
+    "Do it; say how far a longer work is, and what went wrong."
+    from neural_introspection.panels import error_html, progress_words
+    start, say = time.monotonic(), lambda words: setattr(explorer.parts.message, "value", words)
+    say("")
+    def watch(desc, done, total):
+        if time.monotonic() - start > .5: say(html.escape(progress_words(desc, done, total, 0)) if done < total else "")
+    try:
+        with watch_progress(watch): do(explorer, *args)
+    except Exception as error: say(error_html(error))
+
+def _scrub(explorer: TraceExplorer) -> None:
+    "Show the slider's epoch. Of the map, only the colours change."
+    explorer.figure.data[1].z = without_nan(explorer.map.colours(explorer.epoch))
+    explorer.parts.note.value = epoch_words(explorer.trace, explorer.epoch)
+    if explorer.neuron is not None: _mark(explorer)
+
+def _show_metric(explorer: TraceExplorer) -> None:
+    "Draw the chosen metric on the chosen scale."
+    from neural_introspection.viz import label
+    explorer.map, layout = _read_map(explorer), explorer.figure.layout
+    with explorer.figure.batch_update():
+        explorer.figure.data[1].update(z=without_nan(explorer.map.colours(explorer.epoch)), **_map_look(explorer.map))
+        layout.title.text, layout.annotations[0].text = label(_map_title(explorer.map), 200), _map_note(explorer.map)
+
+# %% ../nbs/23_trace_explorer.ipynb #606f3fe8
 def _fill(explorer: TraceExplorer, metric: Optional[str], epoch: Optional[int], scale: str) -> None:
     "Give the controls what the trace has, and draw the map."
     trace, parts = explorer.trace, explorer.parts
@@ -662,7 +666,7 @@ def _fill(explorer: TraceExplorer, metric: Optional[str], epoch: Optional[int], 
     explorer.grid = map_grid(trace)
     explorer.map = _read_map(explorer, fresh=True)
     explorer.figure = _explorer_map(explorer.map, explorer.epoch)
-    for cells in explorer.figure.data[:2]: cells.on_click(lambda trace_, points, state: _try(explorer, explorer.clicked, points))
+    for cells in explorer.figure.data[:2]: cells.on_click(lambda trace_, points, state: _try(explorer, TraceExplorer.clicked, points))
     parts.maps.children, parts.note.value = (explorer.figure,), epoch_words(trace, explorer.epoch)
 
 def _read_map(explorer: TraceExplorer, fresh: bool = False) -> MetricMap:
@@ -672,26 +676,28 @@ def _read_map(explorer: TraceExplorer, fresh: bool = False) -> MetricMap:
     if fresh or explorer.map.metric != metric: return metric_map(trace, metric, scale, grid, explorer.eager)
     return _scaled(trace, grid, metric, scale, explorer.map.loaded)   # the same metric, on another scale
 
-def _connect(explorer: TraceExplorer) -> None:
-    "Have the controls do what they say."
-    parts = explorer.parts
-    for control, do in ((parts.epoch, explorer.scrub), (parts.metric, explorer.show_metric), (parts.scale, explorer.show_metric)):
-        control.observe(lambda change, do=do: None if explorer._quiet else _try(explorer, do), "value")
-    parts.address.observe(lambda change: _try(explorer, explorer.pick, change.new), "value")
-    parts.refresh.on_click(lambda button: _try(explorer, explorer.refresh))
+def _refresh(explorer: TraceExplorer) -> None:
+    parts, before = explorer.parts, explorer.trace.epochs
+    at_end, epoch = explorer.epoch in (None, *before[-1:]), explorer.epoch
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        explorer.trace.refresh()
+    explorer.quartiles.clear()
+    _fill(explorer, parts.metric.value, None if at_end or epoch not in explorer.trace.epochs else epoch, parts.scale.value)
+    if parts.address.value: _pick(explorer, parts.address.value)
+    new = len(set(explorer.trace.epochs) - set(before))
+    parts.message.value = html.escape(" ".join([f"{len(explorer.trace)} epochs, {new} new.", *(str(w.message) for w in caught)]))
 
-def _try(explorer: TraceExplorer, do: Callable, *args: Any) -> None:
-    "Do it; say how far a longer work is, and what went wrong."
-    from neural_introspection.panels import error_html, progress_words
-    start, say = time.monotonic(), lambda words: setattr(explorer.parts.message, "value", words)
-    say("")
-    def watch(desc, done, total):
-        if time.monotonic() - start > .5: say(html.escape(progress_words(desc, done, total, 0)) if done < total else "")
-    try:
-        with watch_progress(watch): do(*args)
-    except Exception as error: say(error_html(error))
+# %% ../nbs/23_trace_explorer.ipynb #46d88f9a
+def _pick(explorer: TraceExplorer, text: str) -> None:
+    "Show the neuron of an address, at its epoch if it names one; nothing for an empty address."
+    _close(explorer)
+    if not text.strip(): return
+    if explorer.epoch is None: raise BadInput(f"{explorer.trace.path.name} has no epoch yet: trace one first.")
+    found = find_neuron(explorer.trace, text, explorer.epoch)
+    explorer.parts.epoch.value = found.epoch
+    _open(explorer, found)
 
-# %% ../nbs/23_trace_explorer.ipynb #606f3fe8
 def _open(explorer: TraceExplorer, found: NeuronTrace) -> None:
     "Frame the neuron in the map and show its detail."
     trace, epochs = explorer.trace, some_epochs(explorer.trace.epochs, LONG)
@@ -715,7 +721,7 @@ def _close(explorer: TraceExplorer) -> None:
     if explorer.neuron is None: return
     explorer.parts.detail.children = ()
     explorer.history.close()
-    explorer.neuron = explorer.history = None
+    explorer.neuron = None
     explorer.figure.data[2].update(x=[], y=[])
 
 def _static_page(explorer: TraceExplorer) -> str:

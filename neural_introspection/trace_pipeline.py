@@ -374,7 +374,7 @@ def accuracy_figure(r: TraceResult) -> Any:
     from neural_introspection import viz
     lines = [go.Scatter(x=r.history.epoch, y=r.history[f"{side}_accuracy"], name=side, mode="lines+markers", line_color=viz.SPLIT_COLOURS[side],
                         marker=dict(size=5, symbol=viz.SPLIT_MARKERS[side]), hovertemplate="epoch %{x}: %{y:.3f}") for side in ("train", "test")]
-    shown = viz.figure(lines, f"{r.config.data}{' (shuffled labels)' * r.config.shuffle_labels}", "epoch", "accuracy (share of rows)", yaxis_range=[0, 1.02])
+    shown = viz.figure(lines, f"Accuracy on {r.config.data}{' (shuffled labels)' * r.config.shuffle_labels}", "epoch", "accuracy (share of rows)", yaxis_range=[0, 1.02])
     shown.add_hline(r.about["majority"], line=dict(color=viz.COLOURS["grey"], dash="dash"), annotation_text="most frequent class", annotation_position="bottom right")
     return shown
 
