@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
+import html
 import logging
 import warnings
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class NeuronTable:
 
     def __repr__(self) -> str: return f"NeuronTable({len(self)} rows of {len(self.features)} features, {len(self.notes)} notes)"
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{note}</li>" for note in self.notes)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"<p>{self!r}</p><ul>{notes}</ul>{self.to_frame().head().to_html(float_format='{:.2f}'.format)}"
 
 # %% ../nbs/21_trace_analysis.ipynb #634e1c05
@@ -143,7 +144,8 @@ def neuron_features(
     frame, alive = _read_features(trace, epochs, _traced_layers(trace, layers), list(FEATURES if metrics is None else metrics), profile)
     kept = _sampled(frame, at_most, seed)
     full, notes = _complete(frame[kept], alive[kept], alive_only)
-    if not full.size: raise BadInput(f"no neuron of {trace.path.name} has features at epochs {epochs}: {' '.join(notes) or 'ask for metrics, or for the profile.'}")
+    if not full.size:
+        raise BadInput(f"no neuron of {trace.path.name} has features at epochs {epochs}: {' '.join(notes) or 'ask for metrics, or for the profile.'}")
     if not kept.all(): notes.append(f"a random sample of {at_most} of {int(len(frame) / len(epochs))} neurons.")
     return NeuronTable(_standardised(full).to_numpy(), full.index.remove_unused_levels(), tuple(full.columns), tuple(notes))
 
@@ -224,7 +226,8 @@ def _place(values: Float[np.ndarray, "row feature"], method: str, seed: int) -> 
 
 def _check_map(table: NeuronTable, method: str) -> None:
     if method not in METHODS: raise BadInput(f"method {method!r} is unknown: choose {', '.join(METHODS)}.")
-    if len(table) < LEAST or len(table.features) < 3: raise BadInput(f"{len(table)} rows of {len(table.features)} features are too few for a map: at least {LEAST} of 3 are needed.")
+    if len(table) < LEAST or len(table.features) < 3:
+        raise BadInput(f"{len(table)} rows of {len(table.features)} features are too few: at least {LEAST} of 3 are needed.")
 
 # %% ../nbs/21_trace_analysis.ipynb #e4f297af
 @dataclass(frozen=True)
@@ -255,12 +258,12 @@ def _map_traces(shown: NeuronMap, layers: Sequence[str], axis: str = "", legend:
     from neural_introspection.viz import colour_of, label
     frame, traces = shown.to_frame().reset_index(), []
     for i, layer in enumerate(layers):
-        rows = frame[frame.layer == layer]
+        rows, colour = frame[frame.layer == layer], colour_of("", i)
         names = [f"{label(layer)}[{row.neuron}]" + f": {label(row.responds_to)}" * bool(row.responds_to) for row in rows.itertuples()]
-        as_text = bool(shown.table.classes) and len(frame) <= 4000
-        look = dict(mode="text", text=rows.responds_to.map(label).tolist(), textfont=dict(color=colour_of("", i), size=13)) if as_text else dict(mode="markers", marker=dict(color=colour_of("", i), size=5))
-        traces.append(go.Scatter(x=rows.x.to_numpy("f4"), y=rows.y.to_numpy("f4"), name=label(layer), hovertext=names, hoverinfo="text", legendgroup=layer, showlegend=legend,
-                                 xaxis=f"x{axis}", yaxis=f"y{axis}", **look))
+        look = dict(mode="markers", marker=dict(color=colour, size=6))
+        if shown.table.classes: look = dict(mode="text", text=[label(name) for name in rows.responds_to], textfont=dict(color=colour, size=13))
+        traces.append(go.Scatter(x=rows.x.to_numpy("f4"), y=rows.y.to_numpy("f4"), name=label(layer), hovertext=names, hoverinfo="text",
+                                 legendgroup=layer, showlegend=legend, xaxis=f"x{axis}", yaxis=f"y{axis}", **look))
     return traces
 
 def _layer_names(table: NeuronTable) -> list[str]: return list(dict.fromkeys(table.column("layer")))
@@ -277,7 +280,8 @@ def _map_movie(shown: NeuronMap) -> Any:
     layers, epochs = _layer_names(shown.table), sorted(set(shown.table.column("epoch").tolist()))
     scenes = {e: _map_traces(_at(shown, e), layers) for e in epochs}
     still = {f"{k}axis": dict(range=_range(shown.positions[:, i]), showticklabels=False, ticks="") for i, k in enumerate("xy")}
-    base = figure(scenes[epochs[-1]], f"{shown.method} of the neurons{'' if len(epochs) > 1 else f' at epoch {epochs[0]}'}: each is the class that it responds to", "no unit", "no unit", height=520, **still)
+    title = f"{shown.method} of the neurons" + (f" at epoch {epochs[0]}" if len(epochs) < 2 else "") + ": each is the class that it responds to" * bool(shown.table.classes)
+    base = figure(scenes[epochs[-1]], title, "no unit", "no unit", height=520, **still)
     if len(epochs) < 2: return base
     return Figure(base.data, base.layout.update(**_slider([str(e) for e in epochs])), [dict(name=str(e), data=scene) for e, scene in scenes.items()])
 
@@ -291,7 +295,8 @@ def _slider(names: Sequence[str]) -> dict:
     steps = [dict(method="animate", label=name, args=[[name], still]) for name in names]
     play = [None, dict(frame=dict(duration=500, redraw=False), transition=dict(duration=400), fromcurrent=True)]
     button = dict(type="buttons", showactive=False, x=0, y=-.12, xanchor="left", yanchor="top", buttons=[dict(label="▶", method="animate", args=play)])
-    return dict(height=600, margin_b=120, updatemenus=[button], sliders=[dict(steps=steps, active=len(names) - 1, x=.1, len=.9, y=-.08, yanchor="top", currentvalue=dict(prefix="epoch "), pad=dict(t=0))])
+    slider = dict(steps=steps, active=len(names) - 1, x=.1, len=.9, y=-.08, yanchor="top", currentvalue=dict(prefix="epoch "), pad=dict(t=0))
+    return dict(height=600, margin_b=120, updatemenus=[button], sliders=[slider])
 
 # %% ../nbs/21_trace_analysis.ipynb #1d3bac70
 def neighbour_agreement(a: Float[np.ndarray, "row 2"], b: Float[np.ndarray, "row 2"], k: int = 7) -> float:
@@ -304,8 +309,9 @@ def _map_quality(table: NeuronTable, method: str, seeds: Sequence[int], k: int) 
     "Agreement of all pairs of seeds (NaN for PCA, which has none), trustworthiness, and the map of the first seed."
     from sklearn.manifold import trustworthiness
     maps = [_place(table.values, method, s) for s in (seeds[:1] if method == "PCA" else seeds)]
-    agree = [neighbour_agreement(a, b, k) for i, a in enumerate(maps) for b in maps[:i]]
-    return dict(agreement=float(np.mean(agree)) if agree else np.nan, trustworthiness=float(np.mean([trustworthiness(table.values, m, n_neighbors=k) for m in maps]))), maps[0]
+    agree = [neighbour_agreement(a, b, k) for i, a in enumerate(maps) for b in maps[:i]] or [np.nan]
+    trust = [trustworthiness(table.values, one, n_neighbors=k) for one in maps]
+    return dict(agreement=float(np.mean(agree)), trustworthiness=float(np.mean(trust))), maps[0]
 
 # %% ../nbs/21_trace_analysis.ipynb #dd275d02
 @dataclass(frozen=True)
@@ -328,7 +334,9 @@ class MapStability:
         return table.dropna(axis=1, how="all")
 
     def plot(self) -> Any: return _panels(self)
-    def _repr_html_(self) -> str: return f"<p>{self.method} maps, {self.k} neighbours; by chance two maps share {self.k / (len(self.maps['real'].table) - 1):.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
+    def _repr_html_(self) -> str:
+        chance = self.k / (len(self.maps["real"].table) - 1)
+        return f"<p>{self.method} maps, {self.k} neighbours; by chance two maps share {chance:.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
 
 def map_stability(
     table: NeuronTable,
@@ -353,17 +361,20 @@ def map_stability(
 # %% ../nbs/21_trace_analysis.ipynb #825d899a
 def _panels(result: MapStability) -> Any:
     "The maps side by side, with their numbers."
-    from neural_introspection.viz import figure, label
+    from neural_introspection.viz import figure
     layers, n, traces, layout, notes = _layer_names(result.maps["real"].table), len(result.maps), [], {}, []
     for i, (name, shown) in enumerate(result.maps.items()):
-        axis, left = "" if i == 0 else str(i + 1), i / n
+        axis, left, box = "" if i == 0 else str(i + 1), i / n, dict(showticklabels=False, ticks="", showgrid=False, mirror=True, showline=True)
         traces += _map_traces(shown, layers, axis, legend=i == 0)
-        layout |= {f"{k}axis{axis}": dict(range=_range(shown.positions[:, j]), showticklabels=False, ticks="", showgrid=False, mirror=True, showline=True) for j, k in enumerate("xy")}
-        layout[f"xaxis{axis}"] |= dict(domain=[left, left + .97 / n], anchor=f"y{axis}")
-        layout[f"yaxis{axis}"] |= dict(anchor=f"x{axis}")
-        said = [f"{reading} {result.value(name, reading):.2f}" for reading in ("agreement", "trustworthiness") if np.isfinite(result.value(name, reading))]
-        notes.append(dict(text=f"<b>{label(name)}</b><br>{'<br>'.join(said)}", x=left + .485 / n, y=-.03, xref="paper", yref="paper", xanchor="center", yanchor="top", showarrow=False))
-    return figure(traces, f"{result.method}: the real table beside what has no structure", height=440, annotations=notes, margin_b=80, **layout)
+        layout[f"xaxis{axis}"] = dict(range=_range(shown.positions[:, 0]), domain=[left, left + .97 / n], anchor=f"y{axis}", **box)
+        layout[f"yaxis{axis}"] = dict(range=_range(shown.positions[:, 1]), anchor=f"x{axis}", **box)
+        notes.append(dict(text=_panel_words(result, name), x=left + .485 / n, y=-.03, xref="paper", yref="paper", xanchor="center", yanchor="top", showarrow=False))
+    return figure(traces, f"{result.method}: the real table beside its twins", height=440, annotations=notes, margin_b=80, **layout)
+
+def _panel_words(result: MapStability, name: str) -> str:
+    from neural_introspection.viz import label
+    values = {reading: result.value(name, reading) for reading in ("agreement", "trustworthiness")}
+    return "<br>".join([f"<b>{label(name)}</b>", *(f"{reading} {value:.2f}" for reading, value in values.items() if np.isfinite(value))])
 
 # %% ../nbs/21_trace_analysis.ipynb #1c7917ab
 def _clusters(values: Float[np.ndarray, "row feature"], least: int) -> Int[np.ndarray, "row"]:
@@ -396,6 +407,7 @@ def _judged(table: NeuronTable, least: int, rng: np.random.Generator, subsamples
     stability = _stability(table.values, found, least, rng, subsamples) if subsamples else np.nan
     return dict(clusters=int(found.max() + 1), noise=float((found < 0).mean()), separation=separation(table.values, found), stability=stability), found
 
+# %% ../nbs/21_trace_analysis.ipynb #3ac1e4c5
 @dataclass(frozen=True)
 class NeuronClusters:
     "Clusters of a table, and what its twins gave."
@@ -405,16 +417,19 @@ class NeuronClusters:
     least: int                          # neurons in a cluster
 
     def value(self, panel: str, reading: str) -> float: return float(self.draws.loc[self.draws.panel == panel, reading].mean())
-    def p(self, twin: str, reading: str = "separation") -> float: return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == twin, reading].dropna())
+    def p(self, twin: str, reading: str = "separation") -> float:
+        "How often that twin is at least as good."
+        return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == twin, reading].dropna())
 
     @property
     def found(self) -> bool: return max(self.p(twin) for twin in TWINS) <= .05
 
     @property
     def words(self) -> str:
-        if self.found: return f"{self.value('real', 'clusters'):.0f} clusters, better separated than those of either twin (p = {max(self.p(t) for t in TWINS):.3f})."
+        n = f"{self.value('real', 'clusters'):.0f} clusters"
+        if self.found: return f"{n}, better separated than those of either twin (p = {max(self.p(t) for t in TWINS):.3f})."
         twins = " and ".join(f"{self.value(t, 'clusters'):.1f} in the {t} twin (p = {self.p(t):.3f})" for t in TWINS)
-        return f"Nothing was found: {self.value('real', 'clusters'):.0f} clusters, but on average {twins}."
+        return f"Nothing was found: {n}, but on average {twins}, not significantly less well separated."
 
     def to_frame(self) -> pd.DataFrame:
         frame = self.draws.groupby("panel", sort=False).mean()
@@ -432,7 +447,7 @@ class NeuronClusters:
     def plot(self) -> Any: return _null_figure(self)
     def _repr_html_(self) -> str: return f"<p>{self.words}</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}{self.responds().to_html()}"
 
-# %% ../nbs/21_trace_analysis.ipynb #3ac1e4c5
+# %% ../nbs/21_trace_analysis.ipynb #ae20b7a2
 def cluster_neurons(
     table: NeuronTable,
     draws: int = 99,                          # twins of each kind
@@ -442,11 +457,13 @@ def cluster_neurons(
     seed: int = 0,
 ) -> NeuronClusters:
     "Clusters of the rows of one epoch, beside those of permuted twins and of clouds. `BadInput` for several epochs or too few rows."
-    if len(set(table.column("epoch"))) != 1: raise BadInput(f"the table has {len(set(table.column('epoch')))} epochs, and a neuron would be its own cluster: choose one with .at(epoch).")
+    epochs = set(table.column("epoch"))
+    if len(epochs) != 1: raise BadInput(f"the table has {len(epochs)} epochs, and a neuron would be its own cluster: choose one with .at(epoch).")
     _check_map(table, METHODS[0])
     rng, least = np.random.default_rng(seed), least or max(5, round(len(table)**.5 / 2))
     first, cluster = _judged(table, least, rng, subsamples)
-    panels = [(name, one, subsamples) for name, one in others.items()] + [(twin, getattr(table, twin)(rng), subsamples * (i < 19)) for i in range(draws) for twin in TWINS]
+    panels = [(name, one, subsamples) for name, one in others.items()]
+    panels += [(twin, getattr(table, twin)(rng), subsamples * (i < 19)) for i in range(draws) for twin in TWINS]
     rows = [dict(panel="real", **first)] + [dict(panel=name, **_judged(one, least, rng, n)[0]) for name, one, n in progress(panels, "clusters of twins")]
     return NeuronClusters(table, cluster, pd.DataFrame(rows), least)
 
@@ -483,8 +500,8 @@ def class_order(
     return pd.DataFrame({name: np.where(constant, np.nan, x) for name, x in found.items()}, index)
 
 # %% ../nbs/21_trace_analysis.ipynb #fdb0dd6e
-READINGS = {"entropy": "entropy of firing (bits)", "entropy_given_class": "entropy of firing, given the class (bits)", "information": "information about the class (bits)",
-            "explained": "share of variance that the class explains"}
+READINGS = {"entropy": "entropy of firing (bits)", "entropy_given_class": "entropy of firing, given the class (bits)",
+            "information": "information about the class (bits)", "explained": "share of variance that the class explains"}
 
 def order_curves(
     orders: Mapping[str, pd.DataFrame],             # by name, as from `class_order`; the first is solid, others are dashed
@@ -497,8 +514,9 @@ def order_curves(
     traces = []
     for name, dash in zip(orders, ("solid", "dash", "dot", "dashdot")):
         means = orders[name][reading].groupby(level=["layer", "epoch"], sort=False, observed=True).mean().unstack(0)
-        traces += [go.Scatter(x=means.index.to_numpy(), y=means[layer].to_numpy("f4"), name=f"{label(layer)}, {label(name)}", line=dict(color=colour_of("", i), dash=dash), hovertemplate="epoch %{x}: %{y:.3f}") for i, layer in enumerate(means)]
-    return figure(traces, READINGS[reading].capitalize(), "epoch", READINGS[reading], yaxis_rangemode="tozero")
+        traces += [go.Scatter(x=means.index.to_numpy(), y=means[layer].to_numpy("f4"), name=f"{label(layer)}, {label(name)}", mode="lines",
+                              line=dict(color=colour_of("", i), dash=dash), hovertemplate="epoch %{x}: %{y:.3f}") for i, layer in enumerate(means)]
+    return figure(traces, READINGS[reading].capitalize(), "epoch", READINGS[reading], yaxis_rangemode="tozero", margin_t=96)
 
 # %% ../nbs/21_trace_analysis.ipynb #2f0c8e7e
 STATES = ("class", "firing")
@@ -578,7 +596,8 @@ class HiddenChain:
     def plot(self) -> Any:
         from neural_introspection.viz import heat_map
         rows = [f"{i}: {share:.0%} of the time, stays {stay:.0%}" for i, (share, stay) in enumerate(zip(self.occupancy, np.diag(self.transitions)))]
-        return heat_map(self.emissions, rows, list(self.names), f"Hidden states of the neurons; entropy rate {self.entropy_rate:.2f} bits for each epoch", "visible state", "hidden state", "probability")
+        title = f"Hidden states of the neurons; entropy rate {self.entropy_rate:.2f} bits for each epoch"
+        return heat_map(self.emissions, rows, list(self.names), title, "visible state", "hidden state", "probability")
 
 # %% ../nbs/21_trace_analysis.ipynb #3446e041
 @contextlib.contextmanager
@@ -591,12 +610,14 @@ def _quiet(name: str) -> Iterator[None]:
     finally: logger.setLevel(level)
 
 def _begun(symbols: Int[np.ndarray, "neuron epoch"], n_symbols: int, n_states: int, rng: np.random.Generator) -> Any:
-    "A model before its fit: hidden states mostly stay, and each leans towards one visible state. A tenth of a count is added everywhere, so that nothing is impossible."
+    """A model before its fit: hidden states mostly stay, and each leans towards one visible state (from random starts the fit ends in worse places, another one each time).
+    A tenth of a count is added everywhere, so that nothing is impossible."""
     hmm, share = require("hmmlearn.hmm", "hmm"), np.bincount(symbols.ravel(), minlength=n_symbols) + 1.
     share /= share.sum()
     leaning = rng.choice(n_symbols, min(n_states, n_symbols), replace=False, p=share)
     leaning = np.concatenate([leaning, rng.choice(n_symbols, n_states - len(leaning), p=share)])
-    model = hmm.CategoricalHMM(n_states, n_features=n_symbols, n_iter=30, tol=.1, init_params="", startprob_prior=1.1, transmat_prior=1.1, emissionprob_prior=1.1, implementation="scaling")
+    model = hmm.CategoricalHMM(n_states, n_features=n_symbols, n_iter=30, tol=.1, init_params="", implementation="scaling",
+                               startprob_prior=1.1, transmat_prior=1.1, emissionprob_prior=1.1)
     stays = rng.uniform(.5, .95, (n_states, 1))   # different ones, so that two states of one leaning can part
     model.startprob_, model.transmat_ = np.full(n_states, 1 / n_states), stays * np.eye(n_states) + (1 - stays) / n_states
     model.emissionprob_ = .5 * share + .5 * np.eye(n_symbols)[leaning]
@@ -644,15 +665,18 @@ def held_out_bits(
     seed: int = 0,
 ) -> HeldOut:
     "Bits for each symbol of each neuron, under models of the other folds' neurons. `BadInput` with too few neurons, `MissingExtra` where hmmlearn is not installed."
-    if len(states.symbols) < 4 * folds or folds < 2: raise BadInput(f"{len(states.symbols)} neurons in {folds} folds are too few: at least 2 folds and 4 neurons for each are needed.")
+    if len(states.symbols) < 4 * folds or folds < 2:
+        raise BadInput(f"{len(states.symbols)} neurons in {folds} folds are too few: at least 2 folds and 4 neurons for each are needed.")
     n_states = _candidates(len(states.names)) if n_states is None else list(n_states)
+    if not n_states or min(n_states) < 1: raise BadInput(f"hidden states {n_states} are not possible: give numbers from 1.")
     fold = np.random.default_rng(seed).permutation(len(states.symbols)) % folds
     bits = np.empty((len(n_states), len(fold)))
     for i, f in progress([(i, f) for i in range(len(n_states)) for f in range(folds)], "hidden Markov models"):
         bits[i, fold == f] = _bits(_fitted(states.symbols[fold != f], len(states.names), n_states[i], restarts, seed), states.symbols[fold == f])
     scores = np.stack([bits[:, fold == f].mean(1) for f in range(folds)], 1)
     others = (scores.sum(1, keepdims=True) - scores).argmin(0)   # by the other folds
-    return HeldOut(bits[others[fold], np.arange(len(fold))], np.array(n_states)[others[fold]], pd.DataFrame(scores, pd.Index(n_states, name="hidden states")), states.index)
+    table = pd.DataFrame(scores, pd.Index(n_states, name="hidden states"))
+    return HeldOut(bits[others[fold], np.arange(len(fold))], np.array(n_states)[others[fold]], table, states.index)
 
 # %% ../nbs/21_trace_analysis.ipynb #b44d3557
 def _in_common(a: NeuronStates, b: NeuronStates) -> tuple[NeuronStates, NeuronStates]:
@@ -660,14 +684,18 @@ def _in_common(a: NeuronStates, b: NeuronStates) -> tuple[NeuronStates, NeuronSt
     return a.where(a.index.isin(b.index)), b.where(b.index.isin(a.index))
 
 # %% ../nbs/21_trace_analysis.ipynb #221e4ab6
+_TWIN_WORDS = {"permuted": "features permuted", "cloud": "one cloud"}
+
 def _map_findings(maps: MapStability) -> list[Finding]:
     names = {"agreement": "seeds agree on neighbours", "trustworthiness": "map keeps neighbours"}
-    return [Finding(f"{maps.method}: {words}", maps.value("real", reading), "features permuted" if panel == "permuted" else panel, maps.value(panel, reading), maps.p(reading) if panel == "permuted" else np.nan)
+    return [Finding(f"{maps.method}: {words}", maps.value("real", reading), _TWIN_WORDS.get(panel, panel), maps.value(panel, reading),
+                    maps.p(reading) if panel in TWINS else np.nan)
             for reading, words in names.items() if np.isfinite(maps.value("real", reading)) for panel in maps.maps if panel != "real"]
 
 def _cluster_findings(clusters: NeuronClusters) -> list[Finding]:
-    panels = {"permuted": "features permuted", "cloud": "one cloud"} | {name: name for name in clusters.draws.panel.unique() if name not in ("real", *TWINS)}
-    return [Finding("clusters: separation", clusters.value("real", "separation"), words, clusters.value(panel, "separation"), clusters.p(panel) if panel in TWINS else np.nan) for panel, words in panels.items()]
+    return [Finding("clusters: separation", clusters.value("real", "separation"), _TWIN_WORDS.get(panel, panel), clusters.value(panel, "separation"),
+                    clusters.p(panel) if panel in TWINS else np.nan)
+            for panel in clusters.draws.panel.unique() if panel != "real"]
 
 def _pair_finding(name: str, value: Float[np.ndarray, "neuron"], twin: str, other: Float[np.ndarray, "neuron"], expected: str, seed: int) -> Finding:
     "A finding from the same neurons of two networks."
@@ -683,14 +711,17 @@ def _order_findings(orders: Mapping[str, pd.DataFrame], seed: int) -> list[Findi
     mine, theirs = (order.loc[order.index.get_level_values("epoch").max()] for order in orders.values())
     return [_pair_finding(READINGS[r], mine[r].to_numpy(), BASELINE, theirs[r].to_numpy(), expected, seed) for r, expected in _EXPECTED.items()]
 
-def _history_findings(states: NeuronStates, twin: Optional[NeuronStates], n_states: Optional[Sequence[int]], seed: int) -> tuple[list[Finding], dict[str, HiddenChain]]:
+def _history_findings(
+    states: NeuronStates, twin: Optional[NeuronStates], n_states: Optional[Sequence[int]], seed: int,
+) -> tuple[list[Finding], dict[str, HiddenChain]]:
     "What the histories of neurons take to be coded, and their hidden chains."
     name, mine, theirs = "history: bits for each epoch", *(_in_common(states, twin) if twin else (states, None))
     panels = {"real": mine, "epochs shuffled": mine.shuffled(np.random.default_rng(seed))} | ({BASELINE: theirs} if twin else {})
     coded = {panel: held_out_bits(s, n_states, seed=seed) for panel, s in panels.items()}
     found = [_pair_finding(name, coded["real"].bits, panel, c.bits, "lower", seed) for panel, c in coded.items() if panel != "real"]
     chains = {panel: hidden_chain(panels[panel], coded["real"].typical, seed=seed) for panel in panels if panel != "epochs shuffled"}
-    if twin: found.append(Finding("history: entropy rate of hidden states (bits)", chains["real"].entropy_rate, BASELINE, chains[BASELINE].entropy_rate, expected="lower"))
+    rates = [chain.entropy_rate for chain in chains.values()]
+    if twin: found.append(Finding("history: entropy rate of hidden states (bits)", rates[0], BASELINE, rates[1], expected="lower"))
     return found, chains
 
 # %% ../nbs/21_trace_analysis.ipynb #6f8b7b0e
@@ -714,15 +745,17 @@ class TraceAnalysis:
 
     def save(self, folder: Union[str, Path]) -> Path:
         "Findings, table, map and clusters as Parquet, notes as JSON; returns the folder."
-        frames = dict(findings=self.findings(), neurons=self.table.to_frame().assign(cluster=self.clusters.cluster).join(self.maps.maps["real"].to_frame()).reset_index(),
-                      map_draws=self.maps.draws, cluster_draws=self.clusters.draws, **{f"order_{k.replace(' ', '_')}": o.reset_index() for k, o in self.orders.items()})
+        neurons = self.table.to_frame().assign(cluster=self.clusters.cluster).join(self.maps.maps["real"].to_frame())
+        frames = dict(findings=self.findings(), neurons=neurons.reset_index(), map_draws=self.maps.draws, cluster_draws=self.clusters.draws)
+        frames |= {f"order_{name.replace(' ', '_')}": order.reset_index() for name, order in self.orders.items()}
         for name, frame in frames.items(): write_frame(Path(folder)/f"{name}.parquet", frame)
         return write_json(Path(folder)/"notes.json", dict(trace=self.name, notes=self.notes)).parent
 
     def __repr__(self) -> str: return f"TraceAnalysis({self.name}: {(self.findings().verdict == BEYOND).sum()} of {len(self.rows)} beyond their twin)"
     def _repr_html_(self) -> str:
-        shown = self.findings().drop(columns=["expected", "p"])
-        return f"<p>{self!r}</p>{shown.to_html(index=False, float_format='{:.3f}'.format, na_rep='')}<p>{self.clusters.words}</p><ul>{''.join(f'<li>{note}</li>' for note in self.notes)}</ul>"
+        shown = self.findings().drop(columns=["expected", "p"]).to_html(index=False, float_format="{:.3f}".format, na_rep="")
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return f"<p>{html.escape(repr(self))}</p>{shown}<p>{self.clusters.words}</p><ul>{notes}</ul>"
 
 # %% ../nbs/21_trace_analysis.ipynb #d14383db
 def _check_baseline(trace: NetworkTrace, baseline: Optional[NetworkTrace]) -> None:
@@ -730,8 +763,10 @@ def _check_baseline(trace: NetworkTrace, baseline: Optional[NetworkTrace]) -> No
     if baseline is None: return
     about = lambda t: dict(layers={l.name: l.width for l in t.layers.values()}, epochs=t.epochs, classes=t.about["classes"])
     for name, mine in about(trace).items():
-        if (theirs := about(baseline)[name]) != mine: raise BadInput(f"the baseline has other {name} ({theirs}, here {mine}): trace the same network, trained on shuffled labels, at the same epochs.")
+        if (theirs := about(baseline)[name]) != mine:
+            raise BadInput(f"the baseline has other {name} ({theirs}, here {mine}): trace the same network, trained on shuffled labels, at the same epochs.")
 
+# %% ../nbs/21_trace_analysis.ipynb #acf7d7a0
 def analyse_trace(
     trace: NetworkTrace,
     baseline: Optional[NetworkTrace] = None,         # of the same network, trained on shuffled labels and measured with the true ones
@@ -741,33 +776,35 @@ def analyse_trace(
     cluster_draws: int = 99,                         # twins of the clusters, of each kind
     states: str = "class",                           # of a neuron at an epoch, one of STATES
     n_states: Optional[Sequence[int]] = None,        # numbers of hidden states to choose from, as in `held_out_bits`
-    at_most: int = 1000,                             # neurons in maps and clusters; a sample of them if there are more
+    at_most: int = 300,                              # neurons in maps and clusters; a sample of them if there are more
 ) -> TraceAnalysis:
-    "Map, clusters and order of a trace's neurons, each beside its twin. What needs classes, several epochs or a package that is not there is left out and noted. `BadInput` if a baseline does not fit."
+    """Map, clusters and order of a trace's neurons, each beside its twin. What needs classes, several epochs or a package that is not there is left
+    out and noted. `BadInput` if a baseline does not fit, or for an option that does not exist."""
     _check_baseline(trace, baseline)
     if states not in STATES: raise BadInput(f"states {states!r} are unknown: choose {' or '.join(STATES)}.")
     table = neuron_features(trace, at_most=at_most, seed=seed)
     others = {BASELINE: neuron_features(baseline, at_most=at_most, seed=seed)} if baseline is not None else {}
     maps, clusters = map_stability(table, method, others, map_draws, seed=seed), cluster_neurons(table, cluster_draws, others, seed=seed)
     rows, notes, orders, chains = [*_map_findings(maps), *_cluster_findings(clusters)], list(table.notes), {}, {}
-    if trace.about["classes"]:
-        orders = {"real": class_order(trace)} | ({BASELINE: class_order(baseline)} if baseline is not None else {})
-        if baseline is not None: rows += _order_findings(orders, seed)
+    traces = {"real": trace} | ({BASELINE: baseline} if baseline is not None else {})
+    if trace.about["classes"]: orders = {name: class_order(one) for name, one in traces.items()}
+    if len(orders) > 1: rows += _order_findings(orders, seed)
     try:
-        found, chains = _history_findings(neuron_states(trace, states), neuron_states(baseline, states) if baseline is not None else None, n_states, seed)
+        found, chains = _history_findings(*(neuron_states(traces[k], states) if k in traces else None for k in ("real", BASELINE)), n_states, seed)
         rows += found
     except (BadInput, MissingExtra) as error: notes.append(f"history left out: {error}")
     return TraceAnalysis(trace.path.name, tuple(rows), table, maps, clusters, orders, chains, tuple(notes))
 
 # %% ../nbs/21_trace_analysis.ipynb #65d1fdea
 def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one for each network, as from `TraceAnalysis.findings`
-    "Mean difference of each finding from its twin with a 95 % t interval over networks, in how many it was beyond its twin, and a verdict. `BadInput` below 2 networks."
+    """The mean difference of each finding from its twin with a 95 % t interval over networks, in how many it was beyond its twin, and a verdict.
+    `BadInput` below 2 networks."""
     from scipy.stats import t
     if len(findings) < 2: raise BadInput(f"{len(findings)} network is no sample of networks: give the findings of at least 2.")
-    n, rows = len(findings), []
-    together = pd.concat(findings, keys=range(n)).assign(gap=lambda x: x.value - x.twin_value)
-    for (name, twin), one in together.groupby(["finding", "twin"], sort=False):
+    rows, together = [], pd.concat(findings).assign(gap=lambda x: x.value - x.twin_value)
+    grouped = together.groupby(["finding", "twin"], sort=False)
+    for (name, twin), one in grouped:
         mean, error = one.gap.mean(), one.gap.std() / np.sqrt(len(one))
         reach, p = t.ppf(.975, len(one) - 1) * error, 2 * t.sf(abs(mean) / max(error, 1e-12), len(one) - 1)
-        rows.append((Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(p), mean - reach, mean + reach, one.expected.iloc[0]), len(one), int((one.verdict == BEYOND).sum())))
-    return with_verdicts([row[0] for row in rows]).assign(networks=[row[1] for row in rows], beyond_in=[row[2] for row in rows])
+        rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(p), mean - reach, mean + reach, one.expected.iloc[0]))
+    return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=grouped.verdict.agg(lambda v: (v == BEYOND).sum()).to_numpy())
