@@ -23,8 +23,8 @@ __all__ = ['FEATURES', 'TWINS', 'BEYOND', 'NOT_BEYOND', 'OTHER_WAY', 'UNTESTED',
            'BASELINE', 'NeuronTable', 'neuron_features', 'permutation_p', 'Difference', 'paired_difference', 'Finding',
            'with_verdicts', 'NeuronMap', 'map_neurons', 'neighbour_agreement', 'MapStability', 'map_stability',
            'separation', 'NeuronClusters', 'cluster_neurons', 'class_order', 'order_curves', 'NeuronStates',
-           'neuron_states', 'HiddenChain', 'hidden_chain', 'HeldOut', 'held_out_bits', 'TraceAnalysis', 'analyse_trace',
-           'across_networks']
+           'neuron_states', 'HiddenChain', 'hidden_chain', 'HeldOut', 'held_out_bits', 'HistoryTest', 'history_test',
+           'TraceAnalysis', 'analyse_trace', 'across_networks']
 
 # %% ../nbs/21_trace_analysis.ipynb #d4af8262
 FEATURES = ("activation_mean", "activation_std", "activation_firing_rate", "weight_norm", "gradient_mean")   # metrics, unless others are asked for
@@ -262,8 +262,8 @@ def _map_traces(shown: NeuronMap, layers: Sequence[str], axis: str = "", legend:
         names = [f"{label(layer)}[{row.neuron}]" + f": {label(row.responds_to)}" * bool(row.responds_to) for row in rows.itertuples()]
         look = dict(mode="markers", marker=dict(color=colour, size=6))
         if shown.table.classes: look = dict(mode="text", text=[label(name) for name in rows.responds_to], textfont=dict(color=colour, size=13))
-        traces.append(go.Scatter(x=rows.x.to_numpy("f4"), y=rows.y.to_numpy("f4"), name=label(layer), hovertext=names, hoverinfo="text",
-                                 legendgroup=layer, showlegend=legend, xaxis=f"x{axis}", yaxis=f"y{axis}", **look))
+        traces.append(go.Scatter(x=rows.x.to_numpy("f4"), y=rows.y.to_numpy("f4"), ids=rows.neuron.astype(str).tolist(), name=label(layer),
+                                 hovertext=names, hoverinfo="text", legendgroup=layer, showlegend=legend, xaxis=f"x{axis}", yaxis=f"y{axis}", **look))
     return traces
 
 def _layer_names(table: NeuronTable) -> list[str]: return list(dict.fromkeys(table.column("layer")))
@@ -678,6 +678,23 @@ def held_out_bits(
     table = pd.DataFrame(scores, pd.Index(n_states, name="hidden states"))
     return HeldOut(bits[others[fold], np.arange(len(fold))], np.array(n_states)[others[fold]], table, states.index)
 
+# %% ../nbs/21_trace_analysis.ipynb #ae6755fa
+@dataclass(frozen=True)
+class HistoryTest:
+    "Held-out bits of histories in order, and in shuffled orders."
+    bits: float                              # for each symbol, mean over neurons
+    shuffled: Float[np.ndarray, "draw"]      # the same of each shuffle
+
+    @property
+    def p(self) -> float:
+        "How often a shuffled history takes as few bits."
+        return permutation_p(-self.bits, -self.shuffled)
+
+def history_test(states: NeuronStates, draws: int = 39, seed: int = 0) -> HistoryTest:
+    "Held-out bits of the histories beside those of shuffled epochs, with as many hidden as visible states. Errors as in `held_out_bits`."
+    rng, code = np.random.default_rng(seed), lambda s: float(held_out_bits(s, [len(s.names)], restarts=1, seed=seed).bits.mean())
+    return HistoryTest(code(states), np.array([code(states.shuffled(rng)) for _ in progress(range(draws), "shuffled histories")]))
+
 # %% ../nbs/21_trace_analysis.ipynb #b44d3557
 def _in_common(a: NeuronStates, b: NeuronStates) -> tuple[NeuronStates, NeuronStates]:
     "The neurons that both have, in the same order."
@@ -712,17 +729,18 @@ def _order_findings(orders: Mapping[str, pd.DataFrame], seed: int) -> list[Findi
     return [_pair_finding(READINGS[r], mine[r].to_numpy(), BASELINE, theirs[r].to_numpy(), expected, seed) for r, expected in _EXPECTED.items()]
 
 def _history_findings(
-    states: NeuronStates, twin: Optional[NeuronStates], n_states: Optional[Sequence[int]], seed: int,
+    states: NeuronStates, twin: Optional[NeuronStates], n_states: Optional[Sequence[int]], draws: int, seed: int,
 ) -> tuple[list[Finding], dict[str, HiddenChain]]:
     "What the histories of neurons take to be coded, and their hidden chains."
-    name, mine, theirs = "history: bits for each epoch", *(_in_common(states, twin) if twin else (states, None))
-    panels = {"real": mine, "epochs shuffled": mine.shuffled(np.random.default_rng(seed))} | ({BASELINE: theirs} if twin else {})
-    coded = {panel: held_out_bits(s, n_states, seed=seed) for panel, s in panels.items()}
-    found = [_pair_finding(name, coded["real"].bits, panel, c.bits, "lower", seed) for panel, c in coded.items() if panel != "real"]
-    chains = {panel: hidden_chain(panels[panel], coded["real"].typical, seed=seed) for panel in panels if panel != "epochs shuffled"}
+    mine, theirs = _in_common(states, twin) if twin else (states, None)
+    test, coded = history_test(mine, draws, seed), held_out_bits(mine, n_states, seed=seed)
+    found = [Finding("history: bits for each epoch, in order", test.bits, "epochs shuffled", float(test.shuffled.mean()), test.p, expected="lower")]
+    chains = {"real": hidden_chain(mine, coded.typical, seed=seed)}
+    if twin is None: return found, chains
+    chains[BASELINE] = hidden_chain(theirs, coded.typical, seed=seed)
+    found.append(_pair_finding("history: bits for each epoch", coded.bits, BASELINE, held_out_bits(theirs, n_states, seed=seed).bits, "lower", seed))
     rates = [chain.entropy_rate for chain in chains.values()]
-    if twin: found.append(Finding("history: entropy rate of hidden states (bits)", rates[0], BASELINE, rates[1], expected="lower"))
-    return found, chains
+    return [*found, Finding("history: entropy rate of hidden states (bits)", rates[0], BASELINE, rates[1], expected="lower")], chains
 
 # %% ../nbs/21_trace_analysis.ipynb #6f8b7b0e
 @dataclass(frozen=True)
@@ -774,6 +792,7 @@ def analyse_trace(
     method: str = "t-SNE",                           # of the map, one of METHODS
     map_draws: int = 39,                             # twins of the map
     cluster_draws: int = 99,                         # twins of the clusters, of each kind
+    history_draws: int = 39,                         # shuffles of the histories
     states: str = "class",                           # of a neuron at an epoch, one of STATES
     n_states: Optional[Sequence[int]] = None,        # numbers of hidden states to choose from, as in `held_out_bits`
     at_most: int = 300,                              # neurons in maps and clusters; a sample of them if there are more
@@ -790,7 +809,7 @@ def analyse_trace(
     if trace.about["classes"]: orders = {name: class_order(one) for name, one in traces.items()}
     if len(orders) > 1: rows += _order_findings(orders, seed)
     try:
-        found, chains = _history_findings(*(neuron_states(traces[k], states) if k in traces else None for k in ("real", BASELINE)), n_states, seed)
+        found, chains = _history_findings(*(neuron_states(traces[k], states) if k in traces else None for k in ("real", BASELINE)), n_states, history_draws, seed)
         rows += found
     except (BadInput, MissingExtra) as error: notes.append(f"history left out: {error}")
     return TraceAnalysis(trace.path.name, tuple(rows), table, maps, clusters, orders, chains, tuple(notes))

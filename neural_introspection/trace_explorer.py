@@ -235,10 +235,10 @@ def _map_traces(values: MetricMap, epoch: int) -> list[Any]:
     import plotly.graph_objects as go
     grid = values.grid
     there, words, lines = np.isfinite(grid.cells(np.zeros(sum(grid.widths)))), _cell_words(grid), _line_labels(grid)
-    base = dict(x0=0, dx=1, y=lines, text=words)
+    base = dict(x0=0, dx=1, y=lines, hoverongaps=False)
     backdrop = go.Heatmap(z=np.where(there, 0, math.nan).astype("f4"), colorscale=[[0, NO_VALUE], [1, NO_VALUE]], showscale=False,
-                          hoverongaps=False, hovertemplate="%{y} %{text}: no value<extra></extra>", **base)
-    colours = go.Heatmap(z=values.colours(epoch), hoverongaps=False, xgap=1, ygap=1, **base, **_map_look(values))
+                          hovertemplate="%{y}, column %{x}: no value<extra></extra>", **base)
+    colours = go.Heatmap(z=values.colours(epoch), text=words, xgap=1, ygap=1, **base, **_map_look(values))
     return [backdrop, colours]
 
 def _map_look(values: MetricMap) -> dict:

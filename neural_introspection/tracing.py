@@ -434,13 +434,14 @@ class _Gradients:
 class _Watch:
     "Puts aside what flows at the layers."
     def __init__(self, layers: Sequence[Layer], parts: dict[str, list[Part]], classes: Optional[int] = None, quantiles: bool = False,
-                 keep_batches: bool = False):
+                 keep_batches: bool = False, batch_interval: int = 1):
         self.layers, self.parts, self.classes, self.keep_batches = layers, parts, classes, keep_batches
         self.make = lambda: {layer.name: _Counter(layer, quantiles) for layer in layers}
         self.gradients = {layer.name: _Gradients(layer) for layer in layers}
         self.counters, self.total, self.batches = self.make(), None, []   # of this batch or epoch; of the batches before; their statistics
         self.labels: Optional[Int[Tensor, "sample"]] = None
         self.given, self.paused, self.forwards = None, False, 0
+        self.batch_interval, self.skips = batch_interval, False
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[EpochRecorder]:
@@ -463,13 +464,14 @@ class _Watch:
         labels = self.given if self.given is not None else kwargs.get("labels")
         if labels is not None and self.classes: _check_samples(labels, [*args, *kwargs.values()])
         self.labels, self.given = _usable(labels, self.classes), None
-        if self.keep_batches and self.forwards: self._close_batch()
+        self.skips = self.forwards % self.batch_interval != 0
+        if self.keep_batches and self.forwards and not self.skips: self._close_batch()
         self.forwards += 1
 
     def _on_activation(self, layers: Sequence[Layer], module: nn.Module) -> Callable[[Tensor], None]:
         first = getattr(module, "batch_first", True)
         def see(x: Tensor) -> None:
-            if _unseen() or self.paused: return
+            if _unseen() or self.paused or self.skips: return
             labels = self.labels if self.given is None else _usable(self.given, self.classes)   # of a model whose own forward is not called
             for layer in layers:
                 known = None if isinstance(module, nn.RNNBase) and x.ndim == 2 else labels   # a packed sequence mixes the samples
@@ -478,7 +480,7 @@ class _Watch:
 
     def _on_gradient(self, layer: Layer, i: int, part: Part) -> Callable[[Tensor], None]:
         def see(gradient: Tensor) -> None:
-            if not self.paused: self.gradients[layer.name].add(i, part.start, part.rows(gradient.detach()))
+            if not self.paused and not self.skips: self.gradients[layer.name].add(i, part.start, part.rows(gradient.detach()))
         return see
 
 # %% ../nbs/20_tracing.ipynb #5e6da547
@@ -1068,6 +1070,7 @@ class _Traced(nn.Module):
         layers: Layers = None,               # sites to trace, {name: site}, or {name: (site, module whose weights are the neurons')}
         example: Any = None,                 # one batch as the model takes it, for the dry run
         metrics: Mapping[str, Metric] = {},  # more metrics, by name
+        batch_interval: int = 1,             # count every nth batch of an epoch only: less work, statistics of fewer samples
         quantiles: bool = False,             # quantile range, median and entropy of activations too (2 KB a neuron while tracing)
         drop_batches: bool = True,           # keep no statistics of single batches
         drop_weights: bool = True,           # keep no weights
@@ -1075,7 +1078,8 @@ class _Traced(nn.Module):
     ):
         super().__init__()
         self.model = _given_or_built(model, (input_size, hidden_size, output_size))
-        self.is_traced = traced_epochs(epoch_intervals, num_epochs)
+        self.is_traced, self.batch_interval = traced_epochs(epoch_intervals, num_epochs), batch_interval
+        if not isinstance(batch_interval, int) or batch_interval < 1: raise BadInput(f"batch_interval {batch_interval!r} is not possible: give 1 for every batch, n for every nth.")
         self.layers, self.classes, self.quantiles = find_layers(self.model, example, layers), classes, quantiles
         self.metrics = METRICS | (QUANTILE_METRICS if quantiles else {}) | dict(metrics)
         self.dropped = [name for name, drop in dict(batches=drop_batches, weights=drop_weights, biases=drop_biases).items() if drop]
@@ -1157,7 +1161,7 @@ class TraceableNN(_Traced):
         self._properties = {}
         try:
             if self.is_traced(epoch):
-                self._recorder = EpochRecorder(self.layers, self._parts(), self.classes, self.quantiles, "batches" not in self.dropped)
+                self._recorder = EpochRecorder(self.layers, self._parts(), self.classes, self.quantiles, "batches" not in self.dropped, self.batch_interval)
                 with self._recorder.watching(self.model): yield self
                 self._write(int(epoch), self._recorder)
             else: yield self
