@@ -563,7 +563,7 @@ def neuron_states(
 ) -> NeuronStates:
     "The state of each neuron at each traced epoch; neurons that are silent at all of them are left out. `BadInput` without classes or with fewer than 3 epochs."
     if kind not in STATES: raise BadInput(f"states {kind!r} are unknown: choose {' or '.join(STATES)}.")
-    if len(trace.epochs) < 3: raise BadInput(f"{trace.path.name} has {len(trace.epochs)} epochs, too few for a history: trace at least 3.")
+    if len(trace.epochs) < 3: raise BadInput(f"{trace.path.name} has too few epochs for a history ({len(trace.epochs)}): trace at least 3.")
     frame = trace.to_frame(None, _traced_layers(trace, layers), ["count", "mean", "std", "firing_rate"], by_class=True)
     symbols, names = _symbols(frame, trace.about["classes"], kind)
     symbols = symbols.reshape(len(trace.epochs), -1).T
@@ -809,8 +809,10 @@ def analyse_trace(
     if trace.about["classes"]: orders = {name: class_order(one) for name, one in traces.items()}
     if len(orders) > 1: rows += _order_findings(orders, seed)
     try:
-        found, chains = _history_findings(*(neuron_states(traces[k], states) if k in traces else None for k in ("real", BASELINE)), n_states, history_draws, seed)
+        histories = {name: neuron_states(one, states) for name, one in traces.items()}
+        found, chains = _history_findings(histories["real"], histories.get(BASELINE), n_states, history_draws, seed)
         rows += found
+        notes += [f"history: {note}" for note in histories["real"].notes]
     except (BadInput, MissingExtra) as error: notes.append(f"history left out: {error}")
     return TraceAnalysis(trace.path.name, tuple(rows), table, maps, clusters, orders, chains, tuple(notes))
 
@@ -826,4 +828,5 @@ def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one f
         mean, error = one.gap.mean(), one.gap.std() / np.sqrt(len(one))
         reach, p = t.ppf(.975, len(one) - 1) * error, 2 * t.sf(abs(mean) / max(error, 1e-12), len(one) - 1)
         rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(p), mean - reach, mean + reach, one.expected.iloc[0]))
-    return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=grouped.verdict.agg(lambda v: (v == BEYOND).sum()).to_numpy())
+    beyond = grouped.verdict.agg(lambda v: (v == BEYOND).sum() if (v != UNTESTED).any() else pd.NA)   # none where a single network is no test
+    return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=beyond.astype("Int64").to_numpy())

@@ -244,3 +244,12 @@ def test_nothing_was_asked_of_another_machine(explorer):
 
 def test_console_has_no_error(explorer):
     assert [e for e in explorer.seen.errors if e not in BENIGN] == []
+
+
+def test_make_dashboard_names_what_is_missing_and_installs_nothing(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")   # a Python without Voila, or anything else
+    python.chmod(0o755)
+    done = subprocess.run(["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={tmp_path}", "dashboard"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"The dashboard needs Voila: {tmp_path}/python -m pip install -c constraints.txt voila\n")
