@@ -616,7 +616,7 @@ def _begun(symbols: Int[np.ndarray, "neuron epoch"], n_symbols: int, n_states: i
     share /= share.sum()
     leaning = rng.choice(n_symbols, min(n_states, n_symbols), replace=False, p=share)
     leaning = np.concatenate([leaning, rng.choice(n_symbols, n_states - len(leaning), p=share)])
-    model = hmm.CategoricalHMM(n_states, n_features=n_symbols, n_iter=30, tol=.1, init_params="", implementation="scaling",
+    model = hmm.CategoricalHMM(n_states, n_features=n_symbols, n_iter=30, tol=.3, init_params="", implementation="scaling",
                                startprob_prior=1.1, transmat_prior=1.1, emissionprob_prior=1.1)
     stays = rng.uniform(.5, .95, (n_states, 1))   # different ones, so that two states of one leaning can part
     model.startprob_, model.transmat_ = np.full(n_states, 1 / n_states), stays * np.eye(n_states) + (1 - stays) / n_states
@@ -692,7 +692,7 @@ class HistoryTest:
 
 def history_test(states: NeuronStates, draws: int = 39, seed: int = 0) -> HistoryTest:
     "Held-out bits of the histories beside those of shuffled epochs, with as many hidden as visible states. Errors as in `held_out_bits`."
-    rng, code = np.random.default_rng(seed), lambda s: float(held_out_bits(s, [len(s.names)], restarts=1, seed=seed).bits.mean())
+    rng, code = np.random.default_rng(seed), lambda s: float(held_out_bits(s, [len(s.names)], folds=2, restarts=1, seed=seed).bits.mean())
     return HistoryTest(code(states), np.array([code(states.shuffled(rng)) for _ in progress(range(draws), "shuffled histories")]))
 
 # %% ../nbs/21_trace_analysis.ipynb #b44d3557
@@ -829,4 +829,4 @@ def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one f
         reach, p = t.ppf(.975, len(one) - 1) * error, 2 * t.sf(abs(mean) / max(error, 1e-12), len(one) - 1)
         rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(p), mean - reach, mean + reach, one.expected.iloc[0]))
     beyond = grouped.verdict.agg(lambda v: (v == BEYOND).sum() if (v != UNTESTED).any() else pd.NA)   # none where a single network is no test
-    return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=beyond.astype("Int64").to_numpy())
+    return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=beyond.astype("Int64").array)
