@@ -784,6 +784,10 @@ def _check_baseline(trace: NetworkTrace, baseline: Optional[NetworkTrace]) -> No
         if (theirs := about(baseline)[name]) != mine:
             raise BadInput(f"the baseline has other {name} ({theirs}, here {mine}): trace the same network, trained on shuffled labels, at the same epochs.")
 
+def _too_few(draws: Mapping[str, int]) -> list[str]:
+    "Which tests have too few twins to reach a verdict once several things are looked at."
+    return [f"{name}: {n} twins, so no p value can be below {1 / (1 + n):.3f}; give at least 39 for a verdict." for name, n in draws.items() if n < 39]
+
 # %% ../nbs/21_trace_analysis.ipynb #acf7d7a0
 def analyse_trace(
     trace: NetworkTrace,
@@ -814,6 +818,7 @@ def analyse_trace(
         rows += found
         notes += [f"history: {note}" for note in histories["real"].notes]
     except (BadInput, MissingExtra) as error: notes.append(f"history left out: {error}")
+    notes += _too_few(dict(map=map_draws, clusters=cluster_draws, history=history_draws))
     return TraceAnalysis(trace.path.name, tuple(rows), table, maps, clusters, orders, chains, tuple(notes))
 
 # %% ../nbs/21_trace_analysis.ipynb #65d1fdea

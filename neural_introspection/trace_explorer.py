@@ -665,9 +665,10 @@ def _fill(explorer: TraceExplorer, metric: Optional[str], epoch: Optional[int], 
     finally: explorer._quiet = False
     explorer.grid = map_grid(trace)
     explorer.map = _read_map(explorer, fresh=True)
-    explorer.figure = _explorer_map(explorer.map, explorer.epoch)
+    before, explorer.figure = getattr(explorer, "figure", None), _explorer_map(explorer.map, explorer.epoch)
     for cells in explorer.figure.data[:2]: cells.on_click(lambda trace_, points, state: _try(explorer, TraceExplorer.clicked, points))
     parts.maps.children, parts.note.value = (explorer.figure,), epoch_words(trace, explorer.epoch)
+    if before is not None: before.close()
 
 def _read_map(explorer: TraceExplorer, fresh: bool = False) -> MetricMap:
     "The chosen metric on the chosen scale."
@@ -690,11 +691,14 @@ def _refresh(explorer: TraceExplorer) -> None:
 
 # %% ../nbs/23_trace_explorer.ipynb #46d88f9a
 def _pick(explorer: TraceExplorer, text: str) -> None:
-    "Show the neuron of an address, at its epoch if it names one; nothing for an empty address."
-    _close(explorer)
-    if not text.strip(): return
-    if explorer.epoch is None: raise BadInput(f"{explorer.trace.path.name} has no epoch yet: trace one first.")
-    found = find_neuron(explorer.trace, text, explorer.epoch)
+    "Show the neuron of an address, at its epoch if it names one; nothing for an empty or a wrong address."
+    try:
+        if not text.strip(): return _close(explorer)
+        if explorer.epoch is None: raise BadInput(f"{explorer.trace.path.name} has no epoch yet: trace one first.")
+        found = find_neuron(explorer.trace, text, explorer.epoch)
+    except Exception:
+        _close(explorer)
+        raise
     explorer.parts.epoch.value = found.epoch
     _open(explorer, found)
 
@@ -702,12 +706,25 @@ def _open(explorer: TraceExplorer, found: NeuronTrace) -> None:
     "Frame the neuron in the map and show its detail."
     trace, epochs = explorer.trace, some_epochs(explorer.trace.epochs, LONG)
     if found.layer not in explorer.quartiles: explorer.quartiles[found.layer] = layer_quartiles(trace, found.layer, epochs)
+    _draw_history(explorer, neuron_history(trace, found.layer, found.neuron, found.epoch, explorer.quartiles[found.layer]))
     line, column = explorer.grid.cell_of(found.layer, found.neuron)
     explorer.figure.data[2].update(x=[column], y=[_line_labels(explorer.grid)[line]])
-    explorer.history = live_figure(neuron_history(trace, found.layer, found.neuron, found.epoch, explorer.quartiles[found.layer]))
     explorer.neuron = found
     _mark(explorer)
     explorer.parts.detail.children = (explorer.parts.table, explorer.history)
+
+def _draw_history(explorer: TraceExplorer, fig: Any) -> None:
+    "Show the figure: in the widget that is there if it has the same panels, which is faster, else in a new one."
+    names = lambda some: [a.text for a in some.layout.annotations]
+    if explorer.neuron is None or names(explorer.history) != names(fig):
+        _close(explorer)
+        explorer.history = live_figure(fig)
+        return
+    with explorer.history.batch_update():
+        for old, new in zip(explorer.history.data, fig.data):
+            if new.type == "heatmap": old.update(x=new.x, z=without_nan(new.z), colorscale=new.colorscale, zmid=new.zmid)
+            else: old.update(x=new.x, y=new.y)
+        explorer.history.layout.title.text = fig.layout.title.text
 
 def _mark(explorer: TraceExplorer) -> None:
     "The neuron at the slider's epoch: its metrics, and a mark in its history."
@@ -717,7 +734,7 @@ def _mark(explorer: TraceExplorer) -> None:
     explorer.history.layout.shapes = _epoch_marks(len(explorer.history.layout.annotations) - classes, explorer.epoch, classes)
 
 def _close(explorer: TraceExplorer) -> None:
-    "No neuron is picked any more."
+    "No neuron is in detail any more."
     if explorer.neuron is None: return
     explorer.parts.detail.children = ()
     explorer.history.close()
