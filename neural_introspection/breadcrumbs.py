@@ -676,7 +676,7 @@ def _predictions(models: Mapping[str, MetaModel], train: pd.DataFrame, test: pd.
     "What everything predicts on the test networks, by name."
     fit = lambda *features: fit_meta_model(train, "logistic", features, seed).predict(test)
     found = {WHOLE[estimator]: model.predict(test) for estimator, model in models.items()}
-    found |= {name: fit(feature, "depth") for name, feature in SINGLE.items()}
+    found |= {name: fit(feature, "depth") for name, feature in SINGLE.items() if feature in train}
     return found | {"layer alone": fit("depth"), "random number": pd.Series(np.random.default_rng(seed).random(len(test)), test.index)}
 
 def _shuffled_labels(train: pd.DataFrame, test: pd.DataFrame, shuffles: int, seed: int) -> pd.DataFrame:
@@ -698,7 +698,7 @@ class MetaResult:
     @property
     def best_single(self) -> str:
         "The single number with the highest AUC on the test networks, which is chosen in its favour."
-        return self.scores[list(SINGLE)].mean().idxmax()
+        return self.scores[[name for name in SINGLE if name in self.scores]].mean().idxmax()
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each predictor: mean AUC with its interval over networks; how far it is above the best single number, in pairs, with its interval."

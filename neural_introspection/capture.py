@@ -58,7 +58,8 @@ def _parts(flowing: Any) -> dict:
 def _first_tensor(flowing: Any) -> Optional[Tensor]:
     "What flows itself, or the first tensor in it, however deep; None if there is none."
     if isinstance(flowing, Tensor): return flowing
-    return next((found for part in _parts(flowing).values() if (found := _first_tensor(part)) is not None), None)
+    for part in flowing if isinstance(flowing, (tuple, list)) else _parts(flowing).values():
+        if (found := _first_tensor(part)) is not None: return found
 
 def _replace_first(flowing: Any, new: Tensor) -> Any:
     "A copy of what flows, of the same type, with its first tensor replaced."
@@ -83,8 +84,8 @@ def hooks(
     "Within the block the functions see (and may replace) what flows at their sites. `BadAddress` for an unknown site."
     waiting, handles = set(functions), []
     def watch(site, function):
-        def see(module, flowing):
-            convert = getattr(module, "hook_conversion", None)  # TransformerLens hook points may show another shape
+        convert = getattr(places[site][0], "hook_conversion", None)  # TransformerLens hook points may show another shape
+        def see(flowing):
             seen = _first_tensor(flowing)
             if seen is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
             new = function(seen if convert is None else convert.convert(seen))
@@ -102,9 +103,9 @@ def hooks(
         for handle in handles: handle.remove()
 
 def _listen(module: nn.Module, before: bool, see: Callable) -> Any:
-    "Call `see` with the module and what goes in (arguments and keyword arguments) or out; the handle that ends it."
-    if before: return module.register_forward_pre_hook(lambda m, *inputs: see(m, inputs), with_kwargs=True)
-    return module.register_forward_hook(lambda m, inputs, output: see(m, output))
+    "Call `see` with what goes into the module (arguments and keyword arguments) or comes out; the handle that ends it."
+    if before: return module.register_forward_pre_hook(lambda m, *inputs: see(inputs), with_kwargs=True)
+    return module.register_forward_hook(lambda m, inputs, output: see(output))
 
 # %% ../nbs/02_capture.ipynb #79469025
 Position = Union[str, int]

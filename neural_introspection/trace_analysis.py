@@ -131,7 +131,7 @@ def neuron_features(
     trace: NetworkTrace,
     epochs: Union[None, str, Sequence[int]] = None,   # None: the last; "all"; or these
     layers: Optional[Sequence[str]] = None,           # None: all but the input
-    metrics: Optional[Sequence[str]] = None,          # None: FEATURES
+    metrics: Optional[Sequence[str]] = None,          # None: those of FEATURES that were traced
     profile: Optional[bool] = None,                   # the response to each class; None: if the trace has classes
     alive_only: bool = True,                          # leave out neurons that were constant
     at_most: int = 1000,                              # neurons; a random sample of them if there are more
@@ -141,7 +141,7 @@ def neuron_features(
     if isinstance(epochs, str) and epochs != "all": raise BadInput(f"epochs {epochs!r} means nothing: give a list of epochs, or 'all'.")
     epochs = trace.epochs[-1:] if epochs is None else trace.epochs if isinstance(epochs, str) else list(epochs)
     profile = bool(trace.about["classes"]) if profile is None else profile
-    frame, alive = _read_features(trace, epochs, _traced_layers(trace, layers), list(FEATURES if metrics is None else metrics), profile)
+    frame, alive = _read_features(trace, epochs, _traced_layers(trace, layers), [f for f in FEATURES if f in trace.metrics] if metrics is None else list(metrics), profile)
     kept = _sampled(frame, at_most, seed)
     full, notes = _complete(frame[kept], alive[kept], alive_only)
     if not full.size:

@@ -162,6 +162,7 @@ class TraceConfig:
     drop_batches: bool = option(True, "Keep no statistics of single batches", "Trace")
     drop_weights: bool = option(False, "Keep no weights; the paths through the network need them", "Trace")
     drop_biases: bool = option(False, "Keep no biases", "Trace")
+    drop_gradients: bool = option(False, "Keep no statistics of gradients; tracing is faster", "Trace")
     inference: bool = option(True, "Keep what the finished network does with each test row", "Trace")
     output: str = option("trace.zarr", "Folder of the trace, ending in .zarr", "Output")
     force_overwrite: bool = option(False, "Remove an existing trace; by default it is archived", "Output")
@@ -230,7 +231,7 @@ def make_network(config: TraceConfig, data: ClassificationData, output: Optional
     "The network of a config, with the trace in `output` (a temporary one if left out); the weights depend on the seed alone."
     seed_everything(config.seed)
     sizes = dict(input_size=len(data.features), hidden_size=_numbers(config.hidden_size, "hidden_size", "64"), output_size=len(data.classes))
-    drops = {name: getattr(config, name) for name in ("quantiles", "drop_batches", "drop_weights", "drop_biases")}
+    drops = {name: getattr(config, name) for name in ("quantiles", "drop_batches", "drop_weights", "drop_biases", "drop_gradients")}
     return TraceableNN(**sizes, path=output, num_epochs=config.epochs + config.initial, epoch_intervals=parse_intervals(config.epoch_intervals), classes=len(data.classes), **drops)
 
 class TraceTraining:

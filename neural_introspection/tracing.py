@@ -35,11 +35,11 @@ from .stats import NeuronStats
 
 # %% auto #0
 __all__ = ['KINDS', 'Layers', 'Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_METRICS', 'log', 'ROOM', 'FORMAT', 'CHUNK', 'AXES',
-           'GROUPS', 'Intervals', 'Layer', 'neuron_rows', 'Part', 'module_parts', 'layer_parts', 'part_rows', 'dry_run',
-           'example_input', 'check_name', 'find_layers', 'LayerState', 'measure', 'EpochRecorder', 'epoch_arrays',
-           'TraceWarning', 'NoSuchKey', 'split_signature', 'NeuronTrace', 'LayerTrace', 'EpochTrace', 'NetworkTrace',
-           'traced_epochs', 'build_mlp', 'TraceableNN', 'OpenEpoch', 'trainer_callback', 'lightning_callback',
-           'split_batch', 'data_batches', 'trace_inference', 'run_model', 'InferenceHistory']
+           'GROUPS', 'Intervals', 'Layer', 'neurons_last', 'neuron_rows', 'Part', 'module_parts', 'layer_parts',
+           'part_rows', 'dry_run', 'example_input', 'check_name', 'find_layers', 'LayerState', 'measure',
+           'EpochRecorder', 'epoch_arrays', 'TraceWarning', 'NoSuchKey', 'split_signature', 'NeuronTrace', 'LayerTrace',
+           'EpochTrace', 'NetworkTrace', 'traced_epochs', 'build_mlp', 'TraceableNN', 'OpenEpoch', 'trainer_callback',
+           'lightning_callback', 'split_batch', 'data_batches', 'trace_inference', 'run_model', 'InferenceHistory']
 
 # %% ../nbs/20_tracing.ipynb #ae21901e
 KINDS = ("feature", "neuron", "channel", "hidden unit", "head")
@@ -58,17 +58,20 @@ class Layer:
     def key(self) -> str: return f"L_{self.name}"
 
 # %% ../nbs/20_tracing.ipynb #e299453b
-def neuron_rows(
+def neurons_last(
     x: Float[Tensor, "..."],   # what flows at the layer's site
     kind: str,                 # one of KINDS
     batch_first: bool = True,  # whether the samples are the first axis; recurrent layers may have the steps there
-) -> Float[Tensor, "row neuron"]:
-    "The activations with one row for each sample and place, one column for each neuron."
-    if x.ndim == 1: x = x[None]
-    if kind == "head": x = x.norm(dim=-1)
-    elif kind == "channel": x = x.movedim(1, -1)
-    elif not batch_first and x.ndim > 2: x = x.transpose(0, 1)
-    return x.flatten(0, -2)
+) -> Float[Tensor, "sample *place neuron"]:
+    "The activations with samples along the first axis and neurons along the last."
+    if x.ndim == 1: return x[None]
+    if kind == "head": return x.norm(dim=-1)
+    if kind == "channel": return x.movedim(1, -1)
+    return x if batch_first or x.ndim < 3 else x.transpose(0, 1)
+
+def neuron_rows(x: Float[Tensor, "..."], kind: str, batch_first: bool = True) -> Float[Tensor, "row neuron"]:
+    "As `neurons_last`, with one row for each sample and place."
+    return neurons_last(x, kind, batch_first).flatten(0, -2)
 
 # %% ../nbs/20_tracing.ipynb #d4e2ac12
 @dataclass(frozen=True)
@@ -369,25 +372,40 @@ ROOM = 2**20   # activations of a layer that are put aside before they are count
 class _Counter:
     "Activations of one layer, by class, in pieces large enough to be fast."
     def __init__(self, layer: Layer, quantiles: bool):
-        self.layer, self.quantiles, self.rows, self.labels, self.size = layer, quantiles, [], [], 0
+        self.layer, self.quantiles = layer, quantiles
+        self.room: Optional[Float[Tensor, "row neuron"]] = None   # what is put aside are its first `filled` rows
+        self.filled, self.labels = 0, []          # (rows, their labels or None), piece by piece
         self.stats: dict[int, NeuronStats] = {}   # by class; -1 without a label
         self.unfit = False                        # whether labels came that did not fit the rows
 
-    def add(self, rows: Float[Tensor, "row neuron"], labels: Optional[Int[Tensor, "sample"]]) -> None:
-        fits = labels is not None and len(labels) and len(rows) % len(labels) == 0
+    def add(self, x: Float[Tensor, "sample *place neuron"], labels: Optional[Int[Tensor, "sample"]]) -> None:
+        rows = math.prod(x.shape[:-1])
+        fits = labels is not None and len(labels) and rows % len(labels) == 0
         self.unfit |= labels is not None and not fits
-        self.labels.append(labels.repeat_interleave(len(rows) // len(labels)).to(rows.device) if fits else None)
-        self.size += rows.numel()
-        self.rows.append(rows if self.size >= ROOM else rows.clone())   # training may write into them
-        if self.size >= ROOM: self.flush()
+        labels = labels.repeat_interleave(rows // len(labels)).to(x.device) if fits else None
+        if x.numel() >= ROOM: self._count(x.flatten(0, -2), labels)
+        else: self._put_aside(x, rows, labels)
+
+    def _put_aside(self, x: Float[Tensor, "sample *place neuron"], rows: int, labels: Optional[Int[Tensor, "row"]]) -> None:
+        "Copy them, because training may write into them."
+        room = _room(self.room, x)
+        if self.filled and (room is not self.room or self.filled + rows > len(room)): self.flush()
+        self.room = room
+        self.room[self.filled:self.filled + rows].view(x.shape).copy_(x)
+        self.filled += rows
+        self.labels.append((rows, labels))
 
     def flush(self) -> None:
         "Count what was put aside."
-        for labels, some in _together(self.labels, self.rows):
-            for c in [-1] if labels is None else labels.unique().tolist():
-                stats = self.stats.setdefault(max(c, -1), NeuronStats(self.layer.width, self.quantiles))
-                stats.update(some if labels is None else some[labels == c])
-        self.rows, self.labels, self.size = [], [], 0
+        if not self.filled: return
+        known = any(labels is not None for _, labels in self.labels)
+        self._count(self.room[:self.filled], torch.cat([torch.full((n,), -1, device=self.room.device) if l is None else l for n, l in self.labels]) if known else None)
+        self.filled, self.labels = 0, []
+
+    def _count(self, rows: Float[Tensor, "row neuron"], labels: Optional[Int[Tensor, "row"]]) -> None:
+        for c in [-1] if labels is None else labels.unique().tolist():
+            stats = self.stats.setdefault(max(c, -1), NeuronStats(self.layer.width, self.quantiles))
+            stats.update(rows if labels is None else rows[labels == c])
 
     def total(self) -> NeuronStats:
         "The statistics of all classes together."
@@ -395,11 +413,11 @@ class _Counter:
         return functools.reduce(operator.add, self.stats.values()) if self.stats else NeuronStats(self.layer.width, self.quantiles)
 
 # %% ../nbs/20_tracing.ipynb #0c9f42ff
-def _together(labels: Sequence[Optional[Tensor]], rows: Sequence[Tensor]) -> list[tuple[Optional[Tensor], Tensor]]:
-    "(labels, rows) in one piece with labels and one without, where there are any."
-    with_, without = [i for i, l in enumerate(labels) if l is not None], [i for i, l in enumerate(labels) if l is None]
-    pieces = [(torch.cat([labels[i] for i in with_]), torch.cat([rows[i] for i in with_]))] if with_ else []
-    return pieces + ([(None, torch.cat([rows[i] for i in without]))] if without else [])
+@torch.inference_mode(False)
+def _room(was: Optional[Tensor], x: Float[Tensor, "sample *place neuron"]) -> Float[Tensor, "row neuron"]:
+    "Memory for activations like these: what there was, if it is of their kind."
+    if was is not None and (was.dtype, was.device, was.shape[1]) == (x.dtype, x.device, x.shape[-1]): return was
+    return torch.empty(ROOM // x.shape[-1], x.shape[-1], dtype=x.dtype, device=x.device)
 
 def _joined(found: Sequence[tuple[int, Float[Tensor, "some"]]], width: int) -> Float[Tensor, "neuron"]:
     "The length of each neuron's gradient from the lengths of its parts (first neuron, lengths)."
@@ -434,8 +452,8 @@ class _Gradients:
 class _Watch:
     "Puts aside what flows at the layers."
     def __init__(self, layers: Sequence[Layer], parts: dict[str, list[Part]], classes: Optional[int] = None, quantiles: bool = False,
-                 keep_batches: bool = False, batch_interval: int = 1):
-        self.layers, self.parts, self.classes, self.keep_batches = layers, parts, classes, keep_batches
+                 keep_batches: bool = False, batch_interval: int = 1, keep_gradients: bool = True):
+        self.layers, self.parts, self.classes, self.keep_batches, self.keep_gradients = layers, parts, classes, keep_batches, keep_gradients
         self.make = lambda: {layer.name: _Counter(layer, quantiles) for layer in layers}
         self.gradients = {layer.name: _Gradients(layer) for layer in layers}
         self.counters, self.total, self.batches = self.make(), None, []   # of this batch or epoch; of the batches before; their statistics
@@ -450,7 +468,7 @@ class _Watch:
         seen = {}
         for layer in self.layers: seen.setdefault(layer.site, []).append(layer)
         try:
-            for layer in self.layers:
+            for layer in self.layers if self.keep_gradients else ():
                 for i, part in enumerate(p for p in self.parts[layer.name] if not p.bias):
                     p = part.parameter
                     if p is not None and p.requires_grad: handles.append(p.register_hook(self._on_gradient(layer, i, part)))
@@ -475,7 +493,7 @@ class _Watch:
             labels = self.labels if self.given is None else _usable(self.given, self.classes)   # of a model whose own forward is not called
             for layer in layers:
                 known = None if isinstance(module, nn.RNNBase) and x.ndim == 2 else labels   # a packed sequence mixes the samples
-                self.counters[layer.name].add(neuron_rows(x.detach(), layer.kind, first), known)
+                self.counters[layer.name].add(neurons_last(x.detach(), layer.kind, first), known)
         return see
 
     def _on_gradient(self, layer: Layer, i: int, part: Part) -> Callable[[Tensor], None]:
@@ -717,7 +735,7 @@ class NeuronTrace:
         "Every metric by its name."
         return dict(zip(self.trace.metrics, self._row("metrics").tolist()))
 
-    def _row(self, name: str) -> Float[np.ndarray, "..."]: return self.trace._load(self.trace._array(name)[self.trace._place(self.epoch), self.unit])
+    def _row(self, name: str) -> Float[np.ndarray, "..."]: return self.trace._load(self.trace._array(name), self.trace._place(self.epoch), self.unit)
     def _group(self, name: str) -> dict[str, float]: return {k.removeprefix(f"{name}_"): v for k, v in self.metrics.items() if k.startswith(f"{name}_")}
 
     activation_metrics = property(lambda self: self._group("activation"), doc="Of its activations over the epoch's samples.")
@@ -730,7 +748,7 @@ class NeuronTrace:
         "Its activations by class; `BadInput` if the trace has no classes."
         return pd.DataFrame(self._row("classes"), columns=CLASS_METRICS).rename_axis("class")
 
-    def _kept(self, kept: Any) -> Float[np.ndarray, "connection"]: return self.trace._load(kept[self.trace._place(self.epoch), self.neuron])
+    def _kept(self, kept: Any) -> Float[np.ndarray, "connection"]: return self.trace._load(kept, self.trace._place(self.epoch), self.neuron)
 
     weights = property(lambda self: self._kept(self.trace.weights(self.layer)), doc="Its weights; `BadInput` if they were dropped.")
     biases = property(lambda self: self._kept(self.trace.biases(self.layer)), doc="Its biases; `BadInput` if they were dropped.")
@@ -827,11 +845,11 @@ class _Store:
         self.data = _open_data(self)
         if self.epochs and "metrics" not in self.data: raise BadData(f"{self.path} is damaged: its metrics are gone.")
 
-    def _load(self, array: Any) -> Float[np.ndarray, "..."]:
-        "The values of a part of the store; `BadData` if it is damaged."
-        try: return array.values
+    def _load(self, array: Any, *place: int) -> Float[np.ndarray, "..."]:
+        "The values of a part of the store, or of a place in it (epoch, unit); `BadData` if it is damaged."
+        try: return array.variable[place].values   # without labels, which take as long as the values
         except (ValueError, RuntimeError, OSError) as error:
-            raise BadData(f"{self.path.name} is damaged where {array.name} of epoch {_span(np.atleast_1d(array.epoch.values).tolist())} lies ({type(error).__name__}): trace it again.") from None
+            raise BadData(f"{self.path.name} is damaged where {array.name} of epoch {_span(np.atleast_1d(array.epoch.values[place[:1]]).tolist())} lies ({type(error).__name__}): trace it again.") from None
 
     def _array(self, name: str) -> Any:
         "An array of the store, not loaded; `BadInput` says how to have one that is not there."
@@ -1075,14 +1093,16 @@ class _Traced(nn.Module):
         drop_batches: bool = True,           # keep no statistics of single batches
         drop_weights: bool = True,           # keep no weights
         drop_biases: bool = True,            # keep no biases
+        drop_gradients: bool = False,        # keep no statistics of gradients: less work
     ):
         super().__init__()
         self.model = _given_or_built(model, (input_size, hidden_size, output_size))
         self.is_traced, self.batch_interval = traced_epochs(epoch_intervals, num_epochs), batch_interval
         if not isinstance(batch_interval, int) or batch_interval < 1: raise BadInput(f"batch_interval {batch_interval!r} is not possible: give 1 for every batch, n for every nth.")
         self.layers, self.classes, self.quantiles = find_layers(self.model, example, layers), classes, quantiles
-        self.metrics = METRICS | (QUANTILE_METRICS if quantiles else {}) | dict(metrics)
-        self.dropped = [name for name, drop in dict(batches=drop_batches, weights=drop_weights, biases=drop_biases).items() if drop]
+        own = METRICS | (QUANTILE_METRICS if quantiles else {})
+        self.metrics = {name: metric for name, metric in own.items() if not (drop_gradients and name.startswith("gradient_"))} | dict(metrics)
+        self.dropped = [name for name, drop in dict(batches=drop_batches, weights=drop_weights, biases=drop_biases, gradients=drop_gradients).items() if drop]
         self._recorder, self._properties, self._trace = None, None, None
         self._store(path, overwrite)
 
@@ -1161,7 +1181,7 @@ class TraceableNN(_Traced):
         self._properties = {}
         try:
             if self.is_traced(epoch):
-                self._recorder = EpochRecorder(self.layers, self._parts(), self.classes, self.quantiles, "batches" not in self.dropped, self.batch_interval)
+                self._recorder = EpochRecorder(self.layers, self._parts(), self.classes, self.quantiles, "batches" not in self.dropped, self.batch_interval, "gradients" not in self.dropped)
                 with self._recorder.watching(self.model): yield self
                 self._write(int(epoch), self._recorder)
             else: yield self
@@ -1191,8 +1211,8 @@ def _report(epoch: int, values: Float[np.ndarray, "unit metric"], metrics: list[
     if np.isnan(values[:, metrics.index("activation_mean")]).all(): log.warning("epoch %d: none of the %d layers ran: was it this model that was trained, and is it not compiled?", epoch, len(layers))
     for layer in layers:
         start, end = end, end + layer.width
-        for group in ("activation", "weight", "gradient"):
-            bad = int((values[start:end, metrics.index(f"{group}_nonfinite")] > 0).sum())
+        for group in GROUPS:
+            bad = int((values[start:end, metrics.index(f"{group}_nonfinite")] > 0).sum()) if f"{group}_nonfinite" in metrics else 0
             if bad: log.warning("epoch %d: %d of %d neurons of %s had NaN or infinite %ss", epoch, bad, layer.width, layer.key, group)
 
 # %% ../nbs/20_tracing.ipynb #acd65775
