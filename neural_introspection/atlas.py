@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import html
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +21,22 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from .capture import Position, chosen_tokens, fitting_texts, hooks, parse_position
 from .card import leakage_label
-from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, atomic_folder,
-                                       check_options, check_store, make_config, option, plain, progress, read_tensors,
-                                       site_name, watch_progress, write_tensors)
+from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, _put_aside,
+                                       atomic_folder, check_options, check_store, make_config, option, plain, progress,
+                                       read_tensors, site_name, watch_progress, write_tensors)
 from .dataset import text_hash
 from .models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
                                          model_device, resolve_model, spread, token_batch, token_batches)
 from .predictor import fold_of
 from .scanner import SINK, sink_tokens
+from .stats import p_values, q_values
 from .texts import group_texts, load_texts
 
 # %% auto #0
 __all__ = ['Sums', 'PENALTIES', 'PART', 'LEVEL', 'with_ones', 'add_products', 'FoldBasis', 'fold_basis', 'held_out_errors',
-           'upper_form', 'quadratic', 'CrossFit', 'cross_fit', 'partners', 'paired_rows', 'p_values', 'q_values',
-           'Part', 'plan_parts', 'fold_sums', 'AtlasResult', 'NeuronAtlas', 'AtlasConfig', 'run_atlas', 'summary',
-           'cell_address', 'neuron_row', 'AtlasMap', 'atlas_panel']
+           'upper_form', 'quadratic', 'CrossFit', 'cross_fit', 'partners', 'paired_rows', 'Part', 'plan_parts',
+           'fold_sums', 'AtlasResult', 'NeuronAtlas', 'AtlasConfig', 'run_atlas', 'summary', 'cell_address',
+           'neuron_row', 'AtlasMap', 'atlas_panel']
 
 # %% ../nbs/16_atlas.ipynb #0be60332
 Sums = dict[str, Tensor]   # "xx" and, for each block of targets, "{block}/xy" and "{block}/yy"; float64
@@ -172,20 +174,6 @@ def paired_rows(
     rows = [start[p][text] + place % length[p][text] for p in drawn]   # a shorter partner starts again
     alike = sum(int((groups[p] == groups).sum()) for p in drawn)
     return np.array(rows, dtype=np.int64).reshape(permutations, -1), alike
-
-# %% ../nbs/16_atlas.ipynb #c30ada27
-def p_values(r2: Float[np.ndarray, "*neuron"], null: Float[np.ndarray, "*draw"]) -> Float[np.ndarray, "*neuron"]:
-    "(1 + draws at least as high)/(1 + draws); NaN for a NaN. Never below 1/(1 + draws)."
-    null = np.sort(null[np.isfinite(null)])   # flat
-    higher = len(null) - np.searchsorted(null, r2, side="left")
-    return np.where(np.isfinite(r2), (1 + higher)/(1 + len(null)), np.nan)
-
-def q_values(p: Float[np.ndarray, "*neuron"]) -> Float[np.ndarray, "*neuron"]:
-    "Benjamini and Hochberg's (1995): the expected share of false ones among all neurons at least as significant."
-    from scipy.stats import false_discovery_control
-    q, known = np.full_like(p, np.nan), np.isfinite(p)
-    if known.any(): q[known] = false_discovery_control(p[known])
-    return q
 
 # %% ../nbs/16_atlas.ipynb #04b18a97
 PART = 8   # batches in a part; a killed atlas goes on after its last whole part
@@ -599,7 +587,8 @@ class AtlasConfig:
     permutations: int = option(8, "Wrong pairings of texts; the null pools them over a sample of neurons", "Probing", minimum=1)
     score: Literal["r2", "selectivity"] = option("r2", "What the best neurons are ranked by", "Ranking")
     top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
-    output: Optional[str] = option(None, "Folder for the atlas, ending in .zarr", "Ranking")
+    output: Optional[str] = option(None, "Folder for the atlas, ending in .zarr", "Output")
+    force_overwrite: bool = option(False, "Remove an existing atlas; by default it is archived", "Output")
     device: Optional[str] = option(None, HELP["device"], "Hardware")
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the model", "Hardware")
     seed: int = option(0, "Seed of texts, folds, null and control tasks", "Hardware", minimum=0)
@@ -621,8 +610,8 @@ def _check_config(config: AtlasConfig) -> None:
 
 # %% ../nbs/16_atlas.ipynb #6bf475c1
 def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
-    """The atlas as configured; writes `output` if given, and goes on where a killed one stopped. Raises `BadInput`
-    before the pass."""
+    """The atlas as configured; writes `output` if given (an atlas that is there is archived, or removed with
+    `force_overwrite`), and goes on where a killed one stopped. Raises `BadInput` before the pass."""
     _check_config(config)
     if model is None: resolve_model(config.model)
     corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
@@ -631,12 +620,18 @@ def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
                         config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)
     parts = Path(f"{config.output}.parts") if config.output else None
     result = atlas.probe(corpus.texts, group_texts(corpus.texts, corpus.groups), parts)
-    asked = {name: value for name, value in plain(config).items() if name != "output"}   # it is the same anywhere
+    asked = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # it is the same anywhere
     result = dataclasses.replace(result, about=result.about | dict(config=asked))
     if config.output:
+        if not config.force_overwrite: _archive(Path(config.output).absolute())
         result.save(config.output)
         shutil.rmtree(parts)
     return result
+
+def _archive(path: Path) -> None:
+    "Put an atlas that is there aside."
+    if not (path/"zarr.json").exists(): return
+    logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", _put_aside(path, remove=False))
 
 # %% ../nbs/16_atlas.ipynb #4e96ae20
 def summary(result: AtlasResult, config: AtlasConfig) -> dict:

@@ -16,7 +16,7 @@ from .core import BadData, BadInput, read_tensors, write_tensors
 
 # %% auto #0
 __all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
-           'sketch_distance']
+           'sketch_distance', 'p_values', 'q_values']
 
 # %% ../nbs/03_stats.ipynb #2350ab02
 def _block_shape(
@@ -472,3 +472,20 @@ def sketch_distance(a: NeuronStats, b: NeuronStats) -> Float[Tensor, "neuron"]:
     if a.n_neurons != b.n_neurons: raise BadInput(f"{a!r} and {b!r} cannot be compared: give statistics of the same neurons.")
     upto = lambda stats: _in_order(_sketch(stats._state)).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
     return (upto(a) - upto(b)).abs().amax(1)
+
+# %% ../nbs/03_stats.ipynb #7ac88792
+def p_values(
+    score: Float[np.ndarray, "*test"],  # higher is better
+    null: Float[np.ndarray, "*draw"],   # what chance gives, pooled over all tests; NaN does not count
+) -> Float[np.ndarray, "*test"]:
+    "(1 + draws at least as high)/(1 + draws); NaN for a NaN. Never below 1/(1 + draws)."
+    null = np.sort(null[np.isfinite(null)])   # flat
+    higher = len(null) - np.searchsorted(null, score, side="left")
+    return np.where(np.isfinite(score), (1 + higher)/(1 + len(null)), np.nan)
+
+def q_values(p: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:
+    "Benjamini and Hochberg's (1995): the expected share of false ones among all tests at least as significant; NaN for a NaN, which is no test."
+    from scipy.stats import false_discovery_control
+    q, known = np.full(p.shape, np.nan), np.isfinite(p)
+    if known.any(): q[known] = false_discovery_control(p[known])
+    return q

@@ -247,6 +247,7 @@ class TraceTraining:
     def run(self) -> None:
         "Train the epochs that are left."
         c = self.config
+        self.net.rewind(len(self.history))   # what a kill left after the checkpoint is traced again
         for epoch in progress(range(len(self.history), c.epochs + c.initial), "train", unit="epoch"):
             with self.net.trace_epoch(epoch):
                 scores = dict(loss=self.one_epoch(epoch - c.initial), **self.accuracies())

@@ -4,6 +4,7 @@
 
 # %% ../nbs/20_tracing.ipynb #a400ffb7
 from __future__ import annotations
+import atexit
 import collections
 import contextlib
 import dataclasses
@@ -19,7 +20,6 @@ import re
 import shutil
 import tempfile
 import warnings
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,16 +30,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import ModelInterface, _first_tensor, evaluating, find_site, hooks
-from .core import BadAddress, BadData, BadInput, atomic_folder, check_store, plain, progress, require
-from .stats import NeuronStats
+from .core import BadAddress, BadData, BadInput, NeuralIntrospectionError, atomic_folder, check_store, plain, progress, require, write_text
+from .stats import NeuronStats, q_values
 
 # %% auto #0
 __all__ = ['KINDS', 'Layers', 'Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_METRICS', 'log', 'ROOM', 'FORMAT', 'CHUNK', 'AXES',
-           'GROUPS', 'Intervals', 'Layer', 'neurons_last', 'neuron_rows', 'Part', 'module_parts', 'layer_parts',
-           'part_rows', 'dry_run', 'example_input', 'check_name', 'find_layers', 'LayerState', 'measure',
-           'EpochRecorder', 'epoch_arrays', 'TraceWarning', 'NoSuchKey', 'split_signature', 'NeuronTrace', 'LayerTrace',
-           'EpochTrace', 'NetworkTrace', 'traced_epochs', 'build_mlp', 'TraceableNN', 'OpenEpoch', 'trainer_callback',
-           'lightning_callback', 'split_batch', 'data_batches', 'trace_inference', 'run_model', 'InferenceHistory']
+           'GROUPS', 'Intervals', 'Answers', 'Layer', 'neurons_last', 'by_sample', 'has_steps_first', 'neuron_rows',
+           'Part', 'module_parts', 'layer_parts', 'part_rows', 'dry_run', 'example_input', 'check_name', 'find_layers',
+           'LayerState', 'measure', 'EpochRecorder', 'epoch_arrays', 'TraceWarning', 'NoSuchKey', 'split_signature',
+           'NeuronTrace', 'LayerTrace', 'EpochTrace', 'NetworkTrace', 'traced_epochs', 'build_mlp', 'TraceableNN',
+           'OpenEpoch', 'trainer_callback', 'lightning_callback', 'split_batch', 'data_batches', 'ReadAnswers',
+           'trace_inference', 'run_model', 'InferenceHistory']
 
 # %% ../nbs/20_tracing.ipynb #ae21901e
 KINDS = ("feature", "neuron", "channel", "hidden unit", "head")
@@ -68,6 +69,21 @@ def neurons_last(
     if kind == "head": return x.norm(dim=-1)
     if kind == "channel": return x.movedim(1, -1)
     return x if batch_first or x.ndim < 3 else x.transpose(0, 1)
+
+def by_sample(
+    x: Float[Tensor, "*place neuron"],
+    samples: int,                    # how many there are
+    kind: str,
+    sequence_first: bool = False,    # whether the model has modules with the steps first
+) -> Optional[Float[Tensor, "sample *place neuron"]]:
+    "The activations with the samples along the first axis; None if they cannot be told."
+    first, second = x.shape[0] == samples, sequence_first and kind == "neuron" and x.ndim > 2 and x.shape[1] == samples
+    if first == second: return None
+    return x if first else x.transpose(0, 1)
+
+def has_steps_first(model: nn.Module) -> bool:
+    "Whether a model has modules that may have the steps of a sequence along the first axis."
+    return any(getattr(module, "batch_first", True) is False for module in model.modules())
 
 def neuron_rows(x: Float[Tensor, "..."], kind: str, batch_first: bool = True) -> Float[Tensor, "row neuron"]:
     "As `neurons_last`, with one row for each sample and place."
@@ -187,7 +203,11 @@ def dry_run(model: nn.Module, sites: Sequence[str], example: Any) -> dict[str, _
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise BadInput("the model has parameters that are not initialised yet: run one batch through it first.")
     with _as_before(model), hooks(model, {site: look(site) for site in sites}):
-        ModelInterface(model).activations([], example, stop_early=False)
+        try: ModelInterface(model).activations([], example, stop_early=False)
+        except NeuralIntrospectionError: raise
+        except Exception as error:
+            words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise BadInput(f"the model does not run on the example ({words}): give example=, one batch as the model takes it.") from error
     return seen
 
 # %% ../nbs/20_tracing.ipynb #2a49aefe
@@ -241,6 +261,8 @@ def _default_sites(model: nn.Module) -> dict[str, tuple[str, tuple[str, ...]]]:
             if path and path not in whole.values() and (path in whole or module_parts(m))}
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd)
+_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)
+_SECOND = (nn.modules.batchnorm._NormBase, nn.GroupNorm, *_POOLS)   # these too have their channels along the second axis
 
 def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     "What a neuron is at a site, from its module and what it put out. `BadInput` for a convolution that ran without a batch."
@@ -250,7 +272,8 @@ def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     if isinstance(module, _CONVOLUTIONS) and shape and len(shape) != len(module.kernel_size) + 2:
         raise BadInput(f"{site} put out {tuple(shape)}, which has no batch: give an example with samples along its first axis.")
     rows = isinstance(module, (nn.Linear, nn.LayerNorm)) or type(module).__name__ == "Conv1D"
-    return "channel" if isinstance(module, _CONVOLUTIONS) or (len(shape) in (4, 5) and not rows) else "neuron"
+    second = isinstance(module, (*_CONVOLUTIONS, *_SECOND)) and len(shape) > 2
+    return "channel" if second or (len(shape) in (4, 5) and not rows) else "neuron"
 
 # %% ../nbs/20_tracing.ipynb #124b8c4b
 def _width(kind: str, shape: Sequence[int], parts: Sequence[Part]) -> int:
@@ -376,15 +399,11 @@ class _Counter:
         self.room: Optional[Float[Tensor, "row neuron"]] = None   # what is put aside are its first `filled` rows
         self.filled, self.labels = 0, []          # (rows, their labels or None), piece by piece
         self.stats: dict[int, NeuronStats] = {}   # by class; -1 without a label
-        self.unfit = False                        # whether labels came that did not fit the rows
+        self.unfit = False                        # whether labels came that could not be matched to the rows
 
-    def add(self, x: Float[Tensor, "sample *place neuron"], labels: Optional[Int[Tensor, "sample"]]) -> None:
-        rows = math.prod(x.shape[:-1])
-        fits = labels is not None and len(labels) and rows % len(labels) == 0
-        self.unfit |= labels is not None and not fits
-        labels = labels.repeat_interleave(rows // len(labels)).to(x.device) if fits else None
+    def add(self, x: Float[Tensor, "sample *place neuron"], labels: Optional[Int[Tensor, "row"]]) -> None:
         if x.numel() >= ROOM: self._count(x.flatten(0, -2), labels)
-        else: self._put_aside(x, rows, labels)
+        else: self._put_aside(x, math.prod(x.shape[:-1]), labels)
 
     def _put_aside(self, x: Float[Tensor, "sample *place neuron"], rows: int, labels: Optional[Int[Tensor, "row"]]) -> None:
         "Copy them, because training may write into them."
@@ -459,13 +478,12 @@ class _Watch:
         self.counters, self.total, self.batches = self.make(), None, []   # of this batch or epoch; of the batches before; their statistics
         self.labels: Optional[Int[Tensor, "sample"]] = None
         self.given, self.paused, self.forwards = None, False, 0
-        self.batch_interval, self.skips = batch_interval, False
+        self.batch_interval, self.skips, self.sequence_first = batch_interval, False, False
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[EpochRecorder]:
         "Within the block every forward and backward pass of the model counts."
-        handles = [model.register_forward_pre_hook(self._start, with_kwargs=True)]
-        seen = {}
+        handles, self.sequence_first, seen = [model.register_forward_pre_hook(self._start, with_kwargs=True)], has_steps_first(model), {}
         for layer in self.layers: seen.setdefault(layer.site, []).append(layer)
         try:
             for layer in self.layers if self.keep_gradients else ():
@@ -480,7 +498,7 @@ class _Watch:
         "A forward pass begins: its labels are those that were given, or what it is called with."
         if _unseen() or self.paused: return
         labels = self.given if self.given is not None else kwargs.get("labels")
-        if labels is not None and self.classes: _check_samples(labels, [*args, *kwargs.values()])
+        if labels is not None and self.classes: _check_samples(labels, [*args, *(v for k, v in kwargs.items() if k != "labels")], self.sequence_first)
         self.labels, self.given = _usable(labels, self.classes), None
         self.skips = self.forwards % self.batch_interval != 0
         if self.keep_batches and self.forwards and not self.skips: self._close_batch()
@@ -492,8 +510,9 @@ class _Watch:
             if _unseen() or self.paused or self.skips: return
             labels = self.labels if self.given is None else _usable(self.given, self.classes)   # of a model whose own forward is not called
             for layer in layers:
-                known = None if isinstance(module, nn.RNNBase) and x.ndim == 2 else labels   # a packed sequence mixes the samples
-                self.counters[layer.name].add(neurons_last(x.detach(), layer.kind, first), known)
+                acts, known = _matched(neurons_last(x.detach(), layer.kind, first), labels, layer.kind, self.sequence_first and first is not False)
+                self.counters[layer.name].unfit |= labels is not None and known is None
+                self.counters[layer.name].add(acts, known)
         return see
 
     def _on_gradient(self, layer: Layer, i: int, part: Part) -> Callable[[Tensor], None]:
@@ -517,6 +536,8 @@ class EpochRecorder(_Watch):
         unfit = [f"L_{name}" for name, counter in self.counters.items() if counter.unfit]
         if unfit: log.warning("the labels did not fit the activations of %s: those have no class", ", ".join(unfit))
         if self.keep_batches and self.forwards: self._close_batch()
+        if not self.forwards and (self.keep_batches or self.batch_interval > 1):
+            log.warning("the model's own forward was not called, so its batches could not be told apart: batch_interval and drop_batches had no effect")
         counters = self.total if self.keep_batches and self.total else self.counters
         return [self._state(layer, counters[layer.name]) for layer in self.layers]
 
@@ -530,17 +551,26 @@ def _unseen() -> bool:
     "Whether a pass does not count: a compiler looks at the code, or checkpointing runs the forward pass a second time."
     return torch.compiler.is_compiling() or getattr(torch._C, "_current_graph_task_id", lambda: -1)() != -1
 
-def _check_samples(labels: Any, inputs: Sequence[Any]) -> None:
+def _matched(x: Float[Tensor, "*place neuron"], labels: Optional[Int[Tensor, "..."]], kind: str, sequence_first: bool) -> tuple[Tensor, Optional[Int[Tensor, "row"]]]:
+    "(activations in the order of the samples, a label for each row); None for labels that cannot be matched."
+    if labels is None: return x, None
+    if labels.ndim > 1: return x, labels.flatten() if labels.shape == x.shape[:-1] else None   # one for each token
+    found = by_sample(x, len(labels), kind, sequence_first)
+    return (x, None) if found is None else (found, labels.repeat_interleave(math.prod(found.shape[1:-1])).to(x.device))
+
+def _check_samples(labels: Any, inputs: Sequence[Any], sequence_first: bool = False) -> None:
     "`BadInput` if no input has as many samples as there are labels."
-    sizes = [tuple(x.shape[:2]) for x in inputs if isinstance(x, Tensor) and x.ndim]
+    sizes = [tuple(x.shape[:1 + sequence_first]) for x in inputs if isinstance(x, Tensor) and x.ndim]
     if sizes and not any(len(labels) in size for size in sizes):
         raise BadInput(f"{len(labels)} labels do not fit inputs of {sizes[0][0]} samples: give one label for each sample of the next forward pass.")
 
 def _usable(labels: Any, classes: Optional[int]) -> Optional[Int[Tensor, "sample"]]:
-    "Labels that count, flat; None if there are none, or no classes were asked for. `BadInput` for one that is no class."
+    "Labels that count, one for each sample or each token; None if there are none, or no classes were asked for. `BadInput` for one that is no class."
     if labels is None or classes is None: return None
-    labels = torch.as_tensor(labels).flatten().long()
-    if len(labels) and int(labels.max()) >= classes: raise BadInput(f"label {int(labels.max())} is outside 0..{classes - 1}: give classes={int(labels.max()) + 1} or more.")
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point(): raise BadInput(f"labels of {labels.dtype} are no classes: give whole numbers from 0 to {classes - 1}.")
+    labels = labels.long().reshape(labels.shape if labels.ndim > 1 and labels.shape[-1] > 1 else -1)
+    if labels.numel() and int(labels.max()) >= classes: raise BadInput(f"label {int(labels.max())} is outside 0..{classes - 1}: give classes={int(labels.max()) + 1} or more.")
     return labels
 
 # %% ../nbs/20_tracing.ipynb #f2ec7f3d
@@ -614,12 +644,13 @@ class _Writer:
     "Adds epochs to a store."
     def __init__(self, path: Path):
         import zarr
-        for left in path.rglob("*.partial"): left.unlink()   # by a process that was killed
-        self.path, self.group = path, zarr.open_group(path, mode="r+")
+        self.path, self.group, self.tidy = path, zarr.open_group(path, mode="r+"), False
         self.attrs, self.arrays = dict(self.group.attrs), {"epoch": self.group["epoch"]}
 
     def append(self, epoch: int, arrays: dict[str, Float[np.ndarray, "..."]], properties: dict) -> None:
-        "Write an epoch. Those from it on, of an earlier run, are dropped first."
+        "Write an epoch. Damaged ones from it on are dropped first."
+        for left in () if self.tidy else self.path.rglob("*.partial"): left.unlink(missing_ok=True)   # by a process that was killed
+        self.tidy = True
         if self.attrs != (attrs := _read_attrs(self.path)): self.attrs, self.arrays = attrs, {"epoch": self.group["epoch"]}   # another object has written
         epochs = [e for e in self.attrs["epochs"] if e < epoch]
         self._enter(epochs, begun=epoch)
@@ -631,12 +662,17 @@ class _Writer:
             _make_room(self.arrays[name], array.shape, slot)[(slot, *(slice(0, n) for n in array.shape))] = array
         self._enter([*epochs, epoch], {str(epoch): _file_sizes(self.path, arrays, slot)}, {str(epoch): plain(properties)})
 
+    def rewind(self, epoch: int) -> None:
+        "Forget the epochs from this one on."
+        self.attrs = _read_attrs(self.path)
+        self._enter([e for e in self.attrs["epochs"] if e < epoch])
+
     def _enter(self, epochs: list[int], files: Mapping = {}, properties: Mapping = {}, begun: Optional[int] = None) -> None:
         "Say, in one write, which epochs are whole, and which one is begun."
         kept = set(epochs)
         keep = lambda table: {k: v for k, v in table.items() if int(k) in kept}
         self.attrs |= dict(epochs=epochs, begun=begun, files=keep(self.attrs["files"] | files), properties=keep(self.attrs["properties"] | properties))
-        self.group.attrs.put(self.attrs)
+        write_text(self.path/"zarr.json", json.dumps(dict(zarr_format=3, node_type="group", attributes=self.attrs)))   # as zarr would, in a tenth of its time
 
 # %% ../nbs/20_tracing.ipynb #61d0ebb2
 def _read_attrs(path: Path) -> dict:
@@ -897,8 +933,9 @@ class _Addresses(_Store, Mapping):
     def __eq__(self, other: Any) -> bool: return isinstance(other, NetworkTrace) and self.path == other.path
     def __hash__(self) -> int: return hash(self.path)
 
-    def sel(self, epoch: int, layer: Optional[str] = None, neuron: Optional[int] = None) -> Union[EpochTrace, LayerTrace, NeuronTrace]:
+    def sel(self, epoch: Optional[int] = None, layer: Optional[str] = None, neuron: Optional[int] = None) -> Union[EpochTrace, LayerTrace, NeuronTrace]:
         "By labels: `sel(epoch=30, layer='hidden_1', neuron=20)`; without a neuron the layer, without a layer the epoch."
+        if epoch is None: raise BadInput(f"an address begins with the epoch: give epoch=, one of {_span(self.epochs)}.")
         if layer is None and neuron is not None: raise BadInput("a neuron without a layer is not an address: give layer= too.")
         found = self[f"E_{_label(epoch, 'E')}"]
         found = found if layer is None else found[layer]
@@ -972,8 +1009,9 @@ class NetworkTrace(_Addresses):
         "The names of what `trace_inference` has written."
         return sorted(p.parent.name for p in (self.path/"history").glob("*/zarr.json") if not p.parent.name.startswith("."))
 
-    def inference(self, name: str = "inference") -> Any:
-        "What `trace_inference` wrote under a name; `BadInput` if there is none."
+    def inference(self, name: Optional[str] = None) -> Any:
+        "What `trace_inference` wrote under a name, or all it wrote; `BadInput` if there is none, or several to choose from."
+        if name is None and len(self.history_names()) == 1: name = self.history_names()[0]
         if name not in self.history_names(): raise BadInput(f"{self.path.name} has no history {name!r}: it has {', '.join(self.history_names()) or 'none'}.")
         return InferenceHistory(self, name)
 
@@ -1045,6 +1083,7 @@ def traced_epochs(
 ) -> Callable[[int], bool]:
     "A function that says whether an epoch is traced. `BadInput` for an interval that means nothing."
     if epoch_intervals is None: return lambda epoch: True
+    if isinstance(epoch_intervals, np.ndarray): epoch_intervals = epoch_intervals.tolist()
     if isinstance(epoch_intervals, (int, np.integer)) and not isinstance(epoch_intervals, bool):
         if epoch_intervals == -1 and num_epochs: return lambda epoch: epoch == num_epochs - 1
         if epoch_intervals == -1: raise BadInput("epoch_intervals -1 is the last epoch, which is not known: give num_epochs too.")
@@ -1080,7 +1119,7 @@ class _Traced(nn.Module):
         input_size: Optional[int] = None,    # or build a multilayer perceptron of these sizes
         hidden_size: Union[None, int, Sequence[int]] = None,
         output_size: Optional[int] = None,
-        path: Optional[str | Path] = None,   # the trace, ending in .zarr; a trace that is there goes on. None: a folder that goes away with the object
+        path: Optional[str | Path] = None,   # the trace, ending in .zarr; a trace that is there goes on. None: a folder that goes away with the process
         overwrite: bool = False,             # start anew
         num_epochs: Optional[int] = None,
         epoch_intervals: Intervals = None,   # None: every epoch; n: every nth; -1: the last only; a list: those
@@ -1099,15 +1138,25 @@ class _Traced(nn.Module):
         self.model = _given_or_built(model, (input_size, hidden_size, output_size))
         self.is_traced, self.batch_interval = traced_epochs(epoch_intervals, num_epochs), batch_interval
         if not isinstance(batch_interval, int) or batch_interval < 1: raise BadInput(f"batch_interval {batch_interval!r} is not possible: give 1 for every batch, n for every nth.")
+        if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())): raise BadInput("metrics are functions by name: give {'weight_median': lambda state: ...}.")
+        if classes is not None and (not isinstance(classes, (int, np.integer)) or classes < 1): raise BadInput(f"classes {classes!r} is not possible: give how many there are, as a whole number.")
         self.layers, self.classes, self.quantiles = find_layers(self.model, example, layers), classes, quantiles
         own = METRICS | (QUANTILE_METRICS if quantiles else {})
         self.metrics = {name: metric for name, metric in own.items() if not (drop_gradients and name.startswith("gradient_"))} | dict(metrics)
         self.dropped = [name for name, drop in dict(batches=drop_batches, weights=drop_weights, biases=drop_biases, gradients=drop_gradients).items() if drop]
+        self._try_metrics(metrics)
         self._recorder, self._properties, self._trace = None, None, None
         self._store(path, overwrite)
 
     def _about(self) -> dict:
         return dict(layers=[vars(layer) for layer in self.layers], metrics=list(self.metrics), classes=self.classes, dropped=self.dropped)
+
+    def _try_metrics(self, metrics: Mapping[str, Metric]) -> None:
+        "`BadInput` for a metric of one's own that fails, before an epoch is lost by it: on numbers drawn at random."
+        draw = lambda width: NeuronStats(width, self.quantiles).update(torch.randn(8, width, generator=torch.Generator().manual_seed(0)))
+        for layer in self.layers if metrics else ():
+            parts, acts = layer_parts(self.model, layer), draw(layer.width)
+            measure(metrics, LayerState(layer, acts, acts, part_rows(parts), part_rows(parts, bias=True), {c: acts for c in range(self.classes or 0)}))
 
     def _untraced(self) -> list[str]:
         "The parameters that are no traced neuron's."
@@ -1123,7 +1172,7 @@ class _Traced(nn.Module):
         check_store(self.path, "a trace")
         if overwrite or not (self.path/"zarr.json").exists(): _create_store(self.path, self._about() | dict(untraced=self._untraced()))
         self.attach(self.path)
-        if folder: weakref.finalize(self._trace, shutil.rmtree, folder, ignore_errors=True)   # goes away with the trace
+        if folder: atexit.register(shutil.rmtree, folder, ignore_errors=True)   # arrays that are not loaded yet may outlive the network
 
     def attach(self, trace: NetworkTrace | str | Path) -> TraceableNN:
         "Have this trace, to read and to go on with; `BadData` if it is another network's."
@@ -1154,7 +1203,7 @@ class TraceableNN(_Traced):
     def forward(self, *args: Any, **kwargs: Any) -> Any: return self.model(*args, **kwargs)
 
     def labels(self, labels: Int[Tensor, "sample"]) -> None:
-        "The classes of the samples in the next forward pass. (A model that is called with `labels=` says so itself.)"
+        "The classes of the samples in the next forward pass. (A model that is called with `labels=` says so itself. If only its parts are called, they hold until the next labels are given.)"
         if self._recorder is not None: self._recorder.given = labels
 
     def note(self, **properties: Any) -> None:
@@ -1181,15 +1230,30 @@ class TraceableNN(_Traced):
         self._properties = {}
         try:
             if self.is_traced(epoch):
+                self._check_new(int(epoch))
                 self._recorder = EpochRecorder(self.layers, self._parts(), self.classes, self.quantiles, "batches" not in self.dropped, self.batch_interval, "gradients" not in self.dropped)
                 with self._recorder.watching(self.model): yield self
                 self._write(int(epoch), self._recorder)
             else: yield self
         finally: self._recorder = self._properties = None
 
+    def _check_new(self, epoch: int) -> None:
+        "`BadInput` if whole epochs of the trace would be lost."
+        if not any(e >= epoch for e in _read_attrs(self.path)["epochs"]): return
+        there = [e for e in self._trace.refresh().epochs if e >= epoch]
+        if there: raise BadInput(f"{self.path.name} has epoch {_span(there)} already: go on with epoch {there[-1] + 1}, call rewind({epoch}) to trace from there again, or start anew with overwrite=True.")
+
+    def rewind(self, epoch: int) -> TraceableNN:
+        "Forget the traced epochs from this one on, to trace them again: training went back to an earlier checkpoint."
+        gone = [e for e in _read_attrs(self.path)["epochs"] if e >= epoch]
+        if gone:
+            self._writer.rewind(epoch)
+            self._stale = True
+            log.warning("%s: epoch %s dropped, to be traced again", self.path.name, _span(gone))
+        return self
+
     def _write(self, epoch: int, recorder: EpochRecorder) -> None:
-        arrays, stale = epoch_arrays(recorder, self.metrics, self.classes, self.dropped), [e for e in self._writer.attrs["epochs"] if e >= epoch]
-        if stale: log.warning("epochs %s of an earlier run are replaced, because epoch %d was traced again", _span(stale), epoch)
+        arrays = epoch_arrays(recorder, self.metrics, self.classes, self.dropped)
         _report(epoch, arrays["metrics"], list(self.metrics), self.layers)
         self._writer.append(epoch, arrays, self._properties)
         self._stale = True
@@ -1203,12 +1267,13 @@ def _check_same(trace: NetworkTrace, about: dict) -> None:
         theirs = trace.about[name]
         if name == "layers": mine, theirs = ({l["name"]: l["width"] for l in layers} for layers in (mine, theirs))
         if mine != theirs:
+            theirs, mine = (words if len(words) < 150 else f"{words[:150]}..." for words in map(str, (theirs, mine)))
             raise BadData(f"{trace.path.name} is a trace with other {name} ({theirs}, here {mine}): give another path, or overwrite=True.")
 
 def _report(epoch: int, values: Float[np.ndarray, "unit metric"], metrics: list[str], layers: Sequence[Layer]) -> None:
     "Log which layers had NaN or infinite numbers, and an epoch in which nothing ran."
     end = 0
-    if np.isnan(values[:, metrics.index("activation_mean")]).all(): log.warning("epoch %d: none of the %d layers ran: was it this model that was trained, and is it not compiled?", epoch, len(layers))
+    if np.isnan(values[:, metrics.index("activation_nonfinite")]).all(): log.warning("epoch %d: none of the %d layers ran: was it this model that was trained, and is it not compiled?", epoch, len(layers))
     for layer in layers:
         start, end = end, end + layer.width
         for group in GROUPS:
@@ -1247,7 +1312,7 @@ def trainer_callback(net: TraceableNN) -> Any:
 
     class TraceCallback(TrainerCallback):
         epoch = OpenEpoch(net)
-        def on_epoch_begin(self, args, state, control, **kwargs): self.epoch.begin(round(state.epoch))
+        def on_epoch_begin(self, args, state, control, **kwargs): self.epoch.begin(int(state.epoch + 1e-6))   # a run that goes on in the middle of an epoch traces the rest of it
         def on_step_begin(self, args, state, control, **kwargs): self.epoch.counting(True)
         def on_step_end(self, args, state, control, **kwargs): self.epoch.counting(False)
         def on_epoch_end(self, args, state, control, **kwargs): self.epoch.end(step=state.global_step)
@@ -1275,22 +1340,35 @@ def lightning_callback(net: TraceableNN) -> Any:
     return TraceCallback()
 
 def split_batch(batch: Any) -> tuple[Any, Optional[Tensor]]:
-    "(inputs, labels or None) of a batch: a tensor, a pair, or a dict with `labels`."
+    "(inputs, labels or None) of a batch: a tensor; a dict, perhaps with `labels`; or a tuple or list, whose last part are labels if there is a whole number for each sample."
     if isinstance(batch, Mapping): return {k: v for k, v in batch.items() if k != "labels"}, batch.get("labels")
-    if isinstance(batch, (list, tuple)) and len(batch) == 2: return batch[0], batch[1]
-    return (batch[0] if isinstance(batch, (list, tuple)) and len(batch) == 1 else batch), None
+    if not isinstance(batch, (list, tuple)) or not len(batch): return batch, None
+    *inputs, last = batch
+    labels = last if inputs and _are_labels(last, inputs[0]) else None
+    inputs = inputs if labels is not None else batch
+    return (inputs[0] if len(inputs) == 1 else tuple(inputs)), labels
+
+def _are_labels(x: Any, inputs: Any) -> bool:
+    "Whether a part of a batch is a whole number (or a list of one, or a 0 or 1 of any kind) for each sample."
+    inputs = inputs if hasattr(inputs, "shape") else _first_tensor(inputs)
+    if not isinstance(x, (Tensor, np.ndarray)) or inputs is None: return False
+    x = torch.as_tensor(x)
+    whole = not x.is_floating_point() or bool(((x == 0) | (x == 1)).all())
+    return whole and (x.ndim == 1 or (x.ndim == 2 and x.shape[1] == 1)) and len(x) in tuple(inputs.shape[:2])
 
 # %% ../nbs/20_tracing.ipynb #5e9fa9e4
-def data_batches(data: Any, labels: Optional[Tensor] = None, batch_size: int = 256) -> Iterator[tuple[Any, Optional[Tensor]]]:
-    "(inputs, labels) of a tensor, a dict of tensors, or an iterable of batches; `BadInput` if the labels do not fit."
-    if isinstance(data, (tuple, list)) and labels is None and len(data) == 2 and all(isinstance(x, Tensor) and x.ndim for x in data):
-        (data, labels) = data   # inputs and labels, whole
+def data_batches(data: Any, labels: Any = None, batch_size: int = 256) -> Iterator[tuple[Any, Optional[Tensor]]]:
+    "(inputs, labels) of a tensor, a dict of tensors, a pair (inputs, labels), a torch `Dataset`, or an iterable of batches; `BadInput` if the labels do not fit."
+    if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset): data = torch.utils.data.DataLoader(data, batch_size)
+    if isinstance(data, (tuple, list)) and labels is None and len(data) == 2 and _are_labels(data[1], data[0]): data, labels = data
+    if isinstance(data, np.ndarray): data = torch.as_tensor(data)
     if isinstance(data, Mapping): size = {len(v) for v in data.values()}
     else: size = {len(data)} if isinstance(data, Tensor) else set()
     if not size:
         if labels is not None: raise BadInput("labels beside an iterable of batches: let it give (inputs, labels).")
         yield from map(split_batch, data)
         return
+    if labels is not None: labels = torch.as_tensor(labels)
     if labels is not None: size |= {len(labels)}
     if len(size) > 1: raise BadInput(f"inputs and labels of different lengths ({', '.join(map(str, sorted(size)))}) were given.")
     for start in range(0, max(size), batch_size):
@@ -1299,22 +1377,58 @@ def data_batches(data: Any, labels: Optional[Tensor] = None, batch_size: int = 2
         yield inputs, own if labels is None else cut(labels)
 
 # %% ../nbs/20_tracing.ipynb #8b34bde4
-def _answers(model: nn.Module, output: Any) -> tuple[Int[np.ndarray, "sample"], Float[np.ndarray, "sample"]]:
-    "(the class, its probability) that a model's output means: the largest logit, or the sign of a single one; of texts those of the last token."
-    logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else getattr(output, "logits", None)
-    logits = _first_tensor(output) if logits is None else logits
-    logits = logits.detach().float().reshape(len(logits), -1, logits.shape[-1])[:, -1] if logits.ndim > 1 else logits.detach().float()[:, None]
-    sigmoid = isinstance(list(model.modules())[-1], nn.Sigmoid)
-    if logits.shape[1] == 1:
-        up = logits[:, 0] if sigmoid else logits[:, 0].sigmoid()
-        return (up > .5).long().cpu().numpy(), torch.maximum(up, 1 - up).cpu().numpy()
-    best = logits.softmax(1).max(1)
-    return best.indices.cpu().numpy(), best.values.cpu().numpy()
+Answers = Callable[[Any], tuple[Int[Tensor, "sample"], Float[Tensor, "sample"]]]   # a model's output -> (the class of each sample, its probability)
 
+class ReadAnswers:
+    """What a classifier's output means: the class of the largest of several numbers, or which of two a single one says. Numbers that are probabilities already (a row sums to 1, or all of the first batch lie in 0..1 where there is one)
+    are taken as they are, others are logits. Of texts it is the next token after the last but one, whose answer is known. `BadInput` for an output of another shape."""
+    def __init__(self, sequence_first: bool = False): self.sequence_first, self.single = sequence_first, None
+
+    def logits(self, output: Any, labels: Optional[Tensor]) -> Float[Tensor, "sample class"]:
+        "A row for each sample."
+        found = output["logits"] if isinstance(output, Mapping) and "logits" in output else getattr(output, "logits", None)
+        found = _first_tensor(output) if found is None else found
+        shape = "nothing" if found is None else tuple(found.shape)
+        if found is None or not 1 <= found.ndim <= 3: raise BadInput(f"the model's output ({shape}) does not name a class of each sample: give answers=, a function of it that returns the classes and their probabilities.")
+        found = found.detach().float()
+        if found.ndim == 1: return found[:, None]
+        if found.ndim == 2: return found
+        tokens = labels is not None and labels.ndim == 2 and labels.shape == found.shape[:2]
+        if not tokens and self.sequence_first and (labels is None or len(labels) != len(found)): found = found.transpose(0, 1)
+        return found[:, -2 if tokens and found.shape[1] > 1 else -1]
+
+    def __call__(self, output: Any, labels: Optional[Tensor] = None) -> tuple[Float[Tensor, "sample"], Float[Tensor, "sample"]]:
+        "(class, probability) of each sample, NaN where the output is."
+        logits = self.logits(output, labels)
+        if logits.shape[1] == 1:
+            up = logits[:, 0]
+            if self.single is None:
+                self.single = bool(((up >= 0) & (up <= 1)).all())
+                if self.single: log.info("the model's single output lies in 0..1 and is read as a probability; if it is a logit give answers=")
+            if not self.single: up = up.sigmoid()
+            return _nan_where(up, (up > .5).float()), torch.maximum(up, 1 - up)
+        ready = bool((logits >= 0).all() & ((logits.sum(1) - 1).abs() < 1e-3).all())
+        best = (logits if ready else logits.softmax(1)).max(1)
+        return _nan_where(logits.sum(1), best.indices.float()), best.values
+
+def _nan_where(x: Float[Tensor, "sample"], values: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]: return torch.where(x.isnan(), math.nan, values)
+
+def _truth(labels: Any, samples: int) -> Float[np.ndarray, "sample"]:
+    "The class of each sample as it should be; NaN where there is no label, or a negative one. `BadInput` for labels that are no classes."
+    if labels is None: return np.full(samples, math.nan, "f4")
+    labels = torch.as_tensor(labels).detach().cpu().double()
+    if labels.ndim == 2 and labels.shape[1] > 1 and bool(((labels == 0) | (labels == 1)).all() & (labels.sum(1) == 1).all()):
+        raise BadInput("one-hot labels: give the class of each sample, labels.argmax(1).")
+    if labels.ndim > 1: labels = labels[:, -1] if labels.ndim == 2 else labels.flatten()   # of texts the last token
+    if len(labels) != samples or bool((labels != labels.round()).any()):
+        raise BadInput(f"labels of shape {tuple(labels.shape)} are no classes of {samples} samples: give a whole number for each, or leave them out.")
+    return torch.where(labels < 0, math.nan, labels).float().numpy()
+
+# %% ../nbs/20_tracing.ipynb #488bb4c5
 class _SampleMeans:
     "Mean activation of every neuron for each sample of a batch, over places and calls."
     def __init__(self, model: nn.Module, layers: Sequence[Layer]):
-        self.layers, self.seen = layers, {layer.name: [] for layer in layers}
+        self.layers, self.seen, self.sequence_first = layers, {layer.name: [] for layer in layers}, has_steps_first(model)
         self.first = {layer.site: getattr(find_site(model, layer.site), "batch_first", True) for layer in layers}
 
     def watching(self, model: nn.Module) -> Any:
@@ -1322,19 +1436,22 @@ class _SampleMeans:
         at = {site: [layer for layer in self.layers if layer.site == site] for site in self.first}
         def keep(some):
             def see(x):
-                for layer in some: self.seen[layer.name].append(neuron_rows(x.detach(), layer.kind, self.first[layer.site]).float())
+                for layer in some: self.seen[layer.name].append(neurons_last(x.detach(), layer.kind, self.first[layer.site]).float().clone())
             return see
         return hooks(model, {site: keep(some) for site, some in at.items()})
 
     def take(self, samples: int) -> Float[np.ndarray, "sample unit"]:
-        "The means of the samples that have run; NaN for a layer that did not, or whose rows cannot be told apart by sample."
-        fits = lambda rows: len(rows) and all(len(r) % samples == 0 for r in rows)
-        means = [torch.stack([r.unflatten(0, (samples, -1)).mean(1) for r in self.seen[l.name]]).mean(0).cpu() if fits(self.seen[l.name])
-                 else torch.full((samples, l.width), math.nan) for l in self.layers]
-        for rows in self.seen.values(): rows.clear()
-        return torch.cat(means, 1).numpy()
+        "The means of the samples that have run; NaN for a layer that did not, or whose samples cannot be told apart."
+        means = torch.cat([self._mean(layer, samples) for layer in self.layers], 1).numpy()
+        for some in self.seen.values(): some.clear()
+        return means
 
-# %% ../nbs/20_tracing.ipynb #488bb4c5
+    def _mean(self, layer: Layer, samples: int) -> Float[Tensor, "sample neuron"]:
+        found = [by_sample(x, samples, layer.kind, self.sequence_first) for x in self.seen[layer.name]]
+        if not found or any(x is None for x in found): return torch.full((samples, layer.width), math.nan)
+        return torch.stack([x.reshape(samples, -1, layer.width).mean(1) for x in found]).mean(0).cpu()
+
+# %% ../nbs/20_tracing.ipynb #2f762c91
 @torch.no_grad()
 def trace_inference(
     net: TraceableNN,
@@ -1342,17 +1459,18 @@ def trace_inference(
     labels: Optional[Int[Tensor, "sample"]] = None,
     name: str = "inference",             # of this history in the trace; one of that name is replaced when the new one is complete
     batch_size: int = 256,
+    answers: Optional[Answers] = None,   # (classes, probabilities) of a model's output; None: the largest of its numbers
 ) -> Any:
     "The `InferenceHistory` of the model over the data in evaluation mode: each sample's activations, prediction and correctness, streamed to the trace batch by batch."
     import zarr
     if not name or set(name) & set("/[] ."): raise BadInput(f"{name!r} cannot be a history's name: leave out spaces, dots, slashes and brackets.")
     trace, means, done = net.network_trace, _SampleMeans(net.model, net.layers), 0
+    read = ReadAnswers(means.sequence_first) if answers is None else lambda output, labels: answers(output)
     with atomic_folder(trace.path/"history"/name) as new, net.paused(), evaluating(net.model), means.watching(net.model):
         group = zarr.open_group(new, mode="w", zarr_format=3)
         for inputs, own in progress(data_batches(data, labels, batch_size), "inference", unit="batch"):
-            prediction, confidence = _answers(net.model, run_model(net.model, inputs))
-            truth = np.full(len(prediction), math.nan) if own is None else own.reshape(len(prediction), -1)[:, -1].cpu().numpy().astype("f4")
-            arrays = dict(activation=means.take(len(prediction)), label=truth, prediction=prediction, confidence=confidence)
+            prediction, confidence = (torch.as_tensor(x).cpu().numpy() for x in read(run_model(net.model, inputs), own))
+            arrays = dict(activation=means.take(len(prediction)), label=_truth(own, len(prediction)), prediction=prediction, confidence=confidence)
             for what, array in arrays.items(): _extend(group, what, np.asarray(array, "f4"), done)
             done += len(prediction)
         if not done: raise BadInput("there is no data to run the model on: give at least one batch.")
@@ -1372,18 +1490,32 @@ def run_model(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping): return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
-# %% ../nbs/20_tracing.ipynb #2f762c91
-def _contrast(acts: Float[np.ndarray, "sample unit"], right: Bool[np.ndarray, "sample"], permutations: int, seed: int) -> pd.DataFrame:
-    "Means of two groups of samples, their difference in standard deviations, and its two-sided permutation p-value."
-    rng, std = np.random.default_rng(seed), acts.std(0)
-    means = lambda groups: (groups @ acts) / groups.sum(1, keepdims=True)
-    groups = np.stack([right, *(rng.permutation(right) for _ in range(permutations))]).astype("f4")
-    up, down = means(groups), means(1 - groups)
-    gap = (up - down) / np.where(std > 0, std, math.nan)
-    p = (1 + (np.abs(gap[1:]) >= np.abs(gap[0]) - 1e-6).sum(0)) / (1 + permutations)
-    return pd.DataFrame(dict(right=up[0], wrong=down[0], difference=gap[0], p=np.where(std > 0, p, math.nan)))
-
 # %% ../nbs/20_tracing.ipynb #0176f044
+def _exchanged(right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sample"], rng: np.random.Generator) -> Bool[np.ndarray, "sample"]:
+    "Right and wrong exchanged among the samples of each label."
+    new = right.copy()
+    for label in np.unique(labels): new[labels == label] = rng.permutation(right[labels == label])
+    return new
+
+def _contrast(acts: Float[np.ndarray, "sample unit"], right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sample"], permutations: int, seed: int) -> pd.DataFrame:
+    "Means of two groups of samples; their difference within labels, in standard deviations, and its two-sided permutation p- and q-value."
+    rng, std = np.random.default_rng(seed), acts.std(0)
+    classes = [labels == label for label in np.unique(labels)]
+    share = lambda rows: (right[rows].sum() * (~right[rows]).sum()) / rows.sum()   # how much a label says: 0 if all of it is right, or wrong
+    weights = np.array([share(rows) for rows in classes]) / max(sum(share(rows) for rows in classes), 1e-12)
+    def gap(groups):
+        found = np.zeros((len(groups), acts.shape[1]))
+        for rows, weight in zip(classes, weights):
+            if not weight: continue
+            some, here = groups[:, rows], acts[rows]
+            found += weight * ((some @ here) / some.sum(1, keepdims=True) - ((1 - some) @ here) / (1 - some).sum(1, keepdims=True))
+        return found / np.where(std > 0, std, math.nan)
+    gaps = gap(np.stack([right, *(_exchanged(right, labels, rng) for _ in range(permutations))]).astype("f4"))
+    p = (1 + (np.abs(gaps[1:]) >= np.abs(gaps[0]) - 1e-6).sum(0)) / (1 + permutations)
+    p = np.where((std > 0) & bool(weights.any()), p, math.nan)
+    return pd.DataFrame(dict(right=acts[right].mean(0), wrong=acts[~right].mean(0), difference=gaps[0], p=p, q=q_values(p)))
+
+# %% ../nbs/20_tracing.ipynb #aa653b37
 @dataclass(frozen=True)
 class InferenceHistory:
     "What each sample of a data set did in the finished network. Nothing is loaded until it is asked for."
@@ -1411,11 +1543,12 @@ class InferenceHistory:
         return float(self.data.correct.mean())
 
     def contrast(self, permutations: int = 999, seed: int = 0) -> pd.DataFrame:
-        "For each neuron its mean activation on samples that were right and wrong, the difference in standard deviations, and a p-value from exchanging right and wrong."
+        """For each neuron its mean activation on samples that were right and wrong; the difference within the labels, in standard deviations (a class that is hard makes none); a p-value from exchanging right and wrong
+        within each label; and q, the share of false ones among all neurons as significant."""
         right, wrong = (self.data.correct.values == flag for flag in (1, 0))
         if not right.any() or not wrong.any(): raise BadInput(f"{self.name} has {right.sum()} right and {wrong.sum()} wrong samples: a contrast needs both.")
         acts, known = self.data.activation.values, right | wrong
-        return _contrast(acts[known], right[known], permutations, seed).set_axis(self.trace.units)
+        return _contrast(acts[known], right[known], self.data.label.values[known], permutations, seed).set_axis(self.trace.units)
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self.name}</b>: {self.data.sizes['sample']:,} samples, accuracy {self.accuracy:.3f}</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"

@@ -173,7 +173,7 @@ def test_killed_in_the_middle_of_writing_an_epoch(place, torn, tmp_path, writes,
     if place: assert len(lost) == 1 and "epoch 2 was not complete" in lost[0] and "2 epochs are whole" in lost[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TraceWarning)
-        again = train(network(path, **KEEP), range(4)).network_trace   # training starts again, and takes the torn epoch's place
+        again = train(network(path, **KEEP).rewind(0), range(4)).network_trace   # training starts again, and takes the torn epoch's place
     assert again.epochs == [0, 1, 2, 3] and again.to_frame().equals(four_epochs.to_frame()) and again.to_xarray().equals(four_epochs.to_xarray())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -671,11 +671,13 @@ def test_nothing_is_pickled(tmp_path, monkeypatch, finished):
         assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"))
 
 
-def test_an_earlier_epoch_again_replaces_it_and_what_comes_after(copy, caplog):
-    old, net = NetworkTrace.open(copy).to_frame(), network(copy, seed=1, **KEEP)
-    with caplog.at_level(logging.WARNING, "neural_introspection"): train(net, [1], size=48)
+def test_an_epoch_is_traced_once_unless_rewound(copy, caplog):
+    old, net, before = NetworkTrace.open(copy).to_frame(), network(copy, seed=1, **KEEP), snapshot(copy)
+    with pytest.raises(BadInput, match=r"has epoch 1..3 already: go on with epoch 4, call rewind\(1\)") as caught: train(net, [1], size=48)
+    assert is_one_sentence(str(caught.value)) and snapshot(copy) == before and not any(listeners(net))
+    with caplog.at_level(logging.WARNING, "neural_introspection"): train(net.rewind(1), [1], size=48)
     trace = NetworkTrace.open(copy)
-    assert trace.epochs == [0, 1] and "epochs 1..3 of an earlier run are replaced" in caplog.text
+    assert trace.epochs == [0, 1] and "epoch 1..3 dropped" in caplog.text
     assert trace.to_frame(epochs=[0]).equals(old.loc[[0]]) and not trace.to_frame(epochs=[1]).equals(old.loc[[1]])
     expected = train(network(seed=1, **KEEP), [1], size=48).network_trace
     assert trace.to_frame(epochs=[1]).equals(expected.to_frame()) and np.array_equal(trace.weights("output")[1], expected.weights("output")[0])
@@ -726,10 +728,10 @@ def test_the_set_of_metrics_is_open(tmp_path):
 
 @pytest.mark.parametrize("metric, error", [(lambda s: torch.zeros(3), "metric mine gave"), (lambda s: torch.zeros(s.layer.width, 1), "metric mine gave"), (lambda s: 1., "metric mine gave"), (lambda s: "x", "mine"), (lambda s: 1 / 0, "division")])
 def test_a_metric_of_another_shape_is_refused_and_nothing_is_written(metric, error, tmp_path):
-    net = network(tmp_path / "x.zarr", metrics=dict(mine=metric), **KEEP)
-    before = snapshot(tmp_path)
-    with pytest.raises((BadInput, ZeroDivisionError), match=error): train(net, [0])
-    assert snapshot(tmp_path) == before and sum(listeners(net)) == 0 and len(net.network_trace) == 0
+    model = mlp()
+    with pytest.raises(BadInput, match=error) as caught: network(tmp_path / "x.zarr", model, metrics=dict(mine=metric), **KEEP)
+    assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == [] and sum(listeners(model)) == 0   # before any training
+
 
 
 def test_an_evaluation_does_not_count():
@@ -756,14 +758,177 @@ def test_the_statistics_are_those_of_the_activations():
         assert np.allclose(frame[f"activation_{name}"], getattr(expected, name), rtol=1e-4, atol=1e-6, equal_nan=True), name
 
 
-def test_a_temporary_trace_lives_as_long_as_somebody_has_it():
-    def make(): return train(network(), [0]).network_trace
-    trace = make()
-    assert trace.path.exists() and trace.to_frame().activation_mean.notna().all()
-    path = trace.path
-    del trace
+def test_arrays_of_a_temporary_trace_outlive_its_network():
+    def make(): return train(network(**KEEP), [0]).network_trace
+    trace, cube, weights = make(), make().to_xarray(), make().weights("output")
     gc.collect()
-    assert not path.exists()
+    assert trace.to_frame().activation_mean.notna().all() and cube.metrics.sel(metric="activation_mean").notnull().all() and weights.notnull().all()
+
+
+def test_a_temporary_trace_goes_away_with_its_process(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_trace import *\nprint(train(network(), [0]).network_trace.path)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | dict(TMPDIR=str(tmp_path)), check=True)
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path) and list(tmp_path.iterdir()) == []
+
+
+# --- which sample, which class ---
+
+class StepsFirst(nn.Module):
+    "Samples come first, but its transformer has them second."
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.out = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.), nn.Linear(8, 2)
+    def forward(self, x): return self.out(self.encoder(x.transpose(0, 1)).mean(0))
+
+
+class StepsFirstLSTM(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(8, 12), nn.Linear(12, 2)
+    def forward(self, x): return self.out(self.lstm(x.transpose(0, 1))[0])[-1]
+
+
+@pytest.mark.parametrize("make, layer", [(StepsFirst, "encoder.linear1"), (StepsFirstLSTM, "out"), (StepsFirstLSTM, "lstm")])
+def test_samples_along_the_second_axis_are_told_apart(make, layer):
+    torch.manual_seed(0)
+    model, x, y, seen = make(), torch.randn(6, 4, 8), torch.tensor([0, 1, 0, 1, 0, 1]), []
+    x[y == 1] += 3
+    net = TraceableNN(model, example=x, classes=2)
+    with net.trace_epoch(0), torch.no_grad(), model.get_submodule(layer).register_forward_hook(lambda m, i, o: seen.append((o[0] if isinstance(o, tuple) else o).detach())):
+        net.labels(y)
+        net(x)
+    acts = seen[0].transpose(0, 1)   # sample, step, neuron
+    found = net.network_trace.to_frame(layers=[layer], by_class=True)["mean"].unstack("class").to_numpy()
+    for c in (0, 1): assert np.allclose(found[:, c], acts[y == c].mean((0, 1)), atol=1e-5)
+    assert np.allclose(trace_inference(net, x, y).data.activation.sel(layer=layer), acts.mean(1), atol=1e-5)
+
+
+def test_as_many_steps_as_samples_are_not_guessed(caplog):
+    net = TraceableNN(StepsFirst(), example=torch.randn(4, 4, 8), classes=2)
+    with caplog.at_level(logging.WARNING, "neural_introspection"), net.trace_epoch(0), torch.no_grad():
+        net.labels(torch.tensor([0, 1, 0, 1]))
+        net(torch.randn(4, 4, 8))
+    trace = net.network_trace
+    assert "L_encoder.linear1" in caplog.text and not trace.to_frame(layers=["encoder.linear1"], by_class=True)["count"].any()
+    assert trace.to_frame(layers=["encoder.linear1"]).activation_mean.notna().all() and trace["E_0/L_out/n_0"].classes["count"].tolist() == [2, 2]
+    assert trace_inference(net, torch.randn(4, 4, 8)).data.activation.sel(layer="encoder.linear1").isnull().all()
+
+
+def test_a_packed_sequence_has_no_samples_at_inference():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.out = nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 3)
+        def forward(self, x, lengths): return self.out(self.lstm(rnn.pack_padded_sequence(x, lengths, batch_first=True))[1][0][-1])
+    x, lengths = torch.randn(4, 5, 8), torch.tensor([5, 3, 2, 2])   # 12 rows, as if 3 of each of the 4
+    found = trace_inference(TraceableNN(Packed(), example=(x, lengths)), [((x, lengths), torch.tensor([0, 1, 2, 0]))])
+    assert found.data.activation.sel(layer="lstm").isnull().all() and found.data.activation.sel(layer="out").notnull().all()
+
+
+def test_two_views_in_a_batch_have_no_labels(caplog):
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+        def forward(self, x): return self.net(torch.cat([x, x.flip(1)])).unflatten(0, (2, -1)).mean(0)
+    net = TraceableNN(Views(), example=X[:4], classes=10, layers={"output": "net.2"})
+    with caplog.at_level(logging.WARNING, "neural_introspection"), net.trace_epoch(0): net.labels(Y[:8]), net(X[:8])
+    assert "L_output" in caplog.text and not net.network_trace["E_0/L_output/n_0"].classes["count"].any()
+
+
+@pytest.mark.parametrize("labels", [Y[:64], torch.rand(32), F.one_hot(Y[:32], 10)])
+def test_labels_that_do_not_belong_to_the_samples(labels, caplog):
+    net = network()
+    with caplog.at_level(logging.WARNING, "neural_introspection"), contextlib.suppress(BadInput), net.trace_epoch(0):
+        net.labels(labels)
+        net(X[:32])
+    assert not net.network_trace.epochs or not net.network_trace["E_0/L_output/n_0"].classes["count"].any()
+
+
+def test_normalisation_and_pooling_after_a_convolution_have_its_channels():
+    model = nn.Sequential(nn.Conv1d(3, 5, 3), nn.BatchNorm1d(5), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(45, 2))
+    net = TraceableNN(model, example=torch.randn(2, 3, 20), layers=["0", "1", "2"])
+    assert [(layer.width, layer.kind) for layer in net.layers] == [(5, "channel")] * 3
+
+
+# --- what an output means ---
+
+class Sigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 1))
+    def forward(self, x): return torch.sigmoid(self.net(x))
+
+
+def test_a_sigmoid_within_forward_is_a_probability():
+    torch.manual_seed(0)
+    model = Sigmoid()
+    found = trace_inference(TraceableNN(model, example=X[:2]), X[:300], ((up := model(X[:300])[:, 0]) > .5).long())
+    assert found.accuracy == 1 and np.allclose(found.data.confidence, torch.maximum(up, 1 - up).detach())
+
+
+def test_no_number_is_no_right_answer():
+    net = network(classes=None)
+    with torch.no_grad(): net.model[2].weight[0, 0] = math.nan
+    found = trace_inference(net, X[:20], torch.zeros(20).long())
+    assert found.accuracy == 0 and found.data.prediction.isnull().all()
+
+
+@pytest.mark.parametrize("data, rows, labelled", [
+    (X[:64].split(32), 64, False), ([X[:32], X[32:64]], 64, False), (torch.utils.data.TensorDataset(X[:64]), 64, False),
+    (torch.utils.data.TensorDataset(X[:64], Y[:64]), 64, True), ((X[:64], Y[:64]), 64, True), ((X[:64].numpy(), Y[:64].numpy()), 64, True),
+    (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X[:64], Y[:64]), 20), 64, True), ([(X[:64], Y[:64])], 64, True)])
+def test_data_in_any_shape(data, rows, labelled):
+    net = network()
+    frame = trace_inference(net, data).to_frame()
+    assert len(frame) == rows and frame.label.notna().all() == labelled == frame.label.notna().any()
+    assert frame.prediction.tolist() == net(X[:64]).argmax(1).tolist() and (not labelled or frame.label.tolist() == Y[:64].tolist())
+
+
+def test_a_batch_of_several_inputs_and_labels():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+        def forward(self, x, mask): return self.net(x * mask)
+    net, mask = TraceableNN(Masked(), example=(X[:2], X[:2] > 0)), X[:40] > .3
+    for batch, labelled in (([X[:40], mask], False), ([X[:40], mask, Y[:40]], True)):
+        frame = trace_inference(net, [batch]).to_frame()
+        assert frame.prediction.tolist() == net(X[:40], mask).argmax(1).tolist() and frame.label.notna().all() == labelled
+
+
+def test_a_neuron_that_knows_a_hard_class_makes_no_contrast():
+    "Class 0 is hard: a neuron that tells it from the others differs between right and wrong samples, but not within a class."
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 200)
+    right = np.where(labels == 0, rng.random(400) < .5, rng.random(400) < .98)
+    acts = np.stack([labels + .1 * rng.standard_normal(400), right + rng.standard_normal(400)], 1).astype("f4")
+    from neural_introspection.tracing import _contrast
+    found = _contrast(acts, right, labels.astype("f4"), 199, 0)
+    assert found.p[0] > .05 > found.p[1] and abs(found.right[0] - found.wrong[0]) > .3 and abs(found.difference[0]) < .1
+
+
+def test_a_model_whose_forward_is_not_called_says_so(caplog):
+    net = network(batch_interval=4, **KEEP)
+    with caplog.at_level(logging.WARNING, "neural_introspection"), net.trace_epoch(0): net.model[2](net.model[1](net.model[0](X[:9])))
+    assert "batch_interval and drop_batches had no effect" in caplog.text
+
+
+def test_a_run_that_goes_on_in_the_middle_of_an_epoch_keeps_its_number():
+    from types import SimpleNamespace
+    from neural_introspection.tracing import trainer_callback
+    net = network()
+    with trainer_callback(net) as callback:
+        for epoch, expected in ((1.625, 1), (2.0, 2), (2.9999999, 3)):
+            callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch, global_step=3), None)
+            callback.on_epoch_end(None, SimpleNamespace(epoch=epoch, global_step=3), None)
+            assert net.network_trace.epochs[-1] == expected
+
+
+@pytest.mark.parametrize("options, words", [(dict(classes=0), "classes 0"), (dict(classes="3"), "classes '3'"), (dict(example=torch.zeros(2, 5)), "give example="), (dict(metrics=[len]), "functions by name")])
+def test_options_that_mean_nothing(options, words, tmp_path):
+    with pytest.raises(BadInput, match=words) as caught: network(tmp_path / "x.zarr", **options)
+    assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == []
+
 
 
 def test_addresses_outside_the_trace(finished):
