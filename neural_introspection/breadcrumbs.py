@@ -6,6 +6,7 @@
 from __future__ import annotations
 import functools
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 import numpy as np
@@ -299,7 +300,8 @@ def bread_crumbs(
     draws: int = 200,                         # shuffled networks; the smallest p is 1 / (draws + 1)
     seed: int = 0,
 ) -> BreadCrumbs:
-    "The k best of all paths from the inputs to the outputs of a traced multilayer perceptron, beside those of shuffled networks. `BadInput` for options that mean nothing."
+    """The k best of all paths from the inputs to the outputs of a traced multilayer perceptron, beside those of shuffled networks. Paths follow the linear layers only: a skip
+    connection around them is not seen. `BadInput` for options that mean nothing."""
     if sign not in (None, "+", "-") or draws < 1: raise BadInput(f"sign {sign!r} with {draws} draws means nothing: give +, - or None, and at least 1 draw.")
     connections = traced if isinstance(traced, Connections) else read_connections(traced, epochs)
     search = functools.partial(_search, k=k, consistency=consistency, combine=combine, sign=sign)
@@ -418,9 +420,19 @@ def _replacements(net: TraceableNN, layer: Layer, how: str) -> Optional[Float[Te
     if not np.isfinite(mean).all(): raise BadData(f"layer {layer.name} has no mean activation at epoch {trace.epochs[-1]}: trace an epoch that runs it, or ablate with zero.")
     return torch.tensor(mean)
 
-def _replace(gone: Bool[Tensor, "set neuron"], values: Optional[Float[Tensor, "neuron"]], axis: int) -> Callable[[Tensor], Tensor]:
+def _check_copies(x: Float[Tensor, "row ..."], sets: int, layer: str, untouched: bool) -> None:
+    "`BadInput` unless the layer sees one copy of the samples after the other; they are alike before anything is replaced."
+    whole = len(x) % sets == 0
+    if whole and untouched:
+        copies = x.view(sets, -1)
+        whole = torch.allclose(copies, copies[:1].expand_as(copies), rtol=1e-3, atol=1e-3 * float(x.abs().max()), equal_nan=True)
+    if not whole: raise BadInput(f"layer {layer} does not see sample after sample, or not the same ones twice: ablation needs a model that is batch first and without randomness.")
+
+def _replace(gone: Bool[Tensor, "set neuron"], values: Optional[Float[Tensor, "neuron"]], axis: int, layer: str) -> Callable[[Tensor], Tensor]:
     "A hook that replaces the neurons of each set in that set's copy of the samples."
     def see(x: Float[Tensor, "set_sample ..."]) -> Float[Tensor, "set_sample ..."]:
+        x = x.contiguous()
+        _check_copies(x, len(gone), layer, values is None)
         shape = [1] * x.ndim
         shape[axis] = x.shape[axis]
         copies = x.view(len(gone), -1, *x.shape[1:])
@@ -431,6 +443,19 @@ def _replace(gone: Bool[Tensor, "set neuron"], values: Optional[Float[Tensor, "n
 # %% ../nbs/22_breadcrumbs.ipynb #6575b71b
 def _cross_entropy(outputs: Float[Tensor, "sample class"], y: Int[Tensor, "sample"]) -> Float[Tensor, "sample"]:
     return nn.functional.cross_entropy(outputs, y, reduction="none")
+
+def _logits(output: Any, rows: int) -> Float[Tensor, "row ..."]:
+    "The tensor that a model's output means, a row for each sample; `BadInput` if there is none."
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise BadInput(f"the model returns a {type(output).__name__} without logits: ablation needs a tensor, or an output with `logits`.")
+    if len(logits) != rows: raise BadInput(f"the model answers {rows} samples with {len(logits)} rows: ablation needs a model that is batch first.")
+    return logits
+
+def _losses(loss: Callable, outputs: Float[Tensor, "row ..."], wanted: Tensor) -> Float[Tensor, "row"]:
+    found = loss(outputs, wanted)
+    if found.shape != (len(outputs),): raise BadInput(f"the loss of {len(outputs)} samples has shape {tuple(found.shape)}: give a loss= that returns one number for each sample.")
+    return found
 
 @torch.no_grad()
 def _ablated(net: TraceableNN, x: Float[Tensor, "sample ..."], y: Tensor, sets: Sequence[Neurons], how: str, loss: Callable) -> tuple[Float[Tensor, "set sample"], Float[Tensor, "set sample"]]:
@@ -444,12 +469,12 @@ def _ablated(net: TraceableNN, x: Float[Tensor, "sample ..."], y: Tensor, sets: 
             for layer in layers:
                 gone = torch.zeros(len(some), layer.width, dtype=torch.bool)
                 for i, pairs in enumerate(some): gone[i, [n for name, n in pairs if name == layer.name]] = True
-                edits[layer.site] = _replace(gone, values[layer.name], 1 if layer.kind == "channel" else -1)
-            with hooks(net.model, edits): outputs = net.model(x.repeat(len(some), *[1] * (x.ndim - 1)))
+                edits[layer.site] = _replace(gone, values[layer.name], 1 if layer.kind == "channel" else -1, layer.name)
+            with hooks(net.model, edits): outputs = _logits(net.model(x.repeat(len(some), *[1] * (x.ndim - 1))), len(some) * len(x))
             wanted = y.repeat(len(some), *[1] * (y.ndim - 1))
             classes = outputs.ndim == 2 and not y.is_floating_point()
             right = (outputs.argmax(1) == wanted).float() if classes else outputs.new_full((len(outputs),), math.nan)
-            found.append(torch.stack([loss(outputs, wanted), right]).view(2, len(some), len(x)).cpu())
+            found.append(torch.stack([_losses(loss, outputs, wanted), right]).view(2, len(some), len(x)).cpu())
     return tuple(torch.cat(found, 1))
 
 # %% ../nbs/22_breadcrumbs.ipynb #bf0b23b1
@@ -497,7 +522,8 @@ def ablate(
     how: str = "zero",                            # one of `REPLACE`
     loss: Callable = _cross_entropy,              # (outputs, y) -> the loss of each sample
 ) -> Ablation:
-    "What it costs to take neurons away, exactly, on these samples. `BadInput` or `BadAddress` for neurons that are not there."
+    """What it costs to take neurons away, exactly, on these samples. Of an output with `logits` these count. `BadInput` or `BadAddress` for neurons that are not there, `BadInput` for a
+    model that is not batch first or answers otherwise."""
     sets = [(pair,) for pair in hidden_neurons(net.network_trace)] if sets is None else [tuple(some) for some in sets]
     if not len(x) == len(y) > 1 or not sets: raise BadInput(f"{len(sets)} sets on {len(x)} samples with {len(y)} labels cannot be ablated: give at least 1 set, and a label for each of at least 2 samples.")
     _check_ablation(net, sets, how)
@@ -517,7 +543,7 @@ def _ablation_figure(ablation: Ablation) -> Any:
             for i, g in enumerate(groups.unique()) for part in [frame[groups == g]]]
     return figure(dots, f"What it costs to take neurons away ({ablation.how})", "neurons, the costliest first", "increase of the loss (nats)", showlegend=True)
 
-# %% ../nbs/22_breadcrumbs.ipynb #28b7b715
+# %% ../nbs/22_breadcrumbs.ipynb #22c5b652
 def neuron_strength(connections: Connections) -> pd.Series:
     "Of each hidden neuron the standard deviation of its activation times the norm of its outgoing weights, mean over the epochs, by (layer, neuron)."
     values = {layer: pd.Series((s * w.norm(dim=1)).mean(0).numpy()) for layer, s, w in zip(connections.layers[1:], connections.spread[1:], connections.weights[1:])}
@@ -526,24 +552,41 @@ def neuron_strength(connections: Connections) -> pd.Series:
 def _strongest(strength: pd.Series, many: Mapping[str, int]) -> list[tuple[str, int]]:
     return [(layer, n) for layer, some in many.items() for n in strength[layer].nlargest(some).index] if len(strength) else []
 
+def _comparable(crumbs: BreadCrumbs) -> dict[str, tuple[list[int], list[int]]]:
+    "Of each layer the neurons on the crumbs, those with the best paths first and no more than there are others, and the others. `BadInput` if there are none."
+    on, widths, found = crumbs.neurons(), dict(zip(crumbs.connections.layers, crumbs.connections.widths)), {}
+    for layer in on.index.unique("layer"):
+        best = on[layer].index.tolist()
+        others = [n for n in range(widths[layer]) if n not in best]
+        if len(others) < len(best):
+            warnings.warn(f"{len(best)} of {widths[layer]} neurons of {layer} are on the crumbs: only {len(others)}, those with the best paths, are compared with as many others.", stacklevel=3)
+        if others: found[layer] = (best[:len(others)], others)
+    if not found: raise BadInput("all neurons are on the crumbs, and none are left to compare with: find fewer paths (k=).")
+    return found
+
 def compare_crumbs(
     net: TraceableNN,
     crumbs: BreadCrumbs,
     x: Float[Tensor, "sample ..."],   # held-out samples
     y: Tensor,
     how: str = "mean",                # or `zero`
-    draws: int = 20,                  # random sets
+    draws: int = 39,                  # random sets
     seed: int = 0,
 ) -> pd.DataFrame:
-    "What it costs to take away the neurons on the crumbs, and as many others of the same layers: random ones, and the strongest with and without the crumbs."
-    rng, on, strength = np.random.default_rng(seed), crumbs.neurons().index, neuron_strength(crumbs.connections)
-    many, widths = on.get_level_values("layer").value_counts(sort=False).to_dict(), dict(zip(crumbs.connections.layers, crumbs.connections.widths))
-    random = [[(layer, int(n)) for layer, some in many.items() for n in rng.choice(widths[layer], some, replace=False)] for _ in range(draws)]
-    sets = [list(on), *random, _strongest(strength.drop(on), many), _strongest(strength, many)]
+    """What it costs to take away the neurons on the crumbs, and as many others of the same layers: random ones, and the strongest off the crumbs, and of all. `low` and `high`: the
+    middle 95 % of the random sets' loss increases. `p`: (1 + random sets that increase the loss as much) / (1 + random sets); NaN if fewer than 20 sets can be drawn. `BadInput` if no other neurons are left."""
+    rng, arms, strength = np.random.default_rng(seed), _comparable(crumbs), neuron_strength(crumbs.connections)
+    on, off = ([(layer, n) for layer, pair in arms.items() for n in pair[i]] for i in range(2))
+    many, possible = {layer: len(best) for layer, (best, _) in arms.items()}, math.prod(math.comb(len(others), len(best)) for best, others in arms.values())
+    random = [[(layer, int(n)) for layer, (_, others) in arms.items() for n in rng.choice(others, many[layer], replace=False)] for _ in range(draws)]
+    sets = [on, *random, _strongest(strength.loc[off], many), _strongest(strength, many)]
     found = ablate(net, x, y, sets, how)
     kind = ["on the crumbs"] + ["random"] * draws + ["strongest off the crumbs", "strongest"]
     frame = pd.DataFrame({"kind": kind, "neurons": [len(some) for some in sets], "loss_increase": found.loss.mean(1), "accuracy_drop": found.lost.mean(1)})
-    return frame.groupby("kind", sort=False).mean()
+    drawn, table = frame.loss_increase[frame.kind == "random"], frame.groupby("kind", sort=False).mean()
+    table.loc["random", ["low", "high"]] = np.quantile(drawn, [.025, .975])
+    table["p"] = [math.nan if name == "random" or possible < 20 else float(_p(torch.tensor(value), torch.tensor(drawn.to_numpy()))) for name, value in table.loss_increase.items()]
+    return table
 
 # %% ../nbs/22_breadcrumbs.ipynb #65f05585
 def mean_interval(values: Float[np.ndarray, "network"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
@@ -727,7 +770,8 @@ def _meta_verdict(result: MetaResult) -> str:
     span = lambda row, name="": f"{row[name or 'auc']:.2f} ({row[f'{name}_low' if name else 'low']:.2f} to {row[f'{name}_high' if name else 'high']:.2f})"
     words = [f"{_SPOKEN[estimator]} is {span(frame.loc[name], 'lead')} above it: {_lead_words(frame.loc[name])}" for estimator, name in WHOLE.items()]
     logistic = frame.loc[WHOLE["logistic"]]
-    known = "A trace tells which neurons matter" if logistic.low > .5 and result.p <= .05 else "A trace does not tell which neurons matter"
+    beside = "slightly " * bool(logistic.lead < .05) + "better than" if logistic.lead_low > 0 else "but worse than" if logistic.lead_high < 0 else "but not clearly better than"
+    known = f"A trace tells which neurons matter, {beside} its best single number" if logistic.low > .5 and result.p <= .05 else "A trace does not tell which neurons matter"
     return (f"{known}: AUC {span(logistic)} on {len(result.scores)} networks it never saw (shuffled labels {frame.auc['shuffled labels']:.2f}, p = {result.p:.2g}). "
             f"The best single number, {best}, has {span(frame.loc[best])}. {'; '.join(words)}.")
 

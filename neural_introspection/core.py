@@ -341,8 +341,7 @@ def read_frame(path: str | Path, strings: Iterable[str] = ()) -> Any:
     import pandas as pd
     try:
         if Path(path).suffix != ".csv": return pd.read_parquet(path)
-        return pd.read_csv(path, keep_default_na=False, float_precision="round_trip",
-                           dtype={name: str for name in strings})
+        return pd.read_csv(path, keep_default_na=False, dtype={name: str for name in strings})
     except Exception as error:
         raise BadData(f"{path} is not a readable table: {' '.join(str(error).split())[:200]}.") from None
 

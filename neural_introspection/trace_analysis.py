@@ -19,12 +19,12 @@ from .core import BadInput, MissingExtra, progress, require, write_frame, write_
 from .tracing import NetworkTrace
 
 # %% auto #0
-__all__ = ['FEATURES', 'TWINS', 'BEYOND', 'NOT_BEYOND', 'OTHER_WAY', 'UNTESTED', 'METHODS', 'LEAST', 'READINGS', 'STATES',
-           'BASELINE', 'NeuronTable', 'neuron_features', 'permutation_p', 'Difference', 'paired_difference', 'Finding',
-           'with_verdicts', 'NeuronMap', 'map_neurons', 'neighbour_agreement', 'MapStability', 'map_stability',
-           'separation', 'NeuronClusters', 'cluster_neurons', 'class_order', 'order_curves', 'NeuronStates',
-           'neuron_states', 'HiddenChain', 'hidden_chain', 'HeldOut', 'held_out_bits', 'HistoryTest', 'history_test',
-           'TraceAnalysis', 'analyse_trace', 'across_networks']
+__all__ = ['FEATURES', 'TWINS', 'BEYOND', 'NOT_BEYOND', 'OTHER_WAY', 'UNTESTED', 'STRUCTURE', 'SHUFFLED', 'METHODS', 'LEAST',
+           'READINGS', 'STATES', 'BASELINE', 'UNTRAINED', 'NeuronTable', 'neuron_features', 'permutation_p',
+           'Difference', 'paired_difference', 'Finding', 'with_verdicts', 'NeuronMap', 'map_neurons',
+           'neighbour_agreement', 'MapStability', 'map_stability', 'separation', 'NeuronClusters', 'cluster_neurons',
+           'class_order', 'order_curves', 'NeuronStates', 'neuron_states', 'HiddenChain', 'hidden_chain', 'HeldOut',
+           'held_out_bits', 'HistoryTest', 'history_test', 'TraceAnalysis', 'analyse_trace', 'across_networks']
 
 # %% ../nbs/21_trace_analysis.ipynb #d4af8262
 FEATURES = ("activation_mean", "activation_std", "activation_firing_rate", "weight_norm", "gradient_mean")   # metrics, unless others are asked for
@@ -91,10 +91,9 @@ def _read_features(
 
 def _profiles(trace: NetworkTrace, epochs: Sequence[int], layers: Sequence[str], index: pd.MultiIndex) -> pd.DataFrame:
     "The class means of each row, standardised over the classes; NaN where they are all the same."
-    means = trace.to_frame(epochs, layers, ["mean"], by_class=True).to_numpy(float).reshape(len(index), -1)
-    spread = means.std(1, keepdims=True)
-    scaled = (means - means.mean(1, keepdims=True)) / np.where(spread > 0, spread, np.nan)
-    return pd.DataFrame(scaled, index, [f"class {c}" for c in range(means.shape[1])])
+    means = pd.DataFrame(trace.to_frame(epochs, layers, ["mean"], by_class=True).to_numpy(float).reshape(len(index), -1), index)   # NaN: a class that did not occur
+    spread = means.std(axis=1, ddof=0)
+    return means.sub(means.mean(axis=1), axis=0).div(spread.where(spread > 0), axis=0).add_prefix("class ")
 
 # %% ../nbs/21_trace_analysis.ipynb #974f9633
 def _complete(frame: pd.DataFrame, alive: Bool[np.ndarray, "row"], alive_only: bool) -> tuple[pd.DataFrame, list[str]]:
@@ -121,6 +120,10 @@ def _traced_layers(trace: NetworkTrace, layers: Optional[Sequence[str]]) -> list
     "The layers asked for; all but the input if none are."
     return list(layers) if layers is not None else [l.name for l in trace.layers.values() if l.kind != "feature"] or list(trace.layers)
 
+def _name(trace: NetworkTrace) -> str:
+    "The trace's file; one in a temporary folder was never named by anybody."
+    return "the trace" if trace.path.parent.name.startswith("trace-") else trace.path.name
+
 def _sampled(frame: pd.DataFrame, at_most: int, seed: int) -> Bool[np.ndarray, "row"]:
     "Which rows belong to a random sample of the neurons."
     codes, neurons = frame.reset_index("epoch").index.factorize()
@@ -145,19 +148,21 @@ def neuron_features(
     kept = _sampled(frame, at_most, seed)
     full, notes = _complete(frame[kept], alive[kept], alive_only)
     if not full.size:
-        raise BadInput(f"no neuron of {trace.path.name} has features at epochs {epochs}: {' '.join(notes) or 'ask for metrics, or for the profile.'}")
+        raise BadInput(f"no neuron of {_name(trace)} has features at epochs {epochs}: {' '.join(notes) or 'ask for metrics, or for the profile.'}")
     if not kept.all(): notes.append(f"a random sample of {at_most} of {int(len(frame) / len(epochs))} neurons.")
     return NeuronTable(_standardised(full).to_numpy(), full.index.remove_unused_levels(), tuple(full.columns), tuple(notes))
 
 # %% ../nbs/21_trace_analysis.ipynb #b7e7e2be
 BEYOND, NOT_BEYOND, OTHER_WAY, UNTESTED = "beyond its twin", "not beyond its twin", "beyond its twin, but the other way", "not tested"
+STRUCTURE = "structure, which an untrained network may show too"   # beyond a twin of shuffled numbers
+SHUFFLED = ("features permuted", "one cloud", "epochs shuffled")   # such twins
 
 def permutation_p(
     value: float,
     null: Float[np.ndarray, "draw"],   # the same of each twin; higher is more
 ) -> float:
-    "(1 + twins at least as high) / (1 + twins)."
-    return float((1 + np.sum(np.asarray(null) >= value)) / (1 + len(null)))
+    "(1 + twins at least as high) / (1 + twins); NaN if the value is."
+    return np.nan if np.isnan(value) else float((1 + np.sum(np.asarray(null) >= value)) / (1 + len(null)))
 
 @dataclass(frozen=True)
 class Difference:
@@ -191,11 +196,14 @@ class Finding:
     low: float = np.nan        # 95 % interval of the difference, where there are pairs
     high: float = np.nan
     expected: str = "higher"   # than the twin's, or "lower"
+    baseline_value: float = np.nan   # where the twin is shuffled numbers: the same of a network that did not learn the task
+    baseline_p: float = np.nan       # of that, beside shuffled numbers of its own
 
 def _verdict(row: Any) -> str:
     if np.isnan(row.q): return UNTESTED
     if row.q > .05: return NOT_BEYOND
-    return BEYOND if (row.value > row.twin_value) == (row.expected == "higher") else OTHER_WAY
+    if (row.value > row.twin_value) != (row.expected == "higher"): return OTHER_WAY
+    return STRUCTURE if row.twin in SHUFFLED else BEYOND
 
 def with_verdicts(rows: Sequence[Finding]) -> pd.DataFrame:
     "A row for each finding, with q values over all of them and the verdict in words."
@@ -333,10 +341,18 @@ class MapStability:
             if table[reading].notna().any(): table.loc["real", f"p ({reading})"] = self.p(reading)
         return table.dropna(axis=1, how="all")
 
+    @property
+    def words(self) -> str:
+        "What the maps say beside shuffled numbers, and beside the other tables."
+        p, reading = self.p("trustworthiness"), "trustworthiness"
+        others = "".join(f" {name}: {self.value(name, reading):.3f}." for name in self.maps if name not in ("real", "permuted"))
+        found = f"better than those of permuted columns: {STRUCTURE}" if p <= .05 else "not significantly better than those of permuted columns"
+        return f"The {self.method} map keeps neighbours {found} (trustworthiness {self.value('real', reading):.3f}, permuted {self.value('permuted', reading):.3f}, p = {p:.3f}).{others}"
+
     def plot(self) -> Any: return _panels(self)
     def _repr_html_(self) -> str:
         chance = self.k / (len(self.maps["real"].table) - 1)
-        return f"<p>{self.method} maps, {self.k} neighbours; by chance two maps share {chance:.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
+        return f"<p>{html.escape(self.words)}</p><p>{self.method} maps, {self.k} neighbours; by chance two maps share {chance:.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
 
 def map_stability(
     table: NeuronTable,
@@ -427,9 +443,11 @@ class NeuronClusters:
     @property
     def words(self) -> str:
         n = f"{self.value('real', 'clusters'):.0f} clusters"
-        if self.found: return f"{n}, better separated than those of either twin (p = {max(self.p(t) for t in TWINS):.3f})."
+        others = "".join(f" {name}: separation {self.value(name, 'separation'):.3f}, here {self.value('real', 'separation'):.3f}."
+                         for name in self.draws.panel.unique() if name not in ("real", *TWINS))
+        if self.found: return f"{n}, better separated than those of either twin (p = {max(self.p(t) for t in TWINS):.3f}): {STRUCTURE}.{others}"
         twins = " and ".join(f"{self.value(t, 'clusters'):.1f} in the {t} twin (p = {self.p(t):.3f})" for t in TWINS)
-        return f"Nothing was found: {n}, but on average {twins}, not significantly less well separated."
+        return f"Nothing was found: {n}, but on average {twins}, not significantly less well separated.{others}"
 
     def to_frame(self) -> pd.DataFrame:
         frame = self.draws.groupby("panel", sort=False).mean()
@@ -549,10 +567,13 @@ class NeuronStates:
 # %% ../nbs/21_trace_analysis.ipynb #ed5c6232
 def _symbols(frame: pd.DataFrame, n_classes: int, kind: str) -> tuple[Int[np.ndarray, "row"], tuple[str, ...]]:
     "The state of each row, and what the states are called."
-    count, mean, std, fires = frame.fillna(0.).to_numpy(float).reshape(-1, n_classes, 4).transpose(2, 0, 1)
+    mean = frame["mean"].to_numpy(float).reshape(-1, n_classes)
+    count, std, fires = frame[["count", "std", "firing_rate"]].fillna(0.).to_numpy(float).reshape(-1, n_classes, 3).transpose(2, 0, 1)
     if kind == "class":
-        constant = (std.max(1) == 0) & (np.ptp(mean, axis=1) == 0)
-        return np.where(constant, n_classes, mean.argmax(1)), (*(f"class {c}" for c in range(n_classes)), "silent")
+        known = (count > 0) & np.isfinite(mean)                # a class that did not occur excites no neuron
+        most, least = (np.where(known, mean, end) for end in (-np.inf, np.inf))
+        constant = (std.max(1) == 0) & (most.max(1) <= least.min(1))
+        return np.where(constant, n_classes, most.argmax(1)), (*(f"class {c}" for c in range(n_classes)), "silent")
     rate = (count * fires).sum(1) / np.maximum(count.sum(1), 1)
     return np.digitize(rate, [1e-9, .25, .5, .75, 1 - 1e-9]), _LEVELS
 
@@ -563,7 +584,7 @@ def neuron_states(
 ) -> NeuronStates:
     "The state of each neuron at each traced epoch; neurons that are silent at all of them are left out. `BadInput` without classes or with fewer than 3 epochs."
     if kind not in STATES: raise BadInput(f"states {kind!r} are unknown: choose {' or '.join(STATES)}.")
-    if len(trace.epochs) < 3: raise BadInput(f"{trace.path.name} has too few epochs for a history ({len(trace.epochs)}): trace at least 3.")
+    if len(trace.epochs) < 3: raise BadInput(f"{_name(trace)} has too few epochs for a history ({len(trace.epochs)}): trace at least 3.")
     frame = trace.to_frame(None, _traced_layers(trace, layers), ["count", "mean", "std", "firing_rate"], by_class=True)
     symbols, names = _symbols(frame, trace.about["classes"], kind)
     symbols = symbols.reshape(len(trace.epochs), -1).T
@@ -703,16 +724,21 @@ def _in_common(a: NeuronStates, b: NeuronStates) -> tuple[NeuronStates, NeuronSt
 # %% ../nbs/21_trace_analysis.ipynb #221e4ab6
 _TWIN_WORDS = {"permuted": "features permuted", "cloud": "one cloud"}
 
-def _map_findings(maps: MapStability) -> list[Finding]:
-    names = {"agreement": "seeds agree on neighbours", "trustworthiness": "map keeps neighbours"}
-    return [Finding(f"{maps.method}: {words}", maps.value("real", reading), _TWIN_WORDS.get(panel, panel), maps.value(panel, reading),
-                    maps.p(reading) if panel in TWINS else np.nan)
-            for reading, words in names.items() if np.isfinite(maps.value("real", reading)) for panel in maps.maps if panel != "real"]
+def _structure(name: str, result: Any, reading: str, panels: Sequence[str], baseline: Any) -> list[Finding]:
+    "A reading of maps or clusters beside each panel; beside shuffled numbers with the same of the baseline."
+    value = lambda panel: result.value(panel, reading)
+    test = lambda of, twin: of.p(twin, reading) if isinstance(of, NeuronClusters) else of.p(reading)
+    also = lambda twin: dict(baseline_value=baseline.value("real", reading), baseline_p=test(baseline, twin)) if baseline else {}
+    return [Finding(name, value("real"), _TWIN_WORDS[panel], value(panel), test(result, panel), **also(panel)) if panel in TWINS
+            else Finding(name, value("real"), panel, value(panel)) for panel in panels if panel != "real"]
 
-def _cluster_findings(clusters: NeuronClusters) -> list[Finding]:
-    return [Finding("clusters: separation", clusters.value("real", "separation"), _TWIN_WORDS.get(panel, panel), clusters.value(panel, "separation"),
-                    clusters.p(panel) if panel in TWINS else np.nan)
-            for panel in clusters.draws.panel.unique() if panel != "real"]
+def _map_findings(maps: MapStability, baseline: Optional[MapStability]) -> list[Finding]:
+    names = {"agreement": "seeds agree on neighbours", "trustworthiness": "map keeps neighbours"}
+    readings = [reading for reading in names if np.isfinite(maps.value("real", reading))]
+    return [row for reading in readings for row in _structure(f"{maps.method}: {names[reading]}", maps, reading, list(maps.maps), baseline)]
+
+def _cluster_findings(clusters: NeuronClusters, baseline: Optional[NeuronClusters]) -> list[Finding]:
+    return _structure("clusters: separation", clusters, "separation", clusters.draws.panel.unique(), baseline)
 
 def _pair_finding(name: str, value: Float[np.ndarray, "neuron"], twin: str, other: Float[np.ndarray, "neuron"], expected: str, seed: int) -> Finding:
     "A finding from the same neurons of two networks."
@@ -720,13 +746,18 @@ def _pair_finding(name: str, value: Float[np.ndarray, "neuron"], twin: str, othe
     return Finding(name, float(value[both].mean()), twin, float(other[both].mean()), gap.p, gap.low, gap.high, expected)
 
 # %% ../nbs/21_trace_analysis.ipynb #455d269d
-BASELINE = "baseline network"
+BASELINE, UNTRAINED = "baseline network", "network before training"
 _EXPECTED = {"entropy_given_class": "lower", "information": "higher", "explained": "higher"}
 
-def _order_findings(orders: Mapping[str, pd.DataFrame], seed: int) -> list[Finding]:
-    "The last epoch of two networks, neuron by neuron."
-    mine, theirs = (order.loc[order.index.get_level_values("epoch").max()] for order in orders.values())
-    return [_pair_finding(READINGS[r], mine[r].to_numpy(), BASELINE, theirs[r].to_numpy(), expected, seed) for r, expected in _EXPECTED.items()]
+def _order_findings(mine: pd.DataFrame, twin: str, theirs: pd.DataFrame, seed: int) -> list[Finding]:
+    "One epoch of each of two networks, neuron by neuron."
+    return [_pair_finding(READINGS[r], mine[r].to_numpy(), twin, theirs[r].to_numpy(), expected, seed) for r, expected in _EXPECTED.items()]
+
+def _untrained_epoch(trace: NetworkTrace) -> Optional[int]:
+    "The first epoch, if samples only passed through it: it has no gradients, and later ones have."
+    if len(trace.epochs) < 2 or "gradient_mean" not in trace.metrics: return None
+    learned = trace.to_frame(trace.epochs, metrics=["gradient_mean"]).gradient_mean.notna().groupby(level="epoch").any()
+    return trace.epochs[0] if learned.iloc[1:].any() and not learned.iloc[0] else None
 
 def _history_findings(
     states: NeuronStates, twin: Optional[NeuronStates], n_states: Optional[Sequence[int]], draws: int, seed: int,
@@ -756,8 +787,19 @@ class TraceAnalysis:
     notes: tuple[str, ...] = ()                   # what was left out
 
     def findings(self) -> pd.DataFrame:
-        "A row for each thing that was looked at: finding, value, twin, twin_value, p, low, high, expected, q, verdict."
+        "A row for each thing that was looked at: finding, value, twin, twin_value, p, low, high, expected, baseline_value, baseline_p, q, verdict."
         return with_verdicts(self.rows)
+
+    @property
+    def words(self) -> str:
+        "How much is structure and how much is beyond a network that did not learn the task, counted apart."
+        found = self.findings()
+        shuffled, tested = found[found.twin.isin(SHUFFLED)], found[~found.twin.isin(SHUFFLED) & found.p.notna()]
+        known = shuffled[shuffled.baseline_p.notna()]
+        also = f"; the baseline by itself: {(known.baseline_p <= .05).sum()} of {len(known)}" if len(known) else ""
+        learned = "nothing is compared with a network that learned shuffled labels" if tested.empty else \
+                  f"{(tested.verdict == BEYOND).sum()} of {len(tested)} beyond the {' and the '.join(tested.twin.unique())}"
+        return f"{(shuffled.verdict == STRUCTURE).sum()} of {len(shuffled)} beyond shuffled numbers ({STRUCTURE}{also}); {learned}"
 
     def plot(self) -> Any: return self.maps.plot()
 
@@ -769,20 +811,28 @@ class TraceAnalysis:
         for name, frame in frames.items(): write_frame(Path(folder)/f"{name}.parquet", frame)
         return write_json(Path(folder)/"notes.json", dict(trace=self.name, notes=self.notes)).parent
 
-    def __repr__(self) -> str: return f"TraceAnalysis({self.name}: {(self.findings().verdict == BEYOND).sum()} of {len(self.rows)} beyond their twin)"
+    def __repr__(self) -> str: return f"TraceAnalysis({self.name}: {self.words})"
     def _repr_html_(self) -> str:
         shown = self.findings().drop(columns=["expected", "p"]).to_html(index=False, float_format="{:.3f}".format, na_rep="")
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<p>{html.escape(repr(self))}</p>{shown}<p>{self.clusters.words}</p><ul>{notes}</ul>"
+        return f"<p>{html.escape(repr(self))}</p>{shown}<p>{html.escape(self.maps.words)}</p><p>{html.escape(self.clusters.words)}</p><ul>{notes}</ul>"
 
 # %% ../nbs/21_trace_analysis.ipynb #d14383db
 def _check_baseline(trace: NetworkTrace, baseline: Optional[NetworkTrace]) -> None:
-    "`BadInput` unless a baseline has the same neurons, epochs and classes."
+    "`BadInput` unless a baseline is another trace with the same neurons, epochs and classes."
     if baseline is None: return
+    if baseline == trace: raise BadInput(f"{_name(trace)} was given as its own baseline: give the trace of the same network, trained on shuffled labels.")
     about = lambda t: dict(layers={l.name: l.width for l in t.layers.values()}, epochs=t.epochs, classes=t.about["classes"])
     for name, mine in about(trace).items():
         if (theirs := about(baseline)[name]) != mine:
             raise BadInput(f"the baseline has other {name} ({theirs}, here {mine}): trace the same network, trained on shuffled labels, at the same epochs.")
+
+def _baseline_table(trace: NetworkTrace, baseline: Optional[NetworkTrace], at_most: int, seed: int) -> tuple[dict[str, NeuronTable], list[str]]:
+    "The neurons of a network that did not learn the task, by what it is, and notes; none if there is no such network."
+    if baseline is not None: return {BASELINE: neuron_features(baseline, at_most=at_most, seed=seed)}, []
+    if (epoch := _untrained_epoch(trace)) is None: return {}, ["no baseline and no epoch before training: what is found may have nothing to do with learning."]
+    table = neuron_features(trace, [epoch], at_most=at_most, seed=seed)
+    return {UNTRAINED: table}, [f"the baseline is epoch {epoch}, before training: {note}" for note in table.notes or ("same features.",)]
 
 def _too_few(draws: Mapping[str, int]) -> list[str]:
     "Which tests have too few twins to reach a verdict once several things are looked at."
@@ -805,13 +855,16 @@ def analyse_trace(
     out and noted. `BadInput` if a baseline does not fit, or for an option that does not exist."""
     _check_baseline(trace, baseline)
     if states not in STATES: raise BadInput(f"states {states!r} are unknown: choose {' or '.join(STATES)}.")
-    table = neuron_features(trace, at_most=at_most, seed=seed)
-    others = {BASELINE: neuron_features(baseline, at_most=at_most, seed=seed)} if baseline is not None else {}
+    table, traces = neuron_features(trace, at_most=at_most, seed=seed), {"real": trace} | ({BASELINE: baseline} if baseline is not None else {})
+    others, notes = _baseline_table(trace, baseline, at_most, seed)
     maps, clusters = map_stability(table, method, others, map_draws, seed=seed), cluster_neurons(table, cluster_draws, others, seed=seed)
-    rows, notes, orders, chains = [*_map_findings(maps), *_cluster_findings(clusters)], list(table.notes), {}, {}
-    traces = {"real": trace} | ({BASELINE: baseline} if baseline is not None else {})
-    if trace.about["classes"]: orders = {name: class_order(one) for name, one in traces.items()}
-    if len(orders) > 1: rows += _order_findings(orders, seed)
+    own = next(((map_stability(one, method, {}, map_draws, seed=seed), cluster_neurons(one, cluster_draws, subsamples=0, seed=seed)) for one in others.values()), (None, None))
+    rows, notes, orders, chains = [*_map_findings(maps, own[0]), *_cluster_findings(clusters, own[1])], [*table.notes, *notes], {}, {}
+    if trace.about["classes"]:
+        orders, last = {name: class_order(one) for name, one in traces.items()}, trace.epochs[-1]
+        for twin in others:
+            theirs = orders["real"].loc[trace.epochs[0]] if twin == UNTRAINED else orders[twin].loc[last]
+            rows += _order_findings(orders["real"].loc[last], twin, theirs, seed)
     try:
         histories = {name: neuron_states(one, states) for name, one in traces.items()}
         found, chains = _history_findings(histories["real"], histories.get(BASELINE), n_states, history_draws, seed)
@@ -833,5 +886,5 @@ def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one f
         mean, error = one.gap.mean(), one.gap.std() / np.sqrt(len(one))
         reach, p = t.ppf(.975, len(one) - 1) * error, 2 * t.sf(abs(mean) / max(error, 1e-12), len(one) - 1)
         rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(p), mean - reach, mean + reach, one.expected.iloc[0]))
-    beyond = grouped.verdict.agg(lambda v: (v == BEYOND).sum() if (v != UNTESTED).any() else pd.NA)   # none where a single network is no test
+    beyond = grouped.verdict.agg(lambda v: v.isin([BEYOND, STRUCTURE]).sum() if (v != UNTESTED).any() else pd.NA)   # none where a single network is no test
     return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=beyond.astype("Int64").array)
