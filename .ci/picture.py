@@ -1,13 +1,20 @@
-"""Take the picture of README.md, nbs/images/first_result.png, from the run that nbs/index.ipynb shows: `python .ci/picture.py` (needs Chromium)."""
+"""Take the pictures of README.md: `python .ci/picture.py` (needs Chromium).
+
+Those of the figures that nbs/index.ipynb shows, as stored there, and nbs/images/first_result.png from the run that it shows.
+"""
+import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from neural_introspection.pipeline import IntrospectionConfig, run_introspection
+from neural_introspection.viz import Figure, save_figure
 from playwright.sync_api import sync_playwright
+from readme import ROOT, picture_name
 
-TARGET = Path(__file__).resolve().parent.parent / "nbs" / "images" / "first_result.png"
+IMAGES = ROOT / "nbs" / "images"
+PLOTLY = "application/vnd.plotly.v1+json"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
@@ -23,12 +30,20 @@ def screenshot(page_file, target, chromium):
         browser.close()
 
 
+def shown_figures():
+    "The figures that the index page shows."
+    cells = json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8"))["cells"]
+    found = [o["data"][PLOTLY] for cell in cells for o in cell.get("outputs", []) if PLOTLY in o.get("data", {})]
+    return [Figure({part: figure[part] for part in ("data", "layout")}) for figure in found]
+
+
 def main():
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not chromium: return "Chromium is needed for the picture and was not found."
     with tempfile.TemporaryDirectory() as folder:
+        for figure in shown_figures(): screenshot(save_figure(figure, Path(folder) / "figure.html"), IMAGES / picture_name(figure.name), chromium)
         result = run_introspection(IntrospectionConfig(model="pocket", num_samples=600, output_dir=f"{folder}/first", device="cpu"))
-        screenshot(result.run_folder / "figures" / "baselines.html", TARGET, chromium)
+        screenshot(result.run_folder / "figures" / "baselines.html", IMAGES / "first_result.png", chromium)
 
 
 if __name__ == "__main__": sys.exit(main())

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from .pipeline import (IntrospectionConfig, IntrospectionResult, ScanConfig, run
 from .trace_pipeline import TraceConfig, TraceResult, run_trace
 
 # %% auto #0
-__all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'parse', 'main']
+__all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'option_words', 'parse', 'overview', 'main']
 
 # %% ../nbs/90_cli.ipynb #59cb52de
 @dataclass(frozen=True)
@@ -147,20 +148,40 @@ def _switches(config: type, argv: list[str]) -> list[str]:
         out += [word, "True"] if word in flags and (i + 1 == len(argv) or argv[i + 1].startswith("-")) else [word]
     return out
 
+# %% ../nbs/90_cli.ipynb #c77126ec
+def option_words(text: str, config: type) -> str:
+    "A message with the names of the config's options as a shell spells them: `--learning-rate` for learning_rate."
+    names = "|".join(o.name for o in options(config) if "_" in o.name)
+    return re.sub(rf"(?<![\w./'\"-])({names})(?![\w/'\"=-]|\.\w)", lambda m: "--" + m[0].replace("_", "-"), text) if names else text
+
+@contextlib.contextmanager
+def _as_options(config: type) -> Iterator[None]:
+    "Errors within the block name options as a shell spells them."
+    try: yield
+    except NeuralIntrospectionError as error:
+        error.args = (option_words(str(error), config),)
+        raise
+
+class _AsOptions(logging.Formatter):
+    "The log in the same words."
+    def __init__(self, config: type):
+        super().__init__()
+        self.config = config
+    def format(self, record: logging.LogRecord) -> str: return option_words(super().format(record), self.config)
+
 # %% ../nbs/90_cli.ipynb #bd5d8e1b
 def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
     """(config, output options) of a command line. `BadInput` for bad values; exits with 2 and a message for unknown
     options, with 0 after --help."""
     import tyro
     cls = COMMANDS[command].config
-    others = " ".join(f"`{name}`: {c.help}" for name, c in COMMANDS.items() if name != command)
-    about = f"{COMMANDS[command].help}\n\nOther commands: {others}"
+    about = f"{COMMANDS[command].help}\n\n`neural-introspection --help` lists the other commands."
     start = make_config(cls, yaml_values(path)) if (path := _config_file(argv)) else cls()
     groups = tyro.cli(_parser_class(start), prog=f"neural-introspection {command}", description=about,
                       args=_switches(cls, argv), config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes))
     values = {f.name: getattr(group, f.name) for group in vars(groups).values() for f in dataclasses.fields(group)}
     output = {o.name: values.pop(o.name) for o in options(OutputOptions)}
-    return make_config(cls, values), OutputOptions(**output)
+    with _as_options(cls): return make_config(cls, values), OutputOptions(**output)
 
 # %% ../nbs/90_cli.ipynb #dcd61daf
 def _config_file(argv: list[str]) -> Optional[str]:
@@ -170,10 +191,11 @@ def _config_file(argv: list[str]) -> Optional[str]:
 
 # %% ../nbs/90_cli.ipynb #7874200d
 @contextlib.contextmanager
-def _messages() -> Iterator[None]:
+def _messages(config: type) -> Iterator[None]:
     "The library's log on stderr while a command runs."
     log, handler = logging.getLogger("neural_introspection"), logging.StreamHandler(sys.stderr)
     before, log.level = log.level, logging.INFO
+    handler.setFormatter(_AsOptions(config))
     log.addHandler(handler)
     try: yield
     finally:
@@ -187,7 +209,7 @@ def _execute(command: str, argv: list[str]) -> int:
         print(to_yaml(config), end="")
         return 0
     try:
-        with _messages(), contextlib.redirect_stdout(sys.stderr): result = COMMANDS[command].run(config)
+        with _messages(type(config)), _as_options(type(config)), contextlib.redirect_stdout(sys.stderr): result = COMMANDS[command].run(config)
     except BadInput: raise
     except (Exception, KeyboardInterrupt) as error:
         raise NeuralIntrospectionError(_failure(error, _kept_in(config))) from error
@@ -207,13 +229,29 @@ def _failure(error: BaseException, folder: Optional[str]) -> str:
     return f"{what}; what is complete is in {folder}, and the same command goes on from there."
 
 # %% ../nbs/90_cli.ipynb #cbd36dae
+def overview() -> str:
+    "The commands, one line each, and an example."
+    return "\n".join(["usage: neural-introspection COMMAND [OPTIONS]", "", *(f"  {name:6}  {c.help}" for name, c in COMMANDS.items()), "",
+                      "example: neural-introspection run --model pocket", "",
+                      "neural-introspection COMMAND --help has its options; options without a command mean run."])
+
+# %% ../nbs/90_cli.ipynb #5786ccb2
 def main(argv: Optional[list[str]] = None) -> int:
     "Entry point of `neural-introspection`: returns the exit code."
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try: return _main(list(sys.argv[1:] if argv is None else argv))
+        finally: sys.stdout.flush()
+    except BrokenPipeError:   # nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # for what Python flushes at its end
+        return 141
+
+def _main(argv: list[str]) -> int:
     if argv == ["--version"]:
         print(versions().get("neural_introspection", "unknown"))
         return 0
-    command = argv.pop(0) if argv and not argv[0].startswith("-") else "run"
+    if argv in ([], ["-h"], ["--help"]): print(overview(), end="\n\n" if argv else "\n")
+    if not argv: return 0
+    command = "run" if argv[0].startswith("-") else argv.pop(0)
     if command == "fetch" and argv and not argv[0].startswith("-"): argv.insert(0, "--name")
     try:
         if command not in COMMANDS: raise BadInput(f"command {command!r} is unknown: choose {', '.join(COMMANDS)}.")

@@ -151,6 +151,24 @@ def test_bad_values_are_refused_before_the_model_loads(bad, words, monkeypatch, 
     assert time.monotonic() - start < 30 and list(tmp_path.iterdir()) == []
 
 
+def test_a_finished_atlas_is_archived_and_not_lost(model, tmp_path, monkeypatch, caplog):
+    config = AtlasConfig(model="pocket", num_samples=60, layers="2", output=str(tmp_path / "out.zarr"), device="cpu")
+    first = run_atlas(config, model)
+    def fail(*args): raise RuntimeError("the pass failed")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(NeuronAtlas, "probe", fail)
+        run_atlas(AtlasConfig(**vars(config) | dict(layers="3")), model)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"], "a failed one leaves the finished one where it was"
+    with caplog.at_level("INFO", "neural_introspection"): second = run_atlas(AtlasConfig(**vars(config) | dict(layers="3")), model)
+    archived, = tmp_path.glob("out.zarr-*")
+    assert f"archived as {archived}" in caplog.text
+    for path, atlas in ((archived, first), (tmp_path / "out.zarr", second)): assert AtlasResult.load(path).to_frame().equals(atlas.to_frame())
+    overwritten = AtlasConfig(**vars(config) | dict(force_overwrite=True))
+    third = run_atlas(overwritten, model)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", archived.name]
+    assert AtlasResult.load(tmp_path / "out.zarr").to_frame().equals(first.to_frame()) and third.about == first.about
+
+
 def test_the_answer_is_json(model):
     config = AtlasConfig(model="pocket", num_samples=60, top=4, score="selectivity", device="cpu")
     answer = json.loads(json.dumps(summary(run_atlas(config, model), config)))

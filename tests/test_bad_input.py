@@ -49,8 +49,8 @@ REFUSED = {
     "--epochs 0": "at least 1",
     "--batch-size 0": "at least 1",
     "--learning-rate -1": "at least 0",
-    "--learning-rate nan": "learning_rate is nan",
-    "--learning-rate inf": "learning_rate is inf",
+    "--learning-rate nan": "--learning-rate is nan",
+    "--learning-rate inf": "--learning-rate is inf",
     "--unfreeze lora --unfreeze-components embeddings": "not for embeddings",
     "--unfreeze from_layer --unfreeze-from 2 --layer 3 --neuron 5 --feature-layer 1": "leaves nothing to train",
     "--seed -1": "at least 0",
@@ -61,6 +61,7 @@ REFUSED = {
     "--config list.yaml": "`option: value` lines",
     "--config misspelt.yaml": "'modell' is unknown: did you mean model",
     "--config word.yaml": "epochs is 'many', but must be a whole number",
+    "--config rate.yaml": "learning_rate is 'fast'",
     "--output-dir empty.txt": "empty.txt is a file",
     "--output-dir empty.txt/out": "empty.txt is a file",
     "--output-dir plain": "not a run's",
@@ -70,7 +71,7 @@ REFUSED = {
     "--neuron 1,2": "need a layer",
     "--neuron 1,512 --layer 2": "neuron 512 is outside 0..511",
     "--neuron 1,2 --layer 2 --regression False": "cannot be put into bins together",
-    "--regression False --num-bins 1": "num_bins is 1, but must be at least 2",
+    "--regression False --num-bins 1": "--num-bins is 1, but must be at least 2",
     "--head mlp --hidden 0": "hidden is 0, but must be at least 1",
     "--other-model no/such/folder": "'no/such/folder'",
     "--unfreeze from_layer": "needs the first layer to train",
@@ -82,9 +83,9 @@ REFUSED = {
     "--unfreeze-from 2": "only used with --unfreeze from_layer or lora",
     "--unfreeze-components mlp": "only used with --unfreeze selective or lora",
     "--unfreeze all --unfreeze-from 2": "only used with",
-    "--unfreeze lora --lora-rank 0": "lora_rank is 0, but must be at least 1",
-    "--track-activations --activation-interval 0": "activation_interval is 0, but must be at least 1",
-    "--track-gradients --gradient-interval 0": "gradient_interval is 0, but must be at least 1",
+    "--unfreeze lora --lora-rank 0": "--lora-rank is 0, but must be at least 1",
+    "--track-activations --activation-interval 0": "--activation-interval is 0, but must be at least 1",
+    "--track-gradients --gradient-interval 0": "--gradient-interval is 0, but must be at least 1",
 }
 UNKNOWN = ("--nonsense 1", "--layer abc", "--layer-type attention", "--unfreeze everything", "--head deep", "--bins round", "--json maybe", "--config")  # told by the parser
 
@@ -99,7 +100,7 @@ def workplace(finished, tmp_path_factory):
     for name, content in {"empty.txt": b"", "blank.txt": b"\n  \n\n", "latin.txt": b"one line\nanother line\ncaf\xe9 au lait\n",
                           "same.txt": b"the same text again\n" * 50, "damaged.gguf": b"GGUF and then nothing", "damaged.yaml": b"model: [pocket",
                           "latin.yaml": b"model: caf\xe9\n", "list.yaml": b"- model\n- pocket\n", "misspelt.yaml": b"modell: pocket\n",
-                          "word.yaml": b"epochs: many\n"}.items(): (folder / name).write_bytes(content)
+                          "word.yaml": b"epochs: many\n", "rate.yaml": b"learning_rate: fast\n"}.items(): (folder / name).write_bytes(content)
     for name, content in {"flowers.csv": "length,width,kind\n" + "1,2.5,rose\n2,3.5,lily\n" * 20, "gaps.csv": "length,width,kind\n1,,rose\n2,3.5,lily\n", "few.csv": "length,kind\n1,rose\n2,lily\n3,lily\n",
                           "unlabelled.csv": "length,kind\n1,rose\n2,\n", "cut.parquet": "PAR1 and then nothing", "file.zarr": "mine"}.items(): (folder / name).write_text(content)
     (folder / "latin.csv").write_bytes(b"length,kind\n1,caf\xe9\n")
@@ -167,9 +168,10 @@ def test_what_the_parser_does_not_know_is_refused(options, workplace, monkeypatc
     "trace --data cut.parquet --label kind": "cut.parquet is not a readable table", "trace --data unlabelled.csv --label kind": "have no kind", "trace --data latin.csv --label kind": "latin.csv",
     "trace --classes 3": "at least two different", "trace --classes 3,3": "at least two different", "trace --classes 3,eleven": "'eleven' is not in the data",
     "trace --hidden-size many": "such as 64 or 64,32", "trace --hidden-size 64,0": "at least one neuron", "trace --epochs 0": "at least 1", "trace --batch-size 0": "at least 1",
-    "trace --epoch-intervals 0": "every nth", "trace --epoch-intervals 0,20": "0 to 19", "trace --epoch-intervals often": "5 or 0,5,10", "trace --learning-rate nan": "learning_rate is nan",
+    "trace --epoch-intervals 0": "every nth", "trace --epoch-intervals 0,20": "0 to 19", "trace --epoch-intervals often": "5 or 0,5,10", "trace --learning-rate nan": "--learning-rate is nan",
     "trace --test-split 0": "both sides", "trace --test-split 1": "both sides", "trace --test-split 1.5": "between 0 and 1", "trace --num-samples 3": "both sides", "trace --num-samples 0": "at least 1",
     "trace --output trace.pkl": ".zarr", "trace --output atlas.zarr": "no trace", "trace --output notes.zarr": "no trace", "trace --output half.zarr": "not readable JSON",
+    "trace --hidden-size 0": "--hidden-size is 0", "scan --batch-size 0": "--batch-size is 0", "atlas --batch-size 0": "--batch-size is 0",
     "trace --output file.zarr": "file.zarr is a file", "trace --output empty.txt/x.zarr": "empty.txt is a file", "trace --device abacus": "choose cpu", "trace --seed -1": "at least 0"}.items())
 def test_other_commands_refuse_too(argv, words, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
@@ -192,6 +194,28 @@ def test_an_unknown_option_is_refused_in_a_real_shell(workplace):
     done = shell(RUN, "--json", "--nonsense 1", cwd=workplace)
     assert (done.returncode, done.stdout) == (2, "") and "--nonsense" in done.stderr and "Traceback" not in done.stderr
     assert snapshot(workplace) == before
+
+
+def test_no_command_lists_the_commands_and_starts_nothing(workplace):
+    before = snapshot(workplace)
+    done = subprocess.run([sys.executable, "-m", "neural_introspection"], cwd=workplace, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout == cli.overview() + "\n"
+    assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS) and snapshot(workplace) == before
+
+
+@pytest.mark.parametrize("argv", ["--help", "run --print-config", "scan --model pocket --num-samples 20 --top 2000 --device cpu --json"])
+def test_a_reader_who_leaves_ends_the_command_quietly(argv, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "neural_introspection", *argv.split()], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 141 and "Broken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_command_into_head_shows_what_head_wants(tmp_path):
+    command = f"{sys.executable} -m neural_introspection scan --model pocket --num-samples 20 --top 2048 --device cpu --json"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -c 1"], cwd=tmp_path, capture_output=True, text=True)   # more than a pipe holds
+    assert (done.returncode, done.stdout) == (141, "{") and "Broken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("name", ["out", "new/out"])
