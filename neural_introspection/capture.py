@@ -8,35 +8,47 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import importlib
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .core import BadAddress, BadInput, BadTexts, NotYet, progress
+from .core import BadAddress, BadInput, BadTexts, progress
 from .models import TokenBatch, encode, token_batch, token_batches
 
 # %% auto #0
-__all__ = ['Position', 'site_names', 'find_site', 'hooks', 'parse_position', 'position_index', 'capture', 'pick_positions',
-           'edit', 'evaluating', 'ActivationBatch', 'chosen_tokens', 'fitting_texts', 'activation_batches',
-           'framework_of', 'ModelInterface', 'ActivationMonitor']
+__all__ = ['Position', 'site_names', 'framework_of', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured',
+           'capture', 'pick_positions', 'edit', 'evaluating', 'ActivationBatch', 'chosen_tokens', 'fitting_texts',
+           'activation_batches', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
 
 # %% ../nbs/02_capture.ipynb #29af694b
-def site_names(model: nn.Module) -> list[str]:
-    "Every place that can be captured: hook names of a TransformerLens model, module paths of any other (whose inputs go without saying)."
+def site_names(model: Any) -> list[str]:
+    "Every place that can be captured: hook names of a TransformerLens model, paths of any other's modules or layers (whose inputs go without saying)."
     if hasattr(model, "hook_dict"): return list(model.hook_dict)
+    if framework_of(model) == "keras": return _keras().site_names(model)
     return [name for name, _ in model.named_modules() if name]
 
+def framework_of(model: Any) -> str:
+    "`pytorch` or `keras`; `BadInput` for anything else."
+    if isinstance(model, nn.Module): return "pytorch"
+    if any(c.__module__.startswith(("keras", "tensorflow")) for c in type(model).__mro__): return "keras"
+    raise BadInput(f"a {type(model).__name__} is no model of a known framework: give a torch.nn.Module or a Keras model.")
+
+def _keras() -> Any:
+    "The room of Keras models, which alone knows Keras."
+    return importlib.import_module("neural_introspection.keras_backend")
+
 # %% ../nbs/02_capture.ipynb #63d63501
-def find_site(model: nn.Module, site: str) -> nn.Module:
-    "The module (or TransformerLens hook point) at a site, or whose input it is; `BadAddress` names the nearest ones."
+def find_site(model: Any, site: str) -> Any:
+    "The module or layer (or TransformerLens hook point) at a site, or whose input it is; `BadAddress` names the nearest ones."
     return _place(model, site)[0]
 
-def _place(model: nn.Module, site: str) -> tuple[nn.Module, bool]:
+def _place(model: Any, site: str) -> tuple[Any, bool]:
     "(the module of a site, whether the site is its input); names of the model's own come first."
     points = model.hook_dict if hasattr(model, "hook_dict") else {}
     if site in points: return points[site], False
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else _keras().named_layers(model)
     if site and site in modules: return modules[site], False
     path, _, end = site.rpartition(".")
     if end == "hook_in" and path in modules: return modules[path], True
@@ -47,6 +59,7 @@ def _place(model: nn.Module, site: str) -> tuple[nn.Module, bool]:
 # %% ../nbs/02_capture.ipynb #0db66917
 class _Stop(Exception):
     "Ends a forward pass from within; `args` holds the list of waiting sites whose block it belongs to."
+    _keras_call_info_injected = True   # so that Keras lets it pass as it is
 
 # %% ../nbs/02_capture.ipynb #55461fa0
 def _parts(flowing: Any) -> dict:
@@ -55,17 +68,17 @@ def _parts(flowing: Any) -> dict:
     if isinstance(flowing, (tuple, list)): return dict(enumerate(flowing))
     return vars(flowing) if dataclasses.is_dataclass(flowing) else {}
 
-def _first_tensor(flowing: Any) -> Optional[Tensor]:
-    "What flows itself, or the first tensor in it, however deep; None if there is none."
-    if isinstance(flowing, Tensor): return flowing
+def _first_tensor(flowing: Any, kind: type = Tensor) -> Any:
+    "What flows itself, or the first tensor (of a kind) in it, however deep; None if there is none."
+    if isinstance(flowing, kind): return flowing
     for part in flowing if isinstance(flowing, (tuple, list)) else _parts(flowing).values():
-        if (found := _first_tensor(part)) is not None: return found
+        if (found := _first_tensor(part, kind)) is not None: return found
 
-def _replace_first(flowing: Any, new: Tensor) -> Any:
-    "A copy of what flows, of the same type, with its first tensor replaced."
-    if isinstance(flowing, Tensor): return new
-    key, part = next((key, part) for key, part in _parts(flowing).items() if _first_tensor(part) is not None)
-    new = _replace_first(part, new)
+def _replace_first(flowing: Any, new: Any, kind: type = Tensor) -> Any:
+    "A copy of what flows, of the same type, with its first tensor (of a kind) replaced."
+    if isinstance(flowing, kind): return new
+    key, part = next((key, part) for key, part in _parts(flowing).items() if _first_tensor(part, kind) is not None)
+    new = _replace_first(part, new, kind)
     if isinstance(flowing, (tuple, list)):
         parts = [new if i == key else part for i, part in enumerate(flowing)]
         return type(flowing)(*parts) if hasattr(flowing, "_fields") else type(flowing)(parts)
@@ -77,7 +90,7 @@ def _replace_first(flowing: Any, new: Tensor) -> Any:
 # %% ../nbs/02_capture.ipynb #ab42cdbb
 @contextlib.contextmanager
 def hooks(
-    model: nn.Module,
+    model: Any,                                                  # of PyTorch or Keras
     functions: dict[str, Callable[[Tensor], Optional[Tensor]]],  # site -> called with its tensor; may return another
     stop_early: bool = False,                                    # end the forward pass when every site has fired
 ) -> Iterator[None]:
@@ -102,8 +115,9 @@ def hooks(
     finally:
         for handle in handles: handle.remove()
 
-def _listen(module: nn.Module, before: bool, see: Callable) -> Any:
+def _listen(module: Any, before: bool, see: Callable) -> Any:
     "Call `see` with what goes into the module (arguments and keyword arguments) or comes out; the handle that ends it."
+    if not isinstance(module, nn.Module): return _keras().listen(module, before, see)
     if before: return module.register_forward_pre_hook(lambda m, *inputs: see(inputs), with_kwargs=True)
     return module.register_forward_hook(lambda m, inputs, output: see(output))
 
@@ -131,6 +145,11 @@ def position_index(
     return torch.where(hit.any(1), hit.int().argmax(1), -1)
 
 # %% ../nbs/02_capture.ipynb #26aed7a4
+class Captured(dict):
+    "Activations by site. Asking for one that did not flow is a `BadInput`."
+    def __missing__(self, site: str) -> Tensor:
+        raise BadInput(f"nothing flowed at {site!r}: within the block, call the model itself in a way that runs this site (Keras' predict and fit run compiled code).")
+
 @contextlib.contextmanager
 def capture(
     model: nn.Module,
@@ -141,7 +160,7 @@ def capture(
     grad: bool = False,                              # keep the graph, for gradients with respect to activations
 ) -> Iterator[dict[str, Tensor]]:
     "Read activations: `with capture(model, sites) as acts: model(tokens)`. `BadTexts` if a text has no such position."
-    acts: dict[str, Tensor] = {}
+    acts = Captured()
     def keep(site):
         def store(x):
             picked = pick_positions(x, positions, mask)
@@ -189,8 +208,9 @@ def edit(
 
 # %% ../nbs/02_capture.ipynb #db22fa04
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    "Within the block the model is in evaluation mode; each module is then put back into its own."
+def evaluating(model: Any) -> Iterator[None]:
+    "Within the block the model is in evaluation mode; each module is then put back into its own. (A Keras model has no mode: it is told at each call.)"
+    if not isinstance(model, nn.Module): return (yield)
     training = [module for module in model.modules() if module.training]
     try:
         model.eval()
@@ -253,39 +273,41 @@ def activation_batches(
         yield ActivationBatch(acts, batch.index[row.cpu()], rank.cpu(), batch.ids[chosen].cpu())
 
 # %% ../nbs/02_capture.ipynb #7126c844
-def framework_of(model: Any) -> str:
-    "`pytorch` or `keras`; `BadInput` for anything else."
-    if isinstance(model, nn.Module): return "pytorch"
-    if any(c.__module__.startswith(("keras", "tensorflow")) for c in type(model).__mro__): return "keras"
-    raise BadInput(f"a {type(model).__name__} is no model of a known framework: "
-                   "give a torch.nn.Module or a Keras model.")
+_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, *_POOLS)
 
-# %% ../nbs/02_capture.ipynb #411c38d8
+def neuron_axis(module: Any, ndim: int) -> int:
+    "The axis of a module's output along which its neurons (or channels) are, counted from the end if it is the last: 1 or -1."
+    if not isinstance(module, nn.Module): return 1 if getattr(module, "data_format", None) == "channels_first" and ndim > 2 else -1
+    rows = isinstance(module, (nn.Linear, nn.LayerNorm)) or type(module).__name__ == "Conv1D"   # GPT-2's linear layer
+    return 1 if ndim > 2 and (isinstance(module, _CHANNELS_FIRST) or (ndim in (4, 5) and not rows)) else -1
+
+# %% ../nbs/02_capture.ipynb #70ec225a
 class ModelInterface:
-    "A model of any framework: its layer names, and its activations for inputs."
-    def __init__(self, model: Any, framework: Optional[str] = None):  # `pytorch`; None finds out
-        self.model, self.framework, self.mask = model, framework or framework_of(model), None
-        if self.framework == "keras":
-            raise NotYet("Keras models are not supported yet: this version captures from PyTorch models.")
-        if self.framework not in ("pytorch", "torch"):
-            raise BadInput(f"framework {framework!r} is unknown: give pytorch.")
+    "A model of PyTorch or Keras: its layer names, and its activations for inputs, as torch tensors. `BadInput` for another framework."
+    def __init__(self, model: Any, framework: Optional[str] = None):  # None finds out
+        self.model, self.framework, self.mask = model, framework_of(model), None
+        asked = {None: self.framework, "torch": "pytorch", "tensorflow": "keras"}.get(framework, framework)
+        if asked != self.framework: raise BadInput(f"framework {framework!r} does not fit: this is a model of {self.framework}.")
 
     def layer_names(self) -> list[str]: return site_names(self.model)
 
     def activations(self, layers: Sequence[str], inputs: Any, stop_early: bool = True) -> dict[str, Tensor]:
-        "The output of each layer for the inputs: text(s), a tensor, or a tuple or dict of arguments."
+        "The output of each layer for the inputs: text(s), a tensor or array, or a tuple or dict of arguments."
         self.mask = None
-        with torch.no_grad(), capture(self.model, layers, stop_early=stop_early) as acts: self._run(inputs)
+        with torch.no_grad(), capture(self.model, layers, stop_early=stop_early) as acts: self.run(inputs)
         return acts
 
-    def _run(self, inputs: Any) -> Any:
+    def run(self, inputs: Any) -> Any:
+        "The model's own output for the inputs."
         texts = [inputs] if isinstance(inputs, str) else inputs
         if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str):
             if getattr(self.model, "tokenizer", None) is None:
                 raise BadInput("this model has no tokenizer: give it tensors and not text.")
             batch = token_batch(self.model, encode(self.model, texts))
             self.mask = batch.mask
-            return self.model(batch.ids)
+            inputs = batch.ids
+        if self.framework == "keras": return _keras().call_model(self.model, inputs)
         if isinstance(inputs, dict): return self.model(**inputs)
         return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
 

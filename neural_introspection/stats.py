@@ -7,16 +7,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterable, Optional, Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from .core import BadData, BadInput, read_tensors, write_tensors
+from .capture import ModelInterface, find_site, neuron_axis
+from .core import BadData, BadInput, progress, read_tensors, write_tensors
 
 # %% auto #0
 __all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
-           'sketch_distance', 'p_values', 'q_values']
+           'sketch_distance', 'p_values', 'q_values', 'layer_statistics']
 
 # %% ../nbs/03_stats.ipynb #2350ab02
 def _block_shape(
@@ -489,3 +490,20 @@ def q_values(p: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:
     q, known = np.full(p.shape, np.nan), np.isfinite(p)
     if known.any(): q[known] = false_discovery_control(p[known])
     return q
+
+# %% ../nbs/03_stats.ipynb #8abc6272
+def layer_statistics(
+    interface: ModelInterface,
+    layers: Sequence[str],
+    batches: Iterable[Any],      # inputs as the model takes them, or lists of texts
+    quantiles: bool = True,
+) -> dict[str, NeuronStats]:
+    "Statistics of every neuron of the layers, each place of each sample a row; memory grows with neurons only. `BadInput` without a batch."
+    stats: dict[str, NeuronStats] = {}
+    for batch in progress(batches, "statistics", unit="batch"):
+        for layer, acts in interface.activations(layers, batch).items():
+            rows = acts.movedim(neuron_axis(find_site(interface.model, layer), acts.ndim), -1).flatten(0, -2).float()
+            if layer not in stats: stats[layer] = NeuronStats(rows.shape[1], quantiles)
+            stats[layer].update(rows, mask=None if interface.mask is None else interface.mask.flatten())
+    if not stats: raise BadInput("there are no batches: give at least one.")
+    return stats

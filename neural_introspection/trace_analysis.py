@@ -354,6 +354,7 @@ class MapStability:
         chance = self.k / (len(self.maps["real"].table) - 1)
         return f"<p>{html.escape(self.words)}</p><p>{self.method} maps, {self.k} neighbours; by chance two maps share {chance:.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
 
+# %% ../nbs/21_trace_analysis.ipynb #db230cd6
 def map_stability(
     table: NeuronTable,
     method: str = "t-SNE",                        # one of METHODS

@@ -424,14 +424,14 @@ def neuron_history(
     epoch: Optional[int] = None,   # where a line is drawn
     quartiles: Optional[Float[np.ndarray, "epoch quartile metric"]] = None,   # of its layer, from `layer_quartiles`; read if left out
 ) -> Any:
-    "A neuron's metrics by epoch, each before the quartiles of its layer, and its mean activation by class (a plotly figure)."
+    "A neuron's metrics by epoch, each beside the quartiles of its layer, and its mean activation by class (a plotly figure)."
     epochs = some_epochs(trace.epochs, LONG)
     if not epochs: raise BadInput(f"{trace.path.name} has no epoch yet: trace one first.")
     found = find_neuron(trace, f"L_{trace._layer(layer)}/n_{neuron}", epochs[-1])
     own = found.history().loc[epochs]
     if quartiles is None: quartiles = layer_quartiles(trace, found.layer, epochs)
     profile = class_means(trace, found.layer, found.neuron, epochs) if "classes" in trace.to_xarray() else None
-    fig = _history_figure(f"L_{found.layer}/n_{found.neuron} before the quartiles of its layer", own, quartiles, profile)
+    fig = _history_figure(f"L_{found.layer}/n_{found.neuron} beside the quartiles of its layer", own, quartiles, profile)
     return fig if epoch is None else fig.update_layout(shapes=_epoch_marks(len(shown_metrics(own)), epoch, profile is not None))
 
 # %% ../nbs/23_trace_explorer.ipynb #686e8695
@@ -713,6 +713,7 @@ def _open(explorer: TraceExplorer, found: NeuronTrace) -> None:
     _mark(explorer)
     explorer.parts.detail.children = (explorer.parts.table, explorer.history)
 
+# %% ../nbs/23_trace_explorer.ipynb #86d2adb8
 def _draw_history(explorer: TraceExplorer, fig: Any) -> None:
     "Show the figure: in the widget that is there if it has the same panels, which is faster, else in a new one."
     names = lambda some: [a.text for a in some.layout.annotations]

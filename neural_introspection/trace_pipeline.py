@@ -114,6 +114,7 @@ def _test_side(x: Float[np.ndarray, "row feature"], y: Int[np.ndarray, "row"], s
     chosen = train_test_split(np.arange(rows), test_size=test, stratify=y[first], random_state=seed)[1]
     return np.isin(group.ravel(), chosen)
 
+# %% ../nbs/24_trace_pipeline.ipynb #eafacacb
 def load_classification(
     data: str = "digits",               # one of DATA_SETS, or a .csv or .parquet file
     label: Optional[str] = None,        # the file's column of classes
@@ -234,6 +235,7 @@ def make_network(config: TraceConfig, data: ClassificationData, output: Optional
     drops = {name: getattr(config, name) for name in ("quantiles", "drop_batches", "drop_weights", "drop_biases", "drop_gradients")}
     return TraceableNN(**sizes, path=output, num_epochs=config.epochs + config.initial, epoch_intervals=parse_intervals(config.epoch_intervals), classes=len(data.classes), **drops)
 
+# %% ../nbs/24_trace_pipeline.ipynb #4578951f
 class TraceTraining:
     "Everything that changes during training, and its checkpoint."
     def __init__(self, config: TraceConfig, data: ClassificationData, output: Path, checkpoint: Optional[Path] = None):
@@ -298,6 +300,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     import zarr
     return {name: torch.as_tensor(array[:]) for name, array in zarr.open_group(path/"model", mode="r").arrays()}
 
+# %% ../nbs/24_trace_pipeline.ipynb #bb8935ac
 @dataclass(frozen=True, repr=False)
 class TraceResult:
     "A traced training run; `load` reads it back from its store."

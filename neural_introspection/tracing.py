@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .capture import ModelInterface, _first_tensor, evaluating, find_site, hooks
+from .capture import ModelInterface, _first_tensor, evaluating, find_site, hooks, neuron_axis
 from .core import BadAddress, BadData, BadInput, NeuralIntrospectionError, atomic_folder, check_store, plain, progress, require, write_text
 from .stats import NeuronStats, q_values
 
@@ -261,8 +261,6 @@ def _default_sites(model: nn.Module) -> dict[str, tuple[str, tuple[str, ...]]]:
             if path and path not in whole.values() and (path in whole or module_parts(m))}
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd)
-_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)
-_SECOND = (nn.modules.batchnorm._NormBase, nn.GroupNorm, *_POOLS)   # these too have their channels along the second axis
 
 def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     "What a neuron is at a site, from its module and what it put out. `BadInput` for a convolution that ran without a batch."
@@ -271,9 +269,7 @@ def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)): return "hidden unit"
     if isinstance(module, _CONVOLUTIONS) and shape and len(shape) != len(module.kernel_size) + 2:
         raise BadInput(f"{site} put out {tuple(shape)}, which has no batch: give an example with samples along its first axis.")
-    rows = isinstance(module, (nn.Linear, nn.LayerNorm)) or type(module).__name__ == "Conv1D"
-    second = isinstance(module, (*_CONVOLUTIONS, *_SECOND)) and len(shape) > 2
-    return "channel" if second or (len(shape) in (4, 5) and not rows) else "neuron"
+    return "channel" if neuron_axis(module, len(shape)) == 1 else "neuron"
 
 # %% ../nbs/20_tracing.ipynb #124b8c4b
 def _width(kind: str, shape: Sequence[int], parts: Sequence[Part]) -> int:
@@ -392,6 +388,7 @@ log = logging.getLogger("neural_introspection")
 
 ROOM = 2**20   # activations of a layer that are put aside before they are counted
 
+# %% ../nbs/20_tracing.ipynb #0c9f42ff
 class _Counter:
     "Activations of one layer, by class, in pieces large enough to be fast."
     def __init__(self, layer: Layer, quantiles: bool):
@@ -431,7 +428,7 @@ class _Counter:
         self.flush()
         return functools.reduce(operator.add, self.stats.values()) if self.stats else NeuronStats(self.layer.width, self.quantiles)
 
-# %% ../nbs/20_tracing.ipynb #0c9f42ff
+# %% ../nbs/20_tracing.ipynb #d23f24b9
 @torch.inference_mode(False)
 def _room(was: Optional[Tensor], x: Float[Tensor, "sample *place neuron"]) -> Float[Tensor, "row neuron"]:
     "Memory for activations like these: what there was, if it is of their kind."
@@ -447,24 +444,29 @@ def _joined(found: Sequence[tuple[int, Float[Tensor, "some"]]], width: int) -> F
 class _Gradients:
     "The length of each neuron's weight gradient, a row for each backward pass."
     def __init__(self, layer: Layer):
-        self.width, self.stats, self.rows, self.step = layer.width, NeuronStats(layer.width, quantiles=False), [], {}
+        self.width, self.stats, self.step = layer.width, NeuronStats(layer.width, quantiles=False), {}
+        self.room: Optional[Float[Tensor, "step neuron"]] = None   # what is put aside are its first `filled` rows
+        self.filled = 0
 
     def add(self, part: int, start: int, gradient: Float[Tensor, "neuron connection"]) -> None:
         if part in self.step: self.close()   # this part has come already: it is the next step
-        self.step[part] = (start, torch.linalg.vector_norm(gradient.float(), dim=1))
+        if self.room is None: self.room = torch.empty(min(256, max(1, ROOM // self.width)), self.width, device=gradient.device)
+        whole = not self.step and len(gradient) == self.width
+        norms = torch.linalg.vector_norm(gradient.float(), dim=1, out=self.room[self.filled]) if whole else torch.linalg.vector_norm(gradient.float(), dim=1)
+        self.step[part] = (start, norms)
 
     def close(self) -> None:
         "The step is complete."
         if not self.step: return
         found, self.step = list(self.step.values()), {}
-        whole = len(found) == 1 and len(found[0][1]) == self.width
-        self.rows.append(found[0][1] if whole else _joined(found, self.width))
-        if len(self.rows) * self.width >= ROOM: self.flush()
+        if len(found) > 1 or len(found[0][1]) < self.width: self.room[self.filled] = _joined(found, self.width)
+        self.filled += 1
+        if self.filled == len(self.room): self.flush()
 
     def flush(self) -> NeuronStats:
         self.close()
-        if self.rows: self.stats.update(torch.stack(self.rows))
-        self.rows = []
+        if self.filled: self.stats.update(self.room[:self.filled])
+        self.filled = 0
         return self.stats
 
 # %% ../nbs/20_tracing.ipynb #b0bd9651
@@ -640,6 +642,7 @@ def _file_sizes(path: Path, names: Iterable[str], slot: int) -> dict[str, int]:
     chunks = lambda name: (path/name/"c"/str(slot)).rglob("*")
     return {name: sum(p.stat().st_size for p in chunks(name) if p.is_file() and p.suffix != ".partial") for name in names}   # .partial: of a killed process
 
+# %% ../nbs/20_tracing.ipynb #260da36d
 class _Writer:
     "Adds epochs to a store."
     def __init__(self, path: Path):
@@ -747,6 +750,7 @@ def split_signature(text: str) -> list[str]:
 # %% ../nbs/20_tracing.ipynb #c4454215
 GROUPS = ("activation", "weight", "bias", "gradient")   # a metric belongs to the group that its name begins with
 
+# %% ../nbs/20_tracing.ipynb #d4587f90
 @dataclass(frozen=True)
 class NeuronTrace:
     "One neuron at one epoch."
@@ -798,7 +802,7 @@ class NeuronTrace:
         table = pd.DataFrame({g: pd.Series(v, dtype=float) for g, v in groups.items()}).dropna(how="all").dropna(how="all", axis=1)
         return f"<p><b>{self.signature}</b> {self.neuron_id} of the network</p>{table.to_html(float_format='{:.4g}'.format, na_rep='')}"
 
-# %% ../nbs/20_tracing.ipynb #d4587f90
+# %% ../nbs/20_tracing.ipynb #97ea3d3d
 @dataclass(frozen=True)
 class LayerTrace(Mapping):
     "One layer at one epoch: a mapping from `n_0`, `n_1`, ... to `NeuronTrace`s."
@@ -818,6 +822,7 @@ class LayerTrace(Mapping):
     def to_frame(self) -> pd.DataFrame: return self.trace.to_frame(epochs=[self.epoch], layers=[self.layer]).droplevel(["epoch", "layer"])
     def _repr_html_(self) -> str: return f"<p><b>[E_{self.epoch}][L_{self.layer}]</b> {self.width} neurons</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"
 
+# %% ../nbs/20_tracing.ipynb #168eff6b
 @dataclass(frozen=True)
 class EpochTrace(Mapping):
     "The network at one epoch: a mapping from `L_input`, `L_hidden_1`, ... to `LayerTrace`s. `n_70` is the network's 70th neuron."
@@ -1028,6 +1033,7 @@ class NetworkTrace(_Addresses):
         words = f"<p>Parameters in no layer: {_span(rest)}.</p>" if rest else ""
         return f"<p>{self!r}</p>{self.layer_frame().to_html()}{words}"
 
+# %% ../nbs/20_tracing.ipynb #173367a6
 _HOW = dict(metrics="trace an epoch first", classes="trace with classes= and labels", batches="trace with drop_batches=False")
 
 # %% ../nbs/20_tracing.ipynb #23e82433
@@ -1411,6 +1417,7 @@ class ReadAnswers:
         best = (logits if ready else logits.softmax(1)).max(1)
         return _nan_where(logits.sum(1), best.indices.float()), best.values
 
+# %% ../nbs/20_tracing.ipynb #922bc388
 def _nan_where(x: Float[Tensor, "sample"], values: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]: return torch.where(x.isnan(), math.nan, values)
 
 def _truth(labels: Any, samples: int) -> Float[np.ndarray, "sample"]:
