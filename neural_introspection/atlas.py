@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from .capture import Position, chosen_tokens, fitting_texts, hooks, parse_position
+from .capture import SINK, Position, chosen_tokens, fitting_texts, hooks, parse_position, sink_tokens
 from .card import leakage_label
 from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, _put_aside,
                                        atomic_folder, check_options, check_store, make_config, option, plain, progress,
@@ -28,7 +28,6 @@ from .dataset import text_hash
 from .models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
                                          model_device, resolve_model, spread, token_batch, token_batches)
 from .predictor import fold_of
-from .scanner import SINK, sink_tokens
 from .stats import p_values, q_values
 from .texts import group_texts, load_texts
 

@@ -18,9 +18,9 @@ from .core import BadAddress, BadInput, BadTexts, progress
 from .models import TokenBatch, encode, token_batch, token_batches
 
 # %% auto #0
-__all__ = ['Position', 'site_names', 'framework_of', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured',
+__all__ = ['Position', 'SINK', 'site_names', 'framework_of', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured',
            'capture', 'pick_positions', 'edit', 'evaluating', 'ActivationBatch', 'chosen_tokens', 'fitting_texts',
-           'activation_batches', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
+           'activation_batches', 'sink_tokens', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
 
 # %% ../nbs/02_capture.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
@@ -271,6 +271,19 @@ def activation_batches(
         row, _ = chosen.nonzero(as_tuple=True)
         rank = (batch.mask.int().cumsum(1) - 1)[chosen]
         yield ActivationBatch(acts, batch.index[row.cpu()], rank.cpu(), batch.ids[chosen].cpu())
+
+# %% ../nbs/02_capture.ipynb #d9557ef8
+SINK = 100.0  # times the median norm of the text's tokens
+
+def sink_tokens(
+    resid: Float[Tensor, "batch pos d_model"],  # residual stream before the layer
+    mask: Bool[Tensor, "batch pos"],            # the text's own tokens
+    ratio: float = SINK,
+) -> Bool[Tensor, "batch pos"]:
+    "Tokens whose norm is over `ratio` times the median norm of their text."
+    norm = resid.float().norm(dim=-1)
+    median = norm.masked_fill(~mask, float("nan")).nanmedian(1, keepdim=True).values
+    return mask & (norm > ratio * median)
 
 # %% ../nbs/02_capture.ipynb #7126c844
 _POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from .capture import Position, chosen_tokens, fitting_texts, hooks
+from .capture import SINK, Position, chosen_tokens, fitting_texts, hooks, sink_tokens
 from .core import (BadAddress, BadData, BadInput, NeuronAddress, progress, read_tensors,
                                        site_name, write_tensors)
 from .models import (TokenBatch, check_layer, describe, encode, layer_width, spread, token_batch,
@@ -21,8 +21,7 @@ from .models import (TokenBatch, check_layer, describe, encode, layer_width, spr
 from .stats import NeuronStats
 
 # %% auto #0
-__all__ = ['SCORES', 'SINK', 'PART', 'neuron_scores', 'available_scores', 'sink_tokens', 'ScanResult', 'top_contexts',
-           'NeuronScanner']
+__all__ = ['SCORES', 'PART', 'neuron_scores', 'available_scores', 'ScanResult', 'top_contexts', 'NeuronScanner']
 
 # %% ../nbs/10_scanner.ipynb #5432f2ac
 SCORES: dict[str, Callable[[NeuronStats], Float[Tensor, "neuron"]]] = {
@@ -42,19 +41,6 @@ def neuron_scores(stats: NeuronStats, score: str = "quantile_range") -> Float[Te
 def available_scores(stats: NeuronStats) -> list[str]:
     "The scores these statistics can give: without quantiles, those that need moments and range alone."
     return [name for name in SCORES if stats.quantiles or name in ("tail_aware", "variance_range")]
-
-# %% ../nbs/10_scanner.ipynb #e1224c5c
-SINK = 100.0  # times the median norm of the text's tokens
-
-def sink_tokens(
-    resid: Float[Tensor, "batch pos d_model"],  # residual stream before the layer
-    mask: Bool[Tensor, "batch pos"],            # the text's own tokens
-    ratio: float = SINK,
-) -> Bool[Tensor, "batch pos"]:
-    "Tokens whose norm is over `ratio` times the median norm of their text."
-    norm = resid.float().norm(dim=-1)
-    median = norm.masked_fill(~mask, float("nan")).nanmedian(1, keepdim=True).values
-    return mask & (norm > ratio * median)
 
 # %% ../nbs/10_scanner.ipynb #a872aea1
 def _layer_frame(layer: int, stats: NeuronStats) -> pd.DataFrame:
