@@ -745,7 +745,7 @@ class MetaResult:
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each predictor: mean AUC with its interval over networks; how far it is above the best single number, in pairs, with its interval."
-        columns = self.scores.assign(**{"shuffled labels": self.shuffled.mean(1)})
+        columns = self.scores.assign(**{"shuffled labels": self.shuffled.mean(axis=1)})
         rows = {name: [*mean_interval(columns[name]), *mean_interval(columns[name] - columns[self.best_single])] for name in columns}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["auc", "low", "high", "lead", "lead_low", "lead_high"]).rename_axis("predictor")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ def shell(*options, cwd, env=None, timeout=300, **more):
 def started(*options, cwd):
     "A running command that gives way to its watcher; gone when the block ends."
     with open(Path(cwd) / "stdout", "w+") as out, open(Path(cwd) / "stderr", "w+") as err:
-        process = subprocess.Popen(command(*options), cwd=cwd, stdout=out, stderr=err)
+        process = subprocess.Popen(command(*options), cwd=cwd, stdout=out, stderr=err, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a background job would ignore Ctrl-C
         os.setpriority(os.PRIO_PROCESS, process.pid, 19)
         try: yield process
         finally:
