@@ -95,7 +95,7 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
 
 
 def test_an_unfrozen_run_killed_in_training(tmp_path):
-    command = ("run --model pocket --num-samples 200 --layer 1 --neuron 7 --batch-size 32 --epochs 5 --early-stopping False "
+    command = ("run --model pocket --num-samples 120 --layer 1 --neuron 7 --batch-size 32 --epochs 5 --early-stopping False "
                "--learning-rate 0.001 --unfreeze from_layer --unfreeze-from 1 --track-gradients --gradient-interval 2 "
                "--track-activations --activation-interval 2 --output-dir out --device cpu")
     (tmp_path / "whole").mkdir()
