@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import evaluating, hooks
 from .core import BadAddress, BadData, BadInput, check_index, progress
-from .tracing import Layer, NetworkTrace, TraceableNN
+from .tracing import Layer, NetworkTrace, TraceableNN, read_logits
 
 # %% auto #0
 __all__ = ['CONSISTENCIES', 'COMBINE', 'NULLS', 'Neurons', 'REPLACE', 'ROWS', 'READINGS', 'HURTS', 'ESTIMATORS', 'SINGLE',
@@ -446,7 +446,7 @@ def _cross_entropy(outputs: Float[Tensor, "sample class"], y: Int[Tensor, "sampl
 
 def _logits(output: Any, rows: int) -> Float[Tensor, "row ..."]:
     "The tensor that a model's output means, a row for each sample; `BadInput` if there is none."
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    logits = read_logits(output)
     if not isinstance(logits, Tensor):
         raise BadInput(f"the model returns a {type(output).__name__} without logits: ablation needs a tensor, or an output with `logits`.")
     if len(logits) != rows: raise BadInput(f"the model answers {rows} samples with {len(logits)} rows: ablation needs a model that is batch first.")

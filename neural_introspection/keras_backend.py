@@ -47,7 +47,8 @@ def to_torch(x: Any) -> Tensor:
 def from_torch(new: Tensor, like: Any) -> Any:
     "A Keras tensor with the values of a torch tensor and the type of another."
     keras = require("keras", "tensorflow")
-    return keras.ops.cast(keras.ops.convert_to_tensor(new.detach().float().cpu().numpy() if new.is_floating_point() else new.cpu().numpy()), like.dtype)
+    new = new.detach().cpu()
+    return keras.ops.cast(keras.ops.convert_to_tensor((new.float() if new.dtype == torch.bfloat16 else new).numpy()), like.dtype)   # numpy has no bfloat16
 
 def call_model(model: Any, inputs: Any) -> Any:
     "The model's output for a tensor, an array, or a tuple or dict of them (several inputs of one model), not in training."

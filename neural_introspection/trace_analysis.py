@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from .core import BadInput, MissingExtra, progress, require, write_frame, write_json
+from .stats import p_values
 from .tracing import NetworkTrace
 
 # %% auto #0
@@ -162,7 +163,7 @@ def permutation_p(
     null: Float[np.ndarray, "draw"],   # the same of each twin; higher is more
 ) -> float:
     "(1 + twins at least as high) / (1 + twins); NaN if the value is."
-    return np.nan if np.isnan(value) else float((1 + np.sum(np.asarray(null) >= value)) / (1 + len(null)))
+    return float(p_values(np.array(value, float), np.asarray(null, float)))
 
 @dataclass(frozen=True)
 class Difference:

@@ -35,12 +35,12 @@ from .stats import NeuronStats, q_values
 
 # %% auto #0
 __all__ = ['KINDS', 'Layers', 'Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_METRICS', 'log', 'ROOM', 'FORMAT', 'CHUNK', 'AXES',
-           'GROUPS', 'Intervals', 'Answers', 'Layer', 'neurons_last', 'by_sample', 'has_steps_first', 'neuron_rows',
-           'Part', 'module_parts', 'layer_parts', 'part_rows', 'dry_run', 'example_input', 'check_name', 'find_layers',
+           'GROUPS', 'Intervals', 'Answers', 'Layer', 'neurons_last', 'by_sample', 'has_steps_first', 'Part',
+           'module_parts', 'layer_parts', 'part_rows', 'dry_run', 'example_input', 'check_name', 'find_layers',
            'LayerState', 'measure', 'EpochRecorder', 'epoch_arrays', 'TraceWarning', 'NoSuchKey', 'split_signature',
            'NeuronTrace', 'LayerTrace', 'EpochTrace', 'NetworkTrace', 'traced_epochs', 'build_mlp', 'TraceableNN',
-           'OpenEpoch', 'trainer_callback', 'lightning_callback', 'split_batch', 'data_batches', 'ReadAnswers',
-           'trace_inference', 'run_model', 'InferenceHistory']
+           'OpenEpoch', 'trainer_callback', 'lightning_callback', 'split_batch', 'data_batches', 'read_logits',
+           'ReadAnswers', 'trace_inference', 'run_model', 'InferenceHistory']
 
 # %% ../nbs/20_tracing.ipynb #ae21901e
 KINDS = ("feature", "neuron", "channel", "hidden unit", "head")
@@ -84,10 +84,6 @@ def by_sample(
 def has_steps_first(model: nn.Module) -> bool:
     "Whether a model has modules that may have the steps of a sequence along the first axis."
     return any(getattr(module, "batch_first", True) is False for module in model.modules())
-
-def neuron_rows(x: Float[Tensor, "..."], kind: str, batch_first: bool = True) -> Float[Tensor, "row neuron"]:
-    "As `neurons_last`, with one row for each sample and place."
-    return neurons_last(x, kind, batch_first).flatten(0, -2)
 
 # %% ../nbs/20_tracing.ipynb #d4e2ac12
 @dataclass(frozen=True)
@@ -556,7 +552,7 @@ def _unseen() -> bool:
 def _matched(x: Float[Tensor, "*place neuron"], labels: Optional[Int[Tensor, "..."]], kind: str, sequence_first: bool) -> tuple[Tensor, Optional[Int[Tensor, "row"]]]:
     "(activations in the order of the samples, a label for each row); None for labels that cannot be matched."
     if labels is None: return x, None
-    if labels.ndim > 1: return x, labels.flatten() if labels.shape == x.shape[:-1] else None   # one for each token
+    if labels.ndim > 1: return x, labels.flatten().to(x.device) if labels.shape == x.shape[:-1] else None   # one for each token
     found = by_sample(x, len(labels), kind, sequence_first)
     return (x, None) if found is None else (found, labels.repeat_interleave(math.prod(found.shape[1:-1])).to(x.device))
 
@@ -675,7 +671,7 @@ class _Writer:
         kept = set(epochs)
         keep = lambda table: {k: v for k, v in table.items() if int(k) in kept}
         self.attrs |= dict(epochs=epochs, begun=begun, files=keep(self.attrs["files"] | files), properties=keep(self.attrs["properties"] | properties))
-        write_text(self.path/"zarr.json", json.dumps(dict(zarr_format=3, node_type="group", attributes=self.attrs)))   # as zarr would, in a tenth of its time
+        write_text(self.path/"zarr.json", json.dumps(dict(zarr_format=3, node_type="group", attributes=self.attrs)))   # as zarr would, in one write that is whole or not there
 
 # %% ../nbs/20_tracing.ipynb #61d0ebb2
 def _read_attrs(path: Path) -> dict:
@@ -1385,6 +1381,10 @@ def data_batches(data: Any, labels: Any = None, batch_size: int = 256) -> Iterat
 # %% ../nbs/20_tracing.ipynb #8b34bde4
 Answers = Callable[[Any], tuple[Int[Tensor, "sample"], Float[Tensor, "sample"]]]   # a model's output -> (the class of each sample, its probability)
 
+def read_logits(output: Any) -> Any:
+    "The `logits` of an output that has them, else the output itself."
+    return output["logits"] if isinstance(output, Mapping) and "logits" in output else getattr(output, "logits", output)
+
 class ReadAnswers:
     """What a classifier's output means: the class of the largest of several numbers, or which of two a single one says. Numbers that are probabilities already (a row sums to 1, or all of the first batch lie in 0..1 where there is one)
     are taken as they are, others are logits. Of texts it is the next token after the last but one, whose answer is known. `BadInput` for an output of another shape."""
@@ -1392,8 +1392,7 @@ class ReadAnswers:
 
     def logits(self, output: Any, labels: Optional[Tensor]) -> Float[Tensor, "sample class"]:
         "A row for each sample."
-        found = output["logits"] if isinstance(output, Mapping) and "logits" in output else getattr(output, "logits", None)
-        found = _first_tensor(output) if found is None else found
+        found = _first_tensor(read_logits(output))
         shape = "nothing" if found is None else tuple(found.shape)
         if found is None or not 1 <= found.ndim <= 3: raise BadInput(f"the model's output ({shape}) does not name a class of each sample: give answers=, a function of it that returns the classes and their probabilities.")
         found = found.detach().float()
@@ -1409,12 +1408,12 @@ class ReadAnswers:
         if logits.shape[1] == 1:
             up = logits[:, 0]
             if self.single is None:
-                self.single = bool(((up >= 0) & (up <= 1)).all())
+                self.single = bool(((up >= 0) & (up <= 1) | up.isnan()).all())
                 if self.single: log.info("the model's single output lies in 0..1 and is read as a probability; if it is a logit give answers=")
             if not self.single: up = up.sigmoid()
             return _nan_where(up, (up > .5).float()), torch.maximum(up, 1 - up)
-        ready = bool((logits >= 0).all() & ((logits.sum(1) - 1).abs() < 1e-3).all())
-        best = (logits if ready else logits.softmax(1)).max(1)
+        ready = (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-3)
+        best = torch.where(ready[:, None], logits, logits.softmax(1)).max(1)
         return _nan_where(logits.sum(1), best.indices.float()), best.values
 
 # %% ../nbs/20_tracing.ipynb #922bc388

@@ -24,7 +24,6 @@ from test_lab import BENIGN, CELLS, CLICK, DONE, OPEN, READY, RUN_ALL, START, Se
 DASHBOARD = ROOT / "nbs" / "dashboards"
 EPOCHS, LAYERS = 6, {"input": 64, "hidden_1": 96, "hidden_2": 32, "output": 10}
 SETTLED = 15  # the most seconds until the page shows what was asked for
-FLUID = 1.5   # the most seconds for a step of the slider, on a machine that is busy with other tests; alone it takes some 0.05
 
 # The map as the browser has it: a list of lines, null where nothing is drawn. Typed arrays have NaN there, which JSON has not.
 DRAWN = "plot => Array.from(plot.data[1].z, line => Array.from(line, v => Number.isFinite(v) ? v : null))"
@@ -181,7 +180,6 @@ def test_slider_moves_the_map_through_the_epochs(explorer, trace, capsys):
         explorer.slider.press("ArrowLeft" if len(steps) < EPOCHS - 1 else "ArrowRight")
         steps.append(explorer.wait_cells(now))
     with capsys.disabled(): print(f"\n{explorer.name}: a step of the slider, from the key to the map: median {np.median(steps):.3f} s, slowest {max(steps):.3f} s")
-    assert np.median(steps) < FLUID
     loss = trace.properties[EPOCHS - 1]["loss"]
     explorer.text(f"loss {loss:.4g}").wait_for()
 
