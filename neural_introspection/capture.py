@@ -19,8 +19,8 @@ from .models import TokenBatch, encode, token_batch, token_batches
 
 # %% auto #0
 __all__ = ['Position', 'SINK', 'site_names', 'framework_of', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured',
-           'capture', 'pick_positions', 'edit', 'evaluating', 'ActivationBatch', 'chosen_tokens', 'fitting_texts',
-           'activation_batches', 'sink_tokens', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
+           'capture', 'pick_positions', 'edit', 'run_from', 'evaluating', 'ActivationBatch', 'chosen_tokens',
+           'fitting_texts', 'activation_batches', 'sink_tokens', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
 
 # %% ../nbs/02_capture.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
@@ -205,6 +205,28 @@ def edit(
             return out
         return new
     with hooks(model, {site: change(f) for site, f in functions.items()}): yield
+
+# %% ../nbs/02_capture.ipynb #5fedcfcd
+@contextlib.contextmanager
+def _skip_blocks(model: Any, blocks: Sequence[int]) -> Iterator[None]:
+    "Within the block these transformer blocks hand their input on and compute nothing."
+    skipped = [vars(model.blocks[i]) for i in blocks]   # the instances' own attributes: a bridge hands `setattr` on
+    before = [attributes.get("forward") for attributes in skipped]
+    try:
+        for attributes in skipped: attributes["forward"] = lambda hidden, *args, **kwargs: hidden
+        yield
+    finally:
+        for attributes, own in zip(skipped, before):
+            if own is None: del attributes["forward"]
+            else: attributes["forward"] = own
+
+def run_from(
+    model: Any,
+    block: int,                               # the first one that runs
+    resid: Float[Tensor, "batch pos d_model"],  # the residual stream that enters it
+) -> Float[Tensor, "batch pos d_vocab"]:
+    "A transformer's logits, from a block on."
+    with _skip_blocks(model, range(block)): return model(resid, start_at_layer=block)
 
 # %% ../nbs/02_capture.ipynb #db22fa04
 @contextlib.contextmanager

@@ -5,9 +5,12 @@
 # %% ../nbs/01_models.ipynb #f05bc5b1
 from __future__ import annotations
 import contextlib
+import functools
 import hashlib
 import importlib.resources
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,8 +35,8 @@ __all__ = ['DTYPES', 'COMPONENTS', 'PREFLIGHT_TEXTS', 'WAVE', 'SMOLLM2_WHEEL', '
            'cache_folder', 'hub_name', 'convert_gguf', 'resolve_model', 'load_model', 'as_bridge', 'ModelInfo',
            'model_name', 'model_hash', 'describe', 'model_device', 'layer_width', 'check_layer', 'check_neuron',
            'named_weights', 'weight_place', 'with_weights', 'TokenBatch', 'encode', 'longest_text', 'bos_id',
-           'token_batch', 'token_batches', 'Preflight', 'preflight', 'is_as_loaded', 'spread', 'spread_pieces',
-           'fetch_smollm2']
+           'token_batch', 'token_batches', 'token_bytes', 'token_text', 'token_strings', 'Preflight', 'preflight',
+           'token_losses', 'is_as_loaded', 'spread', 'spread_pieces', 'fetch_smollm2']
 
 # %% ../nbs/01_models.ipynb #2b0ab96d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -343,6 +346,36 @@ def token_batches(model: Any, ids: Sequence[Sequence[int]], batch_size: int = 16
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
 
+# %% ../nbs/01_models.ipynb #977e4611
+@functools.cache
+def _byte_table() -> dict[str, int]:
+    "Which byte each character of a byte-level vocabulary stands for (as in GPT-2's)."
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in shown)}
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    return "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
+
+def token_bytes(model: Any, ids: Sequence[int]) -> list[bytes]:
+    "The bytes of each token; of a special token, its name."
+    tokenizer, table = model.tokenizer, _byte_table()
+    level, special = _is_byte_level(tokenizer), set(tokenizer.all_special_tokens)
+    def one(i, name):
+        if name is None: return b""   # beyond the vocabulary: models are padded to round sizes
+        if name in special: return name.encode()
+        if level and all(c in table for c in name): return bytes(table[c] for c in name)
+        if re.fullmatch("<0x[0-9A-F]{2}>", name): return bytes([int(name[3:5], 16)])
+        return (name.replace("▁", " ") if "▁" in name else tokenizer.decode([i])).encode()
+    return [one(i, name) for i, name in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)))]
+
+def token_text(model: Any, ids: Sequence[int]) -> str:
+    "Some tokens, read together."
+    return b"".join(token_bytes(model, ids)).decode("utf-8", "backslashreplace")
+
+def token_strings(model: Any, ids: Sequence[int]) -> list[str]:
+    "Each token, read by itself."
+    return [part.decode("utf-8", "backslashreplace") for part in token_bytes(model, ids)]
+
 # %% ../nbs/01_models.ipynb #5e37ca91
 @dataclass(frozen=True)
 class Preflight:
@@ -390,9 +423,18 @@ def _reference_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor
     return hf(ids).logits.float()
 
 # %% ../nbs/01_models.ipynb #37289019
-def _next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], batch: TokenBatch) -> float:
-    keep = batch.mask[:, 1:]
-    return float(torch.nn.functional.cross_entropy(logits[:, :-1][keep], batch.ids[:, 1:][keep]))
+def token_losses(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    batch: TokenBatch,
+) -> Float[Tensor, "batch pos"]:
+    "Cross-entropy of each of the text's own tokens given those before, in nats; NaN where nothing is predicted (padding, BOS, the first of all)."
+    loss = torch.full(batch.ids.shape, math.nan, device=logits.device)
+    keep = batch.mask.clone()
+    keep[:, 0] = False
+    loss[keep] = nn.functional.cross_entropy(logits[:, :-1][keep[:, 1:]].float(), batch.ids[keep], reduction="none")
+    return loss
+
+def _next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], batch: TokenBatch) -> float: return float(token_losses(logits, batch).nanmean())
 
 # %% ../nbs/01_models.ipynb #fa2656c2
 def is_as_loaded(model: Any) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .capture import activation_batches, sink_tokens
 from .core import (BadAddress, BadData, BadInput, atomic_folder, check_index, plain, progress, read_frame, read_json,
                                        site_layer, site_name, write_frame, write_json)
-from .models import check_layer, describe, encode
+from .models import check_layer, describe, encode, token_text
 from .stats import NeuronStats, p_values, q_values
 
 # %% auto #0
@@ -592,7 +592,7 @@ def snippets(model: Any, texts: Sequence[str], codes: Int[np.ndarray, "row"], be
     ids = dict(zip(used.tolist(), encode(model, [texts[i] for i in used])))
     def one(code):
         row, at = ids[code >> 32], code & 0xFFFFFFFF
-        say = lambda part: model.tokenizer.decode(part) if part else ""
+        say = lambda part: token_text(model, part)
         return f"{say(row[max(0, at - before):at])}«{say([row[at]])}»{say(row[at + 1:at + 1 + after])}"
     return [one(code) for code in codes.tolist()]
 

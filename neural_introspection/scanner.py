@@ -17,7 +17,7 @@ from .capture import SINK, Position, chosen_tokens, fitting_texts, hooks, sink_t
 from .core import (BadAddress, BadData, BadInput, NeuronAddress, progress, read_tensors,
                                        site_name, write_tensors)
 from .models import (TokenBatch, check_layer, describe, encode, layer_width, spread, token_batch,
-                                         token_batches)
+                                         token_batches, token_text)
 from .stats import NeuronStats
 
 # %% auto #0
@@ -114,7 +114,7 @@ def top_contexts(
     "The highest activations of a neuron with the token and the text where they occurred."
     rows, found = [], _contexts(result.stats[address.layer], address.neuron)
     ids = encode(model, [texts[t] for _, t, _ in found]) if found else []
-    for (value, t, p), row in zip(found, ids): rows.append((value, model.tokenizer.decode([row[p]]), p, texts[t]))
+    for (value, t, p), row in zip(found, ids): rows.append((value, token_text(model, [row[p]]), p, texts[t]))
     return pd.DataFrame(rows, columns=["activation", "token", "position", "text"])
 
 # %% ../nbs/10_scanner.ipynb #38a0abbb

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from .capture import hooks
+from .capture import hooks, run_from
 from .core import (BadData, BadInput, NeuralIntrospectionError, Target, load_optimizer_tensors, optimizer_tensors, plain,
                                        progress, read_tensors, require, weight_hash, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
@@ -154,20 +154,6 @@ def _folded(layer: Any) -> Tensor:
     weight = layer.base_layer.weight
     return (weight.float() + layer.get_delta_weight("default").float()).to(weight.dtype).cpu().clone()
 
-# %% ../nbs/14_trainer.ipynb #489b9480
-@contextlib.contextmanager
-def _skip_blocks(model: Any, blocks: Sequence[int]) -> Iterator[None]:
-    "Within the block these transformer blocks hand their input on and compute nothing."
-    skipped = [vars(model.blocks[i]) for i in blocks]   # the instances' own attributes: a bridge hands `setattr` on
-    before = [attributes.get("forward") for attributes in skipped]
-    try:
-        for attributes in skipped: attributes["forward"] = lambda hidden, *args, **kwargs: hidden
-        yield
-    finally:
-        for attributes, own in zip(skipped, before):
-            if own is None: del attributes["forward"]
-            else: attributes["forward"] = own
-
 # %% ../nbs/14_trainer.ipynb #e77563f9
 def lowest_block(names: Sequence[str]) -> int:
     "The first block that has to run when these weights change: 0 if an embedding is among them."
@@ -210,9 +196,7 @@ class Replay(nn.Module):
         "Features of the texts' rows, and the target's values now (None unless it moves)."
         seen: dict[str, Tensor] = {}
         rows, local = self.rows(texts)
-        with _skip_blocks(self.model, range(self.block)), \
-             hooks(self.model, {s: lambda x, s=s: seen.__setitem__(s, x) for s in dict.fromkeys(self.sites)}, stop_early=True):
-            self._run(texts)
+        with hooks(self.model, {s: lambda x, s=s: seen.__setitem__(s, x) for s in dict.fromkeys(self.sites)}, stop_early=True): self._run(texts)
         pick = lambda site: seen[site][torch.as_tensor(local), torch.as_tensor(self.column[rows])].float()
         target = self.predictor[0].target
         return pick(self.sites[0]), target.values(pick(target.site)) if len(self.sites) > 1 else None
@@ -221,7 +205,7 @@ class Replay(nn.Module):
         batch = token_batch(self.model, [self.ids[t] for t in texts])
         if self.residual is None: return self.model(batch.ids)
         kept = nn.utils.rnn.pad_sequence([self.residual[t] for t in texts], batch_first=True)
-        self.model(kept.to(batch.ids.device), start_at_layer=self.block)
+        run_from(self.model, self.block, kept.to(batch.ids.device))
 
 # %% ../nbs/14_trainer.ipynb #4c7c2d68
 class Source(nn.Module):

