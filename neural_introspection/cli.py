@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, make_config, option, options,
                                        plain, to_yaml, versions, yaml_values)
+from .agent import AgentConfig, AnalysisResult, run_agent
 from .atlas import AtlasConfig, run_atlas
 from .atlas import summary as atlas_summary
 from .pipeline import (IntrospectionConfig, IntrospectionResult, ScanConfig, run_introspection,
@@ -88,6 +89,12 @@ def _show_trace(r: TraceResult, config: TraceConfig) -> str:
                       f"one neuron  trace['E_{last}']['{list(r.trace.layers.values())[1].key}']['n_0']", "a table     trace.to_frame()",
                       *["baseline    the same command with --shuffle-labels and another --output"] * (not config.shuffle_labels)])
 
+# %% ../nbs/90_cli.ipynb #fbf52321
+def _show_analysis(r: AnalysisResult, config: AgentConfig) -> str:
+    claims = [f"  {c.verdict:13}  p {c.p:<6.2g} q {c.q:<6.2g} {c.statement}" for c in r.claims.itertuples()]
+    return "\n".join([r.sentence(), "", *claims, "", *r.notes, "", f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}",
+                      f"notebook    {r.run_folder/'reports'/'report.ipynb'}  (each claim with the cell that repeats its test)"])
+
 # %% ../nbs/90_cli.ipynb #12164057
 def _fetch(config: FetchConfig) -> Any:
     from neural_introspection.models import fetch_smollm2
@@ -103,6 +110,8 @@ COMMANDS = {
                      "Probe every neuron of a model at once, with a null and a control task."),
     "trace": Command(TraceConfig, run_trace, _show_trace, lambda r, c: r.summary(),
                      "Train a network on a table of numbers, and trace every neuron at every epoch."),
+    "agent": Command(AgentConfig, run_agent, _show_analysis, lambda r, c: r.summary(),
+                     "Examine a model's neurons by a state machine, and report claims with their tests."),
     "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }

@@ -24,9 +24,9 @@ from .stats import NeuronStats, p_values
 
 # %% auto #0
 __all__ = ['Address', 'TOKEN_CLASSES', 'FUNCTION_WORDS', 'POSITIONS', 'ABLATIONS', 'POOL', 'ROW_LOGITS', 'neuron_addresses',
-           'TokenActivations', 'token_activations', 'token_class', 'TokenProfile', 'token_profiles',
-           'output_directions', 'LogitView', 'logit_view', 'LogitAttribution', 'logit_attribution', 'AblationEffect',
-           'ablation_effect']
+           'TokenActivations', 'token_activations', 'token_class', 'TokenProfile', 'token_profiles', 'TokenContrast',
+           'token_contrast', 'output_directions', 'LogitView', 'logit_view', 'LogitAttribution', 'logit_attribution',
+           'AblationEffect', 'ablation_effect']
 
 # %% ../nbs/32_token_level.ipynb #bddbea3b
 Address = Union[str, NeuronAddress]
@@ -121,6 +121,15 @@ def token_class(token: str) -> str:
 # %% ../nbs/32_token_level.ipynb #ee4a2112
 POSITIONS = (0, 1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)   # where the bins of positions begin
 
+def _shrunk(total: Float[Tensor, "*a category neuron"], n: Float[Tensor, "category 1"], square: Float[Tensor, "*a neuron"]) -> Float[Tensor, "*a category neuron"]:
+    "Means by category, those of few tokens drawn to the mean of all: the estimate of a one-way random-effects model, its variances by the method of moments."
+    everything, categories = n.sum(), (n > 0).sum()
+    mean, by = total.sum(-2, keepdim=True) / everything, total / n.clamp(min=1)
+    within = (square[..., None, :] - (n * by.square()).sum(-2, keepdim=True)).clamp(min=0) / (everything - categories).clamp(min=1)
+    between = ((n * (by - mean).square()).sum(-2, keepdim=True) - (categories - 1) * within) / (everything - n.square().sum() / everything).clamp(min=1e-12)
+    prior = (within / between.clamp(min=1e-12)).clamp(1e-9, 1e12)   # how many tokens' worth of the mean of all
+    return (total + prior * mean) / (n + prior)
+
 @dataclass
 class _Table:
     "Sums of some neurons' values by category, in two halves of the texts, for the real alignment and for shifted ones."
@@ -140,19 +149,18 @@ class _Table:
         self.square.index_add_(1, half, values.square())
 
     def explained(self) -> Float[Tensor, "alignment neuron"]:
-        "R² of each half's values by the other half's means; a category the other half has not seen counts as its mean over all."
+        "R² of each half's values by the other half's means, those of rare categories drawn to the mean of all."
         left = spread = 0.
         for fit, test in ((0, 1), (1, 0)):
-            mean = self.total[:, fit].sum(1, keepdim=True) / self.n[fit].sum()
-            guess = torch.where(self.n[fit, :, None] > 0, self.total[:, fit] / self.n[fit, :, None].clamp(min=1), mean)
+            guess = _shrunk(self.total[:, fit], self.n[fit, :, None], self.square[:, fit])
             left += self.square[:, test] - 2*(guess * self.total[:, test]).sum(1) + (guess.square() * self.n[test, :, None]).sum(1)
             spread += self.square[:, test] - self.total[:, test].sum(1).square() / self.n[test].sum()
         return torch.where(spread > 1e-9, 1 - left/spread.clamp(min=1e-30), math.nan)
 
     def means(self, names: Sequence[str], neuron: int) -> pd.DataFrame:
-        "Mean and number of tokens of every category that occurs."
+        "Mean, mean drawn to that of all, and number of tokens of every category that occurs."
         n, total = self.n.sum(0), self.total[0, :, :, neuron].sum(0)
-        frame = pd.DataFrame(dict(category=names, mean=(total / n).numpy(), count=n.long().numpy()))
+        frame = pd.DataFrame(dict(category=names, mean=(total / n).numpy(), shrunk=_shrunk(total[:, None], n[:, None], self.square[0].sum(0)[neuron, None])[:, 0].numpy(), count=n.long().numpy()))
         return frame[frame["count"] > 0].reset_index(drop=True)
 
 # %% ../nbs/32_token_level.ipynb #df273c66
@@ -176,17 +184,17 @@ class TokenProfile:
     "What a neuron reads."
     address: NeuronAddress
     explained: pd.DataFrame    # by: token, class, position; r2 on texts not fitted, shifted (97.5 % quantile), p
-    by: dict[str, pd.DataFrame] = field(repr=False)   # the same three: category, mean, count
+    by: dict[str, pd.DataFrame] = field(repr=False)   # the same three: category, mean, shrunk, count
     contexts: pd.DataFrame = field(repr=False)        # kind (top or random), value, quantile, text, position, snippet
     about: dict                # tokens, texts, mean, std
 
     def to_frame(self) -> pd.DataFrame: return self.explained.copy()
 
     def top(self, k: int = 10, by: str = "token", least: int = 3) -> pd.DataFrame:
-        "The k categories (seen `least` times) with the highest mean activation."
+        "The k categories (seen `least` times) with the highest mean activation, rare ones drawn to the mean of all."
         if by not in self.by: raise BadInput(f"a profile by {by!r} is unknown: choose one of {', '.join(self.by)}.")
         frame = self.by[by]
-        return frame[frame["count"] >= least].nlargest(k, "mean").reset_index(drop=True)
+        return frame[frame["count"] >= least].nlargest(k, "shrunk").reset_index(drop=True)
 
     def plot(self, by: str = "token", k: int = 20) -> Any:
         "Mean activation by category: the k highest tokens, or all classes or positions."
@@ -195,7 +203,7 @@ class TokenProfile:
     def sentence(self) -> str:
         best = self.explained.loc[self.explained.r2.idxmax()] if self.explained.r2.notna().any() else None
         if best is None: return f"{self.address} does not vary on these texts."
-        if not (best.p <= .05 and best.r2 > best.shifted): return f"{self.address}: neither token, class nor position explains it beyond shifted values."
+        if not (best.p <= .05 and best.r2 > max(0, best.shifted)): return f"{self.address}: neither token, class nor position explains it beyond shifted values."
         return f"{self.address}: {best.by} explains {best.r2:.0%} of its variance on other texts (shifted values: at most {max(best.shifted, 0):.1%}, p {best.p:.2g})."
 
     def __repr__(self) -> str: return self.sentence()
@@ -292,6 +300,37 @@ def _context_table(model: Any, texts: Sequence[str], i: int, stats: NeuronStats,
     some = [dict(kind="random", value=found[s][0], quantile=s / max(1, len(found) - 1), text=found[s][1][0], position=found[s][1][1]) for s in steps]
     frame = pd.DataFrame(top + some)
     return frame.assign(snippet=snippets(model, texts, ((frame.text.to_numpy(np.int64) << 32) + frame.position.to_numpy()).astype(np.int64)))
+
+# %% ../nbs/32_token_level.ipynb #3d0eaa41
+@dataclass(frozen=True)
+class TokenContrast:
+    "How much higher a neuron is on some tokens than on all others."
+    difference: float   # in standard deviations of the neuron; NaN if there are none of the tokens, or nothing else
+    p: float            # against values moved along their texts; one-sided
+    count: int          # how many of the tokens there were
+    tokens: int         # of how many
+
+def token_contrast(
+    model: Any,
+    texts: Sequence[str],
+    address: Address,
+    tokens: Sequence[int],    # token ids
+    shifts: int = 199,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> TokenContrast:
+    "The contrast of one neuron between the named tokens and all others, in one pass."
+    a, g = neuron_addresses(model, address), torch.Generator().manual_seed(seed)
+    if len(a) != 1 or not len(tokens): raise BadInput(f"{len(a)} neurons and {len(tokens)} tokens were given: give one neuron and at least one token.")
+    member = torch.zeros(model.cfg.d_vocab, dtype=torch.long).scatter(0, torch.as_tensor(list(tokens)), 1)
+    table = _Table.empty(1 + shifts, 2, 1)
+    for batch, values in _neuron_batches(model, texts, a, batch_size):
+        table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], _shifted(values, batch.text, batch.position, shifts, g))
+    n, total = table.n[0], table.total[:, 0, :, 0]
+    std = (table.square[0, 0, 0] / n.sum() - (total[0].sum() / n.sum()).square()).clamp(min=0).sqrt()
+    if not n.all() or std < 1e-9: return TokenContrast(math.nan, math.nan, int(n[1]), int(n.sum()))
+    found = ((total[:, 1] / n[1] - total[:, 0] / n[0]) / std).numpy()
+    return TokenContrast(float(found[0]), float(p_values(found[:1], found[1:])[0]), int(n[1]), int(n.sum()))
 
 # %% ../nbs/32_token_level.ipynb #a8fe3161
 @torch.no_grad()
