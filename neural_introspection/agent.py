@@ -426,6 +426,7 @@ class LanguageModelPolicy:
         p["failed"] = 0
         return found, self.name
 
+# %% ../nbs/34_agent.ipynb #ec9f39cb
 def _so_far(state: AnalysisState) -> str: return f"{len(state['claims'])} claims were tested, {len(state['queue'])} neurons wait, {state['tests_left']} tests are left."
 def _note(state: AnalysisState, words: str) -> None:
     if words not in state["notes"]: state["notes"].append(words)
@@ -549,15 +550,19 @@ def report_notebook(r: AnalysisResult) -> Any:
     return v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")))
 
 # %% ../nbs/34_agent.ipynb #206484d4
-_PLACES = dict(load=(0, 0), preflight=(1, 0), scan=(2, 0), detect=(3, 0), examine=(4, 0), test=(5, 0), gather=(5, 1), report=(6, 0))
+_PLACES = dict(load=(0, 0), preflight=(1, 0), scan=(2, 0), detect=(3, 0), examine=(4, 0), test=(5, 0), gather=(5, -1), report=(6, 0))
 
-def _curve(a: tuple[float, float], b: tuple[float, float], steps: int = 24) -> np.ndarray:
-    "Points from one place to another, bent to the left of the way; round a circle if they are the same."
+def _curve(a: tuple[float, float], b: tuple[float, float], steps: int = 60) -> np.ndarray:
+    "Points from the rim of one place to that of another, bent to the left of the way; round a loop if they are the same."
     t = np.linspace(0, 1, steps)[:, None]
-    if a == b: return np.array(a) + np.hstack([.18*np.sin(2*math.pi*t), -.42 + .3*np.cos(2*math.pi*t)])
-    a, b = np.array(a, float), np.array(b, float)
-    bend = np.array([-(b - a)[1], (b - a)[0]]) * (.12 + .1*max(0, np.linalg.norm(b - a) - 1))
-    return ((1 - t)**2*a + 2*t*(1 - t)*((a + b)/2 + bend) + t**2*b)
+    if a == b: line = np.array(a) + np.hstack([.2*np.sin(2*math.pi*t), .4 - .36*np.cos(2*math.pi*t)])
+    else:
+        way = np.subtract(b, a).astype(float)
+        length = np.linalg.norm(way)
+        bend = np.array([-way[1], way[0]])/length * (.1 if length <= 1 else .7 + .24*length)
+        line = (1 - t)**2*np.array(a) + 2*t*(1 - t)*(np.add(a, b)/2 + bend) + t**2*np.array(b)
+    outside = np.all([np.hypot(*((line - place)/(.25, .32)).T) > 1 for place in (a, b)], axis=0)
+    return line[outside]
 
 def _graph_figure(visits: pd.DataFrame) -> Any:
     import plotly.graph_objects as go
@@ -566,14 +571,14 @@ def _graph_figure(visits: pd.DataFrame) -> Any:
     traces, arrows = [], []
     for t in TRANSITIONS:
         n, line = taken.get((t.source, t.target), 0), _curve(_PLACES[t.source], _PLACES[t.target])
-        line, colour = line[3:-3] if t.source != t.target else line, COLOURS["blue"] if n else "#c8c8c8"
+        colour = COLOURS["blue"] if n else "#c8c8c8"
         traces.append(go.Scatter(x=line[:, 0], y=line[:, 1], mode="lines", line=dict(color=colour, width=1.5 + min(4, n/3)), text=[f"{t.source} → {t.target}: {t.why} ({n} times)"]*len(line), hovertemplate="%{text}<extra></extra>", showlegend=False))
         arrows.append(dict(x=line[-1, 0], y=line[-1, 1], ax=line[-4, 0], ay=line[-4, 1], xref="x", yref="y", axref="x", ayref="y", showarrow=True, arrowhead=2, arrowwidth=1.5, arrowcolor=colour, text=""))
     names = list(_PLACES)
     dots = go.Scatter(x=[_PLACES[n][0] for n in names], y=[_PLACES[n][1] for n in names], mode="markers+text", text=names, textposition="middle center", showlegend=False, cliponaxis=False, hoverinfo="skip",
                       marker=dict(size=62, color=["#ffffff" if n not in set(visits.state) else "#dbeaf5" for n in names], line=dict(color=COLOURS["blue"], width=2)), textfont=dict(size=12, color="#111"))
     hidden = dict(visible=False, fixedrange=True)
-    return figure([*traces, dots], f"The way through the states: {len(visits)} steps", height=380, annotations=arrows, xaxis=hidden | dict(range=[-.5, 6.5]), yaxis=hidden | dict(range=[-1.2, 1.5]))
+    return figure([*traces, dots], f"The way through the states: {len(visits)} steps", height=380, annotations=arrows, xaxis=hidden | dict(range=[-.5, 6.5]), yaxis=hidden | dict(range=[-1.4, 1.3]))
 
 # %% ../nbs/34_agent.ipynb #232d9256
 def run_agent(config: AgentConfig, model: Any = None) -> AnalysisResult:

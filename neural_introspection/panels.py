@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 import ipywidgets as widgets
+import numpy as np
+from jaxtyping import Float
 
 from .core import BadInput, Cancelled, NeuralIntrospectionError, Option, make_config, options, watch_progress
 
 # %% auto #0
-__all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', 'form', 'as_output', 'PanelParts', 'lay_out',
-           'progress_words', 'Panel']
+__all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', 'form', 'as_output', 'without_nan', 'live_figure',
+           'PanelParts', 'lay_out', 'progress_words', 'Panel']
 
 # %% ../nbs/06_panels.ipynb #bddbf00c
 _LABEL = "11.5em"  # the width of an option's name
@@ -162,6 +164,24 @@ def as_output(
     formatter = shell.display_formatter if shell else DisplayFormatter()
     data, metadata = formatter.format(thing)
     return dict(output_type="display_data", data=data, metadata=metadata)
+
+# %% ../nbs/06_panels.ipynb #8a3de122
+def without_nan(matrix: Float[np.ndarray, "row column"]) -> np.ndarray:
+    "The matrix with None for NaN: a widget's matrices travel as JSON, which has no NaN."
+    return np.where(np.isnan(matrix), None, matrix)
+
+def live_figure(fig: Any) -> Any:
+    "A figure as a widget that is as wide as its place on the page."
+    import plotly.graph_objects as go
+    fig = go.Figure(fig)
+    for heat in fig.select_traces(dict(type="heatmap")): heat.z = without_nan(heat.z)
+    live = go.FigureWidget(fig)
+    live._config = dict(responsive=True, displaylogo=False)
+    def fit(change):   # comes when the browser has drawn it: 700 pixels wide, as it had no place yet
+        live.unobserve(fit, "_js2py_traceDeltas")
+        live.layout.autosize = True
+    live.observe(fit, "_js2py_traceDeltas")
+    return live
 
 # %% ../nbs/06_panels.ipynb #0df139ab
 @dataclass(frozen=True)

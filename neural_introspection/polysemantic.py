@@ -24,8 +24,8 @@ from .stats import NeuronStats, p_values, q_values
 __all__ = ['GATES', 'NULLS', 'LEAST', 'SIZES', 'MEASURES', 'FORMAT', 'BACKGROUND', 'RANDOM', 'PolysematicDetector', 'Gates',
            'Embedding', 'PlantedNetwork', 'two_means', 'separation', 'held_out_groups', 'whitening', 'compact',
            'Settings', 'Evidence', 'Finding', 'NullScores', 'senses', 'selectivity_entropy', 'max_over_sum',
-           'PolysemanticResult', 'Places', 'PolysemanticDetector', 'snippets', 'choose_neurons', 'scan_polysemantic',
-           'Comparison', 'compare_corpora']
+           'PolysemanticResult', 'Places', 'flat_rows', 'row_places', 'PolysemanticDetector', 'snippets',
+           'choose_neurons', 'scan_polysemantic', 'Comparison', 'compare_corpora']
 
 # %% ../nbs/30_polysemantic.ipynb #d166ca1b
 GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -329,6 +329,7 @@ MEASURES: dict[str, Callable[[Evidence, Settings], Finding]] = {
 # %% ../nbs/30_polysemantic.ipynb #1da72316
 FORMAT = 1
 
+# %% ../nbs/30_polysemantic.ipynb #15b30518
 @dataclass(frozen=True, repr=False)
 class PolysemanticResult:
     "Every examined neuron's score, p, q, number of senses; and the contexts of each sense."
@@ -463,7 +464,7 @@ def _check_settings(measure: str, s: Settings) -> None:
 # %% ../nbs/30_polysemantic.ipynb #526fa4ed
 BACKGROUND, RANDOM = 2000, 64   # random contexts: for the space and its null; for the random ones shown
 
-def _flat(layer: str, acts: Any, mask: Optional[Tensor]) -> Float[Tensor, "row neuron"]:
+def flat_rows(layer: str, acts: Any, mask: Optional[Tensor]) -> Float[Tensor, "row neuron"]:
     "Activations of a layer as rows; those of the mask if there is one."
     acts = torch.as_tensor(acts).detach().cpu()
     if acts.ndim < 2 or not acts.is_floating_point(): raise BadInput(f"activations of {layer} are {acts.dtype} {tuple(acts.shape)}: give floats of (batch, pos, neuron) or (row, neuron).")
@@ -472,7 +473,7 @@ def _flat(layer: str, acts: Any, mask: Optional[Tensor]) -> Float[Tensor, "row n
     if mask.shape != acts.shape[:-1]: raise BadInput(f"a mask of {tuple(mask.shape)} does not fit activations of {layer}, {tuple(acts.shape)}: give one bool for each row.")
     return acts[mask.cpu()]
 
-def _places(acts: Any, mask: Optional[Tensor], tokens: Sequence[str]) -> Places:
+def row_places(acts: Any, mask: Optional[Tensor], tokens: Sequence[str]) -> Places:
     "Text and position of each row; positions count a text's own tokens."
     shape = tuple(torch.as_tensor(acts).shape[:-1])
     keep = torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu()
@@ -480,6 +481,7 @@ def _places(acts: Any, mask: Optional[Tensor], tokens: Sequence[str]) -> Places:
     keep = keep.flatten(1)
     return Places(keep.nonzero()[:, 0].numpy(), (keep.int().cumsum(1) - 1)[keep].numpy(), tokens)
 
+# %% ../nbs/30_polysemantic.ipynb #196291b2
 def _check_rows(activations: dict[str, Tensor], spaces: dict[str, Tensor], features: Optional[Tensor], n_tokens: int) -> None:
     missing = set(spaces) and set(activations) - set(spaces)
     if missing: raise BadInput(f"representations lack layer {sorted(missing)[0]}: give one for each layer of activations, or none.")
@@ -491,7 +493,7 @@ def _filled(x: Tensor) -> Float[Tensor, "row d"]:
     "float32; what is not finite is 0."
     return x.float().nan_to_num(0, 0, 0)
 
-# %% ../nbs/30_polysemantic.ipynb #196291b2
+# %% ../nbs/30_polysemantic.ipynb #d9332c9b
 class PolysemanticDetector:
     "Finds polysemantic neurons in captured activations. `BadInput` before anything is computed."
     def __init__(self,
@@ -508,10 +510,10 @@ class PolysemanticDetector:
         self.measure, self.settings = measure, Settings(**settings)
         _check_settings(measure, self.settings)
         if not isinstance(activations, dict) or not activations: raise BadInput("there are no activations: give a dict of layer -> tensor, as a monitor captures.")
-        self.activations = {str(layer): _flat(layer, acts, mask) for layer, acts in activations.items()}
-        self.spaces = {str(layer): _flat(f"{layer}'s representation", x, mask) for layer, x in (representations or {}).items()}
-        self.features = None if features is None else _flat("the features", torch.as_tensor(features).float(), mask)
-        self.places = {str(layer): _places(acts, mask, tokens) for layer, acts in activations.items()}
+        self.activations = {str(layer): flat_rows(layer, acts, mask) for layer, acts in activations.items()}
+        self.spaces = {str(layer): flat_rows(f"{layer}'s representation", x, mask) for layer, x in (representations or {}).items()}
+        self.features = None if features is None else flat_rows("the features", torch.as_tensor(features).float(), mask)
+        self.places = {str(layer): row_places(acts, mask, tokens) for layer, acts in activations.items()}
         _check_rows(self.activations, self.spaces, self.features, len(tokens))
 
     def detect(self) -> PolysemanticResult:
@@ -533,6 +535,7 @@ class PolysemanticDetector:
         finding, places, shown = MEASURES[self.measure](evidence, self.settings), self.places[layer], order[:RANDOM]
         return _layer_tables(layer, range(acts.shape[1]), evidence, finding, places, acts[shown], places.at(shown.numpy()))
 
+# %% ../nbs/30_polysemantic.ipynb #ee930ef4
 PolysematicDetector = PolysemanticDetector   # as the seed spells it
 
 def _floor(stats: NeuronStats) -> Float[Tensor, "neuron"]:

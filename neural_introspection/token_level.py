@@ -26,7 +26,7 @@ from .stats import NeuronStats, p_values
 __all__ = ['Address', 'TOKEN_CLASSES', 'FUNCTION_WORDS', 'POSITIONS', 'ABLATIONS', 'POOL', 'ROW_LOGITS', 'neuron_addresses',
            'TokenActivations', 'token_activations', 'token_class', 'TokenProfile', 'token_profiles', 'TokenContrast',
            'token_contrast', 'output_directions', 'LogitView', 'logit_view', 'LogitAttribution', 'logit_attribution',
-           'AblationEffect', 'ablation_effect']
+           'AblationEffect', 'AblationReference', 'ablation_reference', 'ablation_effect']
 
 # %% ../nbs/32_token_level.ipynb #bddbea3b
 Address = Union[str, NeuronAddress]
@@ -130,6 +130,7 @@ def _shrunk(total: Float[Tensor, "*a category neuron"], n: Float[Tensor, "catego
     prior = (within / between.clamp(min=1e-12)).clamp(1e-9, 1e12)   # how many tokens' worth of the mean of all
     return (total + prior * mean) / (n + prior)
 
+# %% ../nbs/32_token_level.ipynb #d0a80402
 @dataclass
 class _Table:
     "Sums of some neurons' values by category, in two halves of the texts, for the real alignment and for shifted ones."
@@ -267,6 +268,7 @@ def _neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[Neuron
 def _sorted(batch: Any, order: Int[np.ndarray, "row"]) -> Any:
     return type(batch)({}, batch.text[order], batch.position[order], batch.token[order])
 
+# %% ../nbs/32_token_level.ipynb #dc28f0c5
 class _RandomRows:
     "The values at `count` random tokens of the texts."
     def __init__(self, ids: Sequence[Sequence[int]], seed: int, count: int = 64):
@@ -434,6 +436,7 @@ class LogitAttribution:
     def __repr__(self) -> str: return f"direct logit attribution of {len(self.addresses)} neurons at {len(self.tokens)} places"
     def _repr_html_(self) -> str: return f"<b>{html.escape(repr(self))}</b>{self.top(5).to_html(index=False, float_format='{:.2f}'.format)}"
 
+# %% ../nbs/32_token_level.ipynb #2b156448
 @torch.no_grad()
 def logit_attribution(
     model: Any,
@@ -502,47 +505,68 @@ def _ablation_figure(effect: AblationEffect) -> Any:
     return made.add_vline(0, line_color="#222", line_width=1)
 
 # %% ../nbs/32_token_level.ipynb #36adaaba
+@dataclass(frozen=True)
+class AblationReference:
+    "What neurons of a site are replaced by: their means, and their values on some texts."
+    neurons: tuple[NeuronAddress, ...]
+    mean: Float[Tensor, "neuron"] = field(repr=False)
+    sequences: dict[str, Float[Tensor, "pos neuron"]] = field(repr=False)   # by text, of up to `POOL` texts
+
+    def of(self, neurons: Sequence[NeuronAddress]) -> AblationReference:
+        "The part of some of its neurons; `BadAddress` for one it does not have."
+        place = {a: i for i, a in enumerate(self.neurons)}
+        missing = next((a for a in neurons if a not in place), None)
+        if missing: raise BadAddress(f"{missing} is not among the {len(self.neurons)} neurons of this reference: make one that has it.")
+        columns = [place[a] for a in neurons]
+        return AblationReference(tuple(neurons), self.mean[columns], {text: values[:, columns] for text, values in self.sequences.items()})
+
+def ablation_reference(
+    model: Any,
+    texts: Sequence[str],
+    neurons: Sequence[NeuronAddress],   # of one site
+    batch_size: int = 8,
+    seed: int = 0,                      # chooses the texts whose values are kept
+) -> AblationReference:
+    "Means over all tokens and the values on up to `POOL` texts, in one pass: made once for many calls of `ablation_effect`."
+    pool = set(np.random.default_rng(seed).permutation(len(texts))[:POOL].tolist())
+    stats, kept = NeuronStats(len(neurons), quantiles=False), {}
+    for batch, values in _neuron_batches(model, texts, neurons, batch_size):
+        stats.update(values)
+        for i in set(batch.text.tolist()) & pool: kept[i] = values[batch.text == i]
+    return AblationReference(tuple(neurons), stats.mean.float(), {texts[i]: kept[i] for i in sorted(kept)})
+
+# %% ../nbs/32_token_level.ipynb #11e28e79
 @torch.no_grad()
 def ablation_effect(
     model: Any,
     texts: Sequence[str],                        # on which the loss is measured
     addresses: Address | Sequence[Address],      # each is replaced by itself
     kinds: Sequence[str] = ABLATIONS,
-    reference: Optional[Sequence[str]] = None,   # texts that mean, resampled and patched values come from; by default the same
+    reference: Union[None, Sequence[str], AblationReference] = None,   # texts that mean, resampled and patched values come from; by default the same
     others: int = 19,                            # random neurons of the same layer, replaced in the same way; 0: no comparison
     batch_size: int = 8,
     seed: int = 0,
+    no_op: bool = True,                          # whether each neuron's own value is put back, too
 ) -> AblationEffect:
     "What replacing each neuron, by itself, does to the loss of the texts. `BadInput` before the first pass."
     found = neuron_addresses(model, addresses)
     unknown = [kind for kind in kinds if kind not in ABLATIONS]
     if unknown or not kinds: raise BadInput(f"ablation {unknown[0] if unknown else ''!r} is unknown: choose from {', '.join(ABLATIONS)}.")
-    ids, given = encode(model, texts), list(texts if reference is None else reference)
+    ids, prepared = encode(model, texts), isinstance(reference, AblationReference)
+    given = list(reference.sequences) if prepared else list(texts if reference is None else reference)
     if "patch" in kinds and len(set(given)) < 2 and set(given) == set(texts): raise BadInput("a patch needs another text: give reference=, or leave patch out of kinds.")
     parts = []
     for site, places in _by_site(found).items():
         some = [found[i] for i in places]
         twins = {a: _twins(model, a, others, seed) for a in some}
         neurons = list(dict.fromkeys([*some, *(t for group in twins.values() for t in group)]))
-        parts.append((some, twins, *_replaced_losses(model, texts, ids, neurons, len(dict.fromkeys(some)), list(kinds), _reference_values(model, given, neurons, batch_size, seed), batch_size, seed), neurons))
+        values = reference.of(neurons) if prepared else ablation_reference(model, given, neurons, batch_size, seed)
+        asked = len(dict.fromkeys(some)) if no_op else 0
+        parts.append((some, twins, *_replaced_losses(model, texts, ids, neurons, asked, list(kinds), values, batch_size, seed), neurons))
     return _effects(parts, list(kinds), others, seed)
 
-# %% ../nbs/32_token_level.ipynb #11e28e79
-@dataclass(frozen=True)
-class _Reference:
-    "Values that neurons are replaced by."
-    mean: Float[Tensor, "neuron"]
-    sequences: dict[str, Float[Tensor, "pos neuron"]]   # by text, of up to `POOL` texts
-
-def _reference_values(model: Any, texts: Sequence[str], neurons: Sequence[NeuronAddress], batch_size: int, seed: int) -> _Reference:
-    pool = set(np.random.default_rng(seed).permutation(len(texts))[:POOL].tolist())
-    stats, kept = NeuronStats(len(neurons), quantiles=False), {}
-    for batch, values in _neuron_batches(model, texts, neurons, batch_size):
-        stats.update(values)
-        for i in set(batch.text.tolist()) & pool: kept[i] = values[batch.text == i]
-    return _Reference(stats.mean.float(), {texts[i]: kept[i] for i in sorted(kept)})
-
-def _replacement(kind: str, own: Float[Tensor, "text pos neuron"], texts: Sequence[str], reference: _Reference, rng: np.random.Generator) -> Float[Tensor, "text pos neuron"]:
+# %% ../nbs/32_token_level.ipynb #ef31f9b7
+def _replacement(kind: str, own: Float[Tensor, "text pos neuron"], texts: Sequence[str], reference: AblationReference, rng: np.random.Generator) -> Float[Tensor, "text pos neuron"]:
     "What the neurons' values are replaced by."
     if kind == "none": return own
     if kind == "zero": return torch.zeros_like(own)
@@ -557,8 +581,8 @@ def _replacement(kind: str, own: Float[Tensor, "text pos neuron"], texts: Sequen
         out[i] = new.to(own)
     return out
 
-# %% ../nbs/32_token_level.ipynb #ef31f9b7
-def _replaced_losses(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], neurons: Sequence[NeuronAddress], asked: int, kinds: Sequence[str], reference: _Reference, batch_size: int, seed: int) -> tuple[Float[np.ndarray, "text"], Float[np.ndarray, "kind neuron text"], Float[np.ndarray, "text"]]:
+# %% ../nbs/32_token_level.ipynb #0b13348d
+def _replaced_losses(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], neurons: Sequence[NeuronAddress], asked: int, kinds: Sequence[str], reference: AblationReference, batch_size: int, seed: int) -> tuple[Float[np.ndarray, "text"], Float[np.ndarray, "kind neuron text"], Float[np.ndarray, "text"]]:
     "(summed loss of each text, its change by each replacement (the no-op first), number of predicted tokens)."
     site, block, rng = neurons[0].site, neurons[0].layer, np.random.default_rng(seed)
     index, entering = [a.neuron for a in neurons], f"blocks.{neurons[0].layer}.hook_resid_pre"
@@ -569,6 +593,7 @@ def _replaced_losses(model: Any, texts: Sequence[str], ids: Sequence[Sequence[in
         base[group], count[group] = loss.nansum(1).cpu(), loss.isfinite().sum(1).cpu()
         own = acts[site][..., index]
         for k, kind in enumerate(["none", *kinds]):
+            if not k and not asked: continue
             new = own.clone()
             values = _replacement(kind, _own_tokens(own, batch.mask), [texts[i] for i in group], reference, rng)
             for i, mask in enumerate(batch.mask): new[i, mask] = values[i, :int(mask.sum())].to(new)

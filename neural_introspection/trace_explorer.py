@@ -26,8 +26,8 @@ __all__ = ['COLUMNS', 'WIDE', 'LINES', 'SCALES', 'EAGER', 'BLOCK', 'ENDS', 'NO_V
            'GROUP_COLOURS', 'PANELS', 'CLASS_NEURONS', 'ORDERS', 'NO_EPOCH', 'traced_digits', 'MapGrid', 'map_grid',
            'metric_array', 'read_cells', 'some_epochs', 'MetricMap', 'metric_map', 'network_map', 'network_movie',
            'layer_quartiles', 'layer_history', 'find_neuron', 'shown_metrics', 'class_means', 'neuron_history',
-           'class_table', 'class_map', 'without_nan', 'live_figure', 'ExplorerParts', 'epoch_words', 'metrics_html',
-           'strongest_neuron', 'TraceExplorer', 'trace_dashboard']
+           'class_table', 'class_map', 'ExplorerParts', 'epoch_words', 'metrics_html', 'strongest_neuron',
+           'TraceExplorer', 'trace_dashboard']
 
 # %% ../nbs/23_trace_explorer.ipynb #3caace0c
 def traced_digits(
@@ -485,24 +485,6 @@ def class_map(
     few = slice(None, None, math.ceil(len(labels) / 32))
     return fig.update_layout(plot_bgcolor=NO_VALUE, xaxis=dict(tickvals=labels[few], ticktext=[*map(str, shown.index[few])], tickangle=0 if len(labels) <= 32 else -90))
 
-# %% ../nbs/23_trace_explorer.ipynb #a21b5bab
-def without_nan(matrix: Float[np.ndarray, "row column"]) -> np.ndarray:
-    "The matrix with None for NaN: a widget's matrices travel as JSON, which has no NaN."
-    return np.where(np.isnan(matrix), None, matrix)
-
-def live_figure(fig: Any) -> Any:
-    "A figure as a widget that is as wide as its place on the page."
-    import plotly.graph_objects as go
-    fig = go.Figure(fig)
-    for heat in fig.select_traces(dict(type="heatmap")): heat.z = without_nan(heat.z)
-    live = go.FigureWidget(fig)
-    live._config = dict(responsive=True, displaylogo=False)
-    def fit(change):   # comes when the browser has drawn it: 700 pixels wide, as it had no place yet
-        live.unobserve(fit, "_js2py_traceDeltas")
-        live.layout.autosize = True
-    live.observe(fit, "_js2py_traceDeltas")
-    return live
-
 # %% ../nbs/23_trace_explorer.ipynb #c38130c3
 NO_EPOCH = ("none", -1)   # what the slider holds where there is no epoch yet
 
@@ -570,6 +552,7 @@ def strongest_neuron(values: MetricMap, epoch: Optional[int], line: int, column:
 
 def _explorer_map(values: MetricMap, epoch: Optional[int]) -> Any:
     "The map as a widget, with a frame for the neuron that is picked."
+    from neural_introspection.panels import live_figure
     import plotly.graph_objects as go
     from neural_introspection.viz import COLOURS
     fig = _map_figure(values, epoch, _map_title(values))
@@ -637,12 +620,14 @@ def _try(explorer: TraceExplorer, do: Callable, *args: Any) -> None:
 
 def _scrub(explorer: TraceExplorer) -> None:
     "Show the slider's epoch. Of the map, only the colours change."
+    from neural_introspection.panels import without_nan
     explorer.figure.data[1].z = without_nan(explorer.map.colours(explorer.epoch))
     explorer.parts.note.value = epoch_words(explorer.trace, explorer.epoch)
     if explorer.neuron is not None: _mark(explorer)
 
 def _show_metric(explorer: TraceExplorer) -> None:
     "Draw the chosen metric on the chosen scale."
+    from neural_introspection.panels import without_nan
     from neural_introspection.viz import label
     explorer.map, layout = _read_map(explorer), explorer.figure.layout
     with explorer.figure.batch_update():
@@ -716,6 +701,7 @@ def _open(explorer: TraceExplorer, found: NeuronTrace) -> None:
 # %% ../nbs/23_trace_explorer.ipynb #86d2adb8
 def _draw_history(explorer: TraceExplorer, fig: Any) -> None:
     "Show the figure: in the widget that is there if it has the same panels, which is faster, else in a new one."
+    from neural_introspection.panels import live_figure, without_nan
     names = lambda some: [a.text for a in some.layout.annotations]
     if explorer.neuron is None or names(explorer.history) != names(fig):
         _close(explorer)
