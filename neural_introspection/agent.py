@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import Any, Callable, Literal, Optional, Sequence, TypedDict
 import numpy as np
 import pandas as pd
-from .core import (HELP, BadData, BadInput, NeuralIntrospectionError, NeuronAddress, RunFolder, check_options, check_run_folder, make_config,
+from .core import (HELP, BadAddress, BadData, BadInput, NeuralIntrospectionError, NeuronAddress, RunFolder, check_options, check_run_folder, make_config,
                                        open_run, option, plain, read_frame, read_json, require, seed_everything, write_frame, write_json, write_text)
 from .models import check_layer, describe, is_as_loaded, load_model, model_name, preflight, resolve_model, token_strings
 from .polysemantic import scan_polysemantic
 from .scanner import SCORES, NeuronScanner, neuron_scores
 from .stats import q_values
 from .texts import group_texts, load_texts, split_groups
-from .token_level import (TokenProfile, ablation_effect, logit_view, neuron_addresses, token_class, token_contrast, token_profiles)
+from .token_level import (LEAST_R2, TokenProfile, ablation_effect, logit_contrast, logit_view, neuron_addresses, token_class, token_contrast, token_profiles)
 
 # %% auto #0
-__all__ = ['LEAST_CASES', 'LEAST_DIFFERENCE', 'LEAST_R2', 'CHECKS', 'log', 'PolicyName', 'SURE', 'STATES', 'TRANSITIONS',
-           'GIVE_UP', 'Hypothesis', 'Evidence', 'check_hypothesis', 'AgentConfig', 'check_agent', 'split_texts',
-           'held_out', 'propose', 'AnalysisState', 'first_state', 'Workbench', 'Transition', 'allowed', 'Rules',
-           'NoAnswer', 'Endpoint', 'LocalModel', 'LanguageModelPolicy', 'make_policy', 'build_graph', 'run_states',
-           'claim_cell', 'claims_frame', 'AnalysisResult', 'report_notebook', 'run_agent', 'ClaimScore', 'same_claim',
+__all__ = ['LEAST_CASES', 'LEAST_DIFFERENCE', 'CHECKS', 'log', 'PolicyName', 'SURE', 'STATES', 'TRANSITIONS', 'GIVE_UP',
+           'Hypothesis', 'Evidence', 'check_hypothesis', 'AgentConfig', 'check_agent', 'split_texts', 'held_out',
+           'propose', 'AnalysisState', 'first_state', 'Workbench', 'Transition', 'allowed', 'Rules', 'NoAnswer',
+           'Endpoint', 'LocalModel', 'LanguageModelPolicy', 'make_policy', 'build_graph', 'run_states', 'claim_cell',
+           'claims_frame', 'AnalysisResult', 'report_notebook', 'run_agent', 'read_state', 'ClaimScore', 'same_claim',
            'score_claims', 'agent_panel']
 
 # %% ../nbs/34_agent.ipynb #9440a954
@@ -48,7 +48,7 @@ class Hypothesis:
         a = self.about
         what = {"token": f"is high on {', '.join(map(repr, a.get('tokens', ())))}", "class": f"is high on tokens of the class {a.get('token_class')!r}",
                 "position": "depends on where in the text it is", "senses": "answers to more than one kind of context", "effect": "lowers or raises the model's loss, beyond other neurons of its layer",
-                "output": f"writes to {', '.join(map(repr, a.get('tokens', ())))} more than other neurons of its layer write to anything"}
+                "output": f"raises the logits of {', '.join(map(repr, a.get('tokens', ())))} more than other neurons of its layer raise their best"}
         return f"{self.neuron} {what.get(self.kind, self.kind)}."
 
 @dataclass(frozen=True)
@@ -62,13 +62,15 @@ class Evidence:
     strong: bool     # whether the effect is worth saying, were it significant
 
 # %% ../nbs/34_agent.ipynb #b2e1c77b
-LEAST_CASES, LEAST_DIFFERENCE, LEAST_R2 = 10, .5, .05   # tokens; standard deviations; share of variance
+LEAST_CASES, LEAST_DIFFERENCE = 10, .5   # tokens; standard deviations
 
 def _token_ids(model: Any, hypothesis: Hypothesis) -> list[int]:
     "The tokens a hypothesis is about."
     names = token_strings(model, range(model.cfg.d_vocab))
     if hypothesis.kind == "class": return [i for i, name in enumerate(names) if token_class(name) == hypothesis.about["token_class"]]
-    return [i for i, name in enumerate(names) if name in set(hypothesis.about["tokens"])]
+    found = [i for i, name in enumerate(names) if name in set(hypothesis.about.get("tokens", ()))]
+    if not found: raise BadInput(f"hypothesis {hypothesis.kind!r} names no token of the model's vocabulary: give about=dict(tokens=[...]).")
+    return found
 
 def _check_tokens(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
     found = token_contrast(model, texts, h.neuron, _token_ids(model, h), draws, seed=seed)
@@ -83,18 +85,19 @@ def _check_position(model: Any, texts: Sequence[str], h: Hypothesis, draws: int,
 # %% ../nbs/34_agent.ipynb #c153980c
 def _check_senses(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
     a, = neuron_addresses(model, h.neuron)
+    if a.layer_type != "mlp_out": raise BadAddress(f"senses are tested of MLP neurons, and {a} is none.")
     found = scan_polysemantic(model, texts, neurons={a.layer: [a.neuron]}, draws=draws, seed=seed).frame.iloc[0]
     return Evidence("groups of its top contexts are further apart than those of random contexts", found.score, found.p, int(found.contexts), bool(found.p == found.p), True)
 
 def _check_effect(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = ablation_effect(model, texts[:32], h.neuron, ("mean", "resample"), others=min(draws, 39), seed=seed)
+    found = ablation_effect(model, texts[:32], h.neuron, ("mean", "resample"), others=min(draws, 99), seed=seed)
     worst = found.frame.loc[found.frame.p.idxmax()]
     return Evidence("change of the loss, in nats per token, when it is replaced by its mean or by values of other tokens (the weaker of the two), against other neurons of the layer", worst.effect, worst.p,
                     found.about["tokens"], len(texts) >= LEAST_CASES, bool(found.frame.counts.all()))
 
 def _check_output(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = logit_view(model, h.neuron, others=draws, seed=seed)
-    return Evidence("its strongest output token, in standard deviations over the vocabulary, against other neurons of the layer", found.strength, found.p, model.cfg.d_vocab, True, True)
+    found = logit_contrast(model, h.neuron, _token_ids(model, h), draws, seed)
+    return Evidence("how far its output direction raises these tokens, in standard deviations over the vocabulary, against the best of as many tokens of other neurons of the layer", found.difference, found.p, found.tokens, True, found.difference > 0)
 
 CHECKS: dict[str, Callable[..., Evidence]] = {"token": _check_tokens, "class": _check_tokens, "position": _check_position, "senses": _check_senses, "effect": _check_effect, "output": _check_output}
 
@@ -197,6 +200,7 @@ class AnalysisState(TypedDict):
     passed: Optional[bool]   # the preflight
     round: int               # scans so far
     queue: list[str]         # neurons to examine
+    named: bool              # whether the neurons were named, so that a scan brings no others
     current: str             # the neuron under examination, or ""
     senses: dict             # neuron -> p of more than one sense, on the texts to explore
     proposed: list[dict]     # hypotheses to test
@@ -209,7 +213,7 @@ class AnalysisState(TypedDict):
 
 def first_state(config: AgentConfig) -> AnalysisState:
     "Before anything was done."
-    return AnalysisState(next="load", visits=[], passed=None, round=0, queue=[], current="", senses={}, proposed=[], claims=[], reserve=False,
+    return AnalysisState(next="load", visits=[], passed=None, round=0, queue=[], named=bool(config.neurons), current="", senses={}, proposed=[], claims=[], reserve=False,
                          tests_left=config.budget, level=config.level, notes=[], policy=dict(asked=0, failed=0, given_up=False))
 
 @dataclass(frozen=True)
@@ -230,15 +234,18 @@ def _load(state: AnalysisState, bench: Workbench) -> dict:
     return dict(notes=state["notes"] + [f"Model {about.name} ({about.n_layers} layers, weights {about.weights}); texts: " + ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in sizes.items()) + "."])
 
 def _preflight(state: AnalysisState, bench: Workbench) -> dict:
+    notes = list(state["notes"])
     try: checks = preflight(bench.model)
-    except (OSError, ValueError) as error: return dict(passed=True, notes=state["notes"] + [f"Preflight could not compare with Hugging Face: {' '.join(str(error).split())[:100]}."])
+    except (OSError, ValueError) as error:
+        checks = preflight(bench.model, reference=False)
+        notes.append(f"Preflight could not load the model from Hugging Face's library to compare with: {' '.join(str(error).split())[:100]}.")
     failed = [name for name, value, limit, good in checks.rows if not good]
-    return dict(passed=checks.passed or bench.config.ignore_preflight, notes=state["notes"] + [f"Preflight failed: {', '.join(failed)}."] * bool(failed))
+    return dict(passed=checks.passed or bench.config.ignore_preflight, notes=notes + [f"Preflight failed: {', '.join(failed)}."] * bool(failed))
 
 def _scan(state: AnalysisState, bench: Workbench) -> dict:
     "The next candidates, the best first."
     c, first = bench.config, state["round"] * bench.config.candidates
-    if c.neurons: return dict(round=1, queue=[str(a) for a in neuron_addresses(bench.model, _list(c.neurons, ";"))])
+    if c.neurons: return dict(round=state["round"] + 1, queue=[str(a) for a in neuron_addresses(bench.model, _list(c.neurons, ";"))] if not state["round"] else [])
     layers = [check_layer(bench.model, int(layer)) for layer in _list(c.layers)] or None
     scan = NeuronScanner(bench.model, token_pos="all", layers=layers, quantiles=c.score in SCORES, top_k=1).scan(bench.parts["explore"])
     rows = [(float(score), layer, n) for layer, stats in scan.stats.items() for n, score in enumerate(_scores(stats, c.score)) if math.isfinite(score)]
@@ -263,9 +270,11 @@ def _examine(state: AnalysisState, bench: Workbench) -> dict:
     "Look closely at the next neuron, and guess."
     (current, *queue), c = state["queue"], bench.config
     profile, = token_profiles(bench.model, bench.parts["explore"], current, seed=c.seed, shifts=19)
-    writes = logit_view(bench.model, current, 3, 19, c.seed).frame.token[:3].tolist() if "output" in c.hypotheses else []
+    view = logit_view(bench.model, current, 3, 19, c.seed).frame if "output" in c.hypotheses else None
+    writes = [] if view is None else view.token[view.side == "raises"].tolist()
     found = propose(profile, state["senses"].get(current, math.nan), writes, _list(c.hypotheses), c.level)
-    return dict(queue=queue, current=current, proposed=[dict(vars(h)) for h in found])
+    tested = [(claim["kind"], claim["neuron"], claim["about"]) for claim in state["claims"]]
+    return dict(queue=queue, current=current, proposed=[dict(vars(h)) for h in found if (h.kind, h.neuron, h.about) not in tested])
 
 def _test(state: AnalysisState, bench: Workbench) -> dict:
     "Test the next hypothesis on texts that had no part in it."
@@ -288,7 +297,7 @@ STATES: dict[str, Callable[[AnalysisState, Workbench], dict]] = dict(load=_load,
 
 # %% ../nbs/34_agent.ipynb #b6c44301
 def _last(state: AnalysisState) -> dict: return state["claims"][-1]["evidence"] if state["claims"] else {}
-def _weak(state: AnalysisState) -> bool: return not any(c["evidence"]["enough"] and c["evidence"]["strong"] and c["evidence"]["p"] <= state["level"] for c in state["claims"])
+def _weak(state: AnalysisState) -> bool: return not state["named"] and not any(c["evidence"]["enough"] and c["evidence"]["strong"] and c["evidence"]["p"] <= state["level"] for c in state["claims"])
 def _money(state: AnalysisState) -> bool: return state["tests_left"] > 0
 def _too_few(state: AnalysisState) -> bool: return _money(state) and not state["reserve"] and not _last(state)["enough"]
 def _nothing_left(state: AnalysisState) -> bool: return not _money(state) or not (state["proposed"] or state["queue"])
@@ -358,13 +367,19 @@ class Endpoint:
     timeout: float = 20.
     name: str = "endpoint"
 
-    def __call__(self, messages: list[dict], tokens: int = 60) -> str: return _within(self.timeout, lambda: self._ask(messages, tokens))
+    def __post_init__(self):
+        if not (self.key.isascii() and self.key.isprintable()): raise BadInput("the endpoint's key holds characters that no key has: look at the variable it comes from.")
+
+    def __call__(self, messages: list[dict], tokens: int = 60) -> str:
+        try: return _within(self.timeout, lambda: self._ask(messages, tokens))
+        except NoAnswer as error: raise NoAnswer(str(error).replace(self.key, "***") if self.key else str(error)) from None
 
     def _ask(self, messages: list[dict], tokens: int) -> str:
         body = json.dumps(dict(model=self.model or "default", messages=messages, max_tokens=tokens, temperature=0)).encode()
         head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, head)
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout) as reply: content = reply.read(2**20)
+        here = re.match(r"https?://(127\.|localhost[:/]|\[::1\])", self.url)
+        with urllib.request.build_opener(_NoRedirect, *[urllib.request.ProxyHandler({})] * bool(here)).open(request, timeout=self.timeout) as reply: content = reply.read(2**20)
         text = json.loads(content)["choices"][0]["message"]["content"]
         if not isinstance(text, str): raise NoAnswer("the answer holds no text")
         return text
@@ -398,7 +413,7 @@ class LanguageModelPolicy:
         listed = "\n".join(f"{i}. {t.target}: {t.why}" for i, t in enumerate(options, 1))
         ask = f"An analysis of neurons goes on. {_so_far(state)} The next step is one of:\n{listed}\nAnswer with the number of one step and nothing else."
         def read(answer):
-            found = re.match(r"\W*(\d+)", answer)
+            found = re.match(r"\W*(\d{1,3})(?!\d)", answer)
             if not found or not 1 <= int(found[1]) <= len(options): raise NoAnswer(f"{answer[:40]!r} is none of the {len(options)} steps")
             return options[int(found[1]) - 1]
         return self._ask(state, ask, read) or (options[0], "rules")
@@ -417,10 +432,11 @@ class LanguageModelPolicy:
         if p["given_up"] or p["asked"] >= self.questions: return None
         p["asked"] += 1
         try: found = read(self.speaker([dict(role="system", content="You help with an analysis. Be brief."), dict(role="user", content=question)]))
-        except NoAnswer as error:
+        except Exception as error:   # whatever a speaker raises, the analysis goes on
+            if not isinstance(error, NoAnswer): error = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             p["failed"] += 1
             p["given_up"] = p["failed"] >= GIVE_UP
-            _note(state, f"The language model ({self.name}) failed, so the rules answered: {error}.")
+            _note(state, f"The language model ({self.name}) failed, so the rules answered: {str(error).rstrip('.')}.")
             if p["given_up"]: _note(state, f"The language model ({self.name}) failed {GIVE_UP} times in a row and was not asked again: the rules finished the analysis.")
             return None
         p["failed"] = 0
@@ -433,7 +449,7 @@ def _note(state: AnalysisState, words: str) -> None:
 
 def make_policy(config: AgentConfig) -> Any:
     "The policy a config names; `ModelNotFound` for a local model that cannot be loaded."
-    if config.policy == "endpoint": return LanguageModelPolicy(Endpoint(config.endpoint, config.language_model, os.environ.get(config.key_variable, ""), config.timeout), config.questions)
+    if config.policy == "endpoint": return LanguageModelPolicy(Endpoint(config.endpoint, config.language_model, os.environ.get(config.key_variable, "").strip(), config.timeout), config.questions)
     if config.policy == "local": return LanguageModelPolicy(LocalModel(config.language_model, config.timeout, config.device), config.questions)
     return Rules()
 
@@ -471,7 +487,11 @@ def build_graph(bench: Workbench) -> Any:
 def run_states(bench: Workbench, state: AnalysisState) -> AnalysisState:
     "From `state['next']` to the end. Nothing is reported to LangChain's servers, whatever the environment says."
     from langsmith import tracing_context
-    with tracing_context(enabled=False): return build_graph(bench).invoke(state, {"recursion_limit": 100_000})
+    with tracing_context(enabled=False):
+        try: return build_graph(bench).invoke(state, {"recursion_limit": 100_000})
+        except BaseException as error:
+            error.__notes__ = [note for note in getattr(error, "__notes__", []) if not note.startswith("During task with name")]   # LangGraph's, with its task's id
+            raise
 
 # %% ../nbs/34_agent.ipynb #3aed0c44
 def claim_cell(config: AgentConfig, claim: dict, changed: bool = False) -> str:
@@ -527,7 +547,8 @@ class AnalysisResult:
 # %% ../nbs/34_agent.ipynb #7e6bd646
 def _plain_markdown(text: str) -> str:
     "Text that Markdown and HTML show as it is: no markup, link or image."
-    return re.sub(r"([\\`*_{}\[\]()#!|~$])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+    shown = re.sub(r"([\\`*_{}\[\]()#!|~$])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+    return shown.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")   # no link by itself
 
 def _markdown(r: AnalysisResult) -> str:
     "The report: claims by verdict, each with its test and the cell that repeats it; then the way and the notes."
@@ -593,15 +614,22 @@ def run_agent(config: AgentConfig, model: Any = None) -> AnalysisResult:
     for layer in _list(config.layers): check_layer(model, int(layer))
     neuron_addresses(model, _list(config.neurons, ";") or ["blocks.0.mlp.hook_post[0]"])
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite", "timeout")} | dict(weights=describe(model).weights)
+    policy = make_policy(config)
     with open_run(config.output_dir, identity, config.force_overwrite) as run:
-        stored, policy = run.file("datasets", "state.json"), make_policy(config)
-        state = read_json(stored) if run.resumed and stored.exists() else first_state(config)
+        stored = run.file("datasets", "state.json")
+        state = read_state(stored) if run.resumed and stored.exists() else first_state(config)
         if run.resumed: log.info("resuming the analysis in %s, at %s", run.path, state["next"] or "the report")
         run.update(model=describe(model), seed=config.seed)
         bench = Workbench(config, model, parts, policy, run)
         with run.stage("states"):
             if state["next"]: state = run_states(bench, state)
         with run.stage("report"): return _write_analysis(run, _result(config, model, parts, state, run.path))
+
+def read_state(path: str | Path) -> AnalysisState:
+    "The state as it was written; `BadData` if it is damaged or of another version."
+    state = read_json(path)
+    if set(state) != set(AnalysisState.__annotations__) or state["next"] not in (*STATES, ""): raise BadData(f"{path} is no state of this version: start anew with force_overwrite, or in another folder.")
+    return state
 
 def _result(config: AgentConfig, model: Any, parts: dict, state: AnalysisState, folder: Path) -> AnalysisResult:
     about = plain(dict(config=dataclasses.asdict(config), model=vars(describe(model)), texts={name: len(part) for name, part in parts.items()}))

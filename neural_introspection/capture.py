@@ -11,6 +11,7 @@ import difflib
 import importlib
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from .models import TokenBatch, encode, token_batch, token_batches
 # %% auto #0
 __all__ = ['Position', 'SINK', 'site_names', 'framework_of', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured',
            'capture', 'pick_positions', 'edit', 'run_from', 'evaluating', 'ActivationBatch', 'chosen_tokens',
-           'fitting_texts', 'activation_batches', 'sink_tokens', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
+           'fitting_texts', 'activation_batches', 'sink_tokens', 'sink_rows', 'neuron_axis', 'ModelInterface',
+           'ActivationMonitor']
 
 # %% ../nbs/02_capture.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
@@ -288,7 +290,7 @@ def activation_batches(
         batch = token_batch(model, [ids[i] for i in group], group)
         chosen = chosen_tokens(batch, token_pos)
         acts: dict[str, Tensor] = {}
-        with hooks(model, {s: lambda x, s=s: acts.__setitem__(s, x[chosen]) for s in sites}, stop_early=True):
+        with evaluating(model), hooks(model, {s: lambda x, s=s: acts.__setitem__(s, x[chosen]) for s in sites}, stop_early=True):
             model(batch.ids)
         row, _ = chosen.nonzero(as_tuple=True)
         rank = (batch.mask.int().cumsum(1) - 1)[chosen]
@@ -306,6 +308,16 @@ def sink_tokens(
     norm = resid.float().norm(dim=-1)
     median = norm.masked_fill(~mask, float("nan")).nanmedian(1, keepdim=True).values
     return mask & (norm > ratio * median)
+
+def sink_rows(
+    resid: Float[Tensor, "row d_model"],  # residual stream before the layer, as in an `ActivationBatch`
+    text: Int[Tensor, "row"],             # the text of each row
+    ratio: float = SINK,
+) -> Bool[Tensor, "row"]:
+    "The same for rows, on their device."
+    norm = resid.float().norm(dim=-1)
+    median = pd.Series(norm.cpu().numpy()).groupby(text.cpu().numpy()).quantile(.5, interpolation="lower")   # as torch takes it
+    return norm > ratio * torch.tensor(median.loc[text.cpu().numpy()].to_numpy()).to(norm)
 
 # %% ../nbs/02_capture.ipynb #7126c844
 _POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)

@@ -397,21 +397,20 @@ PREFLIGHT_TEXTS = ("The", "The return value is a list of strings.", "def add(a, 
                    "In the year 1999 it rained for 40 days, and then it stopped.")
 
 @torch.no_grad()
-def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS) -> Preflight:
-    """Compare logits with Hugging Face's and padded with single texts; maxima of absolute differences, relative to the
-    logits' std."""
+def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS, reference: bool = True) -> Preflight:
+    """Compare logits with Hugging Face's (unless there is no `reference` to load) and padded with single texts; maxima of
+    absolute differences, relative to the logits' std."""
     ids = encode(model, texts)
     batch = token_batch(model, ids)
     logits = model(batch.ids).float()
     scale, tight = float(logits.std()), model.cfg.dtype == torch.float32
     alone = [model(token_batch(model, [row]).ids).float()[0] for row in ids]
     padding = max(float((logits[i, :len(a)] - a).abs().max()) for i, a in enumerate(alone))/scale
-    reference = _reference_logits(model, batch.ids)
-    parity = float((logits - reference)[: , 1:][batch.mask[:, 1:]].abs().max())/scale
+    parity = float((logits - _reference_logits(model, batch.ids))[:, 1:][batch.mask[:, 1:]].abs().max())/scale if reference else 0.
     loss, uniform = _next_token_loss(logits, batch), float(torch.log(torch.tensor(float(model.cfg.d_vocab))))
     limit = 1e-3 if tight else 0.1
     return Preflight(model_name(model), (
-        ("differs from Hugging Face by", parity, limit, parity <= limit),
+        *[("differs from Hugging Face by", parity, limit, parity <= limit)] * reference,
         ("padded differs from alone by", padding, limit, padding <= limit),
         ("loss, nats per token (limit: uniform guess)", loss, uniform, loss < uniform)))
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from .capture import activation_batches, sink_tokens
+from .capture import activation_batches, sink_rows
 from .core import (BadAddress, BadData, BadInput, BadTexts, Cancelled, NeuralIntrospectionError, NeuronAddress, atomic_folder, check_index, progress,
                                        read_json, site_name, watch_progress, write_json)
 from .models import check_layer, describe, encode, load_model, model_hash, model_name
@@ -84,8 +84,7 @@ def _statistics(model: Any, texts: Sequence[str], layer: int, batch_size: int) -
     site, resid = site_name("mlp_out", layer), f"blocks.{layer}.hook_resid_mid"
     stats = NeuronStats(model.cfg.d_mlp, quantiles=False, top_k=STRONGEST)
     for batch in activation_batches(model, texts, [resid, site], "all", batch_size, "statistics"):
-        stream = batch.values[resid][None]
-        sink = sink_tokens(stream, torch.ones_like(stream[..., 0], dtype=torch.bool))[0]
+        sink = sink_rows(batch.values[resid], batch.text)
         stats.update(batch.values[site].cpu(), ~sink.cpu(), torch.stack([batch.text, batch.position], 1))
     return stats
 

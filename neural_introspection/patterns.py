@@ -66,7 +66,24 @@ def _rows_of(layer: str, acts: Any, mask: Optional[Tensor], tokens: Sequence[str
     if texts is not None:
         text = pd.Series(np.asarray(texts))
         places = Places(text.to_numpy(), text.groupby(text).cumcount().to_numpy(), tokens)
-    return LayerRows(layer, values, places)
+    return LayerRows(layer, values, _once_each(places, values))
+
+def _order(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "(rows text by text, where each text starts in them, how long it is)."
+    order = np.lexsort((places.position, places.text))
+    _, start, length = np.unique(places.text[order], return_index=True, return_counts=True)
+    return order, start, length
+
+def _once_each(places: Places, values: Float[Tensor, "row neuron"]) -> Places:
+    "The places, with texts that are the same (in their tokens, or if these are unknown in their activations to three digits) counted as one."
+    if len(np.unique(places.text)) in (1, len(places.text)): return places
+    order, start, length = _order(places)
+    what = np.asarray(places.snippet, dtype=object) if len(places.snippet) else [row.tobytes() for row in (values[:, :64].float() * 1e3).round().nan_to_num(0).to(torch.int32).numpy()]
+    seen, text = {}, places.text.copy()
+    for a, n in zip(start, length):
+        rows = order[a:a + n]
+        text[rows] = seen.setdefault(tuple(what[i] for i in rows), text[rows[0]])
+    return Places(text, places.position, places.snippet)
 
 def _layer(rows: dict[str, LayerRows], layer: str) -> LayerRows:
     "The rows of a layer; `BadAddress` names the nearest."
@@ -254,12 +271,6 @@ def _correlation(a: _Reader, b: _Reader, left: Int[Tensor, "row"], right: Int[Te
     return ((cross - sx[:, None] * sy) * scale(sx, sxx)[:, None] * scale(sy, syy)).clamp(-1, 1).float()
 
 # %% ../nbs/33_patterns.ipynb #e692312a
-def _order(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "(rows text by text, where each text starts in them, how long it is)."
-    order = np.lexsort((places.position, places.text))
-    _, start, length = np.unique(places.text[order], return_index=True, return_counts=True)
-    return order, start, length
-
 def partner_rows(
     places: Places,
     rng: np.random.Generator,

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .capture import activation_batches, sink_tokens
-from .core import (BadAddress, BadData, BadInput, atomic_folder, check_index, plain, progress, read_frame, read_json,
+from .capture import activation_batches, sink_rows
+from .core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder, check_index, plain, progress, read_frame, read_json,
                                        site_layer, site_name, write_frame, write_json)
 from .models import check_layer, describe, encode, token_text
 from .stats import NeuronStats, p_values, q_values
@@ -345,9 +345,10 @@ class PolysemanticResult:
         "The k most polysemantic neurons: the smallest p first, then the highest score."
         return self.frame.dropna(subset="score").sort_values(["p", "score"], ascending=[True, False], kind="stable").head(k).reset_index(drop=True)
 
-    def contexts(self, layer: str, neuron: int, random: bool = True) -> pd.DataFrame:
-        "A neuron's top contexts by sense, the strongest first; then (sense -1) random ones at equal steps of its distribution. `BadAddress` if it was not examined."
-        return _contexts(self.table, str(layer), neuron, ["top"] + ["random"] * random)
+    def contexts(self, layer: str | NeuronAddress, neuron: Optional[int] = None, random: bool = True) -> pd.DataFrame:
+        "A neuron's (layer and index, or its address) top contexts by sense, the strongest first; then (sense -1) random ones at equal steps of its distribution. `BadAddress` if it was not examined."
+        a = NeuronAddress(str(layer), neuron) if neuron is not None else NeuronAddress.parse(str(layer))
+        return _contexts(self.table, a.site, a.neuron, ["top"] + ["random"] * random)
 
     @property
     def polysemantic(self) -> pd.DataFrame:
@@ -568,7 +569,7 @@ def _first_pass(model: Any, texts: Sequence[str], layers: Sequence[int], k: int,
         hits = [(row, place[code]) for row, code in enumerate(codes.tolist()) if code in place]
         for layer in layers:
             x, resid = batch.values[sites[layer]], batch.values[spaces[layer]]
-            sink = sink_tokens(resid[None], torch.ones_like(resid[None, :, 0], dtype=torch.bool))[0]
+            sink = sink_rows(resid, batch.text)
             stats[layer].update(x, ~sink, contexts)
             for row, i in hits:
                 if not sink[row]: random[layer][i] = x[row].float().cpu()

@@ -13,9 +13,9 @@ from typing import Any, Iterator, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
-from .capture import activation_batches, capture, edit, run_from, sink_tokens
+from .capture import activation_batches, capture, edit, evaluating, run_from, sink_rows
 from .core import BadAddress, BadInput, NeuronAddress, progress
 from .models import (TokenBatch, check_layer, check_neuron, encode, layer_width, model_device, token_batch,
                                          token_batches, token_losses, token_strings)
@@ -23,9 +23,10 @@ from .polysemantic import snippets
 from .stats import NeuronStats, p_values
 
 # %% auto #0
-__all__ = ['Address', 'TOKEN_CLASSES', 'FUNCTION_WORDS', 'POSITIONS', 'ABLATIONS', 'POOL', 'ROW_LOGITS', 'neuron_addresses',
-           'TokenActivations', 'token_activations', 'token_class', 'TokenProfile', 'token_profiles', 'TokenContrast',
-           'token_contrast', 'output_directions', 'LogitView', 'logit_view', 'LogitAttribution', 'logit_attribution',
+__all__ = ['Address', 'TOKEN_CLASSES', 'FUNCTION_WORDS', 'POSITIONS', 'LEAST_R2', 'VOCABULARY', 'ABLATIONS', 'POOL',
+           'POOL_VALUES', 'LEAST_TEXTS', 'ROUNDING', 'ROW_LOGITS', 'neuron_addresses', 'TokenActivations',
+           'token_activations', 'token_class', 'TokenProfile', 'token_profiles', 'TokenContrast', 'token_contrast',
+           'output_directions', 'LogitView', 'logit_view', 'logit_contrast', 'LogitAttribution', 'logit_attribution',
            'AblationEffect', 'AblationReference', 'ablation_reference', 'ablation_effect']
 
 # %% ../nbs/32_token_level.ipynb #bddbea3b
@@ -91,7 +92,7 @@ def token_activations(
     found = neuron_addresses(model, addresses)
     ids = encode(model, [text])
     batch, values = token_batch(model, ids), np.empty((len(ids[0]), len(found)), "f4")
-    with capture(model, list(_by_site(found)), stop_early=True) as acts: model(batch.ids)
+    with evaluating(model), capture(model, list(_by_site(found)), stop_early=True) as acts: model(batch.ids)
     for site, places in _by_site(found).items():
         values[:, places] = acts[site][0, batch.mask[0]][:, [found[i].neuron for i in places]].float().cpu().numpy()
     return TokenActivations(text, tuple(token_strings(model, ids[0])), tuple(found), values)
@@ -111,7 +112,7 @@ def token_class(token: str) -> str:
     if all(c in "'\"`" for c in word): return "quote"
     if all(c in "()[]{}" for c in word): return "bracket"
     if all(c in ".,;:!?…" for c in word): return "punctuation"
-    if not any(c.isalnum() for c in word): return "operator"
+    if not any(c.isalnum() for c in word): return token_class(word[0]) if len(word) > 1 else "operator"   # of several signs the first counts
     if word.lower() in FUNCTION_WORDS: return "function word"
     if keyword.iskeyword(word) or word in ("self", "None", "True", "False"): return "keyword"
     if not word.replace("_", "").isalnum() or not word.isidentifier(): return "other"
@@ -165,13 +166,19 @@ class _Table:
         return frame[frame["count"] > 0].reset_index(drop=True)
 
 # %% ../nbs/32_token_level.ipynb #df273c66
-def _shifted(values: Float[Tensor, "row neuron"], text: Int[Tensor, "row"], position: Int[Tensor, "row"], shifts: int, g: torch.Generator) -> Float[Tensor, "alignment row neuron"]:
-    "The values, and `shifts` copies in which each text's values are moved along it, round its end, by a random number of tokens."
-    _, place, length = text.unique(return_inverse=True, return_counts=True)
-    start = torch.full_like(length, len(text)).scatter_reduce(0, place, torch.arange(len(text)), "amin")   # rows of a text follow each other
-    by = (torch.rand(shifts, len(length), generator=g) * (length - 1)).long() + 1
-    rows = start[place] + (position + by[:, place]) % length[place]
+def _shifted(values: Float[Tensor, "row neuron"], text: Int[Tensor, "row"], group: Int[Tensor, "text"], shifts: int, seed: int) -> Float[Tensor, "alignment row neuron"]:
+    "The values, and `shifts` copies in which each text's values are moved along it, round its end, by a random number of tokens from 0; texts of a group alike."
+    found, place, length = text.unique(return_inverse=True, return_counts=True)
+    start = length.cumsum(0) - length   # rows of a text follow each other, texts in order
+    share = np.stack([np.random.Generator(np.random.Philox(key=seed, counter=int(i))).random(shifts) for i in group[found]], 1)   # the same in whichever batch
+    by = (torch.from_numpy(share) * length).long()
+    rows = start[place] + (torch.arange(len(text)) - start[place] + by[:, place]) % length[place]
     return torch.cat([values[None], values[rows]]).double()
+
+def _text_groups(ids: Sequence[Sequence[int]], groups: Optional[Sequence[int]]) -> Int[Tensor, "text"]:
+    "The group of each text: as given, or texts of the same tokens."
+    if groups is not None and len(groups) != len(ids): raise BadInput(f"{len(groups)} groups do not fit {len(ids)} texts: give one for each text.")
+    return torch.from_numpy(pd.factorize(pd.Series([tuple(row) for row in ids] if groups is None else list(groups)))[0])
 
 def _position_bin(position: Int[Tensor, "row"]) -> Int[Tensor, "row"]: return torch.bucketize(position, torch.tensor(POSITIONS), right=True) - 1
 
@@ -180,11 +187,13 @@ def _position_names() -> list[str]:
     return [f"{a}" if a == b else f"{a} to {b}" if b else f"{a} on" for a, b in zip(POSITIONS, ends)]
 
 # %% ../nbs/32_token_level.ipynb #d031030b
+LEAST_R2 = .05   # what is worth saying
+
 @dataclass(frozen=True, repr=False)
 class TokenProfile:
     "What a neuron reads."
     address: NeuronAddress
-    explained: pd.DataFrame    # by: token, class, position; r2 on texts not fitted, shifted (97.5 % quantile), p
+    explained: pd.DataFrame    # by: token, class, position; r2 on texts not fitted, shifted (97.5 % quantile), p, shifts
     by: dict[str, pd.DataFrame] = field(repr=False)   # the same three: category, mean, shrunk, count
     contexts: pd.DataFrame = field(repr=False)        # kind (top or random), value, quantile, text, position, snippet
     about: dict                # tokens, texts, mean, std
@@ -203,9 +212,9 @@ class TokenProfile:
 
     def sentence(self) -> str:
         best = self.explained.loc[self.explained.r2.idxmax()] if self.explained.r2.notna().any() else None
-        if best is None: return f"{self.address} does not vary on these texts."
-        if not (best.p <= .05 and best.r2 > max(0, best.shifted)): return f"{self.address}: neither token, class nor position explains it beyond shifted values."
-        return f"{self.address}: {best.by} explains {best.r2:.0%} of its variance on other texts (shifted values: at most {max(best.shifted, 0):.1%}, p {best.p:.2g})."
+        if best is None: return f"{self.address} does not vary on these texts" + f" ({self.about['left_out']} tokens left out)." * bool(self.about["left_out"]) + "." * (not self.about["left_out"])
+        if not (best.p <= .05 and best.r2 >= LEAST_R2): return f"{self.address}: neither token, class nor position explains {LEAST_R2:.0%} of its variance beyond shifted values."
+        return f"{self.address}: {best.by} explains {best.r2:.0%} of its variance on other texts (97.5 % of shifted values: at most {max(best.shifted, 0):.1%}, p {best.p:.2g})."
 
     def __repr__(self) -> str: return self.sentence()
     def _repr_html_(self) -> str: return f"<b>{html.escape(self.sentence())}</b>{self.explained.to_html(index=False, float_format='{:.3g}'.format)}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
@@ -228,45 +237,53 @@ def token_profiles(
     shifts: int = 99,        # shifted twins; no p is below 1/(1 + shifts)
     batch_size: int = 16,
     seed: int = 0,
+    groups: Optional[Sequence[int]] = None,   # the group of each text; None: the same texts are one
 ) -> list[TokenProfile]:
-    "What each neuron reads, in one pass over the texts. BOS does not count, nor attention sinks."
+    "What each neuron reads, in one pass over the texts for every few neurons. BOS, attention sinks and values that are not finite do not count."
     found = neuron_addresses(model, addresses)
     ids = encode(model, texts)
-    if len(ids) < 4: raise BadInput(f"{len(ids)} texts are too few to test one half on the other: give at least 4.")
+    group = _text_groups(ids, groups)
+    if group.max() < 3: raise BadInput(f"{int(group.max()) + 1} different texts are too few to test one half on the other: give at least 4.")
     if k < 1 or shifts < 1: raise BadInput(f"k is {k} and shifts is {shifts}, but both must be at least 1.")
-    g = torch.Generator().manual_seed(seed)
-    half = torch.randperm(len(ids), generator=g) % 2
-    names = dict(token=token_strings(model, range(model.cfg.d_vocab)), position=_position_names())
+    names = dict(token=token_strings(model, range(model.cfg.d_vocab)), position=_position_names(), **{"class": list(TOKEN_CLASSES)})
+    each = max(1, VOCABULARY // (model.cfg.d_vocab * (1 + shifts)))   # a table for each token and each twin would not fit for many neurons
+    return [p for k0 in range(0, len(found), each) for p in _profiles(model, texts, ids, group, found[k0:k0 + each], k, shifts, batch_size, seed, names)]
+
+# %% ../nbs/32_token_level.ipynb #cbefc105
+VOCABULARY = 2**24   # sums by token that are held at a time
+
+def _profiles(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], group: Int[Tensor, "text"], found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
+              names: dict[str, Sequence[str]]) -> list[TokenProfile]:
+    half = (torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2)[group]
     kind = torch.tensor([TOKEN_CLASSES.index(token_class(token)) for token in names["token"]])
-    names["class"] = list(TOKEN_CLASSES)
-    # a table for each token of the vocabulary and each twin would not fit for many neurons: they have fewer twins at a time
-    tables = {by: _Table.empty(1 + shifts, len(names[by]), len(found)) for by in ("class", "position")}
-    tables["token"] = _Table.empty(1 + min(shifts, max(1, 2**24 // (len(names["token"]) * len(found)))), len(names["token"]), len(found))
+    twins = dict.fromkeys(names, shifts) | dict(token=min(shifts, max(19, VOCABULARY // len(names["token"]))))
+    tables = {by: _Table.empty(1 + twins[by], len(names[by]), len(found)) for by in names}
     stats, random, tokens = NeuronStats(len(found), quantiles=False, top_k=k), _RandomRows(ids, seed), 0
-    for batch, values in _neuron_batches(model, texts, found, batch_size):
-        aligned = _shifted(values, batch.text, batch.position, shifts, g)
+    for batch, values, keep in _neuron_batches(model, texts, found, batch_size):
+        batch, values = _rows(batch, keep), values[keep]
+        aligned = _shifted(values, batch.text, group, shifts, seed)
         for by, category in (("token", batch.token), ("class", kind[batch.token]), ("position", _position_bin(batch.position))):
-            tables[by].add(half[batch.text], category, aligned[:len(tables[by].total)])
+            tables[by].add(half[batch.text], category, aligned[:1 + twins[by]])
         stats.update(values, contexts=torch.stack([batch.text, batch.position], 1))
         random.take(batch, values)
         tokens += len(values)
-    return [_profile(model, texts, a, i, tables, names, stats, random, dict(tokens=tokens, texts=len(texts))) for i, a in enumerate(found)]
+    explained = {by: table.explained().numpy() for by, table in tables.items()}
+    about = dict(tokens=tokens, left_out=sum(map(len, ids)) - tokens, texts=len(texts))
+    return [_profile(model, texts, a, i, explained, tables, names, stats, random, about) for i, a in enumerate(found)]
 
-# %% ../nbs/32_token_level.ipynb #cbefc105
-def _neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress], batch_size: int) -> Iterator[tuple[Any, Float[Tensor, "row neuron"]]]:
-    "(batch, its activations of some neurons), on the CPU; texts stay whole. Values at attention sinks are the neuron's mean in the batch."
+# %% ../nbs/32_token_level.ipynb #409ebcfe
+def _neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress], batch_size: int) -> Iterator[tuple[Any, Float[Tensor, "row neuron"], Bool[Tensor, "row"]]]:
+    "(batch, its activations of some neurons, which rows count), on the CPU, text by text; attention sinks and rows with a value that is not finite do not count."
     sites = _by_site(addresses)
     entering = f"blocks.{min(a.layer for a in addresses)}.hook_resid_pre"
     for batch in activation_batches(model, texts, [entering, *sites], "all", batch_size, "neurons"):
         values = torch.empty(len(batch), len(addresses))
         for site, places in sites.items(): values[:, places] = batch.values[site][:, [addresses[i].neuron for i in places]].float().cpu()
-        sink = sink_tokens(batch.values[entering][None], torch.ones(1, len(batch), dtype=torch.bool, device=batch.values[entering].device))[0].cpu()
-        if sink.any() and not sink.all(): values[sink] = values[~sink].mean(0)
-        order = np.lexsort((batch.position.numpy(), batch.text.numpy()))
-        yield _sorted(batch, order), values[order]
+        keep = ~sink_rows(batch.values[entering], batch.text).cpu() & values.isfinite().all(1)
+        order = torch.from_numpy(np.lexsort((batch.position.numpy(), batch.text.numpy())))
+        yield _rows(batch, order), values[order], keep[order]
 
-def _sorted(batch: Any, order: Int[np.ndarray, "row"]) -> Any:
-    return type(batch)({}, batch.text[order], batch.position[order], batch.token[order])
+def _rows(batch: Any, rows: Shaped[Tensor, "some"]) -> Any: return type(batch)({}, batch.text[rows], batch.position[rows], batch.token[rows])
 
 # %% ../nbs/32_token_level.ipynb #dc28f0c5
 class _RandomRows:
@@ -283,12 +300,13 @@ class _RandomRows:
             if key in self.place: self.values[self.place[key]] = values[row]
 
 # %% ../nbs/32_token_level.ipynb #e87b04f6
-def _profile(model: Any, texts: Sequence[str], address: NeuronAddress, i: int, tables: dict[str, _Table], names: dict[str, Sequence[str]], stats: NeuronStats, random: _RandomRows, about: dict) -> TokenProfile:
+def _profile(model: Any, texts: Sequence[str], address: NeuronAddress, i: int, explained: dict[str, Float[np.ndarray, "alignment neuron"]], tables: dict[str, _Table], names: dict[str, Sequence[str]],
+             stats: NeuronStats, random: _RandomRows, about: dict) -> TokenProfile:
     rows = []
     for by in ("token", "class", "position"):
-        r2 = tables[by].explained()[:, i].numpy()
+        r2 = explained[by][:, i]
         p = math.nan if np.isnan(r2[0]) else float(p_values(r2[:1], r2[1:])[0])
-        rows.append(dict(by=by, r2=r2[0], shifted=np.quantile(r2[1:], .975), p=p))
+        rows.append(dict(by=by, r2=r2[0], shifted=np.quantile(r2[1:], .975), p=p, shifts=len(r2) - 1))
     by = {name: tables[name].means(names[name], i) for name in tables}
     about = about | dict(mean=float(stats.mean[i]), std=float(stats.std[i]))
     return TokenProfile(address, pd.DataFrame(rows), by, _context_table(model, texts, i, stats, random), about)
@@ -312,6 +330,10 @@ class TokenContrast:
     count: int          # how many of the tokens there were
     tokens: int         # of how many
 
+def _check_tokens(model: Any, tokens: Sequence[int]) -> None:
+    wrong = next((t for t in tokens if not 0 <= int(t) < model.cfg.d_vocab), None)
+    if wrong is not None: raise BadInput(f"token {wrong} is outside 0..{model.cfg.d_vocab - 1} of the vocabulary.")
+
 def token_contrast(
     model: Any,
     texts: Sequence[str],
@@ -320,14 +342,17 @@ def token_contrast(
     shifts: int = 199,
     batch_size: int = 16,
     seed: int = 0,
+    groups: Optional[Sequence[int]] = None,   # the group of each text; None: the same texts are one
 ) -> TokenContrast:
     "The contrast of one neuron between the named tokens and all others, in one pass."
-    a, g = neuron_addresses(model, address), torch.Generator().manual_seed(seed)
+    a, group = neuron_addresses(model, address), _text_groups(encode(model, texts), groups)
     if len(a) != 1 or not len(tokens): raise BadInput(f"{len(a)} neurons and {len(tokens)} tokens were given: give one neuron and at least one token.")
+    _check_tokens(model, tokens)
     member = torch.zeros(model.cfg.d_vocab, dtype=torch.long).scatter(0, torch.as_tensor(list(tokens)), 1)
     table = _Table.empty(1 + shifts, 2, 1)
-    for batch, values in _neuron_batches(model, texts, a, batch_size):
-        table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], _shifted(values, batch.text, batch.position, shifts, g))
+    for batch, values, keep in _neuron_batches(model, texts, a, batch_size):
+        batch, values = _rows(batch, keep), values[keep]
+        table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], _shifted(values, batch.text, group, shifts, seed))
     n, total = table.n[0], table.total[:, 0, :, 0]
     std = (table.square[0, 0, 0] / n.sum() - (total[0].sum() / n.sum()).square()).clamp(min=0).sqrt()
     if not n.all() or std < 1e-9: return TokenContrast(math.nan, math.nan, int(n[1]), int(n.sum()))
@@ -373,7 +398,11 @@ class LogitView:
 
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 5) -> pd.DataFrame: return self.frame.groupby("side", sort=False).head(k).reset_index(drop=True)
-    def sentence(self) -> str: return f"{self.address} writes to {', '.join(map(repr, self.top(3).token[:3]))}; its strongest token is at {self.strength:.1f} standard deviations (as strong in other neurons of the layer: p {self.p:.2g})."
+    def sentence(self) -> str: return f"{self.address} writes to {', '.join(map(repr, self.top(3).token[:3]))}; its strongest token, {self._strongest}, is at {self.strength:.1f} standard deviations (as strong in other neurons of the layer: p {self.p:.2g})."
+    @property
+    def _strongest(self) -> str:
+        row = self.frame.loc[self.frame.z.abs().idxmax()]
+        return f"{row.token!r} ({'raised' if row.z > 0 else 'lowered'})"
     def __repr__(self) -> str: return self.sentence()
     def _repr_html_(self) -> str: return f"<b>{html.escape(self.sentence())}</b>{self.top().to_html(index=False, float_format='{:.2f}'.format)}"
 
@@ -405,6 +434,22 @@ def logit_view(
     rows = [(side, i) for side, some in (("raises", order[:k]), ("lowers", order[:-k - 1:-1])) for i in some]
     frame = pd.DataFrame(dict(side=[side for side, _ in rows], token=token_strings(model, [i for _, i in rows]), z=[float(z[0, i]) for _, i in rows]))
     return LogitView(a, frame, float(strength[0]), float(p_values(strength[:1], strength[1:])[0]), len(twins))
+
+def logit_contrast(
+    model: Any,
+    address: Address,
+    tokens: Sequence[int],   # token ids that were named before
+    others: int = 199,
+    seed: int = 0,
+) -> TokenContrast:
+    "How far a neuron's output direction raises the named tokens' logits (mean, in standard deviations over the vocabulary); p against the best of as many tokens of other neurons of its layer."
+    a, = neuron_addresses(model, address)
+    if not len(tokens): raise BadInput("there are no tokens: give at least one.")
+    _check_tokens(model, tokens)
+    logits = _to_logits(model, output_directions(model, [a, *_twins(model, a, others, seed)]))
+    z = logits / logits.std(1, keepdim=True).clamp(min=1e-30)
+    own, null = z[0, list(tokens)].mean().cpu().numpy(), z[1:].topk(len(tokens), 1).values.mean(1).cpu().numpy()
+    return TokenContrast(float(own), float(p_values(own[None], null)[0]), len(tokens), model.cfg.d_vocab)
 
 def _twins(model: Any, address: NeuronAddress, count: int, seed: int) -> list[NeuronAddress]:
     "Random other neurons of the same site."
@@ -450,7 +495,7 @@ def logit_attribution(
     batch = token_batch(model, encode(model, [text]))
     ids = batch.ids[0, batch.mask[0]]
     if len(ids) < 2: raise BadInput("the text has one token, and none comes next: give a longer one.")
-    with capture(model, [site, f"blocks.{found[0].layer}.mlp.hook_out", "ln_final.hook_scale"]) as acts: model(batch.ids)
+    with capture(model, [site, f"blocks.{found[0].layer}.mlp.hook_out", "ln_final.hook_scale"]) as acts, evaluating(model): model(batch.ids)
     own = batch.mask[0].nonzero()[:-1, 0]
     reads = _to_logits_of(model, ids[1:]) / acts["ln_final.hook_scale"][0, own].float()      # [pos, d_model]: what of the stream counts for each target
     activations = acts[site][0, own][:, [a.neuron for a in found]].float()
@@ -469,7 +514,8 @@ def _to_logits_of(model: Any, targets: Int[Tensor, "pos"]) -> Float[Tensor, "pos
 
 # %% ../nbs/32_token_level.ipynb #68c0c22b
 ABLATIONS = ("zero", "mean", "resample", "patch")
-POOL = 64               # reference texts whose values are kept
+POOL, POOL_VALUES = 64, 2**24   # reference texts whose values are kept, and about how many values
+LEAST_TEXTS, ROUNDING = 5, 1e-6   # for an interval over texts; nats per token below which nothing counts
 ROW_LOGITS = 2**25      # logits held at a time
 
 @dataclass(frozen=True, repr=False)
@@ -486,6 +532,7 @@ class AblationEffect:
         best = self.frame.loc[self.frame.effect.abs().idxmax()]
         own = self.frame[self.frame.neuron == best.neuron]
         real = own[own.counts]
+        if self.about["texts"] < LEAST_TEXTS: return f"{best.neuron}: replaced by {best.kind} the loss of {self.about['texts']} texts changes by {best.effect:+.4f} nats per token; for intervals give at least {LEAST_TEXTS} texts."
         if real.empty: return f"{best.neuron}: no replacement changes the loss of {self.loss:.3f} nats per token beyond its own noise and a no-op's {self.no_op:.1g}."
         agree = "all ways of replacing agree" if len(real) == len(own) and np.sign(real.effect).nunique() == 1 else f"{len(real)} of {len(own)} ways of replacing it count"
         return f"{best.neuron}: replaced by {best.kind} the loss changes by {best.effect:+.4f} nats per token [{best.low:.4f}, {best.high:.4f}], other neurons {best.others_low:.4f} to {best.others_high:.4f} (p {best.p:.2g}); {agree}."
@@ -530,9 +577,10 @@ def ablation_reference(
     "Means over all tokens and the values on up to `POOL` texts, in one pass: made once for many calls of `ablation_effect`."
     pool = set(np.random.default_rng(seed).permutation(len(texts))[:POOL].tolist())
     stats, kept = NeuronStats(len(neurons), quantiles=False), {}
-    for batch, values in _neuron_batches(model, texts, neurons, batch_size):
-        stats.update(values)
-        for i in set(batch.text.tolist()) & pool: kept[i] = values[batch.text == i]
+    for batch, values, keep in _neuron_batches(model, texts, neurons, batch_size):
+        stats.update(values[keep])
+        for i in sorted(set(batch.text.tolist()) & pool):
+            if len(kept) < 2 or sum(v.numel() for v in kept.values()) < POOL_VALUES: kept[i] = values[batch.text == i].nan_to_num(0, 0, 0)
     return AblationReference(tuple(neurons), stats.mean.float(), {texts[i]: kept[i] for i in sorted(kept)})
 
 # %% ../nbs/32_token_level.ipynb #11e28e79
@@ -554,7 +602,7 @@ def ablation_effect(
     if unknown or not kinds: raise BadInput(f"ablation {unknown[0] if unknown else ''!r} is unknown: choose from {', '.join(ABLATIONS)}.")
     ids, prepared = encode(model, texts), isinstance(reference, AblationReference)
     given = list(reference.sequences) if prepared else list(texts if reference is None else reference)
-    if "patch" in kinds and len(set(given)) < 2 and set(given) == set(texts): raise BadInput("a patch needs another text: give reference=, or leave patch out of kinds.")
+    if "patch" in kinds and len(set(given)) < 2 and set(given) & set(texts): raise BadInput("a patch needs another text: give reference=, or leave patch out of kinds.")
     parts = []
     for site, places in _by_site(found).items():
         some = [found[i] for i in places]
@@ -576,7 +624,7 @@ def _replacement(kind: str, own: Float[Tensor, "text pos neuron"], texts: Sequen
     for i, text in enumerate(texts):
         if kind == "resample": new = pool.gather(0, torch.from_numpy(rng.integers(len(pool), size=tuple(own.shape[1:]))))
         else:
-            source = reference.sequences[rng.choice([name for name in names if name != text] or names)]
+            source = reference.sequences[rng.choice([name for name in names if name != text])]
             new = source[torch.arange(own.shape[1]) % len(source)]
         out[i] = new.to(own)
     return out
@@ -589,8 +637,10 @@ def _replaced_losses(model: Any, texts: Sequence[str], ids: Sequence[Sequence[in
     base, change, count = np.zeros(len(ids)), np.zeros((1 + len(kinds), len(neurons), len(ids))), np.zeros(len(ids))
     for group in progress(token_batches(model, ids, batch_size), "ablation", unit="batch"):
         batch = token_batch(model, [ids[i] for i in group])
-        with capture(model, [entering, site]) as acts: loss = token_losses(model(batch.ids), batch)
-        base[group], count[group] = loss.nansum(1).cpu(), loss.isfinite().sum(1).cpu()
+        with capture(model, [entering, site]) as acts, evaluating(model): loss = token_losses(model(batch.ids), batch)
+        predicted = batch.mask & (torch.arange(loss.shape[1], device=loss.device) > 0)
+        if not loss[predicted].isfinite().all(): raise BadInput(f"the model's loss is not a finite number on text {group[int((~loss.isfinite() & predicted).any(1).int().argmax())]}: leave that out.")
+        base[group], count[group] = loss.nansum(1).cpu(), predicted.sum(1).cpu()
         own = acts[site][..., index]
         for k, kind in enumerate(["none", *kinds]):
             if not k and not asked: continue
@@ -618,7 +668,7 @@ def _with_neurons(model: Any, block: int, site: str, resid: Float[Tensor, "text 
         x = x.clone().view(copies, texts, *x.shape[1:])
         for j, n in enumerate(index): x[j, ..., n] = new[..., j]
         return x.flatten(0, 1)
-    with edit(model, {site: put}): return run_from(model, block, resid.repeat(copies, 1, 1)).view(copies, texts, *resid.shape[1:2], -1)
+    with evaluating(model), edit(model, {site: put}): return run_from(model, block, resid.repeat(copies, 1, 1)).view(copies, texts, *resid.shape[1:2], -1)
 
 # %% ../nbs/32_token_level.ipynb #722ee19d
 def _effects(parts: Sequence[tuple], kinds: Sequence[str], others: int, seed: int) -> AblationEffect:
@@ -635,7 +685,8 @@ def _effects(parts: Sequence[tuple], kinds: Sequence[str], others: int, seed: in
                 null = mean[k, group]
                 p = float(p_values(np.abs(mean[k, [j]]), np.abs(null))[0]) if len(null) else math.nan
                 ends = np.quantile(null, [.025, .975]) if len(null) else (math.nan, math.nan)
-                counts = bool(abs(mean[k, j]) > no_op and (low[k, j] > 0 or high[k, j] < 0))
+                if len(base) < LEAST_TEXTS: low[k, j] = high[k, j] = math.nan
+                counts = bool(abs(mean[k, j]) > max(no_op, ROUNDING) and (low[k, j] > 0 or high[k, j] < 0))
                 rows.append(dict(neuron=str(a), kind=kind, effect=mean[k, j], low=low[k, j], high=high[k, j], others_low=ends[0], others_high=ends[1], p=p, counts=counts))
     base, count = parts[0][2], parts[0][4]
-    return AblationEffect(pd.DataFrame(rows), no_op, float(base.sum() / count.sum()), dict(texts=len(base), tokens=int(count.sum()), others=others))
+    return AblationEffect(pd.DataFrame(rows), no_op, float(base.sum() / count.sum()), dict(texts=len(base), tokens=int(count.sum()), others=max((len(twins[a]) for _, twins, *_ in parts for a in twins), default=0)))

@@ -228,3 +228,58 @@ def test_a_real_model_in_this_process(model, smollm2):
     assert option in allowed(state, "test") and by in ("local", "rules") and state["policy"]["asked"] == 1
     words, by = policy.word(state, Hypothesis("position", "blocks.1.mlp.hook_post[1]").statement(), "R² 0.5, p 0.005.")
     assert (words and by == "local") or state["notes"]
+
+
+# What a review found
+
+def test_a_key_with_a_line_break_is_not_told(model, tmp_path, serve, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-SECRET123\n")
+    server, url = serve(lambda asked: (500, ""))
+    run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, key_variable="MY_KEY", output_dir=str(tmp_path / "out")), model)
+    assert server.requests[0][1]["Authorization"] == "Bearer sk-SECRET123" and not any(b"SECRET123" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    with pytest.raises(BadInput, match="holds characters that no key has") as error: Endpoint(url, key="sk-\nSECRET123")
+    assert "SECRET" not in str(error.value)
+    monkeypatch.setattr(Endpoint, "_ask", lambda self, *args: (_ for _ in ()).throw(ValueError(f"bad header {self.key}")))
+    with pytest.raises(NoAnswer) as error: Endpoint(url, key="sk-SECRET123")([])
+    assert "SECRET" not in str(error.value)
+
+
+def test_a_speaker_that_breaks_does_not_break_the_analysis():
+    def broken(messages, tokens=60): raise RuntimeError("out of memory")
+    state = first_state(AgentConfig()) | dict(claims=[dict(evidence=dict(enough=True, strong=True, p=.01))], proposed=[{}], queue=["a"])
+    assert LanguageModelPolicy(broken).choose(state, allowed(state, "test"))[1] == "rules" and "out of memory" in state["notes"][0]
+
+
+def test_nothing_is_tested_until_it_is_significant(model, tmp_path):
+    "Neurons that were named are looked at once, and no hypothesis twice."
+    result = run_agent(AgentConfig(**SMALL | dict(hypotheses="output,position", budget=30), neurons="blocks.1.mlp.hook_post[3];blocks.1.mlp.hook_post[4]", output_dir=str(tmp_path / "out")), model)
+    claims = json.loads((tmp_path / "out/datasets/state.json").read_text())["claims"]
+    assert len(claims) == len(result.claims) <= 4 and (result.visits.state == "scan").sum() == 1
+
+
+@pytest.mark.parametrize("change", [lambda s: {k: v for k, v in s.items() if k != "reserve"}, lambda s: s | dict(next="ghost"), lambda s: [1]])
+def test_a_state_of_another_version_is_refused(by_rules, tmp_path, change):
+    state = json.loads((by_rules.run_folder / "datasets/state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps(change(state)))
+    with pytest.raises(BadData): agent.read_state(tmp_path / "state.json")
+
+
+def test_a_wrong_language_model_costs_no_earlier_run(model, tmp_path):
+    config = AgentConfig(**SMALL | dict(budget=1), output_dir=str(tmp_path / "out"))
+    run_agent(config, model)
+    before = (tmp_path / "out/reports/report.md").read_text()
+    with pytest.raises(ModelNotFound): run_agent(dataclasses.replace(config, policy="local", language_model="nothing-here", force_overwrite=True), model)
+    assert (tmp_path / "out/reports/report.md").read_text() == before
+
+
+def test_a_claim_is_about_its_tokens(model):
+    "Other tokens, other evidence."
+    name = "blocks.1.mlp.hook_post[50]"
+    raised = agent.logit_view(model, name).frame.token[:3].tolist()
+    best, other = (agent.check_hypothesis(model, [], Hypothesis("output", name, dict(tokens=tokens)), draws=99) for tokens in (raised, [" the"]))
+    assert best.value > other.value and best.p < other.p
+
+
+def test_links_in_words_stay_words():
+    shown = agent._plain_markdown("see https://evil.example/x, www.evil.example or a@evil.example")
+    assert "://" not in shown and "www." not in shown and "@" not in shown

@@ -1,4 +1,5 @@
 """Keras models where the page doesn't show it: odd outputs, several listeners, shared layers, half precision, training, saving."""
+import dataclasses
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,6 +49,20 @@ def test_outputs_of_any_structure(make):
     with edit(model, {"inner": lambda a: a + 1}): changed = model(X)
     kept = [t for t in keras.tree.flatten(changed) if t is not None]
     assert np.array_equal(kept[0], 2 * X + 1) and type(changed) is type(model(X)) and left(model) == []
+
+
+@dataclasses.dataclass
+class Output:
+    hidden: object
+    label: str = "of a dataclass"
+
+
+def test_an_output_that_is_a_dataclass():
+    model = Gives(lambda x: Output(x))
+    with capture(model, ["inner"]) as acts: after = model(X)
+    assert np.array_equal(acts["inner"], 2 * X) and np.array_equal(after.hidden, 2 * X)
+    with edit(model, {"inner": lambda a: a + 1}): changed = model(X)
+    assert isinstance(changed, Output) and np.array_equal(changed.hidden, 2 * X + 1) and changed.label == "of a dataclass" and left(model) == []
 
 
 def test_several_listeners_end_in_any_order():

@@ -261,3 +261,12 @@ def test_memory_grows_with_pairs_not_with_rows(monkeypatch):
         sizes[rows] = peak, largest
     assert sizes[40_000][1] <= max(2 * sizes[4000][1], 8 * patterns._BLOCK * 64)   # no single tensor as large as the rows: 10 MB
     assert sizes[40_000][0] < 40_000 * 64 * 4 / 2                                   # row numbers, a few times
+
+
+def test_texts_that_come_twice_are_one():
+    "Independent neurons on few texts, each several times: no pair is significant, no cluster stable."
+    g = torch.Generator().manual_seed(0)
+    once = torch.randn(20, 10, 12, generator=g).cumsum(1)
+    found = correlate({"a": once.repeat(4, 1, 1)}, "a")
+    assert found.about["texts"] == 20 and found.significant == 0 and (found.p[np.triu_indices(12, 1)] <= .05).mean() < .15
+    assert not correlation_clusters({"a": once.repeat(4, 1, 1)}, "a", splits=2).stable

@@ -9,8 +9,9 @@ from neural_introspection.atlas import AtlasResult
 from neural_introspection.capture import edit
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
 from neural_introspection.models import cache_folder, encode, fetch_smollm2, load_model, preflight, token_batch, token_losses
+from neural_introspection.polysemantic import scan_polysemantic
 from neural_introspection.scanner import ScanResult
-from neural_introspection.texts import leaked_share
+from neural_introspection.texts import leaked_share, load_texts
 from neural_introspection.token_level import ablation_effect, logit_attribution, logit_view, token_activations
 from shell import ANSWER, answer, manifest, shell
 
@@ -96,3 +97,9 @@ def test_token_level_on_real_weights(model):
     effect = ablation_effect(model, texts, address, ["zero"], others=2)
     assert abs(effect.frame.effect[0] - float((after - before).nanmean())) < 1e-4 and effect.no_op < 1e-5
     assert logit_view(model, address, others=20).frame.z.notna().all() and "".join(token_activations(model, texts[0], address).tokens) == texts[0]
+
+
+def test_senses_on_real_weights(model):
+    "One layer of wide gated neurons: the first pass, and the second for the chosen ones, within a null."
+    found = scan_polysemantic(model, load_texts("python-docs", 24, seed=0).texts, layers=[12], per_layer=16, draws=99)
+    assert found.about["scanned"] == 1536 and len(found.frame) == 16 and found.frame.p.notna().any() and found.table.snippet.str.contains("«").all()

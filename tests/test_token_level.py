@@ -5,10 +5,10 @@ import torch
 from neural_introspection import token_level
 from neural_introspection.capture import capture, edit
 from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
-from neural_introspection.models import encode, load_model, token_batch, token_bytes, token_losses, token_strings, token_text
+from neural_introspection.models import as_bridge, encode, load_model, token_batch, token_bytes, token_losses, token_strings, token_text
 from neural_introspection.texts import load_texts
 from neural_introspection.token_level import (ablation_effect, logit_attribution, logit_view, neuron_addresses, output_directions, token_activations, token_class, token_profiles,
-                                              TOKEN_CLASSES)
+                                              token_contrast, TOKEN_CLASSES)
 
 HOSTILE = "<img src=x onerror=alert(1)> </script><script>alert(2)</script> & 'quoted'"
 
@@ -108,7 +108,7 @@ def test_dead_neuron(model, docs):
     "A neuron that never changes has a profile without R², and no effect."
     with edit(model, {"blocks.1.mlp.hook_post": lambda x: torch.cat([torch.zeros_like(x[..., :1]), x[..., 1:]], -1)}):
         profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
-        effect = ablation_effect(model, docs[:4], "blocks.1.mlp.hook_post[0]", others=2)
+        effect = ablation_effect(model, docs[:6], "blocks.1.mlp.hook_post[0]", others=2)
     assert profile.explained.r2.isna().all() and "does not vary" in profile.sentence()
     assert not effect.frame.counts.any() and "no replacement changes" in effect.sentence() and effect.plot()
 
@@ -129,3 +129,63 @@ def test_what_cannot_be_is_a_sentence(model, docs, call, kind, words):
 def test_directions_of_the_stream_are_units(model):
     found = output_directions(model, neuron_addresses(model, ["blocks.1.hook_resid_post[3]", "blocks.1.hook_resid_post[5]"]))
     assert torch.equal(found, torch.eye(128)[[3, 5]])
+
+
+@pytest.mark.parametrize("texts", ["of two tokens", "each twice", "of one to six tokens"])
+def test_chance_is_chance(model, docs, texts):
+    "Noise neurons, the same on the same text: few have a small p, however short the texts are, and if they come twice."
+    ids = encode(model, docs)
+    of = {"of two tokens": [row[:2] for row in ids[:40]], "each twice": [row[:12] for row in ids[:20]] * 2, "of one to six tokens": [row[:1 + i % 6] for i, row in enumerate(ids[:40])]}[texts]
+    words = [text for text in (token_text(model, row) for row in of) if text.strip()]
+    def noise(x):
+        x = x.clone()
+        for row in range(len(x)):
+            g = torch.Generator().manual_seed(int((seen["ids"][row] * torch.arange(1, x.shape[1] + 1)).sum()) % 2**31)
+            x[row, :, :60] = torch.randn(x.shape[1], 60, generator=g)
+        return x
+    seen = {}
+    def read(tokens): seen["ids"] = torch.where(tokens == model.tokenizer.pad_token_id, 0, tokens)
+    with edit(model, {"embed.hook_in": read, "blocks.1.mlp.hook_post": noise}):
+        found = token_profiles(model, words, [f"blocks.1.mlp.hook_post[{n}]" for n in range(60)], shifts=39, batch_size=64)
+        contrasts = [token_contrast(model, words, f"blocks.1.mlp.hook_post[{n}]", encode(model, words)[0][:1] + encode(model, words)[1][:1], shifts=39, batch_size=64).p for n in range(20)]
+    small = {by: np.mean([p.explained.set_index("by").p[by] <= .05 for p in found]) for by in ("token", "class", "position")}
+    assert max(small.values()) <= .2 and np.nanmean(np.array(contrasts) <= .05) <= .25, (small, contrasts)
+
+
+def test_values_that_are_not_finite_are_left_out_and_counted(model, docs):
+    def broken(x):
+        x = x.clone()
+        x[:, 3, 0] = float("nan")
+        return x
+    with edit(model, {"blocks.1.mlp.hook_post": broken}):
+        profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
+        with pytest.raises(BadInput, match="not a finite number on text"): ablation_effect(model, docs[:4], "blocks.1.mlp.hook_post[5]", others=2)
+    assert profile.about["left_out"] == 20 and profile.explained.r2.notna().all()
+
+
+def test_one_text_has_no_interval(model):
+    effect = ablation_effect(model, ["The return value is a list."], "blocks.1.mlp.hook_post[7]", ["zero", "mean"], reference=["Another text.", "And a third."], others=3)
+    assert effect.frame.low.isna().all() and not effect.frame.counts.any() and "give at least 5 texts" in effect.sentence()
+    with pytest.raises(BadInput, match="a patch needs another text"): ablation_effect(model, ["One.", "Two."], "blocks.1.mlp.hook_post[7]", ["patch"], reference=["One."])
+
+
+def test_a_model_in_training_mode_is_measured_as_it_is_used(docs):
+    import transformers
+    torch.manual_seed(0)
+    pocket = load_model("pocket", device="cpu")
+    small = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=2048, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, resid_pdrop=.5, embd_pdrop=.5, attn_pdrop=.5))
+    made = as_bridge(small, pocket.tokenizer, "small")
+    texts, address = [text[:60] for text in docs[:8]], "blocks.1.mlp.hook_post[3]"
+    def measured(): return token_activations(made, texts[0], address).values, ablation_effect(made, texts, address, ["zero"], others=2).frame.effect.to_numpy(), token_profiles(made, texts, address, shifts=19)[0].explained.r2.to_numpy()
+    before = measured()
+    made.train()
+    assert all(np.allclose(a, b, atol=1e-6, equal_nan=True) for a, b in zip(before, measured())) and made.blocks[0].training
+
+
+def test_many_neurons_keep_their_twins(model, docs, monkeypatch):
+    monkeypatch.setattr(token_level, "VOCABULARY", 2048 * 20 * 2)
+    some = [f"blocks.1.mlp.hook_post[{n}]" for n in range(5)]
+    many = token_profiles(model, docs[:20], some, shifts=19)
+    assert [str(p.address) for p in many] == some and all((p.explained.shifts == 19).all() for p in many)
+    alone, = token_profiles(model, docs[:20], some[3], shifts=19)
+    assert np.allclose(alone.explained.r2, many[3].explained.r2) and np.allclose(alone.explained.p, many[3].explained.p)
