@@ -52,6 +52,8 @@ def _place(model: Any, site: str) -> tuple[Any, bool]:
     if site in points: return points[site], False
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else _keras().named_layers(model)
     if site and site in modules: return modules[site], False
+    if site and isinstance(model, nn.Module):
+        with contextlib.suppress(AttributeError): return model.get_submodule(site), False   # a second name of a module
     path, _, end = site.rpartition(".")
     if end == "hook_in" and path in modules: return modules[path], True
     names = site_names(model) if points or end != "hook_in" else [f"{name}.hook_in" for name in site_names(model)]

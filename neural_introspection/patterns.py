@@ -9,7 +9,7 @@ import html
 import inspect
 import math
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Literal, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def _rows_of(layer: str, acts: Any, mask: Optional[Tensor], tokens: Sequence[str
     if texts is not None:
         text = pd.Series(np.asarray(texts))
         places = Places(text.to_numpy(), text.groupby(text).cumcount().to_numpy(), tokens)
-    return LayerRows(layer, values, _once_each(places, values))
+    return LayerRows(layer, values, places)
 
 def _order(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "(rows text by text, where each text starts in them, how long it is)."
@@ -74,16 +74,17 @@ def _order(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     _, start, length = np.unique(places.text[order], return_index=True, return_counts=True)
     return order, start, length
 
-def _once_each(places: Places, values: Float[Tensor, "row neuron"]) -> Places:
-    "The places, with texts that are the same (in their tokens, or if these are unknown in their activations to three digits) counted as one."
-    if len(np.unique(places.text)) in (1, len(places.text)): return places
+def _once_each(r: LayerRows) -> LayerRows:
+    "The rows, with texts that are the same (in the activations of up to 64 neurons, to three digits) counted as one, as a null has to."
+    places = r.places
+    if len(np.unique(places.text)) in (1, len(places.text)): return r
     order, start, length = _order(places)
-    what = np.asarray(places.snippet, dtype=object) if len(places.snippet) else [row.tobytes() for row in (values[:, :64].float() * 1e3).round().nan_to_num(0).to(torch.int32).numpy()]
+    what = [row.tobytes() for row in (r.values[:, :64].float() * 1e3).round().nan_to_num(0).to(torch.int32).numpy()]
     seen, text = {}, places.text.copy()
     for a, n in zip(start, length):
         rows = order[a:a + n]
         text[rows] = seen.setdefault(tuple(what[i] for i in rows), text[rows[0]])
-    return Places(text, places.position, places.snippet)
+    return replace(r, places=Places(text, places.position, places.snippet))
 
 def _layer(rows: dict[str, LayerRows], layer: str) -> LayerRows:
     "The rows of a layer; `BadAddress` names the nearest."
@@ -405,7 +406,7 @@ def _check(test: str, null: str, draws: int, level: float) -> None:
 def _correlate(rows: dict[str, LayerRows], layer: str, other: Optional[str] = None, neurons: Any = None, other_neurons: Any = None, threshold: Optional[float] = None,
                test: str = "pearson", null: str = "texts", draws: int = 30, level: float = .05, seed: int = 0) -> Correlation:
     _check(test, null, draws, level)
-    a, same = _layer(rows, layer), other is None or other == layer
+    a, same = _once_each(_layer(rows, layer)), other is None or other == layer
     b = a if same else _layer(rows, other)
     if len(a) != len(b): raise BadInput(f"{layer} has {len(a)} rows and {other} {len(b)}: give layers of the same rows.")
     if len(a) < 3: raise BadInput(f"{len(a)} rows tell nothing of pairs: capture more.")
@@ -598,7 +599,7 @@ def correlation_clusters(
 
 # %% ../nbs/33_patterns.ipynb #ee9a4918
 def _clusters(rows: dict[str, LayerRows], layer: str, neurons: Any = None, clusters: Optional[int] = None, splits: int = 5, twins: int = 19, seed: int = 0) -> CorrelationClusters:
-    r = _layer(rows, layer)
+    r = _once_each(_layer(rows, layer))
     if r.n_texts < 8: raise BadInput(f"{r.n_texts} texts of {layer} are too few to compare halves: capture at least 8, or say texts=, which text each row is of.")
     if splits < 1 or twins < 1: raise BadInput(f"{splits} splits and {twins} twins are too few: give at least 1 of each.")
     asked = _paired(r, neurons)

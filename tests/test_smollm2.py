@@ -59,7 +59,7 @@ def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
 
 def test_unfreezing_real_weights(folder, tmp_path):
     "The layers after the target are trained and both monitors watch; the target itself cannot move."
-    done = shell(f"run --model {folder} --num-samples 48 --val-split 0 --layer 26 --neuron 5 --unfreeze after_target --epochs 1 --batch-size 16 --learning-rate 1e-5 "
+    done = shell(f"run --model {folder} --num-samples 32 --val-split 0 --layer 26 --neuron 5 --unfreeze after_target --epochs 1 --batch-size 16 --learning-rate 1e-5 "
                  "--track-gradients --gradient-interval 1 --track-activations --output-dir out --json", cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     found, run = answer(done.stdout), tmp_path / "out"
