@@ -170,7 +170,7 @@ def _shifted(values: Float[Tensor, "row neuron"], text: Int[Tensor, "row"], grou
     "The values, and `shifts` copies in which each text's values are moved along it, round its end, by a random number of tokens from 0; texts of a group alike."
     found, place, length = text.unique(return_inverse=True, return_counts=True)
     start = length.cumsum(0) - length   # rows of a text follow each other, texts in order
-    share = np.stack([np.random.Generator(np.random.Philox(key=seed, counter=int(i))).random(shifts) for i in group[found]], 1)   # the same in whichever batch
+    share = np.stack([np.random.Generator(np.random.Philox(key=np.array([seed, int(i)], np.uint64))).random(shifts) for i in group[found]], 1)   # the same in whichever batch
     by = (torch.from_numpy(share) * length).long()
     rows = start[place] + (torch.arange(len(text)) - start[place] + by[:, place]) % length[place]
     return torch.cat([values[None], values[rows]]).double()
@@ -611,7 +611,7 @@ def ablation_effect(
         values = reference.of(neurons) if prepared else ablation_reference(model, given, neurons, batch_size, seed)
         asked = len(dict.fromkeys(some)) if no_op else 0
         parts.append((some, twins, *_replaced_losses(model, texts, ids, neurons, asked, list(kinds), values, batch_size, seed), neurons))
-    return _effects(parts, list(kinds), others, seed)
+    return _effects(parts, list(kinds), seed)
 
 # %% ../nbs/32_token_level.ipynb #ef31f9b7
 def _replacement(kind: str, own: Float[Tensor, "text pos neuron"], texts: Sequence[str], reference: AblationReference, rng: np.random.Generator) -> Float[Tensor, "text pos neuron"]:
@@ -671,7 +671,7 @@ def _with_neurons(model: Any, block: int, site: str, resid: Float[Tensor, "text 
     with evaluating(model), edit(model, {site: put}): return run_from(model, block, resid.repeat(copies, 1, 1)).view(copies, texts, *resid.shape[1:2], -1)
 
 # %% ../nbs/32_token_level.ipynb #722ee19d
-def _effects(parts: Sequence[tuple], kinds: Sequence[str], others: int, seed: int) -> AblationEffect:
+def _effects(parts: Sequence[tuple], kinds: Sequence[str], seed: int) -> AblationEffect:
     "A row for each neuron and kind; intervals are over texts."
     rows, no_op = [], 0.
     for some, twins, base, change, count, neurons in parts:
