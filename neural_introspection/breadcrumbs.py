@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import evaluating, hooks
 from .core import BadAddress, BadData, BadInput, check_index, progress
+from .stats import mean_interval
 from .tracing import Layer, NetworkTrace, TraceableNN, read_logits
 
 # %% auto #0
 __all__ = ['CONSISTENCIES', 'COMBINE', 'NULLS', 'Neurons', 'REPLACE', 'ROWS', 'READINGS', 'HURTS', 'ESTIMATORS', 'SINGLE',
            'WHOLE', 'Connections', 'read_connections', 'shares', 'Weighed', 'weigh', 'best_paths', 'doubled',
            'net_shares', 'shuffled', 'BreadCrumbs', 'bread_crumbs', 'Ablation', 'hidden_neurons', 'ablate',
-           'neuron_strength', 'compare_crumbs', 'mean_interval', 'trace_features', 'hurts', 'neuron_table', 'MetaModel',
+           'neuron_strength', 'compare_crumbs', 'trace_features', 'hurts', 'neuron_table', 'MetaModel',
            'fit_meta_model', 'aucs', 'MetaResult', 'evaluate_meta_model']
 
 # %% ../nbs/22_breadcrumbs.ipynb #08ed7510
@@ -587,18 +588,6 @@ def compare_crumbs(
     table.loc["random", ["low", "high"]] = np.quantile(drawn, [.025, .975])
     table["p"] = [math.nan if name == "random" or possible < 20 else float(_p(torch.tensor(value), torch.tensor(drawn.to_numpy()))) for name, value in table.loss_increase.items()]
     return table
-
-# %% ../nbs/22_breadcrumbs.ipynb #65f05585
-def mean_interval(values: Float[np.ndarray, "network"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    "Mean of a value for each network, and its 95 % bootstrap interval over networks (expanded percentiles). NaN ends if there is one network."
-    from scipy.stats import norm, t
-    values = np.asarray(values, float)
-    n = len(values)
-    if not n or not np.isfinite(values).all(): raise BadInput(f"{np.isfinite(values).sum()} of {n} values are numbers: give one for each network.")
-    if n == 1: return float(values[0]), math.nan, math.nan
-    tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(.975, n - 1))
-    means = np.random.default_rng(seed).choice(values, (draws, n)).mean(1)
-    return float(values.mean()), *map(float, np.quantile(means, [tail, 1 - tail]))
 
 # %% ../nbs/22_breadcrumbs.ipynb #5e1536d0
 READINGS = ("last", "mean", "slope")   # of a metric over the epochs; a slope is per recorded epoch

@@ -17,7 +17,7 @@ from .core import BadData, BadInput, progress, read_tensors, write_tensors
 
 # %% auto #0
 __all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
-           'sketch_distance', 'p_values', 'q_values', 'layer_statistics']
+           'sketch_distance', 'p_values', 'q_values', 'mean_interval', 'layer_statistics']
 
 # %% ../nbs/03_stats.ipynb #2350ab02
 def _block_shape(
@@ -490,6 +490,18 @@ def q_values(p: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:
     q, known = np.full(p.shape, np.nan), np.isfinite(p)
     if known.any(): q[known] = false_discovery_control(p[known])
     return q
+
+# %% ../nbs/03_stats.ipynb #8a2ca454
+def mean_interval(values: Float[np.ndarray, "network"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    "Mean of a value for each network or seed, and its 95 % bootstrap interval over them (expanded percentiles). NaN ends if there is one value."
+    from scipy.stats import norm, t
+    values = np.asarray(values, float)
+    n = len(values)
+    if not n or not np.isfinite(values).all(): raise BadInput(f"{np.isfinite(values).sum()} of {n} values are numbers: give one for each network or seed.")
+    if n == 1: return float(values[0]), math.nan, math.nan
+    tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(.975, n - 1))
+    means = np.random.default_rng(seed).choice(values, (draws, n)).mean(1)
+    return float(values.mean()), *map(float, np.quantile(means, [tail, 1 - tail]))
 
 # %% ../nbs/03_stats.ipynb #8abc6272
 def layer_statistics(

@@ -7,135 +7,28 @@ from __future__ import annotations
 import dataclasses
 import html
 import logging
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Literal, Optional
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from .capture import evaluating
+from .classification import DATA_SETS, ClassificationData, accuracy, epoch_batches, load_classification, whole_numbers
 from .core import (HELP, BadData, BadInput, RunFolder, _put_aside, atomic_folder, check_options, check_run_folder,
                                        check_store, load_optimizer_tensors, make_config, open_run, optimizer_tensors, option, pick_device,
-                                       plain, progress, read_frame, read_json, read_tensors, seed_everything, versions, weight_hash,
+                                       plain, progress, read_json, read_tensors, seed_everything, versions, weight_hash,
                                        write_tensors)
 from .tracing import InferenceHistory, Intervals, NetworkTrace, TraceableNN, trace_inference, traced_epochs
 
 # %% auto #0
-__all__ = ['log', 'DATA_SETS', 'Table', 'ClassificationData', 'load_classification', 'TraceConfig', 'parse_intervals',
-           'check_config', 'epoch_batches', 'train_epoch', 'untrained_epoch', 'accuracy', 'make_network',
+__all__ = ['log', 'TraceConfig', 'parse_intervals', 'check_config', 'train_epoch', 'untrained_epoch', 'make_network',
            'TraceTraining', 'store_bytes', 'TraceResult', 'accuracy_figure', 'run_trace', 'trace_panel']
 
-# %% ../nbs/24_trace_pipeline.ipynb #bc9a1330
+# %% ../nbs/24_trace_pipeline.ipynb #e951472c
 log = logging.getLogger("neural_introspection")
-
-DATA_SETS = ("digits", "iris", "wine", "breast_cancer", "synthetic")   # what needs no file
-
-@dataclass(frozen=True, repr=False)
-class ClassificationData:
-    "Rows of features with a class each, on two sides. Over the training rows every feature has mean 0 and standard deviation 1."
-    name: str
-    features: tuple[str, ...]                   # what the columns are called
-    classes: tuple[str, ...]                    # what the classes are called
-    x_train: Float[Tensor, "row feature"]
-    y_train: Int[Tensor, "row"]                 # places in `classes`
-    targets: Int[Tensor, "row"]                 # what is trained on: `y_train`, or shuffled labels
-    x_test: Float[Tensor, "row feature"]
-    y_test: Int[Tensor, "row"]
-    mean: Float[Tensor, "feature"]              # x * std + mean is the original number
-    std: Float[Tensor, "feature"]
-
-    @property
-    def tensors(self) -> dict[str, Tensor]: return {name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
-
-    @property
-    def majority(self) -> float:
-        "The test accuracy of always naming the training rows' most frequent class."
-        return float((self.y_test == self.y_train.mode().values).double().mean())
-
-    def to(self, device: str) -> ClassificationData: return dataclasses.replace(self, **{k: t.to(device) for k, t in self.tensors.items()})
-
-    def with_shuffled_labels(self, seed: int = 0) -> ClassificationData:
-        "Targets in a random order, so that there is nothing to learn; `y_train` and the test stay as they are."
-        return dataclasses.replace(self, targets=self.y_train[np.random.default_rng([seed, 1]).permutation(len(self.y_train))])
-
-    def __repr__(self) -> str:
-        return f"{self.name}: {len(self.y_train):,} training and {len(self.y_test):,} test rows, {len(self.features):,} features, {len(self.classes)} classes"
-
-# %% ../nbs/24_trace_pipeline.ipynb #063f4675
-Table = tuple[pd.DataFrame, np.ndarray, tuple[str, ...]]   # features, class of each row, what the classes are called
-
-def _bundled_table(name: str, rows: int, seed: int) -> Table:
-    import sklearn.datasets
-    if name == "synthetic":
-        x, y = sklearn.datasets.make_classification(rows, n_features=20, random_state=seed)   # binary, as in the seed
-        return pd.DataFrame(x).add_prefix("feature_"), y, ("0", "1")
-    found = getattr(sklearn.datasets, f"load_{name}")(as_frame=True)
-    return found.data, found.target.to_numpy(), tuple(map(str, found.target_names))
-
-def _file_table(path: Path, label: Optional[str]) -> Table:
-    "`BadInput` for a file or column that does not fit, `BadData` for a damaged one."
-    if path.suffix not in (".csv", ".parquet") or not path.is_file():
-        raise BadInput(f"data {str(path)!r} is no data set: choose {', '.join(DATA_SETS)}, or give a .csv or .parquet file that exists.")
-    try: frame = read_frame(path)
-    except BadData: raise BadData(f"{path.name} is not a readable table: it is damaged, or not what its ending says.") from None
-    if label not in frame: raise BadInput(f"{path.name} needs the column of the classes{f', and {label!r} is none of its columns' * bool(label)}: give label, one of {_few(frame)}.")
-    x, y = frame.drop(columns=label), frame[label]
-    unfit = [c for c in x if not pd.api.types.is_numeric_dtype(x[c]) or not np.isfinite(x[c].to_numpy(float, na_value=math.nan)).all()]
-    if unfit or not len(x.columns): raise BadInput(f"{path.name} has {f'something other than finite numbers in {_few(unfit)}' if unfit else 'no column but the label'}: features must be numbers.")
-    if y.isna().any() or (y == "").any(): raise BadInput(f"some rows of {path.name} have no {label}: leave those rows out.")
-    names, classes = np.unique(y if pd.api.types.is_numeric_dtype(y) else y.astype(str), return_inverse=True)
-    return x, classes, tuple(map(str, names))
-
-def _few(names: Any, most: int = 8) -> str: return ", ".join([*map(str, list(names)[:most]), *["..."] * (len(list(names)) > most)])
-
-# %% ../nbs/24_trace_pipeline.ipynb #3a1d4675
-def _chosen_classes(table: Table, chosen: Optional[str]) -> Table:
-    "The rows of the classes in a text such as `3,8`, which are then classes 0 and 1."
-    if chosen is None: return table
-    (x, y, names), wanted = table, [part.strip() for part in chosen.split(",")]
-    for name in wanted:
-        if name not in names: raise BadInput(f"class {name!r} is not in the data: it has {_few(names, 20)}.")
-    if len(set(wanted)) < max(2, len(wanted)): raise BadInput(f"classes {chosen!r} must be at least two different ones, such as {names[0]},{names[-1]}.")
-    place = np.array([wanted.index(name) if name in wanted else -1 for name in names])[y]
-    return x[place >= 0], place[place >= 0], tuple(wanted)
-
-def _test_side(x: Float[np.ndarray, "row feature"], y: Int[np.ndarray, "row"], share: float, seed: int) -> Bool[np.ndarray, "row"]:
-    "Which rows are for the test: by class, and identical rows stay on one side. `BadInput` if there are too few."
-    from sklearn.model_selection import train_test_split
-    _, first, group = np.unique(x, axis=0, return_index=True, return_inverse=True)
-    rows, counts, test = len(first), np.bincount(y[first]), math.ceil(share * len(first))
-    if len(counts) < 2 or counts.min() < 2 or min(test, rows - test) < len(counts):
-        raise BadInput(f"{rows} different rows of {len(counts)} classes (the smallest has {counts.min()}) cannot be split with test_split {share}: "
-                       "every class needs rows on both sides.")
-    chosen = train_test_split(np.arange(rows), test_size=test, stratify=y[first], random_state=seed)[1]
-    return np.isin(group.ravel(), chosen)
-
-# %% ../nbs/24_trace_pipeline.ipynb #eafacacb
-def load_classification(
-    data: str = "digits",               # one of DATA_SETS, or a .csv or .parquet file
-    label: Optional[str] = None,        # the file's column of classes
-    classes: Optional[str] = None,      # the classes to keep, such as 3,8
-    num_samples: Optional[int] = None,  # how many rows; all, or 1,000 synthetic ones, if left out
-    test_split: float = .2,             # share of the rows for the test
-    seed: int = 0,                      # of the synthetic data, the sample and the split
-) -> ClassificationData:
-    "A data set that is split and standardised. `BadInput` says what does not fit, and names the columns or classes there are."
-    table = _bundled_table(data, num_samples or 1000, seed) if data in DATA_SETS else _file_table(Path(data), label)
-    frame, y, names = _chosen_classes(table, classes)
-    if num_samples and num_samples > len(y): log.info("%s has %d rows, fewer than %d: all are used", data, len(y), num_samples)
-    rows = np.sort(np.random.default_rng([seed, 0]).permutation(len(y))[:num_samples])
-    x, y = frame.to_numpy(float)[rows], y[rows]
-    test = _test_side(x, y, test_split, seed)
-    mean, std = x[~test].mean(0), x[~test].std(0)
-    std = np.where(std > 0, std, 1)
-    side = lambda rows: (torch.as_tensor(((x[rows] - mean) / std).astype("f4")), torch.as_tensor(y[rows].astype("i8")))
-    (x_train, y_train), (x_test, y_test) = side(~test), side(test)
-    return ClassificationData(data if data in DATA_SETS else Path(data).name, tuple(map(str, frame.columns)), names, x_train, y_train, y_train,
-                              x_test, y_test, torch.as_tensor(mean.astype("f4")), torch.as_tensor(std.astype("f4")))
 
 # %% ../nbs/24_trace_pipeline.ipynb #dcde8020
 _INTERVALS = "Epochs to trace: n for every nth, -1 for the last, or several such as 0,5,10; every one if left out"
@@ -170,15 +63,10 @@ class TraceConfig:
     device: Optional[str] = option(None, HELP["device"], "Hardware")
 
 # %% ../nbs/24_trace_pipeline.ipynb #57772e79
-def _numbers(text: str, what: str, example: str) -> list[int]:
-    "The whole numbers in `64,32`."
-    try: return [int(part) for part in text.strip().strip("[]()").rstrip(",").split(",")]
-    except ValueError: raise BadInput(f"{what} is {text!r}, but must be whole numbers with commas between them, such as {example}.") from None
-
 def parse_intervals(epoch_intervals: Optional[str]) -> Intervals:
     "What `traced_epochs` takes: None, a number, or a list (`0,5,10`; `[5]` for one epoch). `BadInput` for anything else."
     if epoch_intervals is None: return None
-    found = _numbers(epoch_intervals, "epoch_intervals", "5 or 0,5,10")
+    found = whole_numbers(epoch_intervals, "epoch_intervals", "5 or 0,5,10")
     return found if len(found) > 1 or epoch_intervals.strip().endswith((",", "]")) else found[0]
 
 def _checkpoint_folder(output: str | Path) -> Path:
@@ -188,7 +76,7 @@ def _checkpoint_folder(output: str | Path) -> Path:
 def check_config(config: TraceConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
     check_options(config)
-    if min(_numbers(config.hidden_size, "hidden_size", "64 or 64,32")) < 1: raise BadInput(f"hidden_size is {config.hidden_size}, but every layer needs at least one neuron.")
+    if min(whole_numbers(config.hidden_size, "hidden_size", "64 or 64,32")) < 1: raise BadInput(f"hidden_size is {config.hidden_size}, but every layer needs at least one neuron.")
     traced_epochs(parse_intervals(config.epoch_intervals), config.epochs + config.initial)
     check_store(config.output, "a trace")
     check_run_folder(_checkpoint_folder(config.output))
@@ -196,10 +84,6 @@ def check_config(config: TraceConfig) -> None:
     pick_device(config.device)
 
 # %% ../nbs/24_trace_pipeline.ipynb #ca41af33
-def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "row"]]:
-    "The rows of an epoch in a random order, batch by batch."
-    return iter(torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(rows)).split(batch_size))
-
 def train_epoch(net: TraceableNN, optimizer: torch.optim.Optimizer, data: ClassificationData, batches: Iterator[Int[Tensor, "row"]]) -> float:
     "One pass over the batches; returns the mean loss (cross entropy) of the rows as they came."
     losses = []
@@ -222,16 +106,11 @@ def untrained_epoch(net: TraceableNN, data: ClassificationData) -> float:
             losses.append(nn.functional.cross_entropy(net(data.x_train[rows]), data.targets[rows], reduction="sum").item())
     return sum(losses) / len(data.targets)
 
-@torch.no_grad()
-def accuracy(net: nn.Module, x: Float[Tensor, "row feature"], y: Int[Tensor, "row"]) -> float:
-    "The share of rows whose class gets the largest output."
-    with evaluating(net): return sum(int((net(part).argmax(1) == truth).sum()) for part, truth in zip(x.split(4096), y.split(4096))) / len(y)
-
 # %% ../nbs/24_trace_pipeline.ipynb #cc9ca884
 def make_network(config: TraceConfig, data: ClassificationData, output: Optional[str | Path] = None) -> TraceableNN:
     "The network of a config, with the trace in `output` (a temporary one if left out); the weights depend on the seed alone."
     seed_everything(config.seed)
-    sizes = dict(input_size=len(data.features), hidden_size=_numbers(config.hidden_size, "hidden_size", "64"), output_size=len(data.classes))
+    sizes = dict(input_size=len(data.features), hidden_size=whole_numbers(config.hidden_size, "hidden_size", "64"), output_size=len(data.classes))
     drops = {name: getattr(config, name) for name in ("quantiles", "drop_batches", "drop_weights", "drop_biases", "drop_gradients")}
     return TraceableNN(**sizes, path=output, num_epochs=config.epochs + config.initial, epoch_intervals=parse_intervals(config.epoch_intervals), classes=len(data.classes), **drops)
 
