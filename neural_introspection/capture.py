@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import importlib
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,9 +20,9 @@ from .models import TokenBatch, encode, token_batch, token_batches
 
 # %% auto #0
 __all__ = ['Position', 'SINK', 'site_names', 'framework_of', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured',
-           'capture', 'pick_positions', 'edit', 'run_from', 'evaluating', 'ActivationBatch', 'chosen_tokens',
-           'fitting_texts', 'activation_batches', 'sink_tokens', 'sink_rows', 'neuron_axis', 'ModelInterface',
-           'ActivationMonitor']
+           'capture', 'pick_positions', 'edit', 'run_from', 'evaluating', 'read_logits', 'ActivationBatch',
+           'chosen_tokens', 'fitting_texts', 'activation_batches', 'sink_tokens', 'sink_rows', 'neuron_axis',
+           'ModelInterface', 'ActivationMonitor']
 
 # %% ../nbs/02_capture.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
@@ -243,6 +243,11 @@ def evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         for module in training: module.training = True
+
+# %% ../nbs/02_capture.ipynb #6f5e297b
+def read_logits(output: Any) -> Any:
+    "The `logits` of an output that has them, else the output itself."
+    return output["logits"] if isinstance(output, Mapping) and "logits" in output else getattr(output, "logits", output)
 
 # %% ../nbs/02_capture.ipynb #5535d4f1
 @dataclass(frozen=True)

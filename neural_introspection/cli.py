@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, make_config, option, options,
                                        plain, to_yaml, versions, yaml_values)
+from .antitraining import AntitrainConfig, AntitrainResult, run_antitrain
 from .agent import AgentConfig, AnalysisResult, run_agent
 from .atlas import AtlasConfig, run_atlas
 from .atlas import summary as atlas_summary
@@ -95,6 +96,12 @@ def _show_analysis(r: AnalysisResult, config: AgentConfig) -> str:
     return "\n".join([r.sentence(), "", *claims, "", *r.notes, "", f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}",
                       f"notebook    {r.run_folder/'reports'/'report.ipynb'}  (each claim with the cell that repeats its test)"])
 
+# %% ../nbs/90_cli.ipynb #6816f10b
+def _show_antitrain(r: AntitrainResult, config: AntitrainConfig) -> str:
+    words = [run["certificate"] for run in r.runs if "certificate" in run]
+    return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {r.run_folder}", "in Python   from neural_introspection.antitraining import AntitrainResult",
+                      f"            AntitrainResult.load({str(r.run_folder)!r}).network()"])
+
 # %% ../nbs/90_cli.ipynb #12164057
 def _fetch(config: FetchConfig) -> Any:
     from neural_introspection.models import fetch_smollm2
@@ -112,6 +119,8 @@ COMMANDS = {
                      "Train a network on a table of numbers, and trace every neuron at every epoch."),
     "agent": Command(AgentConfig, run_agent, _show_analysis, lambda r, c: r.summary(),
                      "Examine a model's neurons by a state machine, and report claims with their tests."),
+    "antitrain": Command(AntitrainConfig, run_antitrain, _show_antitrain, lambda r, c: r.summary(),
+                         "Force a layer's information into few core neurons, erase it from the others, and prove it."),
     "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }
@@ -240,7 +249,7 @@ def _failure(error: BaseException, folder: Optional[str]) -> str:
 # %% ../nbs/90_cli.ipynb #cbd36dae
 def overview() -> str:
     "The commands, one line each, and an example."
-    return "\n".join(["usage: neural-introspection COMMAND [OPTIONS]", "", *(f"  {name:6}  {c.help}" for name, c in COMMANDS.items()), "",
+    return "\n".join(["usage: neural-introspection COMMAND [OPTIONS]", "", *(f"  {name:9}  {c.help}" for name, c in COMMANDS.items()), "",
                       "example: neural-introspection run --model pocket", "",
                       "neural-introspection COMMAND --help has its options; options without a command mean run."])
 

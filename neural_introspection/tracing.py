@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .capture import ModelInterface, _first_tensor, evaluating, find_site, hooks, neuron_axis
+from .capture import ModelInterface, _first_tensor, evaluating, find_site, hooks, neuron_axis, read_logits
 from .core import BadAddress, BadData, BadInput, NeuralIntrospectionError, atomic_folder, check_store, plain, progress, require, write_text
 from .stats import NeuronStats, q_values
 
@@ -39,8 +39,8 @@ __all__ = ['KINDS', 'Layers', 'Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_ME
            'module_parts', 'layer_parts', 'part_rows', 'dry_run', 'example_input', 'check_name', 'find_layers',
            'LayerState', 'measure', 'EpochRecorder', 'epoch_arrays', 'TraceWarning', 'NoSuchKey', 'split_signature',
            'NeuronTrace', 'LayerTrace', 'EpochTrace', 'NetworkTrace', 'traced_epochs', 'build_mlp', 'TraceableNN',
-           'OpenEpoch', 'trainer_callback', 'lightning_callback', 'split_batch', 'data_batches', 'read_logits',
-           'ReadAnswers', 'trace_inference', 'run_model', 'InferenceHistory']
+           'OpenEpoch', 'trainer_callback', 'lightning_callback', 'split_batch', 'data_batches', 'ReadAnswers',
+           'trace_inference', 'run_model', 'InferenceHistory']
 
 # %% ../nbs/20_tracing.ipynb #ae21901e
 KINDS = ("feature", "neuron", "channel", "hidden unit", "head")
@@ -1380,10 +1380,6 @@ def data_batches(data: Any, labels: Any = None, batch_size: int = 256) -> Iterat
 
 # %% ../nbs/20_tracing.ipynb #8b34bde4
 Answers = Callable[[Any], tuple[Int[Tensor, "sample"], Float[Tensor, "sample"]]]   # a model's output -> (the class of each sample, its probability)
-
-def read_logits(output: Any) -> Any:
-    "The `logits` of an output that has them, else the output itself."
-    return output["logits"] if isinstance(output, Mapping) and "logits" in output else getattr(output, "logits", output)
 
 class ReadAnswers:
     """What a classifier's output means: the class of the largest of several numbers, or which of two a single one says. Numbers that are probabilities already (a row sums to 1, or all of the first batch lie in 0..1 where there is one)
