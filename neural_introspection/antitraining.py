@@ -164,12 +164,10 @@ class Antitraining:
         self.model, self.examples, self.settings, self.seed, self.test, self.heads = model, train, settings, seed, test, heads
         self.measured = train[torch.as_tensor(np.random.default_rng([seed, 4]).permutation(len(train))[:settings.measure_examples])] if measure_on is None else measure_on
         sites, self.polluted = _in_order(model, [sites] if isinstance(sites, str) else list(sites), train)
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.named: raise BadInput("the model has no trainable weight: call model.requires_grad_(True) first, on a copy if it is to stay as it is.")
+        self.named = _trainable(model)
         self.optimizer = optimizer or torch.optim.AdamW(self.named.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-        self.scheduler, self.history, self.done, self.steps = scheduler, [], 0, dict(train=0, antitrain=0)
+        self.scheduler, self.history, self.done, self.steps, self.eraser = scheduler, [], 0, dict(train=0, antitrain=0), None
         self.layers = [_open_layer(self, site) for site in sites]
-        self.eraser = self.norms = None
 
     def train(self, steps: int) -> None:
         "Training steps; in the share `blocked` of them the spectators are random, once there are any."
@@ -183,12 +181,10 @@ class Antitraining:
     def measure(self, threshold: Optional[float] = None) -> dict[str, Core]:
         "Find the core of every layer; returns them by site."
         self.layers = [_measured(self, layer, self.settings.threshold if threshold is None else threshold) for layer in self.layers]
-        self.eraser = self.norms = None
+        self.eraser = None
         return self.cores
 
-    def cycle(self, number: int = 0) -> None:
-        "Measure, train and antitrain once."
-        _cycle(self, number)
+    def cycle(self, number: int = 0) -> None: _cycle(self, number)   # measure, train and antitrain once
 
     def run(self, path: Optional[str | Path] = None, stop_after: Optional[int] = None) -> Antitraining:
         "The phases of the schedule that are left, saved to `path` (a .safetensors file) after each; returns itself."
@@ -202,6 +198,11 @@ class Antitraining:
     def plot(self) -> Any: return history_figure(self.frame())
 
 # %% ../nbs/41_antitraining.ipynb #cc380411
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not named: raise BadInput("the model has no trainable weight: call model.requires_grad_(True) first, on a copy if it is to stay as it is.")
+    return named
+
 def _open_layer(a: Antitraining, site: str) -> LayerState:
     after, shared = weights_after(a.model, site, a.examples)
     if shared: log.info("%d weights act before %s and also beyond it (tied, or passing by), so antitraining leaves them alone: %s", len(shared), site, ", ".join(shared[:3]) + ", ..." * (len(shared) > 3))

@@ -19,7 +19,7 @@ from .antitraining import Antitraining, AntitrainSettings, _antitrain_step, _tra
 from .capture import evaluating
 from .classification import load_classification
 from .core import BadData, BadInput, plain, progress, read_json, write_json
-from .information import Examples, compare_information, information_content, make_reference, randomised_scores, scores
+from .information import Examples, compare_information, information_content, make_reference, randomised_scores, scores, token_windows
 from .stats import mean_interval
 
 # %% auto #0
@@ -116,13 +116,10 @@ def last_rows(frame: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/44_antitraining_claims.ipynb #b6e8c257
 def pocket_rows(seed: int, site: str = "blocks.2.mlp.hook_post", windows: int = 320, **settings: Any) -> list[dict]:
     "A row for each phase of antitraining a layer of the pocket model: core size, and held-out loss (nats per token) untouched, with the core and with the spectators randomised."
-    from neural_introspection.information import next_tokens
-    from neural_introspection.models import encode, load_model
+    from neural_introspection.models import load_model
     from neural_introspection.texts import python_docs
     pocket = load_model("pocket", device="cpu").requires_grad_(True)
-    cut = [row[i:i + 32] for row in encode(pocket, python_docs().texts) for i in range(0, len(row) - 31, 32)]
-    chosen = np.random.default_rng(seed).permutation(len(cut))[:windows]
-    examples, rows = next_tokens(torch.tensor([cut[i] for i in chosen])), []
+    examples, rows = token_windows(pocket, python_docs().texts, 32, windows, seed), []
     held, train = examples[:windows // 5], examples[windows // 5:]
     base = dict(train_steps=0, cycles=3, cycle_steps=30, final_steps=0, batch_size=16, target="bypass", metric="loss", threshold=.9, draws=1, information="estimate", measure_examples=24, learning_rate=1e-4, antitrain_rate=1e-4)
     chosen = AntitrainSettings(**base | settings)

@@ -14,14 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import capture, evaluating, find_site, hooks, neuron_axis, read_logits, run_from
-from .core import BadInput, progress, site_layer
+from .core import BadInput, BadTexts, progress, site_layer
+from .models import bos_id, encode
 from .stats import NeuronStats, q_values
 
 # %% auto #0
-__all__ = ['IGNORED', 'HEAD_SITES', 'KINDS', 'FEW', 'ROOM', 'CORES', 'Examples', 'next_tokens', 'scores', 'Units', 'run_model',
-           'find_units', 'Reference', 'make_reference', 'random_values', 'generator_of', 'randomised', 'SetScores',
-           'randomised_scores', 'Information', 'information_content', 'information_figure', 'compare_information',
-           'shared_information', 'Core', 'prefix_mask', 'check_threshold', 'core_set', 'core_curve', 'core_figure']
+__all__ = ['IGNORED', 'HEAD_SITES', 'KINDS', 'FEW', 'ROOM', 'CORES', 'Examples', 'next_tokens', 'token_windows', 'scores',
+           'Units', 'run_model', 'find_units', 'Reference', 'make_reference', 'random_values', 'generator_of',
+           'randomised', 'SetScores', 'randomised_scores', 'Information', 'information_content', 'information_figure',
+           'compare_information', 'shared_information', 'Core', 'prefix_mask', 'check_threshold', 'core_set',
+           'core_curve', 'core_figure']
 
 # %% ../nbs/40_information.ipynb #ec260892
 IGNORED = -100   # the target of a place that does not count
@@ -50,6 +52,21 @@ class Examples:
 def next_tokens(ids: Int[Tensor, "example pos"]) -> Examples:
     "Windows of tokens as examples: at each place the next token is the target; at the last there is none."
     return Examples(ids, torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], IGNORED)], 1))
+
+# %% ../nbs/40_information.ipynb #dd5b2e62
+def token_windows(
+    model: Any,                  # a transformer with its tokenizer
+    texts: Sequence[str],
+    width: int = 32,             # tokens of a window, BOS included
+    count: Optional[int] = None,  # how many; all if left out
+    seed: int = 0,               # chooses which
+) -> Examples:
+    "Windows of the texts' tokens that do not overlap, in a random order, each after the model's BOS token if it has one. `BadTexts` if there is none."
+    begin = [] if bos_id(model) is None else [bos_id(model)]
+    step = width - len(begin)
+    cut = [begin + row[i:i + step] for row in encode(model, texts) for i in range(0, len(row) - step + 1, step)]
+    if not cut: raise BadTexts(f"no text has {step} tokens: give longer texts, or a smaller width.")
+    return next_tokens(torch.tensor([cut[i] for i in np.random.default_rng(seed).permutation(len(cut))[:count]]))
 
 # %% ../nbs/40_information.ipynb #e030d8ee
 def scores(
@@ -542,6 +559,7 @@ def core_set(
     sign = 1 if metric == "accuracy" else -1
     return Core(reference.units, ranking, tuple(sizes), core, metric, threshold, sign * float(best.mean()), sign * float(worst.mean()))
 
+# %% ../nbs/40_information.ipynb #e553a66f
 def _check_above_chance(ends: SetScores, metric: str, units: Units) -> None:
     per_example = (ends.right if metric == "accuracy" else -ends.loss).mean(0)   # [2 example]
     gain = per_example[0] - per_example[1]
