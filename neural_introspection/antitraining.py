@@ -41,7 +41,8 @@ def _dependent(value: Tensor, named: dict[str, nn.Parameter]) -> set[str]:
     return {name for name, grad in zip(named, grads) if grad is not None}
 
 def weights_after(model: nn.Module, site: str, examples: Examples) -> tuple[dict[str, nn.Parameter], list[str]]:
-    "(trainable weights after the site by name, names of those used before *and* after it). `BadInput` if nothing comes after it."
+    """(trainable weights by name on which the output depends and the site does not, names of those on which both depend). A branch beside the site counts as after it.
+    `BadInput` if nothing comes after it."""
     named, inputs = {name: p for name, p in model.named_parameters() if p.requires_grad}, examples.inputs[:2]
     with torch.enable_grad(), evaluating(model):
         with capture(model, [site], stop_early=True, grad=True) as acts: run_model(model, inputs)
@@ -69,7 +70,7 @@ def _in_order(model: nn.Module, sites: Sequence[str], examples: Examples) -> tup
     seen, names = [], {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)}
     with torch.no_grad(), evaluating(model), hooks(model, {name: lambda x, name=name: seen.append(name) for name in {*sites, *names}}): run_model(model, examples.inputs[:1])
     order = [name for name in seen if name in sites]
-    if len(order) != len(set(sites)): raise BadInput(f"sites {', '.join(sites)} must each flow exactly once in a pass: some do not, or are named twice.")
+    if len(order) != len(sites): raise BadInput(f"sites {', '.join(sites)} must each flow exactly once in a pass: some do not, or are named twice.")
     return order, [names[name] for name in seen[seen.index(order[0]) + 1:] if name in names]
 
 # %% ../nbs/41_antitraining.ipynb #6d79712a
@@ -113,8 +114,8 @@ def _logits(output: Any) -> Tensor:
 @dataclass(frozen=True)
 class AntitrainSettings:
     "What decides how a model is antitrained."
-    core: Literal["sufficient", "necessary"] = option("sufficient", "Core: the fewest units that suffice, or that, randomised, cost the threshold's share (the seed's)", "Core")
-    threshold: float = option(.99, "Share of the way between best and worst that decides the core, above 0 and at most 1", "Core")
+    core: Literal["sufficient", "necessary"] = option("sufficient", "Core: the fewest units that suffice, or that, randomised, cost the threshold's share (as first proposed)", "Core")
+    threshold: float = option(.99, "Share of the way between best (nothing randomised) and worst (the whole layer randomised) that decides the core, above 0 and at most 1", "Core")
     threshold_end: Optional[float] = option(None, "Threshold of the last cycle; it moves there evenly. The same if left out", "Core")
     metric: Literal["accuracy", "loss"] = option("accuracy", "What best and worst are measured by", "Core")
     kind: Literal["normal", "resample", "permute", "mean", "zero"] = option("normal", "How units are randomised", "Core")
@@ -167,6 +168,7 @@ class Antitraining:
         self.named = _trainable(model)
         self.optimizer = optimizer or torch.optim.AdamW(self.named.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
         self.scheduler, self.history, self.done, self.steps, self.eraser = scheduler, [], 0, dict(train=0, antitrain=0), None
+        self.resting = [m for m in model.modules() if not m.training] if model.training else []
         self.layers = [_open_layer(self, site) for site in sites]
 
     def train(self, steps: int) -> None:
@@ -235,13 +237,25 @@ def _batch(a: Antitraining, what: str) -> tuple[Examples, torch.Generator]:
     a.steps[what] += 1
     return a.examples[torch.as_tensor(rows, device=device)], generator_of(device, a.seed, stream, step)
 
+@contextlib.contextmanager
+def _repeatable(noise: torch.Generator) -> Iterator[None]:
+    "Within the block dropout depends on the step's noise alone; torch's own generators are left as they were."
+    with torch.random.fork_rng([noise.device] if noise.device.type == "cuda" else []):
+        torch.manual_seed(noise.initial_seed())
+        yield
+
+def _training_mode(a: Antitraining) -> None:
+    "Training mode, but for the modules that were in evaluation mode when the rest was not."
+    a.model.train()
+    for m in a.resting: m.training = False
+
 def _train_step(a: Antitraining) -> None:
     step, s = a.steps["train"], a.settings
     batch, noise = _batch(a, "train")
     if a.cores and step % REFRESH == 0: _refreshed(a)
     block = bool(a.cores) and np.random.default_rng([a.seed, 2, step]).random() < s.blocked
-    a.model.train()
-    with contextlib.ExitStack() as stack:
+    _training_mode(a)
+    with _repeatable(noise), contextlib.ExitStack() as stack:
         if block:
             stack.enter_context(frozen_statistics(a.polluted))
             stack.enter_context(randomised(a.model, [(layer.reference, ~layer.mask) for layer in a.layers if layer.mask.any()], s.kind, noise))
@@ -262,8 +276,8 @@ def _antitrain_step(a: Antitraining) -> None:
     if bool(layer.mask.all()) or not bool(layer.mask.any()): return   # no spectator to erase, or no core to keep
     other = np.random.default_rng([a.seed, 3, a.steps["antitrain"]]).integers(len(a.examples), size=len(batch))
     targets = a.examples.targets[torch.as_tensor(other, device=batch.targets.device)] if s.target == "data" else None
-    a.model.train()
-    loss, weights = antitrain_loss(a.model, batch, layer, a.layers[i + 1:], targets, s.kind, noise), _erasable(a, layer)
+    _training_mode(a)
+    with _repeatable(noise): loss, weights = antitrain_loss(a.model, batch, layer, a.layers[i + 1:], targets, s.kind, noise), _erasable(a, layer)
     a.eraser[layer.site].zero_grad(set_to_none=True)
     loss.backward(inputs=weights)
     if s.scope == "spectators": _keep_columns(weights[0].grad, layer)
@@ -292,7 +306,7 @@ def _cap(weight: Tensor, norms: Float[Tensor, "unit"], spectators: Bool[Tensor, 
 def _cycle(a: Antitraining, number: int) -> None:
     s = a.settings
     end = s.threshold if s.threshold_end is None else s.threshold_end
-    threshold = s.threshold + (end - s.threshold) * number / max(1, s.cycles - 1)
+    threshold = end if number + 1 == s.cycles else s.threshold + (end - s.threshold) * number / max(1, s.cycles - 1)
     a.measure(threshold)
     _steps(a, s.cycle_steps, s.mode, lambda: a.measure(threshold) if s.rerank_steps else None)
 
@@ -355,7 +369,7 @@ def history_figure(history: pd.DataFrame, title: str = "Antitraining") -> Any:
 # %% ../nbs/41_antitraining.ipynb #e312b7ae
 def _save(a: Antitraining, path: Path) -> Path:
     tensors = {f"model/{k}": v for k, v in a.model.state_dict().items()} | {f"optimizer/{k}": v for k, v in optimizer_tensors(a.optimizer, a.named).items()}
-    rates = [group["lr"] for group in a.optimizer.param_groups]
+    rates = [{k: v for k, v in group.items() if k != "params" and isinstance(v, (int, float, bool, list, tuple, type(None)))} for group in a.optimizer.param_groups]
     scheduler = None if a.scheduler is None else {k: v for k, v in a.scheduler.state_dict().items() if isinstance(v, (int, float, bool, list, type(None)))}
     cores = {site: dict(ranking=core.ranking.tolist(), sizes=list(core.sizes), core=core.core, metric=core.metric, threshold=core.threshold, best=core.best, worst=core.worst) for site, core in a.cores.items()}
     return write_tensors(path, tensors, dict(kind="Antitraining", settings=plain(a.settings), seed=a.seed, steps=a.steps, done=a.done, history=a.history, cores=cores, rates=rates, scheduler=scheduler))
@@ -366,9 +380,11 @@ def _resume(a: Antitraining, path: Path) -> bool:
     tensors, about = read_tensors(path)
     if (about.get("settings"), about.get("seed")) != (plain(a.settings), a.seed): raise BadData(f"{path.name} belongs to other settings or another seed: give the same ones, or another file.")
     part = lambda name: {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
+    shapes = lambda state: {k: tuple(v.shape) for k, v in state.items()}
+    if shapes(part("model")) != shapes(a.model.state_dict()) or set(about["cores"]) - {layer.site for layer in a.layers}: raise BadData(f"{path.name} belongs to another model or other layers: give the same ones, or another file.")
     a.model.load_state_dict(part("model"))
     load_optimizer_tensors(a.optimizer, a.named, part("optimizer"))
-    for group, rate in zip(a.optimizer.param_groups, about["rates"]): group["lr"] = rate
+    for group, kept in zip(a.optimizer.param_groups, about["rates"]): group.update({k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
     if a.scheduler is not None and about["scheduler"]: a.scheduler.load_state_dict(about["scheduler"])
     a.steps, a.done, a.history = about["steps"], about["done"], about["history"]
     cores = {site: dict(c, ranking=np.array(c["ranking"]), sizes=tuple(c["sizes"])) for site, c in about["cores"].items()}
@@ -405,7 +421,7 @@ def layer_signals(model: nn.Module, layer: LayerState, examples: Examples, mask:
 
 # %% ../nbs/41_antitraining.ipynb #d8381ab9
 DECODERS = ("linear", "mlp")
-MOST_ROWS, MOST_CLASSES = 4000, 20   # of language models: tokens, and kinds of tokens (the most frequent)
+MOST_ROWS, MOST_CLASSES = 4000, 20   # rows (random ones), and, of more than 50 classes such as tokens, the most frequent
 
 def decode(
     x_train: Float[Tensor, "row column"], y_train: Int[Tensor, "row"],
@@ -431,7 +447,10 @@ def _decodable(examples: Examples, keep: Optional[Tensor] = None) -> tuple[Bool[
     classes = flat[flat != IGNORED].unique(return_counts=True)
     frequent = classes[0] if len(classes[0]) <= 50 else classes[0][classes[1].topk(MOST_CLASSES).indices]
     rows = torch.isin(flat, frequent if keep is None else keep)
-    return rows & (rows.cumsum(0) <= MOST_ROWS), frequent
+    some = rows.nonzero().flatten()
+    kept = torch.zeros_like(rows)
+    kept[some[torch.randperm(len(some), generator=generator_of("cpu", len(some)))[:MOST_ROWS]]] = True
+    return kept, frequent
 
 def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Examples, noise: float = .1, kinds: Sequence[str] = DECODERS, seed: int = 0) -> pd.DataFrame:
     "A row for each of core and spectators, activations and contribution (as it is, and with noise), and decoder: accuracy on the test with interval, and with shuffled labels."
@@ -517,12 +536,13 @@ class Certificate:
     def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>" + "".join(f.to_html(index=False, float_format="{:.3f}".format) for f in (self.behaviour, self.decoders))
 
 def _certificate_words(c: Certificate) -> str:
-    random, alone = c.of("core_randomised"), c.of("spectators_randomised")
+    random, alone, beside = c.of("core_randomised"), c.of("spectators_randomised"), c.of("all_randomised").accuracy
+    chance = f"{c.majority:.3f}" if beside <= c.majority + .05 else f"{beside:.3f} with the whole layer random: something passes by it; most frequent class {c.majority:.3f}"
     best = lambda what: c.decoders[(c.decoders.who == "spectators") & (c.decoders.what == what)]
     told = {what: (best(what).accuracy.max(), best(what).majority.max()) for what in ("contribution, with noise", "contribution", "activations") if len(best(what))}
-    words = f"{c.core_size} of {c.units} units of {c.site} are the core: with them random the accuracy is {random.accuracy:.3f} [{random.low:.3f}, {random.high:.3f}], {'at chance' if c.at_chance else 'above chance'} ({c.majority:.3f}); with all others random it is {alone.accuracy:.3f}, untouched {c.of('untouched').accuracy:.3f}."
+    words = f"{c.core_size} of {c.units} units of {c.site} are the core: with them random the accuracy is {random.accuracy:.3f} [{random.low:.3f}, {random.high:.3f}], {'not above chance' if c.at_chance else 'above chance'} ({chance}); with all others random it is {alone.accuracy:.3f}, untouched {c.of('untouched').accuracy:.3f}."
     if not told: return words + " There are no spectators."
-    return words + f" Fresh decoders tell the class from what the spectators contribute with accuracy {told['contribution'][0]:.3f} ({told['contribution, with noise'][0]:.3f} with a little noise), and from the spectators themselves with {told['activations'][0]:.3f}: {'detached, but not erased' if told['activations'][0] > 2 * told['activations'][1] else 'the activations tell little'}."
+    return words + f" Fresh decoders tell the class from what the spectators contribute with accuracy {told['contribution'][0]:.3f} ({told['contribution, with noise'][0]:.3f} with a little noise), and from the spectators themselves with {told['activations'][0]:.3f}: {'detached, but not erased' if told['activations'][0] - told['activations'][1] > .5 * (1 - told['activations'][1]) else 'the activations tell less than half of it'}."
 
 def certify(
     model: nn.Module,
@@ -565,11 +585,11 @@ def relearning_figure(curves: pd.DataFrame, title: str = "Relearning, with the c
 class AntitrainConfig(AntitrainSettings):
     "Everything that decides an antitraining run from the command line or a form."
     data: str = option("digits", f"{', '.join(DATA_SETS)}, or a .csv or .parquet file", "Data")
-    label: Optional[str] = option(None, "The file's column that holds the classes", "Data")
+    label: Optional[str] = option(None, "The file's column that holds the classes; a file needs it", "Data")
     test_split: float = option(.2, "Share of the rows for the test", "Data", minimum=0, maximum=1)
     width: int = option(256, "Neurons of the hidden layer, in which core and spectators are", "Network", minimum=2)
     seed: int = option(0, "First seed, of split, weights, order and noise", "Training", minimum=0)
-    seeds: int = option(1, "How many seeds, from the first on", "Training", minimum=1)
+    seeds: int = option(1, "How many seeds, from the first on; a seed of digits takes about 20 seconds", "Training", minimum=1)
     certificate: bool = option(True, "Train fresh decoders and relearn, for the certificate", "Training")
     output_dir: str = option("output-antitrain", "Run folder", "Output")
     force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Output")
@@ -665,6 +685,7 @@ def seeds_figure(r: AntitrainResult) -> Any:
 def check_config(config: AntitrainConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing, writes nothing."
     check_settings(config)
+    if config.cycles and not config.train_steps: raise BadInput("train_steps is 0, but an untrained network has no core: give some steps of training before the cycles.")
     check_run_folder(config.output_dir)
     pick_device(config.device)
 

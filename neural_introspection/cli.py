@@ -120,7 +120,7 @@ COMMANDS = {
     "agent": Command(AgentConfig, run_agent, _show_analysis, lambda r, c: r.summary(),
                      "Examine a model's neurons by a state machine, and report claims with their tests."),
     "antitrain": Command(AntitrainConfig, run_antitrain, _show_antitrain, lambda r, c: r.summary(),
-                         "Force a layer's information into few core neurons, erase it from the others, and prove it."),
+                         "Force a layer through few core neurons, detach the others, and certify what that did."),
     "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }

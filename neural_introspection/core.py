@@ -357,7 +357,7 @@ def load_optimizer_tensors(optimizer: Any, named: dict[str, Any], tensors: dict[
     "Put back what `optimizer_tensors` returned, on each parameter's device."
     for key, value in tensors.items():
         name, state = key.rsplit(":", 1)
-        optimizer.state[named[name]][state] = value.clone() if state == "step" else value.to(named[name].device).clone()
+        optimizer.state[named[name]][state] = value.clone() if state == "step" and not optimizer.defaults.get("fused") else value.to(named[name].device).clone()
 
 # %% ../nbs/00_core.ipynb #f64e249a
 def option(

@@ -19,8 +19,8 @@ from .models import bos_id, encode
 from .stats import NeuronStats, q_values
 
 # %% auto #0
-__all__ = ['IGNORED', 'HEAD_SITES', 'KINDS', 'FEW', 'ROOM', 'CORES', 'Examples', 'next_tokens', 'token_windows', 'scores',
-           'Units', 'run_model', 'find_units', 'Reference', 'make_reference', 'random_values', 'generator_of',
+__all__ = ['IGNORED', 'FEW_CLASSES', 'HEAD_SITES', 'KINDS', 'FEW', 'ROOM', 'CORES', 'Examples', 'next_tokens', 'token_windows',
+           'scores', 'Units', 'run_model', 'find_units', 'Reference', 'make_reference', 'random_values', 'generator_of',
            'randomised', 'SetScores', 'randomised_scores', 'Information', 'information_content', 'information_figure',
            'compare_information', 'shared_information', 'Core', 'prefix_mask', 'check_threshold', 'core_set',
            'core_curve', 'core_figure']
@@ -78,10 +78,22 @@ def scores(
     if not isinstance(logits, Tensor) or logits.shape[:-1] != targets.shape:
         raise BadInput(f"a model that answers with {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__} does not fit targets of shape {tuple(targets.shape)}: give one class (or token) for each row of logits.")
     logits, wanted = logits.flatten(0, -2).float(), targets.flatten()
-    loss, counted = nn.functional.cross_entropy(logits, wanted, reduction="none", ignore_index=IGNORED), (wanted != IGNORED).float()
-    right = (logits.argmax(-1) == wanted).float() * counted
+    if logits.device.type == "cpu" and int(wanted.max()) >= logits.shape[1]: raise BadInput(f"target {int(wanted.max())} does not fit a model with {logits.shape[1]} logits: give classes from 0, and a logit for each.")
+    counted = (wanted != IGNORED).float()
+    if logits.shape[1] <= FEW_CLASSES and not torch.is_grad_enabled(): loss, best = _by_column(logits, wanted)
+    else: loss, best = nn.functional.cross_entropy(logits, wanted, reduction="none", ignore_index=IGNORED), logits.argmax(-1)
+    loss, right = loss * counted, (best == wanted).float() * counted
     places = counted.view(len(targets), -1).sum(1).clamp(min=1)
     return loss.view(len(targets), -1).sum(1) / places, right.view(len(targets), -1).sum(1) / places
+
+# %% ../nbs/40_information.ipynb #e69dbef8
+FEW_CLASSES = 64   # torch is several times slower along short rows than along long columns
+
+def _by_column(logits: Float[Tensor, "row class"], wanted: Int[Tensor, "row"]) -> tuple[Float[Tensor, "row"], Int[Tensor, "row"]]:
+    "Cross entropy and the class of the largest logit of each row."
+    columns = logits.T.contiguous()
+    most, best = columns.max(0)
+    return (columns - most).exp_().sum(0).log_() + most - columns.gather(0, wanted.clamp(min=0)[None])[0], best
 
 # %% ../nbs/40_information.ipynb #be501a52
 HEAD_SITES = ("hook_z", "hook_q", "hook_k", "hook_v")   # [batch, pos, head, d_head] in TransformerLens
@@ -158,7 +170,8 @@ def make_reference(
     stats, kept = NeuronStats(units.count * units.width, quantiles=False), []
     for rows in _site_rows(model, units, examples, batch_size):
         stats.update(rows)
-        kept.append(rows[::max(1, round(len(rows) * len(examples) / min(batch_size, len(examples)) / pool))])
+        many = math.ceil(len(rows) * min(1, pool * min(batch_size, len(examples)) / (len(rows) * len(examples))))
+        kept.append(rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(len(kept)))[:many].to(rows.device)])
     values = torch.cat(kept)
     return Reference(units, stats.mean.float().to(values), stats.std.float().to(values), values)
 
@@ -186,6 +199,7 @@ def random_values(
     if kind == "shared": return mean + std * draw(*rows.shape[:-1], 1)
     if kind not in KINDS: raise BadInput(f"a unit cannot be randomised by {kind!r}: choose one of {', '.join(KINDS)}.")
     pool = reference.pool.to(rows) if kind == "resample" else rows.flatten(0, -2)
+    if kind == "permute" and len(pool) < 2: raise BadInput("a single row cannot be permuted: give more examples in a batch, or another kind.")
     if kind == "resample": places = torch.randint(len(pool), (rows[..., 0].numel(), rows.shape[-1]), generator=generator, device=rows.device)
     else: places = torch.rand(pool.shape, generator=generator, device=rows.device).argsort(0)
     return pool.gather(0, places).view_as(rows)

@@ -106,8 +106,9 @@ def counting():
 @pytest.mark.parametrize("make, site, settings", [(mlp, "1", {}), (mlp, "1", dict(scope="spectators", renormalise=True)), (convolutional, "3", {}), (convolutional, "3", dict(scope="spectators")), (Residual, "act", dict(target="bypass"))])
 def test_antitraining_leaves_what_comes_before_the_layer_alone(make, site, settings):
     torch.manual_seed(0)
-    a = Antitraining(make(), site, TRAIN, AntitrainSettings(**vars(QUICK) | dict(cycles=0, train_steps=150) | settings)).run()
-    a.measure()
+    a = Antitraining(make(), site, TRAIN, AntitrainSettings(**vars(QUICK) | dict(cycles=0, train_steps=150, threshold=.6) | settings)).run()
+    assert not a.cores
+    assert 0 < a.measure()[site].size < a.layers[0].reference.units.count
     after, before = weights_after(a.model, site, TRAIN)[0], copy.deepcopy(a.model.state_dict())
     a.antitrain(8)
     changed = {name for name, tensor in a.model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -223,3 +224,37 @@ def test_the_step_has_no_gradient_before_the_layer():
     reference = make_reference(net, "1", TRAIN)
     with randomised(net, [(reference, torch.arange(24) < 12)], detach=True): net(TRAIN.inputs[:8]).sum().backward()
     assert net[0].weight.grad is None and net[2].weight.grad is not None
+
+
+def test_dropout_repeats_with_the_seed():
+    def run():
+        torch.manual_seed(0)
+        a = Antitraining(nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Dropout(.3), nn.Linear(24, 10)), "1", TRAIN, QUICK)
+        torch.rand(7 + len(seen))   # the state of torch's own generator does not matter
+        seen.append(a)
+        return a.run().model.state_dict()
+    seen = []
+    one, two = run(), run()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_two_classes_and_a_sorted_table(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(600, 4))
+    kind = np.where(np.arange(600) < 300, "a", "b")
+    rows[:300, 0] += 3
+    lines = ["w,x,y,z,kind", *(",".join([*(f"{v:.4f}" for v in row), k]) for row, k in zip(rows, kind))]
+    (tmp_path / "sorted.csv").write_text("\n".join(lines) + "\n")
+    done = shell(SMALL.replace("--data digits", "--data sorted.csv --label kind"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = answer(done.stdout)["seeds"][0]
+    assert run["test_accuracy"] > .85 and "chance" in run["certificate"]
+
+
+def test_a_state_of_another_width_is_refused(tmp_path):
+    from neural_introspection.core import BadData
+    path = Antitraining(mlp(), "1", TRAIN, QUICK).save(tmp_path / "state.safetensors")
+    with pytest.raises(BadData, match="another model"): Antitraining(mlp(32), "1", TRAIN, QUICK).resume(path)
+
+
+def test_targets_that_do_not_fit_are_refused():
+    with pytest.raises(BadInput, match="a logit for each"): Antitraining(nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3)), "1", TRAIN, QUICK)
