@@ -240,9 +240,15 @@ def _batch(a: Antitraining, what: str) -> tuple[Examples, torch.Generator]:
 @contextlib.contextmanager
 def _repeatable(noise: torch.Generator) -> Iterator[None]:
     "Within the block dropout depends on the step's noise alone; torch's own generators are left as they were."
-    with torch.random.fork_rng([noise.device] if noise.device.type == "cuda" else []):
-        torch.manual_seed(noise.initial_seed())
+    device = noise.device if noise.device.type == "cuda" else None
+    before, there = torch.get_rng_state(), device and torch.cuda.get_rng_state(device)
+    try:
+        torch.default_generator.manual_seed(noise.initial_seed())   # torch.manual_seed takes longer than a small step
+        if device: torch.cuda.manual_seed(noise.initial_seed())
         yield
+    finally:
+        torch.set_rng_state(before)
+        if device: torch.cuda.set_rng_state(there, device)
 
 def _training_mode(a: Antitraining) -> None:
     "Training mode, but for the modules that were in evaluation mode when the rest was not."
