@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import capture, evaluating, find_site, hooks
-from .core import BadInput, check_options, option, progress
+from .core import BadInput, check_options, option, progress, require
 from .information import IGNORED, Examples, find_units, make_reference, next_tokens, scores, shared_information
 from .models import bos_id, longest_text, model_device, named_weights, token_bytes, with_weights
 from .stats import mean_interval
@@ -214,13 +214,10 @@ def best_neurons(model: Any, site: str, tokens: ConceptTokens, count: int = 8) -
 
 # %% ../nbs/43_concepts.ipynb #201927ed
 def linear_eraser(x: Float[Tensor, "token neuron"], concept: Float[Tensor, "token"]) -> Callable[[Tensor], Tensor]:
-    "LEACE for a binary concept: a function after which no neuron covaries with it, and which moves the rows as little as possible (in the whitened norm)."
-    x, z = x.double(), concept.double()
-    mean, shift = x.mean(0), ((x - x.mean(0)) * (z - z.mean())[:, None]).mean(0)
-    against = torch.linalg.pinv(torch.cov(x.T, correction=0), hermitian=True) @ shift
-    size = shift @ against
-    if not float(size) > 1e-12: return lambda y: y   # nothing to erase
-    return lambda y: (y.double() - ((y.double() - mean) @ against / size)[..., None] * shift).to(y.dtype)
+    "LEACE for a binary concept: a function after which no neuron covaries with it, and which moves the rows as little as possible (in the whitened norm). `MissingExtra` without the package concept-erasure."
+    if len(set(concept.tolist())) < 2: return lambda y: y   # nothing to erase
+    eraser = require("concept_erasure", "compare").LeaceFitter.fit(x.double(), concept.double()[:, None]).eraser
+    return lambda y: eraser(y.double()).to(y.dtype)
 
 # %% ../nbs/43_concepts.ipynb #2420d8e1
 @torch.no_grad()
