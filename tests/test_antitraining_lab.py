@@ -3,8 +3,6 @@
 What the figures show is read from plotly's own data in the browser. Nothing may be asked of another machine, and the browser's
 console stays free of errors.
 """
-import json
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from test_lab import BENIGN, CELLS, CLICK, CONTRAST, DONE, OPEN, READY, RUN_ALL, STATE, Seen, browser, lab_environment, server_url, start_lab, stop, watch
+from test_lab import BENIGN, CONTRAST, STATE, Seen, browser, notebook_in_lab
 
 START_CELLS = ["from neural_introspection.antitraining_panel import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
@@ -77,32 +75,10 @@ class Shown:
 @pytest.fixture(scope="module")
 def shown(browser, tmp_path_factory):
     "A notebook with the panel, opened in JupyterLab, all cells run."
-    folder = tmp_path_factory.mktemp("lab")
-    (folder / "nbs").mkdir()
-    cells = [dict(cell_type="code", id=f"cell{i}", source=source, metadata={}, outputs=[], execution_count=None) for i, source in enumerate(START_CELLS)]
-    about = dict(kernelspec=dict(display_name="Python 3", language="python", name="python3"))
-    (folder / "nbs" / "panel.ipynb").write_text(json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)))
-    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
-    shots.mkdir(parents=True, exist_ok=True)
-    env = lab_environment(folder)
-    server = start_lab(folder, env)
-    context, seen = browser.new_context(viewport=dict(width=1400, height=1250)), Seen()
-    watch(context, seen)
-    page = context.new_page()
-    page.set_default_timeout(CLICK * 1000)
-    shown = Shown(page, seen, shots)
-    try:
-        page.goto(f"{server_url(folder, server)}lab/tree/panel.ipynb?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
-        page.wait_for_function(READY.replace("> 5", "> 2"), timeout=OPEN * 1000)
-        page.evaluate(RUN_ALL)
-        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+    with notebook_in_lab(browser, tmp_path_factory, "panel", START_CELLS, 1250, Shown) as shown:
         shown.plot(2).locator(".main-svg").first.wait_for(timeout=SETTLED * 1000)
-        page.wait_for_function("plot => plot.layout.autosize", arg=shown.plot(2).element_handle(), timeout=SETTLED * 1000)
+        shown.page.wait_for_function("plot => plot.layout.autosize", arg=shown.plot(2).element_handle(), timeout=SETTLED * 1000)
         yield shown
-    finally:
-        shown.shot("last")
-        context.close()
-        stop(server)
 
 
 def test_cells_run_and_the_network_is_shown(shown):

@@ -3,8 +3,6 @@
 Every text that is shown is also looked for in what the library itself says, and a hostile one is in the index as well as typed.
 Nothing may be asked of another machine, and the browser's console stays free of errors.
 """
-import json
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from test_lab import BENIGN, CELLS, CLICK, CONTRAST, DONE, OPEN, READY, RUN_ALL, START, STATE, Seen, browser, lab_environment, server_url, start_lab, stop, watch
+from test_lab import BENIGN, CONTRAST, STATE, Seen, browser, notebook_in_lab
 
 HOSTILE = "<img src=x onerror=alert(1)> and <script>alert(2)</script>"
 TEXT = "Return a list of the items, or None if there are none."
@@ -82,32 +80,10 @@ class Shown:
 @pytest.fixture(scope="module")
 def shown(browser, tmp_path_factory):
     "A notebook with the browser, opened in JupyterLab, all cells run."
-    folder = tmp_path_factory.mktemp("lab")
-    (folder / "nbs").mkdir()
-    cells = [dict(cell_type="code", id=f"cell{i}", source=source, metadata={}, outputs=[], execution_count=None) for i, source in enumerate(START_CELLS)]
-    about = dict(kernelspec=dict(display_name="Python 3", language="python", name="python3"))
-    (folder / "nbs" / "browser.ipynb").write_text(json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)))
-    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
-    shots.mkdir(parents=True, exist_ok=True)
-    env = lab_environment(folder)
-    server = start_lab(folder, env)
-    context, seen = browser.new_context(viewport=dict(width=1400, height=1500)), Seen()
-    watch(context, seen)
-    page = context.new_page()
-    page.set_default_timeout(CLICK * 1000)
-    shown = Shown(page, seen, shots)
-    try:
-        page.goto(f"{server_url(folder, server)}lab/tree/browser.ipynb?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
-        page.wait_for_function(READY.replace("> 5", "> 2"), timeout=OPEN * 1000)
-        page.evaluate(RUN_ALL)
-        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+    with notebook_in_lab(browser, tmp_path_factory, "browser", START_CELLS, 1500, Shown) as shown:
         shown.panel.get_by_role("status").locator("b").first.wait_for(timeout=SETTLED * 1000)
         shown.wait_compared()
         yield shown
-    finally:
-        shown.shot("last")
-        context.close()
-        stop(server)
 
 
 def test_cells_run_and_a_neuron_is_shown(shown):

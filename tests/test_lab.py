@@ -3,6 +3,7 @@
 Nothing may be asked of another machine, and the browser's console stays free of errors. Screenshots are written in a temporary
 folder, or in the folder that the environment variable NI_SCREENSHOTS names.
 """
+import contextlib
 import json
 import os
 import re
@@ -150,6 +151,35 @@ def stop(server):
     except subprocess.TimeoutExpired:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait(5)
+
+
+@contextlib.contextmanager
+def notebook_in_lab(browser, tmp_path_factory, name, sources, height, make):
+    "What `make` makes of (page, what was seen, folder of screenshots): a notebook of these cells in a JupyterLab of its own, all cells run. Both are gone afterwards."
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "nbs").mkdir()
+    cells = [dict(cell_type="code", id=f"cell{i}", source=source, metadata={}, outputs=[], execution_count=None) for i, source in enumerate(sources)]
+    about = dict(kernelspec=dict(display_name="Python 3", language="python", name="python3"))
+    (folder / "nbs" / f"{name}.ipynb").write_text(json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)))
+    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
+    shots.mkdir(parents=True, exist_ok=True)
+    env = lab_environment(folder)
+    server = start_lab(folder, env)
+    context, seen = browser.new_context(viewport=dict(width=1400, height=height)), Seen()
+    watch(context, seen)
+    page = context.new_page()
+    page.set_default_timeout(CLICK * 1000)
+    shown = make(page, seen, shots)
+    try:
+        page.goto(f"{server_url(folder, server)}lab/tree/{name}.ipynb?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
+        page.wait_for_function(READY.replace("> 5", "> 2"), timeout=OPEN * 1000)
+        page.evaluate(RUN_ALL)
+        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+        yield shown
+    finally:
+        shown.shot("last")
+        context.close()
+        stop(server)
 
 
 def leave_out(path):
