@@ -4,12 +4,7 @@
 
 # %% ../nbs/44_antitraining_claims.ipynb #5a18698c
 from __future__ import annotations
-import contextlib
-import dataclasses
-import itertools
-import math
-from pathlib import Path
-from typing import Any, Callable, Iterable, Literal, Mapping, Optional, Sequence
+from typing import Any, Literal, Optional
 import numpy as np
 import pandas as pd
 import torch
@@ -18,60 +13,14 @@ from torch import Tensor, nn
 from .antitraining import Antitraining, AntitrainSettings, _antitrain_step, _train_step, phases, two_layers
 from .capture import evaluating
 from .classification import load_classification
-from .core import BadData, BadInput, plain, progress, read_json, write_json
+from .core import BadInput
 from .information import Examples, compare_information, information_content, make_reference, randomised_scores, scores, token_windows
-from .stats import mean_interval
+from .stats import mean_interval, over_seeds, sweep
+from .viz import sweep_figure
 
 # %% auto #0
-__all__ = ['SHORT', 'sweep', 'over_seeds', 'sweep_figure', 'task', 'task_network', 'antitrain_rows', 'last_rows', 'pocket_rows',
-           'width_slope', 'regularised_rows', 'best_strength', 'Adder', 'addition', 'grokking_rows', 'scaled_rows']
-
-# %% ../nbs/44_antitraining_claims.ipynb #0c6cf149
-def sweep(
-    function: Callable[..., Sequence[dict]],     # (seed, **settings) -> rows; a module's function, if n_jobs > 1
-    settings: Mapping[str, Mapping[str, Any]],   # by name
-    seeds: Iterable[int] = range(5),
-    folder: Optional[str | Path] = None,         # where finished calls are kept; None: nowhere
-    n_jobs: int = 1,                             # calls at a time; under joblib.parallel_config("ray"), on a cluster
-) -> pd.DataFrame:
-    "The rows of all calls, with columns `setting` and `seed`."
-    import joblib
-    calls = [(name, seed) for name in settings for seed in seeds]
-    if not calls: raise BadInput("a sweep needs at least one setting and one seed.")
-    run = lambda name, seed: _kept(function, name, seed, dict(settings[name]), folder)
-    if n_jobs == 1: parts = [run(*call) for call in progress(calls, function.__name__, unit="run")]
-    else: parts = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_kept)(function, name, seed, dict(settings[name]), folder) for name, seed in calls)
-    return pd.DataFrame([dict(setting=name, seed=seed, **row) for (name, seed), rows in zip(calls, parts) for row in rows])
-
-def _kept(function: Callable, name: str, seed: int, settings: dict, folder: Optional[str | Path]) -> list[dict]:
-    path, asked = Path(folder or ".")/f"{function.__name__}-{name}-{seed}.json".replace("/", "-").replace(" ", "_"), plain(settings)
-    if folder is not None and path.exists():
-        with contextlib.suppress(BadData, KeyError):
-            if (kept := read_json(path))["settings"] == asked: return kept["rows"]
-    rows = [plain(row) for row in function(seed, **settings)]
-    if folder is not None: write_json(path, dict(settings=asked, rows=rows))
-    return rows
-
-# %% ../nbs/44_antitraining_claims.ipynb #33d9ae46
-def over_seeds(frame: pd.DataFrame, values: Sequence[str], by: str | Sequence[str] = "setting") -> pd.DataFrame:
-    "Mean over seeds of the values, each as text with its 95 % interval: `0.912 [0.905, 0.921]`."
-    def words(of: pd.Series) -> str:
-        of = of.dropna()
-        if not len(of): return "-"
-        mean, low, high = mean_interval(of.to_numpy(float))
-        digits = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 10 else 3
-        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    return frame.groupby(by, sort=False)[list(values)].agg(words)
-
-def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
-    "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import colour_of, figure, label
-    lines = []
-    for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
-        points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
-        lines.append(go.Scatter(x=points.x, y=points["mean"].astype("f4"), name=label(name), mode="lines+markers", line_color=colour_of(str(name), i), error_y=dict(array=(points.high - points["mean"]).astype("f4"), arrayminus=(points["mean"] - points.low).astype("f4"), thickness=1), hovertemplate="%{x}: %{y:.3f}"))
-    return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
+__all__ = ['SHORT', 'task', 'task_network', 'antitrain_rows', 'last_rows', 'pocket_rows', 'width_slope', 'regularised_rows',
+           'best_strength', 'Adder', 'addition', 'grokking_rows', 'scaled_rows']
 
 # %% ../nbs/44_antitraining_claims.ipynb #31c7147e
 def task(name: Literal["digits", "teacher"] = "digits", seed: int = 0, rows: Optional[int] = None) -> tuple[Examples, Examples]:

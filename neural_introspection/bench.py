@@ -171,9 +171,9 @@ def _shares(results: Results) -> Any:
 def resident(peak: bool = False) -> float:
     "MB that this process holds, or held at its peak; where only the peak is known, that."
     status = Path("/proc/self/status")
-    if status.exists(): return int(status.read_text().split("VmHWM:" if peak else "VmRSS:")[1].split()[0]) / 1e3
+    if status.exists(): return int(status.read_text().split("VmHWM:" if peak else "VmRSS:")[1].split()[0]) * 1.024 / 1e3  # the kernel says kB, and means 1,024 bytes
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 def peak_of(work: Callable) -> dict[str, float]:
     "MB `before` a work, at its `peak`, and what it `added`."

@@ -15,7 +15,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
-from .core import (BadInput, Cancelled, NeuralIntrospectionError, make_config, option, options,
+from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, make_config, option, options,
                                        plain, to_yaml, versions, yaml_values)
 from .antitraining import AntitrainConfig, AntitrainResult, run_antitrain
 from .agent import AgentConfig, AnalysisResult, run_agent
@@ -58,7 +58,7 @@ def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
 # %% ../nbs/90_cli.ipynb #8fdc656e
 def _scan_rows(scan: Any, config: ScanConfig) -> list[dict]:
     rows = scan.top(config.top, config.score).to_dict("records")
-    return [dict(address=str(scan.best(config.score, r["layer"], r["neuron"])), **r) for r in rows]
+    return [dict(address=str(NeuronAddress.of(scan.about["layer_type"], r["layer"], r["neuron"])), **r) for r in rows]
 
 # %% ../nbs/90_cli.ipynb #9ecd3f72
 def _show_scan(scan: Any, config: ScanConfig) -> str:
@@ -136,7 +136,7 @@ class OutputOptions:
 # %% ../nbs/90_cli.ipynb #39bd597f
 def _typed(o: Any) -> Any:
     import tyro
-    kind = Literal[o.choices] if o.choices else o.kind
+    kind = Literal[o.choices] if o.choices else tuple[float, ...] if o.kind is tuple else o.kind
     return Annotated[Optional[kind] if o.optional else kind, tyro.conf.arg(help=o.help.replace("%", "%%"))]
 
 # %% ../nbs/90_cli.ipynb #666a0d33

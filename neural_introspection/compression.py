@@ -23,14 +23,14 @@ from .classification import load_classification
 from .core import BadData, BadInput, in_pieces, plain, progress, read_tensors, require, write_tensors
 from .information import IGNORED, Core, Examples, Reference, Units, _reader, information_content, make_reference, randomised, randomised_scores, run_model, scores
 from .models import is_as_loaded, model_name, resolve_model
-from .stats import mean_interval
+from .stats import interval_table
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'CONSTANTS', 'PLACES', 'Found', 'METHODS', 'writer_of', 'remove_units', 'train_steps',
            'NarrowLayerNorm', 'TransformerSize', 'hugging_face', 'size_of', 'compress_transformer', 'save_compressed',
            'load_compressed', 'layer_norms', 'transformer_norms', 'stream_references', 'dimension_information',
-           'falling_sizes', 'SizedAntitraining', 'kept_units', 'perplexity_figure', 'interval_table', 'ComparisonTask',
-           'Routed', 'Erased', 'measure_method', 'compare_methods', 'compare_seeds', 'comparison_figure']
+           'falling_sizes', 'SizedAntitraining', 'kept_units', 'perplexity_figure', 'ComparisonTask', 'Routed',
+           'Erased', 'measure_method', 'compare_methods', 'compare_seeds', 'comparison_figure']
 
 # %% ../nbs/42_compression.ipynb #b6a912f8
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Mish, nn.Identity, nn.Dropout)
@@ -349,16 +349,6 @@ def perplexity_figure(frame: pd.DataFrame, title: str) -> Any:
         lines.append(go.Scatter(x=part.parameters.astype("f4"), y=part["mean"].astype("f4"), name=way, mode="lines+markers", line_color=colour_of(way, i), hovertemplate="%{x:.0%} of the parameters: %{y:.1f}",
                                 error_y=dict(array=(part.high - part["mean"]).fillna(0).astype("f4"), arrayminus=(part["mean"] - part.low).fillna(0).astype("f4"), thickness=1)))
     return figure(lines, title, "share of the parameters", "perplexity on held-out text", showlegend=True, yaxis_type="log", xaxis_tickformat=".0%")
-
-# %% ../nbs/42_compression.ipynb #7f95d401
-def interval_table(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    "For each group a row: mean of the value, its 95 % interval over rows (seeds), and how many; NaN where a group has no value."
-    rows = []
-    for key, part in frame.groupby(list(by), sort=False):
-        known = part[value].dropna()
-        mean, low, high = mean_interval(known) if len(known) else (math.nan,) * 3
-        rows.append(dict(zip(by, key)) | dict(mean=mean, low=low, high=high, rows=len(known)))
-    return pd.DataFrame(rows)
 
 # %% ../nbs/42_compression.ipynb #9ce12509
 @dataclass(frozen=True)

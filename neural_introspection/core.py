@@ -318,12 +318,15 @@ def write_tensors(path: str | Path, tensors: dict[str, Any], about: Optional[dic
     return Path(path)
 
 # %% ../nbs/00_core.ipynb #bd25cd65
-def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict]:
+def read_tensors(
+    path: str | Path,
+    names: Optional[Iterable[str]] = None,   # read these only, of those that are there; all if left out
+) -> tuple[dict[str, Any], dict]:
     "(tensors, about) as `write_tensors` wrote them; `BadData` if the file is damaged."
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, json.loads((file.metadata() or {}).get("about", "{}"))
+            return {k: file.get_tensor(k) for k in (file.keys() if names is None else set(file.keys()) & set(names))}, json.loads((file.metadata() or {}).get("about", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise BadData(f"{path} is not a readable safetensors file: {error}.") from None
 
@@ -383,7 +386,7 @@ HELP = {
 class Option:
     "What a form, a shell or a YAML file needs to know of one config field."
     name: str                  # the field's name
-    kind: type                 # int, float, bool or str
+    kind: type                 # int, float, bool, str, or tuple (of any number of floats)
     default: Any
     help: str
     group: str
@@ -404,13 +407,13 @@ def _describe(f: dataclasses.Field, hint: Any) -> Option:
     optional = type(None) in typing.get_args(hint)
     if optional: hint = next(a for a in typing.get_args(hint) if a is not type(None))
     choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    kind = type(choices[0]) if choices else hint
+    kind = type(choices[0]) if choices else typing.get_origin(hint) or hint   # tuple[float, ...] is a tuple
     about = dict(help="", group="Options", minimum=None, maximum=None) | dict(f.metadata)
     return Option(f.name, kind, f.default, about["help"], about["group"], choices, optional,
                   about["minimum"], about["maximum"])
 
 # %% ../nbs/00_core.ipynb #96183e52
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", tuple: "numbers, such as 0.001 0.003"}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 def _convert(o: Option, value: Any) -> Any:
@@ -419,6 +422,7 @@ def _convert(o: Option, value: Any) -> Any:
         raise BadInput(f"{o.name} is empty: give a value, such as {o.default!r}.")
     try:
         if o.kind is bool: return value if isinstance(value, bool) else _BOOLS[str(value).lower()]
+        if o.kind is tuple: return tuple(map(float, re.split(r"[,\s]+", value.strip(" ,()[]")) if isinstance(value, str) else value))
         if isinstance(value, bool) or (o.kind is int and float(value) != int(float(value))): raise ValueError
         return int(float(value)) if o.kind is int else o.kind(value)
     except (ValueError, TypeError, KeyError, OverflowError):
@@ -432,7 +436,7 @@ def check_options(config: Any) -> None:
         if value is None: continue
         if o.choices and value not in o.choices:
             raise BadInput(f"{o.name} is {value!r}, but must be one of {', '.join(map(str, o.choices))}.")
-        if o.kind in (int, float):
+        for value in value if o.kind is tuple else [value] if o.kind in (int, float) else []:
             low, high = o.minimum, o.maximum
             if value != value or value in (float("inf"), float("-inf")) or (low is not None and value < low) or (high is not None and value > high):
                 raise BadInput(f"{o.name} is {value}, but must be {_span(low, high)}.")

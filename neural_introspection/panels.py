@@ -37,7 +37,7 @@ def control(
     if o.choices: return widgets.Dropdown(options=[(str(c), c) for c in o.choices] + [("(none)", None)]*o.optional, value=value, **about)
     if o.kind is bool: return widgets.Checkbox(value=bool(value), **about)
     about |= dict(continuous_update=False)
-    if o.optional or o.kind is str: return widgets.Text(value=_shown(o, value), placeholder="left out" if o.optional else "", **about)
+    if o.optional or o.kind in (str, tuple): return widgets.Text(value=_shown(o, value), placeholder="left out" if o.optional else "", **about)
     if o.kind is int: return widgets.IntText(value=value, **about)
     if o.minimum is None or o.maximum is None: return widgets.FloatText(value=value, step=None, **about)
     return widgets.FloatSlider(value=value, min=o.minimum, max=o.maximum, step=(o.maximum - o.minimum) / 100, readout_format=".3g", **about)
@@ -48,8 +48,8 @@ def _words(o: Option) -> str:
 
 def _shown(o: Option, value: Any) -> Any:
     "The value as the option's control holds it."
-    if o.choices or not (o.optional or o.kind is str): return value
-    return "" if value is None else str(value)
+    if o.choices or not (o.optional or o.kind in (str, tuple)): return value
+    return "" if value is None else " ".join(f"{v:g}" for v in value) if o.kind is tuple else str(value)
 
 # %% ../nbs/06_panels.ipynb #2c8c419b
 def options_table(

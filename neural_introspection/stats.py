@@ -4,20 +4,23 @@
 
 # %% ../nbs/03_stats.ipynb #fb6f8171
 from __future__ import annotations
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from .capture import ModelInterface, find_site, neuron_axis
-from .core import BadData, BadInput, progress, read_tensors, write_tensors
+from .core import BadData, BadInput, plain, progress, read_json, read_tensors, write_json, write_tensors
 
 # %% auto #0
 __all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
-           'sketch_distance', 'p_values', 'q_values', 'mean_interval', 'layer_statistics']
+           'sketch_distance', 'p_values', 'q_values', 'mean_interval', 'sweep', 'interval_table', 'over_seeds',
+           'layer_statistics']
 
 # %% ../nbs/03_stats.ipynb #2350ab02
 def _block_shape(
@@ -502,6 +505,53 @@ def mean_interval(values: Float[np.ndarray, "network"], draws: int = 2000, seed:
     tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(.975, n - 1))
     means = np.random.default_rng(seed).choice(values, (draws, n)).mean(1)
     return float(values.mean()), *map(float, np.quantile(means, [tail, 1 - tail]))
+
+# %% ../nbs/03_stats.ipynb #5e4c1f99
+def sweep(
+    function: Callable[..., Sequence[dict]],     # (seed, **settings) -> rows; a module's function, if n_jobs > 1
+    settings: Mapping[str, Mapping[str, Any]],   # by name
+    seeds: Iterable[int] = range(5),
+    folder: Optional[str | Path] = None,         # where finished calls are kept; None: nowhere
+    n_jobs: int = 1,                             # calls at a time; under joblib.parallel_config("ray"), on a cluster
+) -> pd.DataFrame:
+    "The rows of all calls, with columns `setting` and `seed`."
+    import joblib
+    calls = [(name, seed) for name in settings for seed in seeds]
+    if not calls: raise BadInput("a sweep needs at least one setting and one seed.")
+    run = lambda name, seed: _kept(function, name, seed, dict(settings[name]), folder)
+    if n_jobs == 1: parts = [run(*call) for call in progress(calls, function.__name__, unit="run")]
+    else: parts = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_kept)(function, name, seed, dict(settings[name]), folder) for name, seed in calls)
+    return pd.DataFrame([dict(setting=name, seed=seed, **row) for (name, seed), rows in zip(calls, parts) for row in rows])
+
+def _kept(function: Callable, name: str, seed: int, settings: dict, folder: Optional[str | Path]) -> list[dict]:
+    path, asked = Path(folder or ".")/f"{function.__name__}-{name}-{seed}.json".replace("/", "-").replace(" ", "_"), plain(settings)
+    if folder is not None and path.exists():
+        with contextlib.suppress(BadData, KeyError):
+            if (kept := read_json(path))["settings"] == asked: return kept["rows"]
+    rows = [plain(row) for row in function(seed, **settings)]
+    if folder is not None: write_json(path, dict(settings=asked, rows=rows))
+    return rows
+
+# %% ../nbs/03_stats.ipynb #4d17c15f
+def interval_table(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    "For each group a row: mean of the value, its 95 % interval over rows (seeds), and how many; NaN where a group has no value."
+    rows = []
+    for key, part in frame.groupby(list(by), sort=False):
+        known = part[value].dropna()
+        mean, low, high = mean_interval(known) if len(known) else (math.nan,) * 3
+        rows.append(dict(zip(by, key)) | dict(mean=mean, low=low, high=high, rows=len(known)))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/03_stats.ipynb #f248f15c
+def over_seeds(frame: pd.DataFrame, values: Sequence[str], by: str | Sequence[str] = "setting") -> pd.DataFrame:
+    "Mean over seeds of the values, each as text with its 95 % interval: `0.912 [0.905, 0.921]`."
+    def words(of: pd.Series) -> str:
+        of = of.dropna()
+        if not len(of): return "-"
+        mean, low, high = mean_interval(of.to_numpy(float))
+        digits = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 10 else 3
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return frame.groupby(by, sort=False)[list(values)].agg(words)
 
 # %% ../nbs/03_stats.ipynb #8abc6272
 def layer_statistics(

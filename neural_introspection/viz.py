@@ -21,7 +21,7 @@ from .core import BadInput, write_text
 # %% auto #0
 __all__ = ['COLOURS', 'SPLIT_COLOURS', 'SPLIT_MARKERS', 'colour_of', 'label', 'distinct', 'Figure', 'figure', 'to_numbers',
            'activation_histogram', 'r2_text', 'predicted_vs_actual', 'best_epoch', 'learning_curves', 'baseline_bars',
-           'layer_scores', 'heat_map', 'token_html', 'token_view', 'save_figure']
+           'layer_scores', 'heat_map', 'sweep_figure', 'token_html', 'token_view', 'save_figure']
 
 # %% ../nbs/05_viz.ipynb #8d357e4c
 COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", pink="#CC79A7", sky="#56B4E9", yellow="#F0E442", grey="#767676")
@@ -332,6 +332,17 @@ def heat_map(
                        colorbar=dict(title_text=label(unit), title_side="right", thickness=14, ypad=0, outlinewidth=0), hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>")
     return figure([trace], title, x, y, height=int(np.clip(140 + 22*len(rows), 240, 900)), xaxis=dict(type="category", showgrid=False),
                   yaxis=dict(type="category", showgrid=False, autorange="reversed"), margin_t=56)
+
+# %% ../nbs/05_viz.ipynb #576cf851
+def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
+    "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
+    import pandas as pd
+    from neural_introspection.stats import mean_interval
+    lines = []
+    for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
+        points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
+        lines.append(go.Scatter(x=points.x, y=points["mean"].astype("f4"), name=label(name), mode="lines+markers", line_color=colour_of(str(name), i), error_y=dict(array=(points.high - points["mean"]).astype("f4"), arrayminus=(points["mean"] - points.low).astype("f4"), thickness=1), hovertemplate="%{x}: %{y:.3f}"))
+    return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
 
 # %% ../nbs/05_viz.ipynb #52e4bdae
 _POSITIVE, _NEGATIVE = COLOURS["orange"], COLOURS["sky"]

@@ -11,8 +11,8 @@ from neural_introspection.core import read_tensors
 from shell import is_one_sentence, manifest, numbers, shell, snapshot, started, wait_until
 
 # Long enough in every stage to be met there; the process that is watched has the lowest priority.
-EPOCHS = 40
-LONG = (f"run --model pocket --num-samples 700 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
+EPOCHS = 30
+LONG = (f"run --model pocket --num-samples 520 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
         "--output-dir out --device cpu")
 
 
