@@ -23,6 +23,7 @@ from .atlas import AtlasConfig, run_atlas
 from .atlas import summary as atlas_summary
 from .pipeline import (IntrospectionConfig, IntrospectionResult, ScanConfig, run_introspection,
                                            run_scan)
+from .toy_sweeps import ToyConfig, ToyResult, preset_config, run_toy
 from .trace_pipeline import TraceConfig, TraceResult, run_trace
 
 # %% auto #0
@@ -102,6 +103,12 @@ def _show_antitrain(r: AntitrainResult, config: AntitrainConfig) -> str:
     return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {r.run_folder}", "in Python   from neural_introspection.antitraining import AntitrainResult",
                       f"            AntitrainResult.load({str(r.run_folder)!r}).network()"])
 
+# %% ../nbs/90_cli.ipynb #86502b76
+def _show_toy(r: ToyResult, config: ToyConfig) -> str:
+    steps = "" if config.keep_snapshots else "  (the last step's only)"
+    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {r.run_folder}", "in Python   from neural_introspection.toy_sweeps import ToyResult", f"            result = ToyResult.load({str(r.run_folder)!r})",
+                      f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
+
 # %% ../nbs/90_cli.ipynb #12164057
 def _fetch(config: FetchConfig) -> Any:
     from neural_introspection.models import fetch_smollm2
@@ -121,6 +128,8 @@ COMMANDS = {
                      "Examine a model's neurons by a state machine, and report claims with their tests."),
     "antitrain": Command(AntitrainConfig, run_antitrain, _show_antitrain, lambda r, c: r.summary(),
                          "Force a layer through few core neurons, detach the others, and certify what that did."),
+    "toy": Command(ToyConfig, run_toy, _show_toy, lambda r, c: r.summary(),
+                   "Train toy models: one, a sweep, or one of the 21 sweeps of the paper (--preset LR1)."),
     "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }
@@ -194,7 +203,7 @@ def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
     import tyro
     cls = COMMANDS[command].config
     about = f"{COMMANDS[command].help}\n\n`neural-introspection --help` lists the other commands."
-    start = make_config(cls, yaml_values(path)) if (path := _config_file(argv)) else cls()
+    start = _start(cls, yaml_values(path) if (path := _value_of("config", argv)) else {}, argv)
     groups = tyro.cli(_parser_class(start), prog=f"neural-introspection {command}", description=about,
                       args=_switches(cls, argv), config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes))
     values = {f.name: getattr(group, f.name) for group in vars(groups).values() for f in dataclasses.fields(group)}
@@ -202,10 +211,16 @@ def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
     with _as_options(cls): return make_config(cls, values), OutputOptions(**output)
 
 # %% ../nbs/90_cli.ipynb #dcd61daf
-def _config_file(argv: list[str]) -> Optional[str]:
-    "The value of --config, needed before the other options are read."
-    return next((argv[i + 1] if word == "--config" else word.split("=", 1)[1] for i, word in enumerate(argv)
-                 if word.startswith("--config=") or (word == "--config" and i + 1 < len(argv))), None)
+def _start(cls: type, values: dict[str, Any], argv: list[str]) -> Any:
+    "The config whose values the command line changes: the defaults, a YAML file's, or a preset's."
+    named = {name: given for name in ("preset", "scale") if cls is ToyConfig and (given := _value_of(name, argv) or values.get(name))}
+    if "preset" not in named: return make_config(cls, values)
+    return preset_config(**dict(name=named["preset"], scale=named.get("scale", "laptop")), **{k: v for k, v in values.items() if k not in named})
+
+def _value_of(option: str, argv: list[str]) -> Optional[str]:
+    "The value of an option that is needed before the others are read."
+    return next((argv[i + 1] if word == f"--{option}" else word.split("=", 1)[1] for i, word in enumerate(argv)
+                 if word.startswith(f"--{option}=") or (word == f"--{option}" and i + 1 < len(argv))), None)
 
 # %% ../nbs/90_cli.ipynb #7874200d
 @contextlib.contextmanager
@@ -238,7 +253,8 @@ def _execute(command: str, argv: list[str]) -> int:
 # %% ../nbs/90_cli.ipynb #e9ddadb5
 def _kept_in(config: Any) -> Optional[str]:
     "The folder that a stopped run leaves and goes on in; None for a command that has none."
-    return config.output if isinstance(config, TraceConfig) else getattr(config, "output_dir", None)
+    if isinstance(config, TraceConfig): return config.output
+    return str(config.run_folder) if isinstance(config, ToyConfig) else getattr(config, "output_dir", None)
 
 def _failure(error: BaseException, folder: Optional[str]) -> str:
     if isinstance(error, (KeyboardInterrupt, Cancelled)): what = "stopped by the user"

@@ -1,0 +1,134 @@
+"""Toy models from a shell: the published command line as it stands, presets, bad sweeps, and a sweep that is killed."""
+import json
+import signal
+
+import pandas as pd
+import pytest
+import torch
+from neural_introspection import cli
+from neural_introspection.core import read_tensors
+from neural_introspection.toy_sweeps import PRESETS, ToyResult, preset_config
+from shell import is_one_sentence, manifest, shell, started, wait_until
+
+SEED = ("toy --N 256 --m 32 --k 612 --eps 0.015625 --log2_batch_size 6 --learning_rate 0.03 --log2_training_steps {steps} --sample_kind equal --task autoencoder --decay 0 --initial_bias 0 "
+        "--nonlinearity ReLU --reg 0 --sweep_var learning_rate --sweep_values 0.001 0.003 --file_name LR1_reduced --device cpu")
+SMALL = "toy --N 32 --m 8 --k 48 --log2_training_steps 8 --device cpu"
+
+
+def refused(argv, capsys, words):
+    assert cli.main(argv.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and is_one_sentence(err.strip()) and words in err, err
+
+
+def test_the_published_command_line(tmp_path):
+    "The seed's own words, but for 2**13 steps, which take minutes."
+    done = shell(SEED.format(steps=6), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["sweep_var"] == "learning_rate" and [r["value"] for r in found["runs"]] == [.001, .003] and {"loss", "monosemantic_fraction", "per_feature", "mean_bias"} <= found["runs"][0].keys()
+    result = ToyResult.load(tmp_path / "LR1_reduced")
+    net = result.network(.003)
+    assert (len(net.embedder), *net.w_in.shape) == (256, 32, 612) and net.settings.batch_size == 64 and result.losses().step.max() == 48
+
+
+def test_what_is_left_out_is_as_published(tmp_path, capsys):
+    assert cli.main(["toy", "--print-config"]) == 0
+    text = capsys.readouterr().out
+    published = dict(N=512, m=64, k=1024, eps=.015625, log2_batch_size=7, learning_rate=.03, log2_training_steps=12, sample_kind="equal", task="autoencoder", decay=0., initial_bias=0., nonlinearity="ReLU", reg=0., output_dir="./",
+                     sweep_var="null", sweep_values="null", file_name="null")
+    for name, value in published.items(): assert f"\n{name}: {value}\n" in text, name
+
+
+def test_a_preset_in_words_and_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main("toy --preset B3 --scale smoke --seeds 2 --sweep_values -1 0 --device cpu --json".split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["preset"], found["scale"]) == ("B3", "smoke") and [(r["value"], r["seed"]) for r in found["runs"]] == [(-1, 0), (-1, 1), (0, 0), (0, 1)]
+    assert ToyResult.load("toy-B3").config == preset_config("B3", "smoke", seeds=2, sweep_values=(-1, 0), device="cpu", output_dir=".", file_name="toy-B3")
+    assert cli.main("toy --preset K1 --scale paper --print-config".split()) == 0
+    text = capsys.readouterr().out
+    assert "\nlog2_batch_size: 13\n" in text and "\nsweep_var: k\n" in text and "2048.0]" in text
+    (tmp_path / "mine.yaml").write_text(text.replace("log2_training_steps: 17", "log2_training_steps: 4").replace("log2_batch_size: 13", "log2_batch_size: 3").replace("[16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0]", "[4, 8]"))
+    assert cli.main("toy --config mine.yaml --device cpu".split()) == 0
+    words = capsys.readouterr().out
+    assert words.startswith("K1 (neurons") and "ToyResult.load('toy-K1')" in words and manifest(tmp_path / "toy-K1")["config"]["log2_training_steps"] == 4
+
+
+@pytest.mark.parametrize("argv, words", [
+    ("--preset B9", "LR1, LR2"), ("--scale desk --preset B1", "smoke, laptop"), ("--sweep_var k", "--sweep-values are empty"), ("--sweep_var k --sweep_values 0 4", "k is 0"), ("--sweep_var eps --sweep_values 0.5 1.5", "eps is 1.5"),
+    ("--sweep_var eps --sweep_values 0", "above 0"), ("--sweep_values 1 2", "no --sweep-var"), ("--k 0", "k is 0"), ("--m 600", "at most N"), ("--decay 40", "turn the biases"), ("--device tpu", "device"), ("--sweep_var reg --sweep_values 0.1 0.1", "twice")])
+def test_bad_sweeps_end_in_one_sentence(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    refused(f"toy {argv}", capsys, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_variable_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error: cli.main("toy --sweep_var colour --sweep_values 1".split())
+    assert error.value.code == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_run_is_marked_and_the_others_are_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(f"{SMALL} --nonlinearity SoLU --sweep_var learning_rate --sweep_values 0.01 60 --file_name wild --json".split()) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [r["failed"] for r in runs] == [False, True] and runs[0]["loss"] > 0 and runs[1]["loss"] is None
+    assert "1 failed" in ToyResult.load("wild").sentence()
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(tmp_path):
+    command = "toy --N 64 --m 8 --k 128 --log2_training_steps 12 --sweep_var learning_rate --sweep_values 0.003 0.01 --stack 1 --file_name out --device cpu --json"
+    run = tmp_path / "out"
+    with started(command, cwd=tmp_path) as process:
+        wait_until(lambda: list((run / "models").glob("value_0_*")), process)   # the second stack is under way
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    before = (run / "models" / "value_0_seed_0.safetensors").stat().st_mtime_ns
+    done = shell(command, cwd=tmp_path)
+    assert done.returncode == 0 and "resuming the sweep in out" in done.stderr and (run / "models" / "value_0_seed_0.safetensors").stat().st_mtime_ns == before
+    (tmp_path / "whole").mkdir()
+    whole = shell(command, cwd=tmp_path / "whole")
+    one, two = (json.loads(d.stdout) for d in (done, whole))
+    assert one["runs"] == two["runs"] and manifest(run)["status"] == "complete"
+    a, b = (read_tensors(folder / "out" / "models" / "value_1_seed_0.safetensors")[0] for folder in (tmp_path, tmp_path / "whole"))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_two_processes_give_the_same_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for jobs in (1, 2): assert cli.main(f"{SMALL} --sweep_var k --sweep_values 16 48 --seeds 2 --file_name jobs{jobs} --n_jobs {jobs}".split()) == 0
+    one, two = (pd.read_parquet(f"jobs{jobs}/datasets/runs.parquet") for jobs in (1, 2))
+    assert one.equals(two) and len(one) == 4
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_row_runs(name, tmp_path):
+    from neural_introspection.toy_sweeps import run_toy
+    config = preset_config(name, "smoke", log2_training_steps=4, output_dir=str(tmp_path), device="cpu", stack=20)
+    result = run_toy(config)
+    assert len(result.runs) == len(config.sweep_values) and not result.runs.failed.any() and result.plot_training().data and result.plot().data
+
+
+def test_lamb_is_that_of_torch_optimizer():
+    "The package that the published programs use, on one run."
+    theirs = pytest.importorskip("torch_optimizer", reason="torch_optimizer is not installed").Lamb
+    from neural_introspection.toy_models import Lamb
+    draw = torch.Generator().manual_seed(0)
+    mine, grad = torch.randn(1, 40, 30, generator=draw), torch.zeros(1, 40, 30)
+    p = torch.nn.Parameter(mine[0].clone())
+    ours, published = Lamb([mine], [grad]), theirs([p], lr=.02)
+    for _ in range(40):
+        grad.copy_(torch.randn(1, 40, 30, generator=draw))
+        p.grad = grad[0].clone()
+        ours.step(torch.tensor([.02]))
+        published.step()
+    assert torch.allclose(mine[0], p, atol=1e-5)
+
+
+def test_a_published_file_and_an_other_format_are_refused_by_name(tmp_path):
+    from neural_introspection.core import BadData
+    with pytest.raises(BadData, match="pickle"): ToyResult.load(tmp_path / "lr1.pt")
+    (tmp_path / "manifest.json").write_text('{"format": 2, "config": {"sweep_var": "k"}}')
+    with pytest.raises(BadData, match="format 2"): ToyResult.load(tmp_path)
