@@ -6,9 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 DEMO_FLAGS ?= --num-samples 600
 export PIP_ROOT_USER_ACTION := ignore
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' -not -path '*/_*' -not -path 'nbs/benchmarks/*' | LC_ALL=C sort)
+HAS_VOILA = $(BIN)/python -c "import voila" 2>/dev/null || { echo "The dashboard needs Voila: $(BIN)/python -m pip install -c constraints.txt voila" >&2; exit 1; }
+VOILA = JUPYTER_PATH="$$PWD/nbs/dashboards/_share" JUPYTER_PREFER_ENV_PATH=1 sh -c 'cd nbs/dashboards && exec "$$@"' sh "$(abspath $(BIN))/python" -m voila --template=offline $(VOILA_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab dashboard notebooks readme docs bench clean
+.PHONY: help setup demo test lab dashboard explorer notebooks readme docs bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -25,9 +27,12 @@ lab: $(READY)  ## Open the notebooks in JupyterLab
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab nbs/index.ipynb
 
 dashboard: $(READY)  ## Explore a trace in the browser: TRACE=path make dashboard (a small network without one)
-	@$(BIN)/python -c "import voila" 2>/dev/null || { echo "The dashboard needs Voila: $(BIN)/python -m pip install -c constraints.txt voila" >&2; exit 1; }
-	@case "$$TRACE" in ""|/*) ;; *) TRACE="$$PWD/$$TRACE" ;; esac; cd nbs/dashboards && \
-	NI_TRACE="$$TRACE" JUPYTER_PATH="$$PWD/_share" JUPYTER_PREFER_ENV_PATH=1 "$(abspath $(BIN))/python" -m voila --template=offline $(VOILA_FLAGS) trace.ipynb
+	@$(HAS_VOILA)
+	@case "$$TRACE" in ""|/*) ;; *) TRACE="$$PWD/$$TRACE" ;; esac; NI_TRACE="$$TRACE" $(VOILA) trace.ipynb
+
+explorer: $(READY)  ## Train and explore toy models in the browser: TOYS=folder make explorer (runs/toy-explorer without one)
+	@$(HAS_VOILA)
+	@TOYS="$${TOYS:-runs/toy-explorer}"; case "$$TOYS" in /*) ;; *) TOYS="$$PWD/$$TOYS" ;; esac; NI_TOYS="$$TOYS" $(VOILA) toy.ipynb
 
 notebooks: $(READY)  ## Execute all notebooks afresh, for the site
 	$(BIN)/python .ci/execute.py $(NOTEBOOKS)

@@ -544,13 +544,13 @@ def interval_table(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.Dat
 
 # %% ../nbs/03_stats.ipynb #f248f15c
 def over_seeds(frame: pd.DataFrame, values: Sequence[str], by: str | Sequence[str] = "setting") -> pd.DataFrame:
-    "Mean over seeds of the values, each as text with its 95 % interval: `0.912 [0.905, 0.921]`."
+    "Mean over seeds of the values, each as text with its 95 % interval, if there are two seeds: `0.912 [0.905, 0.921]`."
     def words(of: pd.Series) -> str:
         of = of.dropna()
         if not len(of): return "-"
         mean, low, high = mean_interval(of.to_numpy(float))
         digits = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 10 else 3
-        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if len(of) > 1 else "")
     return frame.groupby(by, sort=False)[list(values)].agg(words)
 
 # %% ../nbs/03_stats.ipynb #8abc6272

@@ -61,10 +61,10 @@ def feature_heat_map(net: ToyNetwork, others: Sequence[int] = (), largest: int =
     z = acts[features][:, neurons].T
     rows, columns = (-(-n // -(-n // largest)) for n in z.shape)
     z = torch.nn.functional.adaptive_max_pool2d(z[None], (rows, columns))[0] if (rows, columns) != z.shape else z
-    labels = [[int(i) for i in order[:: -(-len(order) // n)][:n]] for order, n in ((neurons, rows), (features, columns))]
-    names = np.array([[f"neuron {i}, feature {j}" for j in labels[1]] for i in labels[0]]) if rows * columns <= 2**16 else None
-    trace = go.Heatmap(z=z.numpy(), text=names, colorscale="Cividis", colorbar=dict(title_text="activation", title_side="right", thickness=14, outlinewidth=0), hovertemplate="%{text}: %{z:.3f}<extra></extra>")
-    return figure([trace], f"Neurons by feature: {int((monosemanticity(single_feature_activations(net)) > MONOSEMANTIC).sum())} of {len(net.bias)} monosemantic", "features, sorted", "neurons, sorted", height=620, yaxis_autorange="reversed")
+    names = [[str(int(i)) for i in order[::-(-len(order) // n)]] for order, n in ((neurons, rows), (features, columns))]
+    trace = go.Heatmap(z=z.numpy(), y=names[0], x=names[1], colorscale="Cividis", colorbar=dict(title_text="activation", title_side="right", thickness=14, outlinewidth=0), hovertemplate="neuron %{y}, feature %{x}: %{z:.3f}<extra></extra>")
+    plain = dict(type="category", showticklabels=False, ticks="", showgrid=False)
+    return figure([trace], f"Neurons by feature: {int((monosemanticity(single_feature_activations(net)) > MONOSEMANTIC).sum())} of {len(net.bias)} monosemantic", "features, sorted", "neurons, sorted", height=620, xaxis=plain, yaxis=plain | dict(autorange="reversed"))
 
 # %% ../nbs/52_toy_analysis.ipynb #acb34f75
 def feature_lines(net: ToyNetwork, features: Sequence[int] = (0, 1, 2)) -> Any:

@@ -114,6 +114,7 @@ class SoLU(nn.Module):
     "x exp(x), which the published code calls SoLU."
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]: return x * x.exp()
 
+# %% ../nbs/50_toy_models.ipynb #6d4d91cb
 @dataclass(frozen=True, repr=False)
 class ToyNetwork:
     "One toy network, and the embedding of its features."
@@ -225,7 +226,7 @@ def rate_at(settings: ToySettings, step: int) -> float:
     return (1 + math.cos(math.pi * step / (512 if settings.schedule == "published" else settings.training_steps))) / 2
 
 # %% ../nbs/50_toy_models.ipynb #b1f25484
-VARYING = ("learning_rate", "decay", "initial_bias", "reg")   # in what the settings of a stack may differ
+VARYING = ("learning_rate", "decay", "initial_bias", "reg", "eps")   # in what the settings of a stack may differ
 LOSS_EVERY = 16
 
 def same_shape(settings: ToySettings) -> ToySettings:
@@ -246,7 +247,8 @@ class ToyTraining:
         self.settings, self.seeds, self.device, self.keep_snapshots = list(settings), list(seeds), pick_device(device), keep_snapshots
         self.runs = [(s, seed) for s in settings for seed in seeds]
         self.shape, self.steps_done, self.awake = settings[0], 0, False
-        self.draws = [Draws(self.shape, seed, self.device) for seed in seeds]
+        shared = len({s.eps for s in settings}) == 1   # all settings then see the same samples
+        self.draws = [Draws(s, seed, self.device) for s in settings[:1 if shared else None] for seed in seeds]
         self.losses: list[Tensor] = []       # every 16 steps, of each run
         self.records: list[dict] = []        # after 1, 2, 4 ... steps, of each run
         self.snapshots: dict[int, dict[str, Tensor]] = {}
@@ -281,34 +283,40 @@ class ToyTraining:
 
     def state(self) -> dict[str, Tensor]:
         "Everything that going on needs, as tensors."
-        found = self.params | self.optimizer.tensors() | dict(awake=torch.tensor(self.awake), steps_done=torch.tensor(self.steps_done))
-        found |= {f"draws.{i}": d.generator.get_state() for i, d in enumerate(self.draws)} | {f"snapshot.{s}.{name}": t for s, kept in self.snapshots.items() for name, t in kept.items()}
-        return found | ({"losses": torch.stack(self.losses)} if self.losses else {})
+        return _state(self)
 
     def load_state(self, tensors: dict[str, Tensor], records: Sequence[dict]) -> ToyTraining:
         "Go on where another one of the same settings and seeds was, given its `state()` and `records`. `BadData` if they do not fit."
-        with torch.no_grad():
-            for name, mine in (self.params | self.optimizer.tensors()).items():
-                if name not in tensors or tensors[name].shape != mine.shape: raise BadData(f"the stored state has no {name} of shape {tuple(mine.shape)}: it is of another training.")
-                mine.copy_(tensors[name])
-        for i, d in enumerate(self.draws): d.generator.set_state(tensors[f"draws.{i}"])
-        self.steps_done, self.awake, self.records = int(tensors["steps_done"]), bool(tensors["awake"]), [dict(r) for r in records]
-        self.losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
-        for key in tensors:
-            if key.startswith("snapshot."): self.snapshots.setdefault(int(key.split(".")[1]), {})[key.split(".")[2]] = tensors[key]
-        return self
+        return _load_state(self, tensors, records)
 
     def loss_frame(self) -> pd.DataFrame:
         "A row for each run and noted step: run, step (how many were done before), loss."
-        values = torch.stack(self.losses).cpu().numpy() if self.losses else np.zeros((0, len(self.runs)))
-        at = np.arange(len(values)) * LOSS_EVERY
-        return pd.DataFrame(dict(run=np.tile(np.arange(len(self.runs)), len(values)), step=np.repeat(at, len(self.runs)), loss=values.ravel()))
+        values, runs = torch.stack(self.losses).cpu().numpy() if self.losses else np.zeros((0, len(self.runs))), len(self.runs)
+        return pd.DataFrame(dict(run=np.tile(np.arange(runs), len(values)), step=np.repeat(np.arange(len(values)) * LOSS_EVERY, runs), loss=values.ravel()))
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each run and look: run, step (how many were done), monosemantic (neurons), monosemantic_fraction, per_feature, mean_bias, dead (share of neurons)."
         return pd.DataFrame(self.records)
 
 # %% ../nbs/50_toy_models.ipynb #f5b55032
+def _state(t: ToyTraining) -> dict[str, Tensor]:
+    found = t.params | t.optimizer.tensors() | dict(awake=torch.tensor(t.awake), steps_done=torch.tensor(t.steps_done))
+    found |= {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)} | {f"snapshot.{s}.{name}": w for s, kept in t.snapshots.items() for name, w in kept.items()}
+    return found | ({"losses": torch.stack(t.losses)} if t.losses else {})
+
+def _load_state(t: ToyTraining, tensors: dict[str, Tensor], records: Sequence[dict]) -> ToyTraining:
+    with torch.no_grad():
+        for name, mine in (t.params | t.optimizer.tensors()).items():
+            if name not in tensors or tensors[name].shape != mine.shape: raise BadData(f"the stored state has no {name} of shape {tuple(mine.shape)}: it is of another training.")
+            mine.copy_(tensors[name])
+    for i, d in enumerate(t.draws): d.generator.set_state(tensors[f"draws.{i}"])
+    t.steps_done, t.awake, t.records = int(tensors["steps_done"]), bool(tensors["awake"]), [dict(r) for r in records]
+    t.losses = list(tensors["losses"].to(t.device)) if "losses" in tensors else []
+    for key in tensors:
+        if key.startswith("snapshot."): t.snapshots.setdefault(int(key.split(".")[1]), {})[key.split(".")[2]] = tensors[key]
+    return t
+
+# %% ../nbs/50_toy_models.ipynb #e5d39025
 def _make_stack(t: ToyTraining) -> None:
     "Weights, gradients, optimiser and the room for intermediate values."
     nets = [new_network(*run) for run in t.runs]
@@ -322,13 +330,14 @@ def _make_stack(t: ToyTraining) -> None:
     room = lambda width: torch.empty(len(t.runs), t.shape.batch_size, width, device=t.device)
     t.z, t.h, t.back, t.y, t.x = room(t.shape.k), room(t.shape.k), room(t.shape.k), room(t.shape.outputs), room(t.shape.m)
 
-def _samples(t: ToyTraining) -> tuple[Float[Tensor, "seed row dimension"], Float[Tensor, "seed row output"]]:
-    "(embedded features, targets) of the next step, for each seed."
+def _samples(t: ToyTraining) -> tuple[Float[Tensor, "draw row dimension"], Float[Tensor, "draw row output"]]:
+    "(embedded features, targets) of the next step, for each seed; where densities differ, for each run."
     draws = [d(t.shape.batch_size) for d in t.draws]
-    v = draws[0][None] if len(draws) == 1 else torch.stack(draws)
-    x = torch.bmm(v, t.embedder)
-    return x, torch.bmm(v, t.output_embedder) if t.output_embedder is not None else v.abs() if t.shape.task == "abs" else v
+    v, times = draws[0][None] if len(draws) == 1 else torch.stack(draws), len(draws) // len(t.seeds)
+    x = torch.bmm(v, t.embedder.repeat(times, 1, 1))
+    return x, torch.bmm(v, t.output_embedder.repeat(times, 1, 1)) if t.output_embedder is not None else v.abs() if t.shape.task == "abs" else v
 
+# %% ../nbs/50_toy_models.ipynb #c1f8f92f
 def _product(t: ToyTraining, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     "A batched product in the precision that was asked for."
     if t.shape.precision == "float32": return torch.bmm(a, b, out=out)
@@ -338,11 +347,11 @@ def _product(t: ToyTraining, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 def step(t: ToyTraining, i: int) -> None:
     "Step number `i` (from 0) of a stack."
     x, target = _samples(t)
-    values = len(t.settings)
-    if values > 1: x = x.repeat(values, 1, 1)
+    times = len(t.runs) // len(x)
+    if times > 1: x = x.repeat(times, 1, 1)
     h = _forward(t, x)
     if h is None: t.y.zero_()
-    rest = t.y.view(values, len(t.seeds), *t.y.shape[1:]).sub_(target)
+    rest = t.y.view(times, len(target), *t.y.shape[1:]).sub_(target)
     if i % LOSS_EVERY == 0: t.losses.append(rest.flatten(0, 1).square().sum((1, 2)) / t.shape.batch_size)
     if h is not None:
         _backward(t, x, h)

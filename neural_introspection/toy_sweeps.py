@@ -20,15 +20,17 @@ import torch
 from .core import (HELP, BadData, BadInput, check_run_folder, make_config, open_run, option, options, pick_device, plain, progress, read_frame, read_json,
                                        read_tensors, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
-from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, same_shape
-
-log = logging.getLogger(__name__)
+from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
 
 # %% auto #0
 __all__ = ['log', 'RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS', 'SCALES', 'SWEEPABLE', 'FRESH', 'SAVE_EVERY',
            'WATCH_EVERY', 'Watch', 'WHAT', 'MEASURES', 'Preset', 'Scale', 'scaled', 'ToyConfig', 'preset_config',
-           'presets_frame', 'sweep_settings', 'check_settings', 'check_config', 'stacks', 'final_loss', 'run_toy',
-           'ToyResult', 'training_figure', 'sweep_curves', 'run_presets', 'laptop_table']
+           'presets_frame', 'sweep_settings', 'check_settings', 'check_config', 'stacks', 'final_loss', 'read_network',
+           'nearly_per_feature', 'ToyResult', 'run_toy', 'training_figure', 'sweep_curves', 'run_presets',
+           'laptop_table']
+
+# %% ../nbs/51_toy_sweeps.ipynb #88058749
+log = logging.getLogger(__name__)
 
 # %% ../nbs/51_toy_sweeps.ipynb #371b9bd6
 @dataclass(frozen=True)
@@ -195,17 +197,21 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             tensors, about = read_tensors(state)
             t.load_state(tensors, [r | {k: math.nan for k, v in r.items() if v is None} for r in about["records"]])
             log.info("goes on with values %s after %d steps", ", ".join(f"{config.sweep_values[v]:g}" for v in values) if config.sweep_var else "", t.steps_done)
-    saved = time.monotonic()
+    saved, keep = time.monotonic(), lambda: write_tensors(state, t.state(), dict(records=t.records))
     def now_and_then(t: ToyTraining) -> None:
         nonlocal saved
         if watch: watch(values, t)
-        if time.monotonic() < saved + SAVE_EVERY: return
-        write_tensors(state, t.state(), dict(records=t.records))
-        saved = time.monotonic()
-    t.run(watch=now_and_then, every=WATCH_EVERY if watch else SAVE_EVERY)
+        if time.monotonic() > saved + SAVE_EVERY:
+            keep()
+            saved = time.monotonic()
+    try: t.run(watch=now_and_then, every=WATCH_EVERY if watch else SAVE_EVERY)
+    except BaseException:   # cancelled, or Ctrl-C: nothing is lost
+        keep()
+        raise
     for i, (v, seed) in enumerate((v, seed) for v in values for seed in seeds): _write_run(t, i, _run_file(folder, v, seed))
     state.unlink(missing_ok=True)
 
+# %% ../nbs/51_toy_sweeps.ipynb #63dd2d16
 def _write_run(t: ToyTraining, run: int, path: Path) -> None:
     net = t.network(run)
     tensors = {"embedder": net.embedder, "losses": torch.stack(t.losses)[:, run]} | ({"output_embedder": net.output_embedder} if net.output_embedder is not None else {})
@@ -215,6 +221,113 @@ def _write_run(t: ToyTraining, run: int, path: Path) -> None:
     write_tensors(path, tensors, dict(settings=plain(net.settings), seed=net.seed, steps=sorted(steps), looks=rows, loss=final_loss(net)))
 
 # %% ../nbs/51_toy_sweeps.ipynb #51912e7c
+def read_network(path: Path, step: Optional[int] = None) -> ToyNetwork:
+    "The network in a run's file, after `step` steps (the last, if left out). `BadInput` if those weights were not kept."
+    about = read_tensors(path, [])[1]
+    if step is not None and step not in about["steps"]: raise BadInput(f"weights after {step} steps were not kept: there are {', '.join(map(str, about['steps']))}.")
+    step = about["steps"][-1] if step is None else step
+    t, _ = read_tensors(path, ["embedder", "output_embedder", *(f"{step}.{name}" for name in ("w_in", "bias", "w_out"))])
+    return ToyNetwork(t["embedder"], t[f"{step}.w_in"], t[f"{step}.bias"].view(-1), t[f"{step}.w_out"], make_config(ToySettings, about["settings"]), about["seed"], t.get("output_embedder"))
+
+def nearly_per_feature(net: ToyNetwork, share: float = .9) -> float:
+    "Neurons over features whose strongest feature makes more than this share of all that they say to single ones: the paper's measure with a softer threshold."
+    return float((monosemanticity(single_feature_activations(net)) > share).sum()) / len(net.embedder)
+
+# %% ../nbs/51_toy_sweeps.ipynb #aab73d8f
+def _collect(config: ToyConfig, values: int, folder: Path) -> dict[str, pd.DataFrame]:
+    "The tables of a sweep whose runs are all there: runs, losses, looks."
+    runs, losses, looks = [], [], []
+    for v in range(values):
+        for seed in range(config.seed, config.seed + config.seeds):
+            path = _run_file(folder, v, seed)
+            tensors, about = read_tensors(path, ["losses"])
+            key = dict(value=config.sweep_values[v] if config.sweep_var else math.nan, seed=seed)
+            rows = pd.DataFrame(about["looks"]).assign(**key)
+            last = rows.iloc[-1]
+            fine = bool(last.finite) and about["loss"] is not None
+            runs.append(key | dict(loss=about["loss"] if fine else math.nan, **{c: float(last[c]) for c in ("monosemantic", "monosemantic_fraction", "per_feature", "mean_bias", "dead")}, nearly_per_feature=nearly_per_feature(read_network(path)) if fine else math.nan, steps=int(last.step), failed=not fine))
+            losses.append(pd.DataFrame(dict(key, step=np.arange(len(tensors["losses"])) * LOSS_EVERY, loss=tensors["losses"].numpy())))
+            looks.append(rows[["value", "seed", *(c for c in rows if c not in key)]])
+    return dict(runs=pd.DataFrame(runs), losses=pd.concat(losses, ignore_index=True), looks=pd.concat(looks, ignore_index=True).astype({c: float for c in ("monosemantic", "monosemantic_fraction", "per_feature", "mean_bias", "dead")}))
+
+# %% ../nbs/51_toy_sweeps.ipynb #a576d59e
+WHAT = dict(learning_rate="learning rate", initial_bias="bias offset", k="neurons", decay="decay of the biases", eps="density eps", reg="L1 weight")   # on axes
+MEASURES = ("loss", "monosemantic_fraction", "per_feature", "nearly_per_feature", "mean_bias", "dead")
+
+@dataclass(frozen=True, repr=False)
+class ToyResult:
+    "A sweep that was trained. Losses, looks and networks are read when asked for."
+    config: ToyConfig
+    runs: pd.DataFrame       # a row for each value and seed
+    run_folder: Path
+
+    def to_frame(self) -> pd.DataFrame:
+        "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over features), nearly_per_feature (the same, of neurons whose strongest feature makes 90 % of what they say), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
+        return self.runs
+
+    def by_value(self) -> pd.DataFrame:
+        "For each value and measure: mean over the seeds that did not fail, its 95 % interval, and how many."
+        fine = self.runs[~self.runs.failed]
+        return pd.concat([interval_table(fine, ["value"], name).assign(measure=name) for name in MEASURES], ignore_index=True)[["measure", "value", "mean", "low", "high", "rows"]]
+
+    def table(self) -> pd.DataFrame:
+        "The same in words, a row for each value."
+        return over_seeds(self.runs[~self.runs.failed], MEASURES, "value")
+
+    def losses(self) -> pd.DataFrame:
+        "A row for each value, seed and noted step (every 16th): step, loss of that batch before its update."
+        return read_frame(self.run_folder/"datasets"/"losses.parquet")
+
+    def looks(self) -> pd.DataFrame:
+        "A row for each value, seed and 1, 2, 4 ... steps: step, finite, monosemantic, monosemantic_fraction, per_feature, mean_bias, dead."
+        return read_frame(self.run_folder/"datasets"/"looks.parquet")
+
+    def network(self, value: Optional[float] = None, seed: Optional[int] = None, step: Optional[int] = None) -> ToyNetwork:
+        "A network, after `step` steps (the last, if left out); the first value and seed if left out. `BadInput` if there is none."
+        return _stored_network(self, value, seed, step)
+
+    def sentence(self) -> str: return _sentence(self)
+    def summary(self) -> dict: return plain(dict(preset=self.config.preset, scale=self.config.scale if self.config.preset else None, sweep_var=self.config.sweep_var, runs=self.runs.to_dict("records"), output_dir=str(self.run_folder)))
+    def plot(self) -> Any: return sweep_curves(self)
+    def plot_training(self, seed: Optional[int] = None) -> Any: return training_figure(self, seed)
+    def __repr__(self) -> str: return self.sentence()
+    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>{self.table().to_html()}"
+
+    @classmethod
+    def load(cls, path: str | Path) -> ToyResult: return _load_result(Path(path))
+
+# %% ../nbs/51_toy_sweeps.ipynb #436199da
+def _sentence(r: ToyResult) -> str:
+    c, f = r.config, r.runs[~r.runs.failed]
+    name = f"{c.preset} ({PRESETS[c.preset].about}), {c.scale}: " if c.preset else ""
+    if not len(f): return f"{name}all {len(r.runs)} runs failed: their numbers became infinite."
+    ends = f.groupby("value", dropna=False)[["monosemantic_fraction", "loss"]].mean()
+    at = lambda i: f"{ends.monosemantic_fraction.iloc[i]:.0%} of the neurons are monosemantic" + (f" at {WHAT.get(c.sweep_var, c.sweep_var)} {ends.index[i]:g} (loss {ends.loss.iloc[i]:.3f})" if c.sweep_var else f" (loss {ends.loss.iloc[i]:.3f})")
+    low, high = int(ends.monosemantic_fraction.argmin()), int(ends.monosemantic_fraction.argmax())
+    words = at(high) if low == high else f"{at(low)}, {at(high)}"
+    asleep, failed = int((f.dead == 1).sum()), int(r.runs.failed.sum())
+    return f"{name}{words}; {len(r.runs)} runs, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; {asleep} never woke" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
+
+def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], step: Optional[int]) -> ToyNetwork:
+    seed = r.config.seed if seed is None else seed
+    values = list(r.config.sweep_values or [math.nan])
+    if value is not None and value not in values: raise BadInput(f"value {value:g} is none of {', '.join(f'{v:g}' for v in values)}.")
+    i = 0 if value is None else values.index(value)
+    path = _run_file(r.run_folder, i, seed)
+    if not path.exists(): raise BadInput(f"seed {seed} is outside {r.config.seed}..{r.config.seed + r.config.seeds - 1}.")
+    return read_network(path, step)
+
+def _load_result(path: Path) -> ToyResult:
+    "`BadData` for anything that is no finished sweep, with what it is."
+    if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
+    manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
+    if manifest.get("format", 1) != 1: raise BadData(f"{path} is of format {manifest['format']}, and this version reads format 1: train the sweep again, or open it with the version that wrote it.")
+    if "sweep_var" not in manifest.get("config", {}): raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
+    if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before goes on with it.")
+    config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))
+    return ToyResult(config, read_frame(path/"datasets"/"runs.parquet"), path)
+
+# %% ../nbs/51_toy_sweeps.ipynb #a284feaf
 def run_toy(
     config: ToyConfig,
     watch: Optional[Watch] = None,   # called a few times a second while a stack is trained in this process
@@ -236,101 +349,6 @@ def run_toy(
 
 def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")})
 
-def _collect(config: ToyConfig, values: int, folder: Path) -> dict[str, pd.DataFrame]:
-    "The tables of a sweep whose runs are all there: runs, losses, looks."
-    runs, losses, looks = [], [], []
-    for v in range(values):
-        for seed in range(config.seed, config.seed + config.seeds):
-            tensors, about = read_tensors(_run_file(folder, v, seed), ["losses"])
-            key = dict(value=config.sweep_values[v] if config.sweep_var else math.nan, seed=seed)
-            rows = pd.DataFrame(about["looks"]).assign(**key)
-            last = rows.iloc[-1]
-            fine = bool(last.finite) and about["loss"] is not None
-            runs.append(key | dict(loss=about["loss"] if fine else math.nan, **{c: float(last[c]) for c in ("monosemantic", "monosemantic_fraction", "per_feature", "mean_bias", "dead")}, steps=int(last.step), failed=not fine))
-            losses.append(pd.DataFrame(dict(key, step=np.arange(len(tensors["losses"])) * LOSS_EVERY, loss=tensors["losses"].numpy())))
-            looks.append(rows[["value", "seed", *(c for c in rows if c not in key)]])
-    return dict(runs=pd.DataFrame(runs), losses=pd.concat(losses, ignore_index=True), looks=pd.concat(looks, ignore_index=True).astype({c: float for c in ("monosemantic", "monosemantic_fraction", "per_feature", "mean_bias", "dead")}))
-
-# %% ../nbs/51_toy_sweeps.ipynb #a576d59e
-WHAT = dict(learning_rate="learning rate", initial_bias="bias offset", k="neurons", decay="decay of the biases", eps="density eps", reg="L1 weight")   # on axes
-MEASURES = ("loss", "monosemantic_fraction", "per_feature", "mean_bias", "dead")
-
-@dataclass(frozen=True, repr=False)
-class ToyResult:
-    "A sweep that was trained. Losses, looks and networks are read when asked for."
-    config: ToyConfig
-    runs: pd.DataFrame       # a row for each value and seed
-    run_folder: Path
-
-    def to_frame(self) -> pd.DataFrame:
-        "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over features), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
-        return self.runs
-
-    def by_value(self) -> pd.DataFrame:
-        "For each value and measure: mean over the seeds that did not fail, its 95 % interval, and how many."
-        fine = self.runs[~self.runs.failed]
-        return pd.concat([interval_table(fine, ["value"], name).assign(measure=name) for name in MEASURES], ignore_index=True)[["measure", "value", "mean", "low", "high", "rows"]]
-
-    def table(self) -> pd.DataFrame:
-        "The same in words, a row for each value."
-        return over_seeds(self.runs[~self.runs.failed], MEASURES, "value")
-
-    def losses(self) -> pd.DataFrame:
-        "A row for each value, seed and noted step (every 16th): step, loss of that batch before its update."
-        return read_frame(self.run_folder/"datasets"/"losses.parquet")
-
-    def looks(self) -> pd.DataFrame:
-        "A row for each value, seed and 1, 2, 4 ... steps: step, finite, and the measures of `to_frame` but for the loss."
-        return read_frame(self.run_folder/"datasets"/"looks.parquet")
-
-    def network(self, value: Optional[float] = None, seed: Optional[int] = None, step: Optional[int] = None) -> ToyNetwork:
-        "A network, after `step` steps (the last, if left out); the first value and seed if left out. `BadInput` if there is none."
-        return _stored_network(self, value, seed, step)
-
-    def sentence(self) -> str: return _sentence(self)
-    def summary(self) -> dict: return plain(dict(preset=self.config.preset, scale=self.config.scale if self.config.preset else None, sweep_var=self.config.sweep_var, runs=self.runs.to_dict("records"), output_dir=str(self.run_folder)))
-    def plot(self) -> Any: return sweep_curves(self)
-    def plot_training(self, seed: Optional[int] = None) -> Any: return training_figure(self, seed)
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>{self.table().to_html()}"
-
-    @classmethod
-    def load(cls, path: str | Path) -> ToyResult: return _load_result(Path(path))
-
-def _sentence(r: ToyResult) -> str:
-    c, f = r.config, r.runs[~r.runs.failed]
-    name = f"{c.preset} ({PRESETS[c.preset].about}), {c.scale}: " if c.preset else ""
-    if not len(f): return f"{name}all {len(r.runs)} runs failed: their numbers became infinite."
-    ends = f.groupby("value", dropna=False)[["monosemantic_fraction", "loss"]].mean()
-    at = lambda i: f"{ends.monosemantic_fraction.iloc[i]:.0%} of the neurons are monosemantic" + (f" at {WHAT.get(c.sweep_var, c.sweep_var)} {ends.index[i]:g} (loss {ends.loss.iloc[i]:.3f})" if c.sweep_var else f" (loss {ends.loss.iloc[i]:.3f})")
-    low, high = int(ends.monosemantic_fraction.argmin()), int(ends.monosemantic_fraction.argmax())
-    words = at(high) if low == high else f"{at(low)}, {at(high)}"
-    asleep, failed = int((f.dead == 1).sum()), int(r.runs.failed.sum())
-    return f"{name}{words}; {len(r.runs)} runs, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; {asleep} never woke" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
-
-def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], step: Optional[int]) -> ToyNetwork:
-    settings, seed = sweep_settings(r.config), r.config.seed if seed is None else seed
-    values = list(r.config.sweep_values or [math.nan])
-    if value is not None and value not in values: raise BadInput(f"value {value:g} is none of {', '.join(f'{v:g}' for v in values)}.")
-    i = 0 if value is None else values.index(value)
-    path = _run_file(r.run_folder, i, seed)
-    if not path.exists(): raise BadInput(f"seed {seed} is outside {r.config.seed}..{r.config.seed + r.config.seeds - 1}.")
-    about = read_tensors(path, [])[1]
-    if step is not None and step not in about["steps"]: raise BadInput(f"weights after {step} steps were not kept: there are {', '.join(map(str, about['steps']))}.")
-    step = about["steps"][-1] if step is None else step
-    t, _ = read_tensors(path, ["embedder", "output_embedder", *(f"{step}.{name}" for name in ("w_in", "bias", "w_out"))])
-    return ToyNetwork(t["embedder"], t[f"{step}.w_in"], t[f"{step}.bias"].view(-1), t[f"{step}.w_out"], settings[i], seed, t.get("output_embedder"))
-
-def _load_result(path: Path) -> ToyResult:
-    "`BadData` for anything that is no finished sweep, with what it is."
-    if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
-    manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
-    if manifest.get("format", 1) != 1: raise BadData(f"{path} is of format {manifest['format']}, and this version reads format 1: train the sweep again, or open it with the version that wrote it.")
-    if "sweep_var" not in manifest.get("config", {}): raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
-    if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before goes on with it.")
-    config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))
-    return ToyResult(config, read_frame(path/"datasets"/"runs.parquet"), path)
-
 # %% ../nbs/51_toy_sweeps.ipynb #d0604dae
 def _shade_of(values: Sequence[float]) -> dict[float, str]:
     "A colour for each value, dark to light in their order."
@@ -338,7 +356,7 @@ def _shade_of(values: Sequence[float]) -> dict[float, str]:
     at = np.linspace(0, .88, len(values)) if len(values) > 1 else [.2]
     return dict(zip(sorted(values), sample_colorscale("Cividis", list(at))))
 
-def _name_of(config: ToyConfig, value: float) -> str: return f"{value:.3g}" if config.sweep_var else "run"
+def _name_of(config: ToyConfig, value: float) -> str: return f"{value:.4g}" if config.sweep_var else "run"
 
 def _panels(lines: Sequence[Any], titles: Sequence[str], height: int = 640, **layout: Any) -> Any:
     "Lines on y axes one above the other (`y`, `y2` ...), with one x axis."
