@@ -393,7 +393,7 @@ def sweep_curves(r: ToyResult) -> Any:
 
 # %% ../nbs/51_toy_sweeps.ipynb #cd274977
 def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequence[str] = tuple(PRESETS), **more: Any) -> pd.DataFrame:
-    "Run the rows that are not there yet, and return the table of all: preset, sweep_var, and the columns of `ToyResult.to_frame`."
+    "Run the rows that are not there yet, and return the table of all: preset, sweep_var, and the columns of a result's runs."
     found = []
     for name in progress(names, "presets", unit="row"):
         config = preset_config(name, scale, output_dir=str(folder), **more)
