@@ -79,7 +79,7 @@ def test_a_failed_run_is_marked_and_the_others_are_there(tmp_path, monkeypatch, 
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(tmp_path):
-    command = "toy --N 64 --m 8 --k 128 --log2_training_steps 12 --sweep_var learning_rate --sweep_values 0.003 0.01 --stack 1 --file_name out --device cpu --json"
+    command = "toy --N 64 --m 8 --k 128 --log2_training_steps 11 --sweep_var learning_rate --sweep_values 0.003 0.01 --stack 1 --file_name out --device cpu --json"
     run = tmp_path / "out"
     with started(command, cwd=tmp_path) as process:
         wait_until(lambda: list((run / "models").glob("value_0_*")), process)   # the second stack is under way
