@@ -49,7 +49,7 @@ def _words(o: Option) -> str:
 def _shown(o: Option, value: Any) -> Any:
     "The value as the option's control holds it."
     if o.choices or not (o.optional or o.kind in (str, tuple)): return value
-    return "" if value is None else " ".join(f"{v:g}" for v in value) if o.kind is tuple else str(value)
+    return "" if value is None else " ".join(map(str, value)) if o.kind is tuple else str(value)
 
 # %% ../nbs/06_panels.ipynb #2c8c419b
 def options_table(

@@ -74,9 +74,10 @@ def frequencies(settings: ToySettings) -> Float[Tensor, "feature"]:
 class Draws:
     "Samples of features, without end: the same ones for the same seed and settings."
     def __init__(self, settings: ToySettings, seed: int, device: str = "cpu"):
-        self.settings, self.generator = settings, torch.Generator(device).manual_seed(2 * seed + 1)
+        place = "cpu" if device == "mps" else device   # which has no float64
+        self.settings, self.generator = settings, torch.Generator(place).manual_seed(2 * seed + 1)
         p = frequencies(settings) / (2 if settings.task == "abs" else 1)   # a difference of two samples of half the density
-        self.hazard = (-torch.log1p(-p.clamp(max=1 - 1e-12))).cumsum(0).to(device)
+        self.hazard = (-torch.log1p(-p.clamp(max=1 - 1e-12))).cumsum(0).to(place)
         self.values: dict[int, Tensor] = {}
 
     def some(self, rows: int) -> Float[Tensor, "row feature"]:
@@ -332,7 +333,7 @@ def _make_stack(t: ToyTraining) -> None:
 
 def _samples(t: ToyTraining) -> tuple[Float[Tensor, "draw row dimension"], Float[Tensor, "draw row output"]]:
     "(embedded features, targets) of the next step, for each seed; where densities differ, for each run."
-    draws = [d(t.shape.batch_size) for d in t.draws]
+    draws = [d(t.shape.batch_size).to(t.device) for d in t.draws]
     v, times = draws[0][None] if len(draws) == 1 else torch.stack(draws), len(draws) // len(t.seeds)
     x = torch.bmm(v, t.embedder.repeat(times, 1, 1))
     return x, torch.bmm(v, t.output_embedder.repeat(times, 1, 1)) if t.output_embedder is not None else v.abs() if t.shape.task == "abs" else v

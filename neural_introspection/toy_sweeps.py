@@ -17,7 +17,7 @@ from typing import Any, Callable, Literal, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from .core import (HELP, BadData, BadInput, check_run_folder, make_config, open_run, option, options, pick_device, plain, progress, read_frame, read_json,
+from .core import (HELP, BadData, BadInput, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, plain, progress, read_frame, read_json,
                                        read_tensors, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
 from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
@@ -205,7 +205,7 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             keep()
             saved = time.monotonic()
     try: t.run(watch=now_and_then, every=WATCH_EVERY if watch else SAVE_EVERY)
-    except BaseException:   # cancelled, or Ctrl-C: nothing is lost
+    except Cancelled:   # between two steps; anything else may come in the middle of one, and the last state is the one to go on from
         keep()
         raise
     for i, (v, seed) in enumerate((v, seed) for v in values for seed in seeds): _write_run(t, i, _run_file(folder, v, seed))
@@ -306,7 +306,7 @@ def _sentence(r: ToyResult) -> str:
     low, high = int(ends.monosemantic_fraction.argmin()), int(ends.monosemantic_fraction.argmax())
     words = at(high) if low == high else f"{at(low)}, {at(high)}"
     asleep, failed = int((f.dead == 1).sum()), int(r.runs.failed.sum())
-    return f"{name}{words}; {len(r.runs)} runs, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; {asleep} never woke" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
+    return f"{name}{words}; {len(r.runs)} runs, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; in {asleep} every neuron is dead" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
 
 def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], step: Optional[int]) -> ToyNetwork:
     seed = r.config.seed if seed is None else seed

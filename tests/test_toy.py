@@ -132,3 +132,10 @@ def test_a_published_file_and_an_other_format_are_refused_by_name(tmp_path):
     with pytest.raises(BadData, match="pickle"): ToyResult.load(tmp_path / "lr1.pt")
     (tmp_path / "manifest.json").write_text('{"format": 2, "config": {"sweep_var": "k"}}')
     with pytest.raises(BadData, match="format 2"): ToyResult.load(tmp_path)
+
+
+def test_a_form_keeps_the_values_to_the_last_digit():
+    from neural_introspection.panels import form
+    config = preset_config("E1")
+    shown = form(config)
+    assert shown.config() == config and shown.set(seeds=2).config().sweep_values == config.sweep_values
