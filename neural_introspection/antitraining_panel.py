@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from .antitraining import Antitraining, AntitrainConfig, AntitrainResult, Certificate, check_settings, open_antitraining, run_antitrain
 from .core import BadInput, Cancelled, make_config, watch_progress
 from .information import Core, Information, core_set, information_content, make_reference, randomised_scores
-from .panels import Panel, _watch, live_figure, live_or_static, options_table, without_nan
+from .panels import Panel, _watch, fit_figures, live_figure, live_or_static, options_table, renew_figure, send_figures
 
 # %% auto #0
 __all__ = ['SMALL', 'NETWORK', 'STEPS', 'GROUPS', 'SAMPLE', 'HELD_OUT', 'WIDE', 'CELL', 'FAINT', 'DEAD', 'POINTS', 'ACTIONS',
@@ -186,7 +186,7 @@ class AntitrainPanel(Panel):
         if what not in ACTIONS: raise BadInput(f"{what!r} is no button of the panel: choose one of {', '.join(ACTIONS)}.")
         if not self.running:
             self.what = what
-            _fit(self)
+            fit_figures(self.figures)
         return super().start()
 
     def frame(self) -> pd.DataFrame:
@@ -196,9 +196,7 @@ class AntitrainPanel(Panel):
     @property
     def reading(self) -> LiveReading: return self.history[-1]
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        for live in self.figures:   # plotly's own display does so: a new view shows the present state
-            live._repr_mimebundle_()
-            live.send_state(["_widget_layout", "_widget_data"])
+        send_figures(self.figures)
         return live_or_static(self.widget, _static_page(self))
     def __repr__(self) -> str: return f"AntitrainPanel({reading_words(self.reading, self.chance)})"
 
@@ -300,22 +298,8 @@ def _say(panel: AntitrainPanel) -> None:
     panel.words.value = f"<div role='status' style='line-height:1.4;min-height:2.8em;margin:4px 0'>{html.escape(reading_words(panel.reading, panel.chance))}{note}</div>"
 
 def _show(panel: AntitrainPanel, phase: str = "") -> None:
-    for live, fig in zip(panel.figures, _figures(panel)): _renew(live, fig)
+    for live, fig in zip(panel.figures, _figures(panel)): renew_figure(live, fig)
     _say(panel)
-
-def _fit(panel: AntitrainPanel) -> None:
-    "Have the figures take the width that their place has by now: plotly itself hears of a resized window only, and often before the page is laid out anew."
-    for live in panel.figures:
-        for automatic in (False, True): live.layout.autosize = automatic
-
-def _renew(live: Any, fig: Any) -> None:
-    "Give a live figure the data of a new one with the same traces."
-    with live.batch_update():
-        for old, new in zip(live.data, fig.data):
-            if new.type == "heatmap": old.update(z=without_nan(np.asarray(new.z, "f8")), text=new.text, zmax=new.zmax)
-            else: old.update(x=new.x, y=new.y)
-        wanted = dict(height=fig.layout.height, xaxis_range=fig.layout.xaxis.range, yaxis_range=fig.layout.yaxis.range, yaxis_tickvals=fig.layout.yaxis.tickvals, yaxis_ticktext=fig.layout.yaxis.ticktext)
-        live.update_layout({k: v for k, v in wanted.items() if v is not None and v != live.layout[k]})   # what is the same would be sent all the same
 
 def _static_page(panel: AntitrainPanel) -> str:
     "What stands in the panel's place where there is no kernel."

@@ -15,11 +15,11 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Hashable, Mapping, Optional, Sequence
 import pandas as pd
-from .core import BadInput, progress, versions, write_json
+from .core import BadInput, progress, runs_folder, versions, write_json
 
 # %% auto #0
-__all__ = ['is_smoke', 'rounds', 'this_machine', 'seconds', 'in_turn', 'Row', 'ratio_row', 'table', 'Results', 'results_folder',
-           'resident', 'peak_of', 'in_fresh_process', 'forget_files', 'text_windows']
+__all__ = ['is_smoke', 'rounds', 'this_machine', 'seconds', 'in_turn', 'Row', 'ratio_row', 'table', 'Results', 'resident',
+           'peak_of', 'in_fresh_process', 'forget_files', 'text_windows']
 
 # %% ../nbs/08_bench.ipynb #405d0bd0
 def is_smoke() -> bool:
@@ -143,18 +143,12 @@ class Results:
 
     def write(self, folder: Optional[str | Path] = None) -> Path:
         "The file: `NAME.json` in the folder, or in `runs/benchmarks` of the project."
-        folder = results_folder() if folder is None else Path(folder)
+        folder = runs_folder("benchmarks") if folder is None else Path(folder)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         return write_json(folder/f"{self.name}.json", dict(created=time.strftime("%Y-%m-%dT%H:%M:%S"), about=self.about, machine=self.machine | dict(load_after=load),
                           rows=[asdict(r) | dict(reached=r.reached) for r in self.rows], seconds=self.measured))
 
 # %% ../nbs/08_bench.ipynb #627b4fae
-def results_folder() -> Path:
-    "`runs/benchmarks` of the project that the working folder is in."
-    here = Path.cwd().resolve()
-    root = next((p for p in (here, *here.parents) if (p/"settings.ini").exists()), here)
-    return root/"runs"/"benchmarks"
-
 def _shares(results: Results) -> Any:
     import plotly.graph_objects as go
     from neural_introspection.viz import COLOURS, figure, label

@@ -31,8 +31,8 @@ from typing import Any, Callable, Iterable, Iterator, Literal, Optional
 __all__ = ['LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound',
            'BadTexts', 'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled', 'expect_error', 'require',
            'site_name', 'NeuronAddress', 'site_layer', 'Target', 'check_index', 'seed_everything', 'device_parity',
-           'pick_device', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json', 'read_json',
-           'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
+           'pick_device', 'runs_folder', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json',
+           'read_json', 'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
            'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
            'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'versions', 'RunFolder', 'is_resumable',
            'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
@@ -236,6 +236,12 @@ def pick_device(device: Optional[str] = None) -> str:
         raise BadInput(f"device {device!r} cannot be used here: "
                        "choose cpu, or leave it out to pick the best.") from None
     return device
+
+# %% ../nbs/00_core.ipynb #3bdfdcac
+def runs_folder(name: str) -> Path:
+    "`runs/NAME` of the project that the working folder is in: of the nearest folder above with a `settings.ini`, else of the working folder."
+    here = Path.cwd().resolve()
+    return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").exists()), here)/"runs"/name
 
 # %% ../nbs/00_core.ipynb #b3fee34c
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterable, Optional
 
 import ipywidgets as widgets
 import numpy as np
@@ -23,7 +23,7 @@ from .core import BadInput, Cancelled, NeuralIntrospectionError, Option, make_co
 
 # %% auto #0
 __all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', 'form', 'as_output', 'without_nan', 'live_figure',
-           'PanelParts', 'lay_out', 'progress_words', 'Panel']
+           'renew_figure', 'fit_figures', 'send_figures', 'PanelParts', 'lay_out', 'progress_words', 'Panel']
 
 # %% ../nbs/06_panels.ipynb #bddbf00c
 _LABEL = "11.5em"  # the width of an option's name
@@ -70,7 +70,8 @@ def _plain(value: Any) -> str: return "" if value is None else str(value)
 def _allowed(o: Option) -> str:
     if o.choices: return ", ".join(map(str, o.choices))
     ends = [f"≥ {o.minimum:g}" if o.minimum is not None else "", f"≤ {o.maximum:g}" if o.maximum is not None else ""]
-    return " ".join(filter(None, [o.kind.__name__, *ends, "or left out" if o.optional else ""]))
+    kind = "numbers" if o.kind is tuple else o.kind.__name__
+    return " ".join(filter(None, [kind, ", ".join(filter(None, ends)), "or left out" if o.optional else ""]))
 
 # %% ../nbs/06_panels.ipynb #44ba80f4
 def error_html(
@@ -182,6 +183,40 @@ def live_figure(fig: Any) -> Any:
         live.layout.autosize = True
     live.observe(fit, "_js2py_traceDeltas")
     return live
+
+# %% ../nbs/06_panels.ipynb #6b7a5418
+_RENEWED = dict(heatmap=("text", "zmax"), bar=("x", "y", "customdata"), scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line"))
+_RENEWED_AXIS = ("range", "type", "tickvals", "ticktext")
+
+def renew_figure(
+    live: Any,   # made by `live_figure`
+    fig: Any,    # a figure with traces of the same kinds
+) -> None:
+    "Give a live figure the data, height, axes, titles and annotations of another one."
+    if len(live.data) > len(fig.data): live.data = live.data[:len(fig.data)]
+    elif len(live.data) < len(fig.data): live.add_traces(fig.data[len(live.data):])
+    with live.batch_update():
+        for old, new in zip(live.data, fig.data):
+            if new.type == "heatmap": old.z = without_nan(np.asarray(new.z, "f8"))
+            old.update({key: new[key] for key in _RENEWED[new.type]}, overwrite=True)
+        if fig.layout.annotations: live.layout.annotations = fig.layout.annotations
+        live.update_layout({key: value for key, value in _renewed_layout(fig).items() if value is not None and value != live.layout[key]})   # the same would be sent, and drawn, all the same
+
+def _renewed_layout(fig: Any) -> dict[str, Any]:
+    axes = [name for name in fig.layout if name[1:5] == "axis"]
+    wanted = {f"{name}_{key}": fig.layout[name][key] for name in axes for key in _RENEWED_AXIS} | {f"{name}_title_text": fig.layout[name].title.text for name in axes}
+    return wanted | dict(height=fig.layout.height, title_text=fig.layout.title.text, legend_title_text=fig.layout.legend.title.text)
+
+def fit_figures(figures: Iterable[Any]) -> None:
+    "Have live figures take the width that their place has by now: plotly itself hears of a resized window only, and often before the page is laid out anew."
+    for live in figures:
+        for automatic in (False, True): live.layout.autosize = automatic
+
+def send_figures(figures: Iterable[Any]) -> None:
+    "Send live figures' present state to a view that is new: without it the view shows the first state. Plotly's own display does so too."
+    for live in figures:
+        live._repr_mimebundle_()
+        live.send_state(["_widget_layout", "_widget_data"])
 
 # %% ../nbs/06_panels.ipynb #0df139ab
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Callable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
-from .core import BadData, BadInput, Cancelled, make_config, option
-from .panels import Panel, error_html, live_figure, live_or_static, options_table, without_nan
+from .core import BadData, BadInput, Cancelled, make_config, option, runs_folder
+from .panels import Panel, error_html, fit_figures, live_figure, live_or_static, options_table, renew_figure, send_figures
 from .toy_analysis import feature_heat_map, mechanism, published_order
 from .toy_models import ToyNetwork, ToyTraining, single_feature_activations
 from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, preset_config, run_toy, training_figure
@@ -189,9 +189,7 @@ class ToyExplorer(Panel):
     @property
     def pair(self) -> tuple[int, int]: return self.controls["neuron"].value, self.controls["feature"].value
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        for live in self.live.values():   # plotly's own display does so: a new view shows the present state
-            live._repr_mimebundle_()
-            live.send_state(["_widget_layout", "_widget_data"])
+        send_figures(self.live.values())
         return live_or_static(self.widget, _static_page(self))
     def __repr__(self) -> str: return f"ToyExplorer of {self.runs}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
 
@@ -260,24 +258,10 @@ def _say(explorer: ToyExplorer, place: str, words: str) -> None:
 def _draw(explorer: ToyExplorer, name: str, fig: Any) -> None:
     "Show a figure in its place, in the widget that is there: a new one takes the browser a second."
     explorer.drawn[name] = fig
-    if name in explorer.live: return _renew(explorer.live[name], fig)
+    if name in explorer.live: return renew_figure(explorer.live[name], fig)
     live = explorer.live[name] = live_figure(fig)
     if name == "map": live.data[0].on_click(lambda trace, points, state: _try(explorer, _click, points))
     explorer.places[name].children = (live,)
-
-def _renew(live: Any, fig: Any) -> None:
-    "Give a live figure the data, the axes and the title of a new one of the same kind."
-    keys = dict(heatmap=("text",), bar=("x", "y", "customdata"), scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line"))
-    wanted = {f"{name}_{key}": fig.layout[name][key] for name in fig.layout if name[1:5] == "axis" for key in ("range", "type")} | {f"{name}_title_text": fig.layout[name].title.text for name in fig.layout if name[1:5] == "axis"}
-    wanted |= dict(title_text=fig.layout.title.text, legend_title_text=fig.layout.legend.title.text)
-    if len(live.data) > len(fig.data): live.data = live.data[:len(fig.data)]
-    elif len(live.data) < len(fig.data): live.add_traces(fig.data[len(live.data):])
-    with live.batch_update():
-        for old, new in zip(live.data, fig.data):
-            if new.type == "heatmap": old.z = without_nan(np.asarray(new.z, "f8"))
-            old.update({key: new[key] for key in keys[new.type]}, overwrite=True)
-        if fig.layout.annotations: live.layout.annotations = fig.layout.annotations
-        live.update_layout({key: value for key, value in wanted.items() if value is not None and value != live.layout[key]})   # the same would be sent, and drawn, all the same
 
 # %% ../nbs/54_toy_explorer.ipynb #55035905
 def _train(explorer: ToyExplorer, options: ToyOptions) -> ToyResult:
@@ -296,7 +280,7 @@ def _train(explorer: ToyExplorer, options: ToyOptions) -> ToyResult:
 def _run(explorer: ToyExplorer, config: ToyConfig) -> ToyResult:
     "Train with live curves; after Cancel the words say what is there."
     done = lambda: len(list((config.run_folder/"models").glob("value_*.safetensors")))
-    _fit(explorer)
+    fit_figures(explorer.live.values())
     count, so_far, clock = len(config.sweep_values) * config.seeds, SweepSoFar(config), dict(next=0.)
     def follow(values: Sequence[int], training: ToyTraining) -> None:
         if time.monotonic() < clock["next"]: return
@@ -345,12 +329,7 @@ def _compare(explorer: ToyExplorer) -> None:
     box, display = explorer.places["beside"].layout, "block" if names[1] else "none"
     if box.display != display:
         box.display = display
-        _fit(explorer)
-
-def _fit(explorer: ToyExplorer) -> None:
-    "Have the figures take the width that their place has by now."
-    for live in explorer.live.values():
-        for automatic in (False, True): live.layout.autosize = automatic
+        fit_figures(explorer.live.values())
 
 # %% ../nbs/54_toy_explorer.ipynb #5af43d5a
 def _show_steps(explorer: ToyExplorer, last: bool = False) -> None:
@@ -402,9 +381,4 @@ def toy_explorer(
     runs: Optional[str | Path] = None,   # folder of sweeps; the environment's NI_TOYS, or runs/toy-explorer of the project, if left out
 ) -> ToyExplorer:
     "The explorer of a folder of sweeps, which need not be there yet."
-    return ToyExplorer(runs or os.environ.get("NI_TOYS") or _project()/"runs"/"toy-explorer")
-
-def _project() -> Path:
-    "The nearest folder, from the working directory up, that holds a project's settings; else the working directory."
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").exists()), here)
+    return ToyExplorer(runs or os.environ.get("NI_TOYS") or runs_folder("toy-explorer"))
