@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import capture, evaluating, find_site, hooks, read_logits
 from .classification import DATA_SETS, ClassificationData, load_classification
-from .core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain, progress,
+from .core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain, progress, spread_calls,
                                        read_json, read_tensors, write_frame, write_json, write_tensors, HELP)
 from .information import IGNORED, Core, Examples, Reference, _reader, check_threshold, core_set, generator_of, information_content, make_reference, randomised, randomised_scores, run_model, scores
 
@@ -697,15 +697,13 @@ def _asked(config: AntitrainConfig) -> dict: return plain({k: v for k, v in vars
 
 def run_antitrain(config: AntitrainConfig) -> AntitrainResult:
     "Antitrain the network of every seed. `BadInput` before anything is written; an interrupted run is resumed by the same call."
-    import joblib
     check_config(config)
     open_antitraining(config, config.seed)   # what cannot work ends here
     seeds = range(config.seed, config.seed + config.seeds)
     with open_run(config.output_dir, _asked(config), config.force_overwrite) as run:
         if run.resumed: log.info("resuming the run in %s", run.path)
         with run.stage("antitrain"):
-            if config.n_jobs == 1: found = [_one_seed(config, seed, run.path) for seed in progress(seeds, "seeds", unit="seed")]
-            else: found = joblib.Parallel(n_jobs=config.n_jobs)(joblib.delayed(_one_seed)(config, seed, run.path) for seed in seeds)
+            found = spread_calls(_one_seed, [(config, seed, run.path) for seed in seeds], config.n_jobs, "seeds", "seed")
         result = AntitrainResult(tuple(found), config, run.path)
         write_frame(run.file("datasets", "seeds.parquet"), result.to_frame())
         write_frame(run.file("datasets", "history.parquet"), result.history())

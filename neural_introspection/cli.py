@@ -144,9 +144,13 @@ class OutputOptions:
 
 # %% ../nbs/90_cli.ipynb #39bd597f
 def _typed(o: Any) -> Any:
+    "What tyro reads is words; `make_config` makes values of them, or says in a sentence what they should be."
     import tyro
-    kind = Literal[o.choices] if o.choices else tuple[float, ...] if o.kind is tuple else o.kind
-    return Annotated[Optional[kind] if o.optional else kind, tyro.conf.arg(help=o.help.replace("%", "%%"))]
+    kind = {bool: bool, tuple: tuple[str, ...]}.get(o.kind, str)
+    names = {int: "INT", float: "FLOAT", tuple: "FLOAT ...", str: "STR"} | ({o.kind: "{" + ",".join(map(str, o.choices)) + "}"} if o.choices else {})
+    return Annotated[Optional[kind] if o.optional else kind, tyro.conf.arg(help=o.help.replace("%", "%%"), metavar=names.get(o.kind))]
+
+def _as_words(value: Any) -> Any: return value if value is None or isinstance(value, bool) else tuple(map(str, value)) if isinstance(value, tuple) else str(value)
 
 # %% ../nbs/90_cli.ipynb #666a0d33
 def _parser_class(config: Any) -> type:
@@ -155,7 +159,7 @@ def _parser_class(config: Any) -> type:
     groups: dict[str, list] = {}
     for part in (config, OutputOptions()):
         for o in options(part):
-            field = dataclasses.field(default=getattr(part, o.name))
+            field = dataclasses.field(default=_as_words(getattr(part, o.name)))
             groups.setdefault(o.group, []).append((o.name, _typed(o), field))
     fields = []
     for name, members in groups.items():
@@ -177,9 +181,10 @@ def _switches(config: type, argv: list[str]) -> list[str]:
 
 # %% ../nbs/90_cli.ipynb #c77126ec
 def option_words(text: str, config: type) -> str:
-    "A message with the names of the config's options as a shell spells them: `--learning-rate` for learning_rate."
+    "A message with the names of the config's options as a shell spells them: `--learning-rate` for learning_rate; values stay."
     names = "|".join(o.name for o in options(config) if "_" in o.name)
-    return re.sub(rf"(?<![\w./'\"-])({names})(?![\w/'\"=-]|\.\w)", lambda m: "--" + m[0].replace("_", "-"), text) if names else text
+    text, mark, values = text.partition(" must be one of ")
+    return (re.sub(rf"(?<![\w./'\"-])({names})(?![\w/'\"=-]|\.\w)", lambda m: "--" + m[0].replace("_", "-"), text) if names else text) + mark + values
 
 @contextlib.contextmanager
 def _as_options(config: type) -> Iterator[None]:
@@ -206,7 +211,7 @@ def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
     start = _start(cls, yaml_values(path) if (path := _value_of("config", argv)) else {}, argv)
     groups = tyro.cli(_parser_class(start), prog=f"neural-introspection {command}", description=about,
                       args=_switches(cls, argv), config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes))
-    values = {f.name: getattr(group, f.name) for group in vars(groups).values() for f in dataclasses.fields(group)}
+    values = {name: " ".join(value) or () if isinstance(value, tuple) else value for group in vars(groups).values() for name, value in vars(group).items()}
     output = {o.name: values.pop(o.name) for o in options(OutputOptions)}
     with _as_options(cls): return make_config(cls, values), OutputOptions(**output)
 

@@ -10,22 +10,26 @@ import csv
 import dataclasses
 import datetime
 import difflib
+import fractions
 import hashlib
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import random
 import re
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Literal, Optional
+from typing import Any, Callable, Iterable, Iterator, Literal, Optional, Sequence
 
 # %% auto #0
 __all__ = ['LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound',
@@ -34,8 +38,8 @@ __all__ = ['LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'Ba
            'pick_device', 'runs_folder', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json',
            'read_json', 'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
            'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
-           'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'versions', 'RunFolder', 'is_resumable',
-           'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
+           'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'stop_between', 'spread_calls', 'versions',
+           'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -430,8 +434,9 @@ def _convert(o: Option, value: Any) -> Any:
         if o.kind is bool: return value if isinstance(value, bool) else _BOOLS[str(value).lower()]
         if o.kind is tuple: return tuple(map(float, re.split(r"[,\s]+", value.strip(" ,()[]")) if isinstance(value, str) else value))
         if isinstance(value, bool) or (o.kind is int and float(value) != int(float(value))): raise ValueError
+        if o.kind is float and "/" in str(value): return float(fractions.Fraction(value))   # such as 1/64
         return int(float(value)) if o.kind is int else o.kind(value)
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, OverflowError, ZeroDivisionError):
         raise BadInput(f"{o.name} is {value!r}, but must be {_KINDS[o.kind]}.") from None
 
 # %% ../nbs/00_core.ipynb #25cca8d9
@@ -444,7 +449,8 @@ def check_options(config: Any) -> None:
             raise BadInput(f"{o.name} is {value!r}, but must be one of {', '.join(map(str, o.choices))}.")
         for value in value if o.kind is tuple else [value] if o.kind in (int, float) else []:
             low, high = o.minimum, o.maximum
-            if value != value or value in (float("inf"), float("-inf")) or (low is not None and value < low) or (high is not None and value > high):
+            if value != value or value in (float("inf"), float("-inf")): raise BadInput(f"{o.name} is {value}, but must be finite.")
+            if (low is not None and value < low) or (high is not None and value > high):
                 raise BadInput(f"{o.name} is {value}, but must be {_span(low, high)}.")
 
 # %% ../nbs/00_core.ipynb #e3d5563e
@@ -502,7 +508,7 @@ def progress(
     from tqdm.auto import tqdm
     total, watcher = total if total is not None else len(items) if hasattr(items, "__len__") else None, _watcher.get()
     if watcher: watcher(desc, 0, total)
-    with tqdm(total=total, desc=desc, unit=unit, delay=2, leave=False, disable=watcher is not None) as bar:
+    with tqdm(total=total, desc=desc, unit=unit, delay=2, leave=False, disable=True if watcher else None) as bar:
         for done, item in enumerate(items, 1):
             yield item
             bar.update()
@@ -540,6 +546,34 @@ def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:
     piece = make(i)
     write_tensors(path, piece)
     return piece
+
+# %% ../nbs/00_core.ipynb #8f860c96
+@contextlib.contextmanager
+def stop_between() -> Iterator[Callable[[], None]]:
+    "Within the block Ctrl-C waits for the next call of what is yielded, which then raises `KeyboardInterrupt`. In another thread than the main one, which Ctrl-C does not reach, it does nothing."
+    asked = []
+    def check() -> None:
+        if asked: raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread(): yield check
+    else:
+        before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+        try: yield check
+        finally: signal.signal(signal.SIGINT, before)
+
+# %% ../nbs/00_core.ipynb #be6907c0
+def spread_calls(
+    function: Callable,         # a module's function, unless all is done here
+    calls: Sequence[tuple],     # the arguments of each call
+    n_jobs: int = 1,            # calls at a time; with 1, as many as the `joblib.parallel_config` around it says, if there is one
+    desc: str = "calls",        # what is being done
+    unit: str = "call",
+) -> list:
+    "What each call returns, in order."
+    import joblib
+    from joblib.parallel import get_active_backend
+    n_jobs = n_jobs if n_jobs != 1 else get_active_backend()[1] or 1
+    if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
+    return list(progress(joblib.Parallel(n_jobs=n_jobs, return_as="generator")(joblib.delayed(function)(*call) for call in calls), desc, len(calls), unit))
 
 # %% ../nbs/00_core.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
@@ -628,6 +662,7 @@ def open_run(
             archived = _put_aside(path, force_overwrite) if before else None
             start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="seconds"))
             run = RunFolder(path, start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
+            if archived and not force_overwrite: logging.getLogger("neural_introspection").info("the previous run was archived as %s", archived)
         for name in RUN_FOLDERS: (path/name).mkdir(parents=True, exist_ok=True)
         run.update(status="running", error=None)
     except BaseException:

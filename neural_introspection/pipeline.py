@@ -427,7 +427,6 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
 def _announce(run: RunFolder) -> None:
     if run.resumed:
         log.info("resuming the run in %s (it stopped in stage %s)", run.path, run.manifest.get("stage", "none"))
-    elif run.archived: log.info("the previous run was archived as %s", run.archived)
 
 # %% ../nbs/17_pipeline.ipynb #0db6aecb
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from .capture import ModelInterface, find_site, neuron_axis
-from .core import BadData, BadInput, plain, progress, read_json, read_tensors, write_json, write_tensors
+from .core import BadData, BadInput, plain, progress, read_json, read_tensors, spread_calls, write_json, write_tensors
 
 # %% auto #0
 __all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
@@ -496,12 +496,13 @@ def q_values(p: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:
 
 # %% ../nbs/03_stats.ipynb #8a2ca454
 def mean_interval(values: Float[np.ndarray, "network"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    "Mean of a value for each network or seed, and its 95 % bootstrap interval over them (expanded percentiles). NaN ends if there is one value."
+    "Mean of a value for each network or seed, and its 95 % interval over them: a bootstrap one (expanded percentiles), below five values Student's t. NaN ends if there is one value."
     from scipy.stats import norm, t
     values = np.asarray(values, float)
     n = len(values)
     if not n or not np.isfinite(values).all(): raise BadInput(f"{np.isfinite(values).sum()} of {n} values are numbers: give one for each network or seed.")
     if n == 1: return float(values[0]), math.nan, math.nan
+    if n < 5: return float(values.mean()), *map(float, values.mean() + np.array([-1, 1]) * t.ppf(.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
     tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(.975, n - 1))
     means = np.random.default_rng(seed).choice(values, (draws, n)).mean(1)
     return float(values.mean()), *map(float, np.quantile(means, [tail, 1 - tail]))
@@ -515,12 +516,9 @@ def sweep(
     n_jobs: int = 1,                             # calls at a time; under joblib.parallel_config("ray"), on a cluster
 ) -> pd.DataFrame:
     "The rows of all calls, with columns `setting` and `seed`."
-    import joblib
     calls = [(name, seed) for name in settings for seed in seeds]
     if not calls: raise BadInput("a sweep needs at least one setting and one seed.")
-    run = lambda name, seed: _kept(function, name, seed, dict(settings[name]), folder)
-    if n_jobs == 1: parts = [run(*call) for call in progress(calls, function.__name__, unit="run")]
-    else: parts = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_kept)(function, name, seed, dict(settings[name]), folder) for name, seed in calls)
+    parts = spread_calls(_kept, [(function, name, seed, dict(settings[name]), folder) for name, seed in calls], n_jobs, function.__name__, "run")
     return pd.DataFrame([dict(setting=name, seed=seed, **row) for (name, seed), rows in zip(calls, parts) for row in rows])
 
 def _kept(function: Callable, name: str, seed: int, settings: dict, folder: Optional[str | Path]) -> list[dict]:
@@ -536,11 +534,11 @@ def _kept(function: Callable, name: str, seed: int, settings: dict, folder: Opti
 def interval_table(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     "For each group a row: mean of the value, its 95 % interval over rows (seeds), and how many; NaN where a group has no value."
     rows = []
-    for key, part in frame.groupby(list(by), sort=False):
+    for key, part in frame.groupby(list(by), sort=False, dropna=False):
         known = part[value].dropna()
         mean, low, high = mean_interval(known) if len(known) else (math.nan,) * 3
         rows.append(dict(zip(by, key)) | dict(mean=mean, low=low, high=high, rows=len(known)))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "rows"])
 
 # %% ../nbs/03_stats.ipynb #f248f15c
 def over_seeds(frame: pd.DataFrame, values: Sequence[str], by: str | Sequence[str] = "setting") -> pd.DataFrame:
@@ -551,7 +549,7 @@ def over_seeds(frame: pd.DataFrame, values: Sequence[str], by: str | Sequence[st
         mean, low, high = mean_interval(of.to_numpy(float))
         digits = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 10 else 3
         return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if len(of) > 1 else "")
-    return frame.groupby(by, sort=False)[list(values)].agg(words)
+    return frame.groupby(by, sort=False, dropna=False)[list(values)].agg(words)
 
 # %% ../nbs/03_stats.ipynb #8abc6272
 def layer_statistics(

@@ -5,6 +5,7 @@
 # %% ../nbs/52_toy_analysis.ipynb #c8c9f3ea
 from __future__ import annotations
 import math
+from dataclasses import replace
 from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
@@ -15,22 +16,30 @@ from .core import BadInput, check_index
 from .toy_models import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
-__all__ = ['with_features', 'many_feature_activations', 'feature_outputs', 'single_dimension_outputs', 'net_embedder',
-           'linear_part', 'published_order', 'feature_heat_map', 'feature_lines', 'bias_figure', 'neuron_table',
-           'mechanism', 'without', 'feature_losses', 'take_away', 'when_firing']
+__all__ = ['with_features', 'feature_name', 'many_feature_activations', 'feature_outputs', 'single_dimension_outputs',
+           'net_embedder', 'linear_part', 'published_order', 'feature_heat_map', 'feature_lines', 'bias_figure',
+           'neuron_table', 'mechanism', 'without', 'feature_losses', 'take_away', 'when_firing']
 
 # %% ../nbs/52_toy_analysis.ipynb #cb7ed6cd
-def with_features(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "feature feature"]:
-    "Samples: each feature at 1, with `others` at 1 as well. `BadAddress` for a feature that there is not."
-    samples = torch.eye(len(net.embedder))
-    for other in others: samples[:, check_index("feature", other, len(net.embedder), "the network")] = 1
+def with_features(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "single feature"]:
+    "Samples: each single feature (as in `directions`: for `abs` each at 1, then each at -1), with `others` as well. `BadAddress` for a feature that there is not."
+    every = torch.eye(len(net.embedder))
+    every = torch.cat([every, -every]) if net.settings.task == "abs" else every
+    samples = every.clone()
+    for other in others:
+        one = every[check_index("feature", other, len(every), "the network")]
+        samples[:, one != 0] = one[one != 0]
     return samples
 
-def many_feature_activations(net: ToyNetwork, others: Sequence[int]) -> Float[Tensor, "feature neuron"]:
+def feature_name(net: ToyNetwork, feature: int) -> str:
+    "A single feature's number; with its sign, where features have signs."
+    return f"{'-' if feature >= len(net.embedder) else '+'}{feature % len(net.embedder)}" if net.settings.task == "abs" else str(int(feature))
+
+def many_feature_activations(net: ToyNetwork, others: Sequence[int]) -> Float[Tensor, "single neuron"]:
     "What the neurons say to each feature while others are there."
     return net.activations(with_features(net, others))
 
-def feature_outputs(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "feature output"]:
+def feature_outputs(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "single output"]:
     "What the network says to each feature, while others are there."
     return net.outputs(with_features(net, others))
 
@@ -38,16 +47,16 @@ def single_dimension_outputs(net: ToyNetwork) -> Float[Tensor, "dimension output
     "What the network says to each dimension of the embedding by itself."
     return net.module()(torch.eye(len(net.w_in))).detach()
 
-def net_embedder(net: ToyNetwork) -> Float[Tensor, "feature neuron"]:
+def net_embedder(net: ToyNetwork) -> Float[Tensor, "single neuron"]:
     "What each neuron gets of each feature, before bias and non-linearity: the fixed embedding times the learned weights."
-    return net.embedder @ net.w_in
+    return net.directions @ net.w_in
 
-def linear_part(net: ToyNetwork) -> Float[Tensor, "feature output"]:
+def linear_part(net: ToyNetwork) -> Float[Tensor, "single output"]:
     "The network without bias and non-linearity."
     return net_embedder(net) @ net.w_out
 
 # %% ../nbs/52_toy_analysis.ipynb #1e2697d1
-def published_order(activations: Float[Tensor, "feature neuron"]) -> tuple[Int[Tensor, "feature"], Int[Tensor, "neuron"]]:
+def published_order(activations: Float[Tensor, "single neuron"]) -> tuple[Int[Tensor, "single"], Int[Tensor, "neuron"]]:
     "(features, neurons) in the order of the paper's figures: neurons by maximum over mean, features by their strongest neuron's place."
     neurons = torch.argsort(activations.amax(0) / (activations.mean(0) + 1e-10), descending=True, stable=True)
     return torch.argsort(activations[:, neurons].argmax(1), stable=True), neurons
@@ -61,7 +70,7 @@ def feature_heat_map(net: ToyNetwork, others: Sequence[int] = (), largest: int =
     z = acts[features][:, neurons].T
     rows, columns = (-(-n // -(-n // largest)) for n in z.shape)
     z = torch.nn.functional.adaptive_max_pool2d(z[None], (rows, columns))[0] if (rows, columns) != z.shape else z
-    names = [[str(int(i)) for i in order[::-(-len(order) // n)]] for order, n in ((neurons, rows), (features, columns))]
+    names = [[str(int(i)) for i in neurons[::-(-len(neurons) // rows)]], [feature_name(net, int(i)) for i in features[::-(-len(features) // columns)]]]
     trace = go.Heatmap(z=z.numpy(), y=names[0], x=names[1], colorscale="Cividis", colorbar=dict(title_text="activation", title_side="right", thickness=14, outlinewidth=0), hovertemplate="neuron %{y}, feature %{x}: %{z:.3f}<extra></extra>")
     plain = dict(type="category", showticklabels=False, ticks="", showgrid=False)
     return figure([trace], f"Neurons by feature: {int((monosemanticity(single_feature_activations(net)) > MONOSEMANTIC).sum())} of {len(net.bias)} monosemantic", "features, sorted", "neurons, sorted", height=620, xaxis=plain, yaxis=plain | dict(autorange="reversed"))
@@ -73,7 +82,7 @@ def feature_lines(net: ToyNetwork, features: Sequence[int] = (0, 1, 2)) -> Any:
     from neural_introspection.viz import colour_of, figure
     acts = single_feature_activations(net)
     order = published_order(acts)[1]
-    lines = [go.Scatter(y=acts[check_index("feature", f, len(acts), "the network"), order].numpy(), name=f"feature {f}", line_color=colour_of("", i), customdata=order.numpy(), hovertemplate="neuron %{customdata}: %{y:.3f}") for i, f in enumerate(features)]
+    lines = [go.Scatter(y=acts[check_index("feature", f, len(acts), "the network"), order].numpy(), name=f"feature {feature_name(net, f)}", line_color=colour_of("", i), customdata=order.numpy(), hovertemplate="neuron %{customdata}: %{y:.3f}") for i, f in enumerate(features)]
     return figure(lines, "Neurons by feature", "neurons, sorted", "activation", showlegend=True)
 
 def bias_figure(nets: Mapping[str, ToyNetwork]) -> Any:
@@ -83,12 +92,12 @@ def bias_figure(nets: Mapping[str, ToyNetwork]) -> Any:
     lines = [go.Scatter(y=net.bias[published_order(single_feature_activations(net))[1]].numpy(), name=name, line_color=colour_of(name, i)) for i, (name, net) in enumerate(nets.items())]
     fig = figure(lines, "Biases", "neurons, the most monosemantic first", "bias", showlegend=True)
     fig.add_hline(0, line=dict(color=COLOURS["grey"], width=1))
-    for n in {len(net.embedder) for net in nets.values()}: fig.add_vline(n, line=dict(color=COLOURS["grey"], dash="dot"), annotation_text=f"{n} features", annotation_position="top left")
+    for n in {len(net.directions) for net in nets.values()}: fig.add_vline(n, line=dict(color=COLOURS["grey"], dash="dot"), annotation_text=f"{n} features", annotation_position="top left")
     return fig
 
 # %% ../nbs/52_toy_analysis.ipynb #b22131c5
 def neuron_table(net: ToyNetwork) -> pd.DataFrame:
-    "A row for each neuron: kind (monosemantic, polysemantic, dead), feature (that moves it most), share (of it in all that the neuron says), alignment (cosine of its weights with the feature's direction), reads (of the feature at 1), interference (root mean square of what it reads of another feature), bias, fires_at (value of its feature alone; NaN if never or always), writes (to the feature's own output; NaN for random_proj), writes_elsewhere (root mean square), features (that move it)."
+    "A row for each neuron: kind (monosemantic, polysemantic, dead), feature (that moves it most; its place in `directions`), share (of it in all that the neuron says), alignment (cosine of its weights with the feature's direction), reads (of the feature at 1), interference (root mean square of what it reads of another feature), bias, fires_at (value of its feature alone; NaN if never or always, and for other neurons than ReLU), writes (to the feature's own output; NaN for random_proj), writes_elsewhere (root mean square), features (that move it)."
     acts, reads = single_feature_activations(net), net_embedder(net)
     share, feature, every = monosemanticity(acts), acts.argmax(0), torch.arange(len(net.bias))
     dead = (acts == 0).all(0)
@@ -97,26 +106,26 @@ def neuron_table(net: ToyNetwork) -> pd.DataFrame:
     others = ((reads.square().sum(0) - mine.square()) / (len(reads) - 1)).clamp(min=0).sqrt()
     at = -net.bias / mine
     own = net.output_embedder is None
-    writes = net.w_out[every, feature] if own else torch.full_like(mine, math.nan)
+    writes = net.w_out[every, feature % len(net.embedder)] if own else torch.full_like(mine, math.nan)
     rest = net.w_out.square().sum(1) - (writes.square() if own else 0)
-    columns = dict(kind=kind, feature=feature, share=share, alignment=mine / net.w_in.norm(dim=0), reads=mine, interference=others, bias=net.bias, fires_at=at.where((net.bias < 0) & (mine > 0), math.nan), writes=writes,
+    columns = dict(kind=kind, feature=feature, share=share, alignment=mine / net.w_in.norm(dim=0), reads=mine, interference=others, bias=net.bias, fires_at=at.where((net.bias < 0) & (mine > 0) & (net.settings.nonlinearity == "ReLU"), math.nan), writes=writes,
                    writes_elsewhere=(rest / (net.w_out.shape[1] - own)).clamp(min=0).sqrt(), features=(acts > 1e-6).sum(0))
     return pd.DataFrame({k: v.numpy() if isinstance(v, Tensor) else v for k, v in columns.items()}).rename_axis("neuron")
 
 def mechanism(net: ToyNetwork, neuron: int) -> str:
     "How a neuron works, in words. `BadAddress` for a neuron that there is not."
     r = neuron_table(net).loc[check_index("neuron", neuron, len(net.bias), "the network")]
+    feature = feature_name(net, r.feature)
     if r.kind == "dead": return f"Neuron {neuron} is dead: no single feature moves it (bias {r.bias:.2f})."
     if r.kind == "monosemantic":
-        fires = f"it fires when that is above {r.fires_at:.2f}" if r.fires_at == r.fires_at else "it fires whenever that is there"
-        return (f"Neuron {neuron} stands for feature {r.feature}: its weights point along it (cosine {r.alignment:.2f}), and {fires}, since its bias is {r.bias:.2f}; another feature gives it {r.interference:.2f} (root mean square), "
+        fires = f"it fires when that is above {r.fires_at:.2f}" if r.fires_at == r.fires_at else "it fires whenever that is there" if net.settings.nonlinearity == "ReLU" else "it is never quite silent"
+        return (f"Neuron {neuron} stands for feature {feature}: its weights point along it (cosine {r.alignment:.2f}), and {fires}, since its bias is {r.bias:.2f}; another feature gives it {r.interference:.2f} (root mean square), "
                 f"{abs(r.bias) / max(r.interference, 1e-9):.1f} times less than the bias takes." + (f" It writes {r.writes:.2f} to its own output, {r.writes_elsewhere:.2f} to others." if r.writes == r.writes else ""))
-    return f"Neuron {neuron} is polysemantic: {r.features} features move it, feature {r.feature} most ({r.share:.0%} of all); its bias is {r.bias:.2f}." + (f" It writes {r.writes:.2f} to that feature's output, {r.writes_elsewhere:.2f} to others." if r.writes == r.writes else "")
+    return f"Neuron {neuron} is polysemantic: {r.features} features move it, feature {feature} most ({r.share:.0%} of all); its bias is {r.bias:.2f}." + (f" It writes {r.writes:.2f} to that feature's output, {r.writes_elsewhere:.2f} to others." if r.writes == r.writes else "")
 
 # %% ../nbs/52_toy_analysis.ipynb #f72b1ca3
 def without(net: ToyNetwork, neurons: Bool[Tensor, "neuron"]) -> ToyNetwork:
     "The network with some neurons' outputs taken away."
-    from dataclasses import replace
     return replace(net, w_out=net.w_out * ~neurons[:, None])
 
 def feature_losses(net: ToyNetwork, samples: Float[Tensor, "row feature"]) -> Float[Tensor, "output"]:
@@ -128,7 +137,7 @@ def take_away(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
     table, samples = neuron_table(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
     draw = torch.Generator().manual_seed(seed)
     owned = torch.zeros(len(net.embedder), dtype=torch.bool)
-    owned[table.feature[table.kind == "monosemantic"].to_list()] = True
+    owned[[f % len(owned) for f in table.feature[table.kind == "monosemantic"]]] = True
     def row(name: str, masks: Sequence[Bool[Tensor, "neuron"]]) -> dict:
         losses = torch.stack([feature_losses(without(net, mask), samples) for mask in masks]).mean(0)
         parts = dict(owned=float(losses[owned].mean()), unowned=float(losses[~owned].mean())) if net.output_embedder is None else {}
@@ -145,9 +154,10 @@ def take_away(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
 
 # %% ../nbs/52_toy_analysis.ipynb #b4121462
 def when_firing(net: ToyNetwork, rows: int = 8192) -> pd.DataFrame:
-    "For each neuron on samples as in training: kind and feature (as in `neuron_table`), fires (share of samples), precision (how often its feature is there when it fires; NaN if it never does), recall (how often it fires when its feature is there), chance (how often the feature is there)."
+    "For each neuron on samples as in training: kind and feature (as in `neuron_table`), fires (share of samples), precision (how often its feature is there when it fires; NaN if it never does), recall (how often it fires when its feature is there), chance (how often the feature is there). `BadInput` for other neurons than ReLU, which are never quite silent."
+    if net.settings.nonlinearity != "ReLU": raise BadInput(f"{net.settings.nonlinearity} neurons are never quite silent, so that nothing tells when they fire: only ReLU neurons do.")
     table, samples = neuron_table(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
-    there = (samples != 0).float()[:, table.feature.to_list()]
+    there = (torch.cat([samples > 0, samples < 0], 1) if net.settings.task == "abs" else samples > 0).float()[:, table.feature.to_list()]
     on = (net.activations(samples).abs() > 1e-6).float()
     both, firing, present = (on * there).mean(0), on.mean(0), there.mean(0)
     known = lambda top, bottom: torch.where(bottom > 0, top / bottom, math.nan).numpy()

@@ -8,16 +8,16 @@ import html
 import os
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
 from .core import BadData, BadInput, Cancelled, make_config, option, runs_folder
 from .panels import Panel, error_html, fit_figures, live_figure, live_or_static, options_table, renew_figure, send_figures
-from .toy_analysis import feature_heat_map, mechanism, published_order
+from .toy_analysis import feature_heat_map, feature_name, mechanism, published_order
 from .toy_models import ToyNetwork, ToyTraining, single_feature_activations
-from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, preset_config, run_toy, training_figure
+from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished, preset_config, run_toy, training_figure
 
 # %% auto #0
 __all__ = ['GIVEN', 'FIGURES', 'ToyOptions', 'run_name', 'explorer_config', 'row_words', 'SweepSoFar', 'curves', 'side_by_side',
@@ -38,7 +38,7 @@ class ToyOptions:
 
 def run_name(options: ToyOptions) -> str:
     "The folder's name: row, scale, and what was changed."
-    words = lambda value: "-".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+    words = lambda value: "-".join(f"{v:.15g}" for v in value) if isinstance(value, tuple) else str(value)
     return "-".join([options.preset, options.scale, *(f"{short}-{words(value)}" for name, short in GIVEN.items() if (value := getattr(options, name)) is not None)])[:200]
 
 def explorer_config(options: ToyOptions, runs: str | Path) -> ToyConfig:
@@ -124,8 +124,8 @@ def network_map(net: ToyNetwork, neuron: int, feature: int) -> Any:
     from neural_introspection.viz import COLOURS
     fig = feature_heat_map(net)
     heat, (rows, columns) = fig.data[0], fig.data[0].z.shape
-    names = np.array([[f"neuron {i}, feature {j}" for j in heat.x] for i in heat.y])
-    heat.update(x=None, y=None, text=names, hovertemplate="%{text}: %{z:.3f}<extra></extra>")   # places, not names: plotly.js forgets an axis of names when it gets new ones
+    names = np.array([[f"{i}, {j}" for j in heat.x] for i in heat.y])
+    heat.update(x=None, y=None, text=names, hovertemplate="neuron, feature: %{text}<br>activation: %{z:.3f}<extra></extra>")   # places, not names: plotly.js forgets an axis of names when it gets new ones
     x, y = _cross(net, neuron, feature, (rows, columns))
     fig.add_trace(go.Scatter(x=x, y=y, mode="lines", line=dict(color=COLOURS["red"], width=1.5), hoverinfo="skip", showlegend=False))
     return fig.update_layout(height=560, margin=dict(l=40, r=10), xaxis=dict(type="linear", range=[-.5, columns - .5]), yaxis=dict(type="linear", range=[rows - .5, -.5], autorange=None))
@@ -146,7 +146,7 @@ def pair_figure(net: ToyNetwork, neuron: int, feature: int) -> Any:
     axes = {f"{axis}axis{n}": dict(title_text=words) for n in ("", 2) for axis, words in (("x", f"{'neurons' if n else 'features'}, sorted"), ("y", "activation"))}
     axes["xaxis"].update(anchor="y", range=[-.8, len(features) - .2]), axes["xaxis2"].update(anchor="y2", range=[-.8, len(neurons) - .2])
     axes["yaxis"]["domain"], axes["yaxis2"] = [.62, 1], axes["yaxis2"] | dict(domain=[0, .38], anchor="x2")
-    heads = [head(f"Neuron {neuron}, to every feature", 1.01), head(f"All neurons, to feature {feature}", .39)]
+    heads = [head(f"Neuron {neuron}, to every feature", 1.01), head(f"All neurons, to feature {feature_name(net, feature)}", .39)]
     return figure(traces, height=500, showlegend=False, bargap=0, margin=dict(t=34, b=50), annotations=heads, **axes)
 
 def _answers(values: np.ndarray, order: np.ndarray, picked: int, what: str, **axes: str) -> list[Any]:
@@ -161,7 +161,7 @@ def pair_words(net: ToyNetwork, neuron: int, feature: int) -> str:
     "How the neuron works, and what it says to the feature."
     if not all(bool(p.isfinite().all()) for p in (net.w_in, net.bias, net.w_out)): return "The numbers of this network became infinite: there is nothing to tell."
     acts = single_feature_activations(net)[feature]
-    return f"{mechanism(net, neuron)} To feature {feature} by itself it says {acts[neuron]:.2f}; most is said to that by neuron {int(acts.argmax())} ({acts.max():.2f})."
+    return f"{mechanism(net, neuron)} To feature {feature_name(net, feature)} by itself it says {acts[neuron]:.2f}; most is said to that by neuron {int(acts.argmax())} ({acts.max():.2f})."
 
 # %% ../nbs/54_toy_explorer.ipynb #087b0d5a
 def finished_sweeps(runs: str | Path) -> dict[str, ToyResult]:
@@ -268,9 +268,8 @@ def _train(explorer: ToyExplorer, options: ToyOptions) -> ToyResult:
     "Train the sweep, drawn as it goes, or open it if it is there; then show it."
     config = explorer_config(options, explorer.runs)
     check_config(config)
-    before = explorer.sweeps.get(config.file_name)
-    if before and replace(before.config, output_dir=config.output_dir) == config: result, words = before, "Trained before, with the same options. "
-    else: result, words = _run(explorer, config), ""
+    before = finished(config)
+    result, words = (before, "Trained before, with the same options. ") if before else (_run(explorer, config), "")
     with explorer._lock:
         _try(explorer, _refresh, config.file_name)
         _draw(explorer, "training", curves(result))
@@ -347,7 +346,7 @@ def _show_network(explorer: ToyExplorer) -> None:
     "The chosen network; neuron and feature stay, unless another sweep was chosen or they are not there: then the first cell's."
     c, before = explorer.controls, explorer.net
     net = explorer.net = explorer.sweeps[c["run"].value].network(*(c[name].value for name in ("value", "seed", "step")))
-    features, neurons = len(net.embedder), len(net.bias)
+    features, neurons = len(net.directions), len(net.bias)
     pair = explorer.pair if before is not None and explorer.pair[0] < neurons and explorer.pair[1] < features else pair_at(net, 0, 0, (neurons, 1))
     for name, size, value in zip(("neuron", "feature"), (neurons, features), pair): c[name].value, c[name].max = min(value, c[name].max), size - 1
     c["neuron"].value, c["feature"].value = pair

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
-from .core import BadData, BadInput, check_options, make_config, option, pick_device, progress
+from .core import BadData, BadInput, check_options, make_config, option, pick_device, progress, stop_between
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'MONOSEMANTIC', 'VARYING', 'LOSS_EVERY', 'ToySettings', 'check_toy', 'random_embedder', 'frequencies',
@@ -74,24 +74,30 @@ def frequencies(settings: ToySettings) -> Float[Tensor, "feature"]:
 class Draws:
     "Samples of features, without end: the same ones for the same seed and settings."
     def __init__(self, settings: ToySettings, seed: int, device: str = "cpu"):
-        place = "cpu" if device == "mps" else device   # which has no float64
+        place = "cpu" if device.startswith("mps") else device   # which has no float64
         self.settings, self.generator = settings, torch.Generator(place).manual_seed(2 * seed + 1)
         p = frequencies(settings) / (2 if settings.task == "abs" else 1)   # a difference of two samples of half the density
-        self.hazard = (-torch.log1p(-p.clamp(max=1 - 1e-12))).cumsum(0).to(place)
+        self.hazard = (-torch.log1p(-p.clamp(max=1 - 1e-12))).cumsum(0)
+        self.one, self.hazard = float(self.hazard[-1]), self.hazard.to(place)   # all features of a sample, as one length
         self.values: dict[int, Tensor] = {}
 
     def some(self, rows: int) -> Float[Tensor, "row feature"]:
         "The next samples, one way; the tensor is used again by the next call."
-        N, one = len(self.hazard), float(self.hazard[-1])
+        N, one = len(self.hazard), self.one
         count = math.ceil(rows * one + 8 * math.sqrt(rows * one) + 16)   # more come once in 10**15 draws
         at = torch.empty(count, dtype=torch.float64, device=self.hazard.device).exponential_(generator=self.generator).cumsum_(0)
-        row = (at / one).floor_()
-        feature = torch.searchsorted(self.hazard, at.sub_(row * one)).clamp_(max=N - 1)
-        cell = (row.long() * N + feature).clamp_(max=rows * N)           # what is too many falls behind the end,
+        cell = self._cells(at, rows, N)                                  # what is too many falls behind the end,
         cell[1:][cell[1:] == cell[:-1]] = rows * N                       # and so does what arrives twice
         v = self.values.setdefault(rows, torch.empty(rows * N + 1, device=cell.device)).zero_()
         v[cell] = torch.empty(count, device=cell.device).uniform_(generator=self.generator)
         return v[:-1].view(rows, N)
+
+    def _cells(self, at: Float[Tensor, "arrival"], rows: int, N: int) -> Int[Tensor, "arrival"]:
+        "Row times N plus feature of each arrival, at most rows times N."
+        if self.settings.sample_kind == "equal": return at.mul_(N / self.one).clamp_(max=rows * N).long()
+        row = (at / self.one).floor_().clamp_(max=rows)
+        feature = torch.searchsorted(self.hazard, at.sub_(row * self.one)).clamp_(max=N - 1)
+        return (row.long() * N + feature).clamp_(max=rows * N)
 
     def __call__(self, rows: int) -> Float[Tensor, "row feature"]:
         "The next samples; of signed features for the task `abs`. Used again by the next call."
@@ -127,6 +133,11 @@ class ToyNetwork:
     seed: int
     output_embedder: Optional[Float[Tensor, "feature output"]] = None   # of the task random_proj
 
+    @property
+    def directions(self) -> Float[Tensor, "single dimension"]:
+        "Where single features are in the embedding: its rows; for `abs`, whose features have two signs, then the same with the other sign."
+        return torch.cat([self.embedder, -self.embedder]) if self.settings.task == "abs" else self.embedder
+
     def activations(self, features: Float[Tensor, "row feature"]) -> Float[Tensor, "row neuron"]:
         "What the neurons say to samples of features."
         return ACTIVATIONS[self.settings.nonlinearity].value(features @ self.embedder @ self.w_in + self.bias)
@@ -151,13 +162,14 @@ class ToyNetwork:
     def __repr__(self) -> str: return f"ToyNetwork of {len(self.embedder)} features in {len(self.w_in)} dimensions, {len(self.bias)} neurons ({self.settings.nonlinearity}), seed {self.seed}"
 
 # %% ../nbs/50_toy_models.ipynb #81b47b45
-def new_network(settings: ToySettings, seed: int = 0) -> ToyNetwork:
-    "A network as it is before training; it depends on nothing but settings and seed. Weights begin as `nn.Linear`'s do."
+def new_network(settings: ToySettings, seed: int = 0, embedder: Optional[Float[Tensor, "feature dimension"]] = None) -> ToyNetwork:
+    "A network as it is before training; it depends on nothing but settings, seed, and the embedder if one is given. Weights begin as `nn.Linear`'s do. `BadInput` for an embedder of another shape."
     g, s = torch.Generator().manual_seed(2 * seed), check_toy(settings)
     uniform = lambda fan_in, *shape: torch.empty(shape).uniform_(-fan_in**-.5, fan_in**-.5, generator=g)
-    embedder = random_embedder(s.N, s.m, g)
+    if embedder is not None and tuple(embedder.shape) != (s.N, s.m): raise BadInput(f"the embedder has shape {tuple(embedder.shape)}, but must have (N, m), which is {(s.N, s.m)}.")
+    drawn = random_embedder(s.N, s.m, g)
     output_embedder = random_embedder(s.N, s.m, g) if s.task == "random_proj" else None
-    return ToyNetwork(embedder, uniform(s.m, s.m, s.k), uniform(s.m, s.k) + s.initial_bias, uniform(s.k, s.k, s.outputs), s, seed, output_embedder)
+    return ToyNetwork(drawn if embedder is None else embedder.float(), uniform(s.m, s.m, s.k), uniform(s.m, s.k) + s.initial_bias, uniform(s.k, s.k, s.outputs), s, seed, output_embedder)
 
 # %% ../nbs/50_toy_models.ipynb #abaf25e1
 MONOSEMANTIC = .999   # the published threshold
@@ -170,9 +182,9 @@ def monosemanticity(
     total = activations.sum(-2) if published else activations.abs().sum(-2)
     return activations.amax(-2) / (total + 1e-10)
 
-def single_feature_activations(net: ToyNetwork) -> Float[Tensor, "feature neuron"]:
-    "What the neurons say to each feature by itself, at its full value of 1."
-    return ACTIVATIONS[net.settings.nonlinearity].value(torch.addmm(net.bias, net.embedder, net.w_in))
+def single_feature_activations(net: ToyNetwork) -> Float[Tensor, "single neuron"]:
+    "What the neurons say to each feature by itself, at its full value of 1; for `abs` then at -1."
+    return ACTIVATIONS[net.settings.nonlinearity].value(torch.addmm(net.bias, net.directions, net.w_in))
 
 # %% ../nbs/50_toy_models.ipynb #cada3e88
 class Lamb:
@@ -238,11 +250,13 @@ class ToyTraining:
     "Toy networks of one shape, trained together: a run for each of the settings with each of the seeds, settings first. `BadInput` for settings that do not fit together."
     def __init__(
         self,
-        settings: Sequence[ToySettings],
+        settings: Sequence[ToySettings],     # or one
         seeds: Sequence[int] = (0,),
         device: Optional[str] = None,        # the best that works
         keep_snapshots: bool = True,         # weights after 1, 2, 4 ... steps
+        embedder: Optional[Float[Tensor, "feature dimension"]] = None,   # of all runs; one for each seed is drawn, if left out
     ):
+        settings = [settings] if isinstance(settings, ToySettings) else settings
         if not settings or not seeds: raise BadInput("a stack needs at least one of settings and one seed.")
         if len({same_shape(check_toy(s)) for s in settings}) > 1: raise BadInput(f"settings of one stack may differ in {', '.join(VARYING)} only: train others in a stack of their own.")
         self.settings, self.seeds, self.device, self.keep_snapshots = list(settings), list(seeds), pick_device(device), keep_snapshots
@@ -253,7 +267,7 @@ class ToyTraining:
         self.losses: list[Tensor] = []       # every 16 steps, of each run
         self.records: list[dict] = []        # after 1, 2, 4 ... steps, of each run
         self.snapshots: dict[int, dict[str, Tensor]] = {}
-        _make_stack(self)
+        _make_stack(self, embedder)
 
     @property
     def params(self) -> dict[str, Tensor]: return dict(w_in=self.w_in, bias=self.bias, w_out=self.w_out)
@@ -271,15 +285,17 @@ class ToyTraining:
         watch: Optional[Callable[[ToyTraining], Any]] = None,  # called from time to time, to keep `state()` and `records`, or to draw
         every: float = 30.,                                    # seconds between two calls of `watch`
     ) -> ToyTraining:
-        "Train on. Stops early if no run has finite weights any more."
+        "Train on. Stops early if no run has finite weights any more; Ctrl-C stops it between two steps."
         until, seen = self.shape.training_steps if until is None else min(until, self.shape.training_steps), time.monotonic()
-        for i in progress(range(self.steps_done, until), "train", unit="step"):
-            step(self, i)
-            self.steps_done = i + 1
-            if self.steps_done & i == 0 and not _look(self): break
-            if watch and time.monotonic() > seen + every:
-                watch(self)
-                seen = time.monotonic()
+        with stop_between() as check:
+            for i in progress(range(self.steps_done, until), "train", unit="step"):
+                step(self, i)
+                self.steps_done = i + 1
+                if self.steps_done & i == 0 and not _look(self): break
+                check()
+                if watch and time.monotonic() > seen + every:
+                    watch(self)
+                    seen = time.monotonic()
         return self
 
     def state(self) -> dict[str, Tensor]:
@@ -296,20 +312,22 @@ class ToyTraining:
         return pd.DataFrame(dict(run=np.tile(np.arange(runs), len(values)), step=np.repeat(np.arange(len(values)) * LOSS_EVERY, runs), loss=values.ravel()))
 
     def to_frame(self) -> pd.DataFrame:
-        "A row for each run and look: run, step (how many were done), monosemantic (neurons), monosemantic_fraction, per_feature, mean_bias, dead (share of neurons)."
+        "A row for each run and look: run, step (how many were done), finite (its weights), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (over the single features: two for each signed one), mean_bias, dead (share of neurons that no single feature moves)."
         return pd.DataFrame(self.records)
 
 # %% ../nbs/50_toy_models.ipynb #f5b55032
 def _state(t: ToyTraining) -> dict[str, Tensor]:
-    found = t.params | t.optimizer.tensors() | dict(awake=torch.tensor(t.awake), steps_done=torch.tensor(t.steps_done))
+    found = t.params | t.optimizer.tensors() | dict(embedder=t.embedder, awake=torch.tensor(t.awake), steps_done=torch.tensor(t.steps_done))
     found |= {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)} | {f"snapshot.{s}.{name}": w for s, kept in t.snapshots.items() for name, w in kept.items()}
     return found | ({"losses": torch.stack(t.losses)} if t.losses else {})
 
 def _load_state(t: ToyTraining, tensors: dict[str, Tensor], records: Sequence[dict]) -> ToyTraining:
+    mine = t.params | t.optimizer.tensors() | dict(embedder=t.embedder)
+    wanted = mine | {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)} | {name: torch.tensor(0) for name in ("awake", "steps_done")}
+    for name, like in wanted.items():   # all of it, before anything is changed
+        if name not in tensors or tensors[name].shape != like.shape: raise BadData(f"the stored state has no {name} of shape {tuple(like.shape)}: it is of another training, or of another kind of device.")
     with torch.no_grad():
-        for name, mine in (t.params | t.optimizer.tensors()).items():
-            if name not in tensors or tensors[name].shape != mine.shape: raise BadData(f"the stored state has no {name} of shape {tuple(mine.shape)}: it is of another training.")
-            mine.copy_(tensors[name])
+        for name, like in mine.items(): like.copy_(tensors[name])
     for i, d in enumerate(t.draws): d.generator.set_state(tensors[f"draws.{i}"])
     t.steps_done, t.awake, t.records = int(tensors["steps_done"]), bool(tensors["awake"]), [dict(r) for r in records]
     t.losses = list(tensors["losses"].to(t.device)) if "losses" in tensors else []
@@ -318,9 +336,9 @@ def _load_state(t: ToyTraining, tensors: dict[str, Tensor], records: Sequence[di
     return t
 
 # %% ../nbs/50_toy_models.ipynb #e5d39025
-def _make_stack(t: ToyTraining) -> None:
+def _make_stack(t: ToyTraining, embedder: Optional[Tensor]) -> None:
     "Weights, gradients, optimiser and the room for intermediate values."
-    nets = [new_network(*run) for run in t.runs]
+    nets = [new_network(*run, embedder) for run in t.runs]
     stack = lambda name: torch.stack([getattr(net, name) for net in nets]).to(t.device)
     t.w_in, t.bias, t.w_out, t.embedder = stack("w_in"), stack("bias")[:, None], stack("w_out"), stack("embedder")[:len(t.seeds)]
     t.output_embedder = stack("output_embedder")[:len(t.seeds)] if t.shape.task == "random_proj" else None
@@ -339,10 +357,11 @@ def _samples(t: ToyTraining) -> tuple[Float[Tensor, "draw row dimension"], Float
     return x, torch.bmm(v, t.output_embedder.repeat(times, 1, 1)) if t.output_embedder is not None else v.abs() if t.shape.task == "abs" else v
 
 # %% ../nbs/50_toy_models.ipynb #c1f8f92f
-def _product(t: ToyTraining, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    "A batched product in the precision that was asked for."
-    if t.shape.precision == "float32": return torch.bmm(a, b, out=out)
-    return out.copy_(torch.bmm(a.to(torch.bfloat16), b.to(torch.bfloat16)))
+def _product(t: ToyTraining, a: Tensor, b: Tensor, out: Tensor, scale: float = 1., add: bool = False) -> Tensor:
+    "`scale` times a batched product, in the precision that was asked for; on top of what is in `out`, if `add`."
+    if t.shape.precision == "float32": return out.baddbmm_(a, b, beta=float(add), alpha=scale)
+    found = torch.bmm(a.to(torch.bfloat16), b.to(torch.bfloat16))
+    return out.add_(found, alpha=scale) if add else torch.mul(found, scale, out=out)
 
 @torch.no_grad()
 def step(t: ToyTraining, i: int) -> None:
@@ -350,29 +369,28 @@ def step(t: ToyTraining, i: int) -> None:
     x, target = _samples(t)
     times = len(t.runs) // len(x)
     if times > 1: x = x.repeat(times, 1, 1)
+    rest = t.y.view(times, *target.shape)
+    torch.neg(target.expand_as(rest), out=rest)   # the outputs are added to this: a product can do it on its way
     h = _forward(t, x)
-    if h is None: t.y.zero_()
-    rest = t.y.view(times, len(target), *t.y.shape[1:]).sub_(target)
-    if i % LOSS_EVERY == 0: t.losses.append(rest.flatten(0, 1).square().sum((1, 2)) / t.shape.batch_size)
+    if i % LOSS_EVERY == 0: t.losses.append(t.y.square().sum((1, 2)) / t.shape.batch_size)
     if h is not None:
         _backward(t, x, h)
         t.optimizer.step(t.rates * rate_at(t.shape, i))
     if i < t.shape.training_steps / 2: t.bias.mul_(t.decays)
 
 def _forward(t: ToyTraining, x: Float[Tensor, "run row dimension"]) -> Optional[Float[Tensor, "run row neuron"]]:
-    "Activations, with the outputs in `t.y`; None if every neuron of the stack is, and always was, silent."
+    "Activations, with the outputs added to `t.y`; None if every neuron of the stack is, and always was, silent."
     _product(t, x, t.w_in, t.z).add_(t.bias)
     if not t.awake and t.shape.nonlinearity == "ReLU" and t.shape.optimizer == "LAMB" and not bool((t.z > 0).any()): return None
     t.awake = True
     h = ACTIVATIONS[t.shape.nonlinearity].into(t.z, t.h)
-    _product(t, h, t.w_out, t.y)
+    _product(t, h, t.w_out, t.y, add=True)
     return h
 
 def _backward(t: ToyTraining, x: Float[Tensor, "run row dimension"], h: Float[Tensor, "run row neuron"]) -> None:
-    "Gradients of the loss, whose rest is in `t.y`, which this uses up."
-    rest = t.y.mul_(2 / t.shape.batch_size)
-    _product(t, h.mT, rest, t.grads["w_out"])
-    _product(t, rest, t.w_out.mT, t.back)
+    "Gradients of the loss; outputs less targets are in `t.y`."
+    _product(t, h.mT, t.y, t.grads["w_out"], 2 / t.shape.batch_size)
+    _product(t, t.y, t.w_out.mT, t.back, 2 / t.shape.batch_size)
     if any(s.reg for s in t.settings): t.back.addcmul_(h.sign(), t.regs / t.shape.batch_size)
     dz = ACTIVATIONS[t.shape.nonlinearity].back(t.back, t.z, h)
     _product(t, x.mT, dz, t.grads["w_in"])
@@ -382,11 +400,12 @@ def _backward(t: ToyTraining, x: Float[Tensor, "run row dimension"], h: Float[Te
 @torch.no_grad()
 def _look(t: ToyTraining) -> bool:
     "Note how each run stands; whether any has finite weights."
-    z = torch.bmm(t.embedder.repeat(len(t.settings), 1, 1), t.w_in).add_(t.bias)
-    acts, total = ACTIVATIONS[t.shape.nonlinearity].value(z), t.w_out.sum((1, 2)) + t.w_in.sum((1, 2))
+    reads, total = torch.bmm(t.embedder.repeat(len(t.settings), 1, 1), t.w_in), t.w_out.sum((1, 2)) + t.w_in.sum((1, 2))
+    if t.shape.task == "abs": reads = torch.cat([reads, -reads], 1)   # as in ToyNetwork.directions
+    acts = ACTIVATIONS[t.shape.nonlinearity].value(reads.add_(t.bias))
     mono, dead = (monosemanticity(acts) > MONOSEMANTIC).sum(1).tolist(), (acts == 0).all(1).float().mean(1).tolist()
     for run, (count, silent, bias, fine) in enumerate(zip(mono, dead, t.bias.mean((1, 2)).tolist(), total.isfinite().tolist())):
-        found = dict(monosemantic=count, monosemantic_fraction=count / t.shape.k, per_feature=count / t.shape.N, mean_bias=bias, dead=silent)
+        found = dict(monosemantic=count, monosemantic_fraction=count / t.shape.k, per_feature=count / acts.shape[1], mean_bias=bias, dead=silent)
         t.records.append(dict(run=run, step=t.steps_done, finite=fine) | (found if fine else dict.fromkeys(found, float("nan"))))
     if t.keep_snapshots: t.snapshots[t.steps_done] = {name: p.cpu().clone() for name, p in t.params.items()}
     return bool(total.isfinite().any())

@@ -10,6 +10,7 @@ import html
 import importlib.resources
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +18,17 @@ from typing import Any, Callable, Literal, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from .core import (HELP, BadData, BadInput, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, plain, progress, read_frame, read_json,
+from .core import (HELP, BadData, BadInput, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, plain, progress, read_frame, read_json, spread_calls,
                                        read_tensors, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
 from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
 
 # %% auto #0
-__all__ = ['log', 'RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS', 'SCALES', 'SWEEPABLE', 'FRESH', 'SAVE_EVERY',
-           'WATCH_EVERY', 'Watch', 'WHAT', 'MEASURES', 'Preset', 'Scale', 'scaled', 'ToyConfig', 'preset_config',
-           'presets_frame', 'sweep_settings', 'check_settings', 'check_config', 'stacks', 'final_loss', 'read_network',
-           'nearly_per_feature', 'ToyResult', 'run_toy', 'training_figure', 'sweep_curves', 'run_presets',
-           'laptop_table']
+__all__ = ['log', 'RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS', 'SCALES', 'SWEEPABLE', 'FRESH', 'DIVERGED',
+           'SAVE_EVERY', 'WATCH_EVERY', 'Watch', 'LOOKED_AT', 'WHAT', 'MEASURES', 'Preset', 'Scale', 'scaled',
+           'ToyConfig', 'preset_config', 'changed_options', 'presets_frame', 'sweep_settings', 'check_settings',
+           'at_once', 'stacks', 'check_config', 'stack_bytes', 'final_loss', 'read_network', 'nearly_per_feature',
+           'ToyResult', 'run_toy', 'finished', 'training_figure', 'sweep_curves', 'run_presets', 'laptop_table']
 
 # %% ../nbs/51_toy_sweeps.ipynb #88058749
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Preset:
     sweep_var: str
     sweep_values: tuple[float, ...]  # at the paper's scale
     note: str = ""
+    family: tuple[str, ...] = ()     # what differs between rows that belong together
 
 RATES = (.001, .003, .005, .007, .01, .03)
 BIASES = tuple(round(b, 4) for b in np.linspace(-2, 1, 11).tolist())
@@ -62,10 +64,10 @@ PRESETS = {p.name: p for p in (
     Preset("B4", "bias, eps 1/128", dict(eps=1/128, learning_rate=.003, decay=.003), "initial_bias", BIASES),
     Preset("B5", "bias, eps 1/256", dict(eps=1/256, learning_rate=.003, decay=.003), "initial_bias", BIASES),
     Preset("G3", "bias, GeLU", dict(learning_rate=.003, decay=.03, nonlinearity="GeLU"), "initial_bias", BIASES, "the table varies the learning rate too (give another one); the program varies only the rate, on power-law features"),
-    Preset("E1", "density, decay 0.03", dict(learning_rate=.003, initial_bias=-1., decay=.03), "eps", DENSITIES, _DENSER),
-    Preset("E2", "density, decay 0.01", dict(learning_rate=.003, initial_bias=-1., decay=.01), "eps", DENSITIES, _DENSER),
-    Preset("E3", "density, decay 0.003", dict(learning_rate=.003, initial_bias=-1., decay=.003), "eps", DENSITIES, _DENSER),
-    Preset("E4", "density, decay 0.001", dict(learning_rate=.003, initial_bias=-1., decay=.001), "eps", DENSITIES, _DENSER),
+    Preset("E1", "density, decay 0.03", dict(learning_rate=.003, initial_bias=-1., decay=.03), "eps", DENSITIES, _DENSER, ("decay",)),
+    Preset("E2", "density, decay 0.01", dict(learning_rate=.003, initial_bias=-1., decay=.01), "eps", DENSITIES, _DENSER, ("decay",)),
+    Preset("E3", "density, decay 0.003", dict(learning_rate=.003, initial_bias=-1., decay=.003), "eps", DENSITIES, _DENSER, ("decay",)),
+    Preset("E4", "density, decay 0.001", dict(learning_rate=.003, initial_bias=-1., decay=.001), "eps", DENSITIES, _DENSER, ("decay",)),
     Preset("K0", "neurons", dict(learning_rate=.007), "k", WIDTHS),
     Preset("K1", "neurons, bias -1 that decays", _DOWN | dict(learning_rate=.007), "k", WIDTHS),
     Preset("K2", "neurons, bias -1 that decays, power-law features", _DOWN | dict(learning_rate=.007, sample_kind="power_law"), "k", WIDTHS),
@@ -91,12 +93,12 @@ SCALES = {
     "paper": Scale(1, 13, 17, .03, 1, "a GPU's work"),
 }
 
-def scaled(name: str, value: float, scale: Scale, swept: bool = False) -> float:
-    "A number of the paper at another scale: sizes shrink, decay grows as steps shrink, the rest stays."
+def scaled(name: str, value: float, scale: Scale, varied: bool = False) -> float:
+    "A number of the paper at another scale: sizes shrink, decay grows as steps shrink (without an end, if it is what is `varied`), the rest stays."
     if name in ("N", "m", "k"): return max(1, int(value) // scale.shrink)
     if name != "decay": return value
     grown = value * 2**(17 - scale.log2_training_steps)
-    return grown if swept else min(grown, scale.decay_up_to)
+    return grown if varied else min(grown, scale.decay_up_to)
 
 # %% ../nbs/51_toy_sweeps.ipynb #caf18175
 SWEEPABLE = tuple(o.name for o in options(ToySettings) if o.kind in (int, float))
@@ -107,16 +109,16 @@ class ToyConfig(ToySettings):
     preset: Optional[Literal[tuple(PRESETS)]] = option(None, "A row of the paper's table; the other options then begin with its values", "Sweep")
     scale: Literal[tuple(SCALES)] = option("laptop", "Of the preset: smoke (seconds), laptop (minutes on two cores), paper (a GPU's work)", "Sweep")
     sweep_var: Optional[Literal[SWEEPABLE]] = option(None, "The option that is varied; nothing if left out", "Sweep")
-    sweep_values: Optional[tuple[float, ...]] = option(None, "Its values", "Sweep")
-    seed: int = option(0, "First seed, of embedding, weights and samples", "Sweep", minimum=0)
+    sweep_values: Optional[tuple[float, ...]] = option(None, "Its values, such as 0.001 0.003", "Sweep")
+    seed: int = option(0, "First seed, of embedding, weights and samples", "Sweep", minimum=0, maximum=2**32)
     seeds: int = option(1, "How many seeds, from the first on", "Sweep", minimum=1)
     keep_snapshots: bool = option(True, "Keep the weights after 1, 2, 4 ... steps, and not the last only", "Output")
-    output_dir: str = option("./", "Folder of the run; with --file_name, the folder it is in", "Output")
-    file_name: Optional[str] = option(None, "Name of the run's folder in output_dir", "Output")
+    output_dir: str = option("./", "Folder that the run's folder is in", "Output")
+    file_name: Optional[str] = option(None, "Name of the run's folder; toy-PRESET or toy-sweep if left out", "Output")
     force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Output")
     device: Optional[str] = option(None, HELP["device"], "Hardware")
-    n_jobs: int = option(1, "Stacks at a time, each in a process of its own (under joblib.parallel_config(\"ray\"), on a cluster)", "Hardware", minimum=1)
-    stack: int = option(0, "Values of a sweep that are trained at once, each with all seeds; 0: all that have one shape", "Hardware", minimum=0)
+    n_jobs: int = option(1, "Processes that train stacks; 1: none but this one, or what the joblib.parallel_config around it says (such as \"ray\", a cluster)", "Hardware", minimum=1)
+    stack: int = option(0, "Values of a sweep that are trained at once, each with all seeds; 0: all that have one shape, shared among the processes", "Hardware", minimum=0)
 
     @property
     def run_folder(self) -> Path:
@@ -129,9 +131,15 @@ def preset_config(name: str, scale: str = "laptop", **more: Any) -> ToyConfig:
     if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose one of {', '.join(SCALES)}.")
     row, size = PRESETS[name], SCALES[scale]
     base = dict(N=512, m=64, k=1024, eps=1 / 64) | dict(row.settings)
-    values = {k: scaled(k, v, size) for k, v in base.items()} | dict(log2_batch_size=size.log2_batch_size, log2_training_steps=size.log2_training_steps)
-    swept = tuple(dict.fromkeys(float(scaled(row.sweep_var, v, size, swept=True)) for v in row.sweep_values))   # small widths may fall together
+    values = {k: scaled(k, v, size, k in row.family) for k, v in base.items()} | dict(log2_batch_size=size.log2_batch_size, log2_training_steps=size.log2_training_steps)
+    swept = tuple(dict.fromkeys(float(scaled(row.sweep_var, v, size, varied=True)) for v in row.sweep_values))   # small widths may fall together
     return make_config(ToyConfig, values | dict(preset=name, scale=scale, sweep_var=row.sweep_var, sweep_values=swept, seeds=size.seeds) | more)
+
+def changed_options(config: ToyConfig) -> dict[str, Any]:
+    "What differs from the config's preset, but for seeds, folders and hardware."
+    names = [o.name for o in options(ToySettings)] + ["sweep_var", "sweep_values"]
+    row = preset_config(config.preset, config.scale) if config.preset else config
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(row, name)}
 
 def presets_frame(scale: str = "paper") -> pd.DataFrame:
     "The rows as a table, at a scale."
@@ -146,8 +154,12 @@ def presets_frame(scale: str = "paper") -> pd.DataFrame:
 # %% ../nbs/51_toy_sweeps.ipynb #77ddd346
 def sweep_settings(config: ToyConfig) -> list[ToySettings]:
     "The settings of each value; `BadInput` for a sweep that cannot work."
+    make_config(ToyConfig, vars(config))
     base = ToySettings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(ToySettings)})
-    if config.preset and not config.sweep_var: raise BadInput(f"preset is {config.preset}, but nothing is swept: its options come from preset_config({config.preset!r}).")
+    row = PRESETS.get(config.preset)
+    if row and not config.sweep_var: raise BadInput(f"preset is {row.name}, but nothing is swept: its options come from preset_config({row.name!r}).")
+    if row and config.sweep_var != row.sweep_var and config.sweep_values == preset_config(row.name, config.scale).sweep_values: raise BadInput(f"preset {row.name} has values of {row.sweep_var}, and sweep_var is {config.sweep_var}: give sweep_values as well, or no preset.")
+    if config.sweep_values == (): raise BadInput("sweep_values are empty: give the values of sweep_var.")
     if config.sweep_values and not config.sweep_var: raise BadInput(f"sweep_values are given, but no sweep_var: choose one of {', '.join(SWEEPABLE)}.")
     if not config.sweep_var: return [check_settings(base)]
     if not config.sweep_values: raise BadInput(f"sweep_values are empty: give the values of {config.sweep_var}.")
@@ -160,36 +172,65 @@ def check_settings(s: ToySettings) -> ToySettings:
     if s.decay * s.learning_rate > 1: raise BadInput(f"decay {s.decay:g} times learning rate {s.learning_rate:g} is above 1, so that each step would turn the biases' signs: lower one of them.")
     return check_toy(s)
 
+def at_once(config: ToyConfig, settings: Sequence[ToySettings]) -> int:
+    "Values that a stack holds at most: what the config says, or a process's share of them."
+    return config.stack or -(-len(settings) // max(1, config.n_jobs))
+
+def stacks(settings: Sequence[ToySettings], most: int) -> list[list[int]]:
+    "Which values are trained together: of one shape, at most so many."
+    groups: dict[ToySettings, list[int]] = {}
+    for i, s in enumerate(settings): groups.setdefault(same_shape(s), []).append(i)
+    return [group[a:a + most] for group in groups.values() for a in range(0, len(group), most)]
+
 def check_config(config: ToyConfig) -> list[ToySettings]:
     "The settings of each value, or `BadInput`. Trains nothing, writes nothing."
     found = sweep_settings(config)
     check_run_folder(config.run_folder)
-    pick_device(config.device)
+    _check_memory(config, found)
     return found
+
+def stack_bytes(settings: Sequence[ToySettings], seeds: int = 1) -> int:
+    "Memory that a stack of these settings takes, about: weights, gradients and moments, and what is in between."
+    floats = lambda s: 5 * (s.m * s.k + s.k + s.k * s.outputs) + s.N * s.m + s.batch_size * (3 * s.k + 2 * s.outputs + s.N + 2 * s.m)
+    return 4 * seeds * sum(map(floats, settings))
+
+def _check_memory(config: ToyConfig, settings: Sequence[ToySettings]) -> None:
+    device = pick_device(config.device)
+    there = torch.cuda.mem_get_info(device)[1] if device.startswith("cuda") else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    most = max(stack_bytes([settings[i] for i in some], config.seeds) for some in stacks(settings, at_once(config, settings)))
+    if most > there: raise BadInput(f"a stack of this sweep takes about {most / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}: lower stack (values trained at once), seeds or log2_batch_size.")
 
 # %% ../nbs/51_toy_sweeps.ipynb #ef446f99
 FRESH = 8192        # samples behind a final loss
+DIVERGED = 100      # times the loss of saying nothing: a run above it failed
 SAVE_EVERY = 30.    # seconds between two states of a stack under way
 WATCH_EVERY = .4    # seconds between two calls of who watches
 Watch = Callable[[Sequence[int], ToyTraining], Any]   # gets which values are trained (their places in the sweep), and the training as it is
 
-def stacks(settings: Sequence[ToySettings], at_once: int) -> list[list[int]]:
-    "Which values are trained together: of one shape, at most so many."
-    groups: dict[ToySettings, list[int]] = {}
-    for i, s in enumerate(settings): groups.setdefault(same_shape(s), []).append(i)
-    return [group[a:a + at_once] for group in groups.values() for a in range(0, len(group), at_once)]
-
 def final_loss(net: ToyNetwork) -> float:
-    "The loss on fresh samples, of another stream than the training's; infinite for a network that is."
-    found = net.loss(Draws(net.settings, net.seed + 10**6)(FRESH))
-    return found if math.isfinite(found) else math.inf
+    "The loss on fresh samples, of another stream than the training's; infinite for a network that is, or whose loss is over a hundred times that of saying nothing."
+    samples = Draws(net.settings, net.seed + 10**6)(FRESH)
+    found, silent = net.loss(samples), float(net.targets(samples).square().sum(1).mean())
+    return found if found <= DIVERGED * silent else math.inf
 
 def _run_file(folder: Path, value: int, seed: int) -> Path: return folder/"models"/f"value_{value}_seed_{seed}.safetensors"
+
+def _done(path: Path, settings: ToySettings, seed: int) -> bool:
+    "Whether the file holds this run; not another one's, nor half of one."
+    try: about = read_tensors(path, [])[1] if path.exists() else {}
+    except BadData: return False
+    return (about.get("settings"), about.get("seed")) == (plain(settings), seed)
+
+def _check_owner(config: ToyConfig, folder: Path) -> None:
+    "`Cancelled` if the folder is another sweep's by now: a process may outlive the one that started it."
+    with contextlib.suppress(BadData):
+        if read_json(folder/"manifest.json").get("config") == _asked(config): return
+    raise Cancelled(f"{folder} is another sweep's by now: nothing more is written there.")
 
 def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Sequence[int], number: int, folder: Path, watch: Optional[Watch] = None) -> None:
     "Train the values with all seeds, unless their files are there."
     seeds = range(config.seed, config.seed + config.seeds)
-    if all(_run_file(folder, v, seed).exists() for v in values for seed in seeds): return
+    if all(_done(_run_file(folder, v, seed), settings[v], seed) for v in values for seed in seeds): return
     t = ToyTraining([settings[v] for v in values], seeds, config.device, config.keep_snapshots)
     state = folder/"models"/f"stack_{number}.state.safetensors"
     if state.exists():
@@ -197,7 +238,10 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             tensors, about = read_tensors(state)
             t.load_state(tensors, [r | {k: math.nan for k, v in r.items() if v is None} for r in about["records"]])
             log.info("goes on with values %s after %d steps", ", ".join(f"{config.sweep_values[v]:g}" for v in values) if config.sweep_var else "", t.steps_done)
-    saved, keep = time.monotonic(), lambda: write_tensors(state, t.state(), dict(records=t.records))
+    saved = time.monotonic()
+    def keep() -> None:
+        _check_owner(config, folder)
+        write_tensors(state, t.state(), dict(records=t.records))
     def now_and_then(t: ToyTraining) -> None:
         nonlocal saved
         if watch: watch(values, t)
@@ -205,9 +249,10 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             keep()
             saved = time.monotonic()
     try: t.run(watch=now_and_then, every=WATCH_EVERY if watch else SAVE_EVERY)
-    except Cancelled:   # between two steps; anything else may come in the middle of one, and the last state is the one to go on from
+    except (Cancelled, KeyboardInterrupt):   # between two steps; anything else may come in the middle of one, and the last state is the one to go on from
         keep()
         raise
+    _check_owner(config, folder)
     for i, (v, seed) in enumerate((v, seed) for v in values for seed in seeds): _write_run(t, i, _run_file(folder, v, seed))
     state.unlink(missing_ok=True)
 
@@ -231,9 +276,11 @@ def read_network(path: Path, step: Optional[int] = None) -> ToyNetwork:
 
 def nearly_per_feature(net: ToyNetwork, share: float = .9) -> float:
     "Neurons over features whose strongest feature makes more than this share of all that they say to single ones: the paper's measure with a softer threshold."
-    return float((monosemanticity(single_feature_activations(net)) > share).sum()) / len(net.embedder)
+    return float((monosemanticity(single_feature_activations(net)) > share).sum()) / len(net.directions)
 
 # %% ../nbs/51_toy_sweeps.ipynb #aab73d8f
+LOOKED_AT = ("monosemantic", "monosemantic_fraction", "per_feature", "mean_bias", "dead")
+
 def _collect(config: ToyConfig, values: int, folder: Path) -> dict[str, pd.DataFrame]:
     "The tables of a sweep whose runs are all there: runs, losses, looks."
     runs, losses, looks = [], [], []
@@ -242,13 +289,13 @@ def _collect(config: ToyConfig, values: int, folder: Path) -> dict[str, pd.DataF
             path = _run_file(folder, v, seed)
             tensors, about = read_tensors(path, ["losses"])
             key = dict(value=config.sweep_values[v] if config.sweep_var else math.nan, seed=seed)
-            rows = pd.DataFrame(about["looks"]).assign(**key)
+            rows = pd.DataFrame(about["looks"]).astype(dict.fromkeys(LOOKED_AT, float)).assign(**key)   # None is NaN
             last = rows.iloc[-1]
             fine = bool(last.finite) and about["loss"] is not None
-            runs.append(key | dict(loss=about["loss"] if fine else math.nan, **{c: float(last[c]) for c in ("monosemantic", "monosemantic_fraction", "per_feature", "mean_bias", "dead")}, nearly_per_feature=nearly_per_feature(read_network(path)) if fine else math.nan, steps=int(last.step), failed=not fine))
+            runs.append(key | dict(loss=about["loss"] if fine else math.nan, **{c: float(last[c]) for c in LOOKED_AT}, nearly_per_feature=nearly_per_feature(read_network(path)) if fine else math.nan, steps=int(last.step), failed=not fine))
             losses.append(pd.DataFrame(dict(key, step=np.arange(len(tensors["losses"])) * LOSS_EVERY, loss=tensors["losses"].numpy())))
             looks.append(rows[["value", "seed", *(c for c in rows if c not in key)]])
-    return dict(runs=pd.DataFrame(runs), losses=pd.concat(losses, ignore_index=True), looks=pd.concat(looks, ignore_index=True).astype({c: float for c in ("monosemantic", "monosemantic_fraction", "per_feature", "mean_bias", "dead")}))
+    return dict(runs=pd.DataFrame(runs), losses=pd.concat(losses, ignore_index=True), looks=pd.concat(looks, ignore_index=True))
 
 # %% ../nbs/51_toy_sweeps.ipynb #a576d59e
 WHAT = dict(learning_rate="learning rate", initial_bias="bias offset", k="neurons", decay="decay of the biases", eps="density eps", reg="L1 weight")   # on axes
@@ -262,7 +309,7 @@ class ToyResult:
     run_folder: Path
 
     def to_frame(self) -> pd.DataFrame:
-        "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over features), nearly_per_feature (the same, of neurons whose strongest feature makes 90 % of what they say), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
+        "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over single features, of which a signed one is two), nearly_per_feature (the same, of neurons whose strongest feature makes 90 % of what they say), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
         return self.runs
 
     def by_value(self) -> pd.DataFrame:
@@ -288,7 +335,9 @@ class ToyResult:
 
     def sentence(self) -> str: return _sentence(self)
     def summary(self) -> dict: return plain(dict(preset=self.config.preset, scale=self.config.scale if self.config.preset else None, sweep_var=self.config.sweep_var, runs=self.runs.to_dict("records"), output_dir=str(self.run_folder)))
-    def plot(self) -> Any: return sweep_curves(self)
+    def plot(self) -> Any:
+        "`sweep_curves`; the training, where nothing was swept."
+        return sweep_curves(self) if self.config.sweep_var else training_figure(self)
     def plot_training(self, seed: Optional[int] = None) -> Any: return training_figure(self, seed)
     def __repr__(self) -> str: return self.sentence()
     def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>{self.table().to_html()}"
@@ -299,14 +348,15 @@ class ToyResult:
 # %% ../nbs/51_toy_sweeps.ipynb #436199da
 def _sentence(r: ToyResult) -> str:
     c, f = r.config, r.runs[~r.runs.failed]
-    name = f"{c.preset} ({PRESETS[c.preset].about}), {c.scale}: " if c.preset else ""
-    if not len(f): return f"{name}all {len(r.runs)} runs failed: their numbers became infinite."
+    other = ", ".join(f"{k} {' '.join(f'{v:g}' for v in value) if isinstance(value, tuple) else value}" for k, value in changed_options(c).items())
+    name = f"{c.preset} ({PRESETS[c.preset].about}" + f"; changed: {other}" * bool(other) + f"), {c.scale}: " if c.preset else ""
+    if not len(f): return f"{name}{'the run' if len(r.runs) == 1 else f'all {len(r.runs)} runs'} failed: infinite numbers, or a loss over {DIVERGED} times that of saying nothing."
     ends = f.groupby("value", dropna=False)[["monosemantic_fraction", "loss"]].mean()
     at = lambda i: f"{ends.monosemantic_fraction.iloc[i]:.0%} of the neurons are monosemantic" + (f" at {WHAT.get(c.sweep_var, c.sweep_var)} {ends.index[i]:g} (loss {ends.loss.iloc[i]:.3f})" if c.sweep_var else f" (loss {ends.loss.iloc[i]:.3f})")
     low, high = int(ends.monosemantic_fraction.argmin()), int(ends.monosemantic_fraction.argmax())
     words = at(high) if low == high else f"{at(low)}, {at(high)}"
     asleep, failed = int((f.dead == 1).sum()), int(r.runs.failed.sum())
-    return f"{name}{words}; {len(r.runs)} runs, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; in {asleep} every neuron is dead" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
+    return f"{name}{words}; {len(r.runs)} run{'s' * (len(r.runs) > 1)}, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; in {asleep} every neuron is dead" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
 
 def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], step: Optional[int]) -> ToyNetwork:
     seed = r.config.seed if seed is None else seed
@@ -324,7 +374,8 @@ def _load_result(path: Path) -> ToyResult:
     if manifest.get("format", 1) != 1: raise BadData(f"{path} is of format {manifest['format']}, and this version reads format 1: train the sweep again, or open it with the version that wrote it.")
     if "sweep_var" not in manifest.get("config", {}): raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
     if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before goes on with it.")
-    config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))
+    try: config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))
+    except BadInput as error: raise BadData(f"{path} was not written by this version ({str(error).rstrip('.')}): train the sweep again, or open it with the version that wrote it.") from None
     return ToyResult(config, read_frame(path/"datasets"/"runs.parquet"), path)
 
 # %% ../nbs/51_toy_sweeps.ipynb #a284feaf
@@ -333,21 +384,27 @@ def run_toy(
     watch: Optional[Watch] = None,   # called a few times a second while a stack is trained in this process
 ) -> ToyResult:
     "Train every value with every seed. `BadInput` before anything is written; an interrupted sweep is resumed by the same call."
-    import joblib
+    from neural_introspection.viz import save_figure
     settings = check_config(config)
-    groups = stacks(settings, config.stack or len(settings))
+    groups = stacks(settings, at_once(config, settings))
     with open_run(config.run_folder, _asked(config), config.force_overwrite) as run:
         if run.resumed: log.info("resuming the sweep in %s", run.path)
         with run.stage("train"):
-            calls = [(config, settings, values, number, run.path) for number, values in enumerate(groups)]
-            if config.n_jobs == 1:
-                for call in progress(calls, "sweep", unit="stack"): _train_stack(*call, watch)
-            else: joblib.Parallel(n_jobs=config.n_jobs)(joblib.delayed(_train_stack)(*call) for call in calls)
+            more = (watch,) if watch else ()
+            spread_calls(_train_stack, [(config, settings, values, number, run.path, *more) for number, values in enumerate(groups)], config.n_jobs, "sweep", "stack")
         found = _collect(config, len(settings), run.path)
         for name, frame in found.items(): write_frame(run.file("datasets", f"{name}.parquet"), frame)
-    return ToyResult(config, found["runs"], run.path)
+        result = ToyResult(config, found["runs"], run.path)
+        for name, fig in dict(training=result.plot_training(), **({"sweep": result.plot()} if config.sweep_var else {})).items(): save_figure(fig, run.file("figures", f"{name}.html"))
+    return result
 
 def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")})
+
+def finished(config: ToyConfig) -> Optional[ToyResult]:
+    "The sweep in the config's folder, if it is finished and these are its options; else None."
+    with contextlib.suppress(BadData):
+        found = ToyResult.load(config.run_folder)
+        if _asked(found.config) == _asked(config): return found
 
 # %% ../nbs/51_toy_sweeps.ipynb #d0604dae
 def _shade_of(values: Sequence[float]) -> dict[float, str]:
@@ -369,6 +426,7 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
     "Loss, monosemantic neurons over features, and mean bias, by the power of two of the steps: a line for each value, of one seed (the first if left out)."
     import plotly.graph_objects as go
     seed, losses, looks, lines = r.config.seed if seed is None else seed, r.losses(), r.looks(), []
+    if seed not in set(losses.seed): raise BadInput(f"seed {seed} is none of {', '.join(map(str, losses.seed.unique()))}.")
     shades = _shade_of(list(r.config.sweep_values or [math.nan]))
     for value, colour in shades.items():
         mine = lambda f: f[(f.seed == seed) & (f.value.isna() if math.isnan(value) else f.value == value)]
@@ -397,8 +455,7 @@ def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequen
     found = []
     for name in progress(names, "presets", unit="row"):
         config = preset_config(name, scale, output_dir=str(folder), **more)
-        try: result = ToyResult.load(config.run_folder)
-        except BadData: result = run_toy(config)
+        result = finished(config) or run_toy(config)
         found.append(result.runs.assign(preset=name, sweep_var=config.sweep_var))
     table = pd.concat(found, ignore_index=True)
     return table[["preset", "sweep_var", *(c for c in table if c not in ("preset", "sweep_var"))]]

@@ -14,9 +14,10 @@ ANSWER = {"r2", "r2_low", "r2_high", "spearman", "baselines", "leakage", "run_fo
           "r2_original"}  # what `run --json` has at least
 
 
-def command(*options):
-    "The command line of one start; options are words, or strings of several."
-    return [sys.executable, "-m", "neural_introspection", *(word for o in options for word in str(o).split(" "))]
+def command(*options, first=""):
+    "The command line of one start; options are words, or strings of several; `first`: Python that runs before it."
+    start = ["-c", f"{first}\nfrom neural_introspection.cli import main\nraise SystemExit(main())"] if first else ["-m", "neural_introspection"]
+    return [sys.executable, *start, *(word for o in options for word in str(o).split(" "))]
 
 
 def shell(*options, cwd, env=None, timeout=300, **more):
@@ -26,10 +27,10 @@ def shell(*options, cwd, env=None, timeout=300, **more):
 
 
 @contextlib.contextmanager
-def started(*options, cwd):
+def started(*options, cwd, first=""):
     "A running command that gives way to its watcher; gone when the block ends."
     with open(Path(cwd) / "stdout", "w+") as out, open(Path(cwd) / "stderr", "w+") as err:
-        process = subprocess.Popen(command(*options), cwd=cwd, stdout=out, stderr=err, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a background job would ignore Ctrl-C
+        process = subprocess.Popen(command(*options, first=first), cwd=cwd, stdout=out, stderr=err, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a background job would ignore Ctrl-C
         os.setpriority(os.PRIO_PROCESS, process.pid, 19)
         try: yield process
         finally:
