@@ -4,15 +4,15 @@
 
 # %% ../nbs/53_toy_claims.ipynb #ea1ac0d0
 from __future__ import annotations
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 from .core import BadInput
 from .stats import mean_interval
-from .toy_sweeps import PRESETS, WHAT, laptop_table, run_presets
+from .toy_sweeps import PRESETS, laptop_table, run_presets
 
 # %% auto #0
-__all__ = ['row_of', 'difference', 'at_equal_loss', 'frontier_figure']
+__all__ = ['row_of', 'difference', 'contrasts', 'frontier_figure']
 
 # %% ../nbs/53_toy_claims.ipynb #42796b71
 def row_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
@@ -23,19 +23,23 @@ def row_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
 
 def difference(table: pd.DataFrame, preset: str, low: float, high: float, measure: str = "per_feature") -> tuple[float, float, float]:
     "(mean, low, high end) of a measure at the value `high` less that at `low`, paired by seed, with its 95 % interval."
-    wide = row_of(table, preset).pivot(index="seed", columns="value", values=measure)
+    part = row_of(table, preset)
+    if measure not in part: raise BadInput(f"measure {measure!r} is unknown: choose from {', '.join(part.columns[2:])}.")
+    wide = part.pivot(index="seed", columns="value", values=measure)
     missing = [v for v in (low, high) if v not in wide]
     if missing: raise BadInput(f"{preset} has no value {missing[0]:g}: choose from {', '.join(f'{v:g}' for v in wide)}.")
     return mean_interval((wide[high] - wide[low]).dropna().to_numpy())
 
-def at_equal_loss(table: pd.DataFrame, preset: str, within: float = .03) -> dict[str, Any]:
-    "Of a row: its best mean loss; the most and the least monosemantic value (over features) among those `within` that share of it, with their paired difference; and the most monosemantic value of all, with its loss over the best."
-    mean = row_of(table, preset).groupby("value")[["loss", "per_feature"]].mean()
-    near = mean[mean.loss <= mean.loss.min() * (1 + within)].per_feature
-    least, most, top = near.idxmin(), near.idxmax(), mean.per_feature.idxmax()
-    gain = difference(table, preset, least, most) if least != most else (0., 0., 0.)
-    return dict(preset=preset, varies=WHAT.get(PRESETS[preset].sweep_var, PRESETS[preset].sweep_var), best_loss=mean.loss.min(), near_best=len(near), least=least, most=most, gain=gain[0], gain_low=gain[1], gain_high=gain[2],
-                top=top, top_per_feature=mean.per_feature[top], top_loss=mean.loss[top] / mean.loss.min())
+def contrasts(table: pd.DataFrame, presets: Sequence[str], first: float, second: float, measure: str = "per_feature") -> pd.DataFrame:
+    "A row for each preset: the measure at both values (means over seeds), the `gain` from the first to the second with its 95 % interval, the ratio of their losses with its own, and the `verdict`: more, fewer or unclear."
+    rows = []
+    for name in presets:
+        gain, lower, upper = difference(table, name, first, second, measure)
+        wide = row_of(table, name).pivot(index="seed", columns="value", values=[measure, "loss"])
+        ratio, ratio_low, ratio_high = mean_interval((wide["loss"][second] / wide["loss"][first]).dropna().to_numpy())
+        rows.append(dict(preset=name, first=first, second=second, at_first=wide[measure][first].mean(), at_second=wide[measure][second].mean(), gain=gain, gain_low=lower, gain_high=upper,
+                         loss_ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high, verdict="more" if lower > 0 else "fewer" if upper < 0 else "unclear"))
+    return pd.DataFrame(rows).set_index("preset")
 
 # %% ../nbs/53_toy_claims.ipynb #0ebbd677
 def frontier_figure(table: pd.DataFrame, presets: Sequence[str], title: str) -> Any:

@@ -86,8 +86,10 @@ REFUSED = {
     "--unfreeze lora --lora-rank 0": "--lora-rank is 0, but must be at least 1",
     "--track-activations --activation-interval 0": "--activation-interval is 0, but must be at least 1",
     "--track-gradients --gradient-interval 0": "--gradient-interval is 0, but must be at least 1",
+    "--layer abc": "layer is 'abc', but must be a whole number", "--layer-type attention": "--layer-type is 'attention', but must be one of", "--unfreeze everything": "unfreeze is 'everything', but must be one of",
+    "--head deep": "head is 'deep', but must be one of", "--bins round": "bins is 'round', but must be one of", "--learning-rate inf": "--learning-rate is inf, but must be finite",
 }
-UNKNOWN = ("--nonsense 1", "--layer abc", "--layer-type attention", "--unfreeze everything", "--head deep", "--bins round", "--json maybe", "--config")  # told by the parser
+UNKNOWN = ("--nonsense 1", "--json maybe", "--config")  # told by the parser
 
 
 @pytest.fixture(scope="module")
