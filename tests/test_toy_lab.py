@@ -1,17 +1,22 @@
-"""The explorer of toy models as a user meets it: trained, cancelled, compared and clicked in a real JupyterLab.
+"""The explorer of toy models as a user meets it: trained, cancelled, compared and clicked in a real JupyterLab, then opened as the page of `make explorer`.
 
 What the figures show is read from plotly's own data in the browser, and compared with the sweeps on disk. Nothing may be asked of
 another machine, and the browser's console stays free of errors.
 """
+import os
 import re
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from test_lab import BENIGN, CLICK, CONTRAST, STATE, Seen, browser, notebook_in_lab
-from test_trace_lab import CELL
+from conftest import ROOT
+from test_lab import BENIGN, CELLS, CLICK, CONTRAST, STATE, Seen, browser, lab_environment, notebook_in_lab, watch
+from test_trace_lab import CELL, stop_voila, wait_open
 
 TRAINED = 30  # the most seconds until a sweep is trained
 # A plot of the page by the words of its title.
@@ -38,6 +43,7 @@ class Shown:
     page: object
     seen: Seen
     shots: Path
+    name: str = "lab"
 
     @property
     def panel(self): return self.page.locator(".widget-vbox", has=self.page.locator("h3", has_text=re.compile("^Toy models$"))).first
@@ -45,12 +51,12 @@ class Shown:
     def control(self, label): return self.panel.get_by_label(label, exact=True)
     def options(self, label): return self.control(label).locator("option").all_inner_texts()
     def status(self, words): return self.panel.get_by_role("status").filter(has_text=words)
-    def shot(self, name): self.page.screenshot(path=self.shots / f"toy-{name}.png", full_page=True)
+    def shot(self, name): self.page.screenshot(path=self.shots / f"toy-{self.name}-{name}.png", full_page=True)
 
     def plot(self, words):
         "The plot whose title has these words, as soon as it is there."
         handle = self.page.wait_for_function(PLOT, arg=[self.panel.element_handle(), words], timeout=CLICK * 1000).as_element()
-        self.page.wait_for_function("plot => plot.layout.autosize && plot.querySelector('.main-svg')", arg=handle)
+        self.page.wait_for_function("([plot, fitted]) => (plot.layout.autosize || !fitted) && plot.querySelector('.main-svg')", arg=[handle, self.name == "lab"])   # Voila draws when all is laid out
         return handle
 
     @property
@@ -203,3 +209,37 @@ def nothing_elsewhere(seen):
 
 
 def test_nothing_was_asked_of_another_machine_and_console_has_no_error(shown): nothing_elsewhere(shown.seen)
+
+
+def serve(folder, env):
+    "`make explorer` on a free port of 127.0.0.1: its process and address."
+    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
+    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", "explorer", f"VOILA_FLAGS=--no-browser --port={port}"]
+    with open(folder / "voila.log", "w") as log: return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
+
+
+def test_make_explorer_serves_the_same_folder(browser, shown, runs, tmp_path):
+    "After the tests in JupyterLab, whose sweeps it shows."
+    pytest.importorskip("voila", reason="needs Voila: install the extra dev")
+    env = lab_environment(tmp_path) | dict(TOYS=os.path.relpath(runs, ROOT))
+    context, seen = browser.new_context(viewport=dict(width=1300, height=1300)), Seen()
+    watch(context, seen)
+    page = context.new_page()
+    page.set_default_timeout(CLICK * 1000)
+    server, url = serve(tmp_path, env)
+    voila = Shown(page, seen, shown.shots, "voila")
+    try:
+        wait_open(url, server, tmp_path / "voila.log")
+        page.goto(url, timeout=CELLS * 1000)
+        page.wait_for_function("() => { const plots = [...document.querySelectorAll('.js-plotly-plot')]; return plots.length > 3 && plots.every(plot => plot.querySelector('.main-svg')); }", timeout=CELLS * 1000)
+        voila.set(run="LR1-smoke-steps-10-values-0.003-0.03", value="0.03")
+        page.wait_for_function("plot => plot.data[0].z.length === 128", arg=voila.plot("Neurons by feature"))
+        voila.click_cell(10, 12)
+        from neural_introspection.toy_explorer import pair_at, pair_words
+        net = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03").network(.03)
+        voila.status(pair_words(net, *pair_at(net, 10, 12, (128, 64)))).wait_for()
+        nothing_elsewhere(seen)
+    finally:
+        voila.shot("last")
+        context.close()
+        stop_voila(server)
