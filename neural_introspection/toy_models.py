@@ -79,18 +79,22 @@ class Draws:
         p = frequencies(settings) / (2 if settings.task == "abs" else 1)   # a difference of two samples of half the density
         self.hazard = (-torch.log1p(-p.clamp(max=1 - 1e-12))).cumsum(0)
         self.one, self.hazard = float(self.hazard[-1]), self.hazard.to(place)   # all features of a sample, as one length
-        self.values: dict[int, Tensor] = {}
+        self.there: dict[int, tuple[Tensor, Tensor]] = {}   # cells and values of the last samples; with a second part for signed ones
+        self.rows, self.samples = 0, {}
 
-    def some(self, rows: int) -> Float[Tensor, "row feature"]:
-        "The next samples, one way; the tensor is used again by the next call."
+    def some(self, rows: int, part: int = 0) -> Float[Tensor, "row feature"]:
+        "The next samples, one way."
         N, one = len(self.hazard), self.one
         count = math.ceil(rows * one + 8 * math.sqrt(rows * one) + 16)   # more come once in 10**15 draws
         at = torch.empty(count, dtype=torch.float64, device=self.hazard.device).exponential_(generator=self.generator).cumsum_(0)
-        cell = self._cells(at, rows, N)                                  # what is too many falls behind the end,
-        cell[1:][cell[1:] == cell[:-1]] = rows * N                       # and so does what arrives twice
-        v = self.values.setdefault(rows, torch.empty(rows * N + 1, device=cell.device)).zero_()
-        v[cell] = torch.empty(count, device=cell.device).uniform_(generator=self.generator)
-        return v[:-1].view(rows, N)
+        cell, value = self._cells(at, rows, N), torch.empty(count, device=at.device).uniform_(generator=self.generator)
+        new = torch.ones_like(cell, dtype=torch.bool)
+        torch.ne(cell[1:], cell[:-1], out=new[1:])                       # what arrives twice counts once,
+        new &= cell < rows * N                                           # and what is too many does not
+        if part in self.there and self.rows == rows: v = self.samples[part].index_fill_(0, self.there[part][0], 0)   # faster than to clear all
+        else: v = self.samples[part] = torch.zeros(rows * N, device=at.device)
+        self.there[part] = cell[new], value[new]
+        return v.scatter_(0, *self.there[part]).view(rows, N)
 
     def _cells(self, at: Float[Tensor, "arrival"], rows: int, N: int) -> Int[Tensor, "arrival"]:
         "Row times N plus feature of each arrival, at most rows times N."
@@ -101,18 +105,26 @@ class Draws:
 
     def __call__(self, rows: int) -> Float[Tensor, "row feature"]:
         "The next samples; of signed features for the task `abs`. Used again by the next call."
-        return self.some(rows) if self.settings.task != "abs" else self.some(rows).clone().sub_(self.some(rows))
+        v = self.some(rows) if self.settings.task != "abs" else self.some(rows) - self.some(rows, 1)
+        self.rows = rows
+        return v
+
+    def embedded(self, embedder: Float[Tensor, "feature dimension"]) -> Float[Tensor, "row dimension"]:
+        "The last samples times an embedder, by the features that are there."
+        N, each = len(embedder), torch.arange(self.rows, device=embedder.device)
+        bags = [nn.functional.embedding_bag(cell % N, embedder, torch.searchsorted(cell // N, each), mode="sum", per_sample_weights=value) for cell, value in self.there.values()]
+        return bags[0] if len(bags) == 1 else bags[0].sub_(bags[1])
 
 # %% ../nbs/50_toy_models.ipynb #a7ef9ee6
 class Activation(NamedTuple):
     "A non-linearity: its values, the same into memory that is there (new memory for each step would cost more than the numbers), and its derivative."
     value: Callable[[Tensor], Tensor]
-    into: Callable[[Tensor, Tensor], Tensor]          # (inputs, where to) -> values
+    into: Callable[[Tensor, Tensor], Tensor]          # (inputs, where to) -> values; in place of the inputs, where these are not needed any more
     back: Callable[[Tensor, Tensor, Tensor], Tensor]  # (gradient of the values, inputs, values) -> gradient of the inputs, in place of the first
 
 _aten = torch.ops.aten
 ACTIVATIONS = {
-    "ReLU": Activation(torch.relu, lambda z, to: torch.clamp_min(z, 0, out=to), lambda grad, z, h: _aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad)),
+    "ReLU": Activation(torch.relu, lambda z, to: z.clamp_min_(0), lambda grad, z, h: _aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad)),
     "GeLU": Activation(nn.functional.gelu, lambda z, to: _aten.gelu.out(z, out=to), lambda grad, z, h: _aten.gelu_backward.grad_input(grad, z, grad_input=grad)),
     "SoLU": Activation(lambda z: z * z.exp(), lambda z, to: torch.exp(z, out=to).mul_(z), lambda grad, z, h: grad.mul_(z.exp().add_(h))),
 }
@@ -346,6 +358,7 @@ def _make_stack(t: ToyTraining, embedder: Optional[Tensor]) -> None:
     t.optimizer = dict(LAMB=Lamb, AdamW=AdamW)[t.shape.optimizer](list(t.params.values()), list(t.grads.values()))
     of = lambda name: torch.tensor([getattr(s, name) for s, _ in t.runs], device=t.device)
     t.rates, t.regs, t.decays = of("learning_rate"), of("reg").view(-1, 1, 1), (1 - of("decay") * of("learning_rate")).view(-1, 1, 1)
+    t.ones = torch.ones(1, 1, t.shape.batch_size, device=t.device)   # a product sums faster than a sum
     room = lambda width: torch.empty(len(t.runs), t.shape.batch_size, width, device=t.device)
     t.z, t.h, t.back, t.y, t.x = room(t.shape.k), room(t.shape.k), room(t.shape.k), room(t.shape.outputs), room(t.shape.m)
 
@@ -353,7 +366,8 @@ def _samples(t: ToyTraining) -> tuple[Float[Tensor, "draw row dimension"], Float
     "(embedded features, targets) of the next step, for each seed; where densities differ, for each run."
     draws = [d(t.shape.batch_size).to(t.device) for d in t.draws]
     v, times = draws[0][None] if len(draws) == 1 else torch.stack(draws), len(draws) // len(t.seeds)
-    x = torch.bmm(v, t.embedder.repeat(times, 1, 1))
+    few = max(s.eps for s in t.settings) < 1 / 16 and t.draws[0].hazard.device == t.embedder.device   # where most features are missing, a product with all of them wastes time
+    x = torch.stack([d.embedded(t.embedder[i % len(t.seeds)]) for i, d in enumerate(t.draws)]) if few else torch.bmm(v, t.embedder.repeat(times, 1, 1))
     return x, torch.bmm(v, t.output_embedder.repeat(times, 1, 1)) if t.output_embedder is not None else v.abs() if t.shape.task == "abs" else v
 
 # %% ../nbs/50_toy_models.ipynb #c1f8f92f
@@ -380,7 +394,7 @@ def step(t: ToyTraining, i: int) -> None:
 
 def _forward(t: ToyTraining, x: Float[Tensor, "run row dimension"]) -> Optional[Float[Tensor, "run row neuron"]]:
     "Activations, with the outputs added to `t.y`; None if every neuron of the stack is, and always was, silent."
-    _product(t, x, t.w_in, t.z).add_(t.bias)
+    _product(t, x, t.w_in, t.z.copy_(t.bias), add=True)
     if not t.awake and t.shape.nonlinearity == "ReLU" and t.shape.optimizer == "LAMB" and not bool((t.z > 0).any()): return None
     t.awake = True
     h = ACTIVATIONS[t.shape.nonlinearity].into(t.z, t.h)
@@ -394,7 +408,7 @@ def _backward(t: ToyTraining, x: Float[Tensor, "run row dimension"], h: Float[Te
     if any(s.reg for s in t.settings): t.back.addcmul_(h.sign(), t.regs / t.shape.batch_size)
     dz = ACTIVATIONS[t.shape.nonlinearity].back(t.back, t.z, h)
     _product(t, x.mT, dz, t.grads["w_in"])
-    torch.sum(dz, 1, keepdim=True, out=t.grads["bias"])
+    torch.bmm(t.ones.expand(len(dz), 1, -1), dz, out=t.grads["bias"])
 
 # %% ../nbs/50_toy_models.ipynb #640e0fb9
 @torch.no_grad()

@@ -447,7 +447,7 @@ def sweep_curves(r: ToyResult) -> Any:
         lines.append(go.Scatter(x=part.value, y=part["mean"].astype("f4"), yaxis=axis, showlegend=False, mode="lines+markers", line_color=COLOURS[colour], error_y=dict(array=(part.high - part["mean"]).astype("f4"), arrayminus=(part["mean"] - part.low).astype("f4"), thickness=1), hovertemplate="%{x:.3g}: %{y:.3f}<extra></extra>"))
     values = r.config.sweep_values or ()
     wide = len(values) > 2 and min(values) > 0 and max(values) / min(values) > 8
-    return _panels(lines, ["loss", "share of neurons", "over features"], height=520, title=f"{r.config.preset or 'Sweep'}: loss and monosemantic neurons", x=WHAT.get(r.config.sweep_var, r.config.sweep_var) or "", xaxis_type="log" if wide else "linear")
+    return _panels(lines, ["loss", "of neurons", "of features"], height=520, title=f"{r.config.preset or 'Sweep'}: loss, and monosemantic neurons as a share", x=WHAT.get(r.config.sweep_var, r.config.sweep_var) or "", xaxis_type="log" if wide else "linear")
 
 # %% ../nbs/51_toy_sweeps.ipynb #cd274977
 def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequence[str] = tuple(PRESETS), **more: Any) -> pd.DataFrame:

@@ -237,7 +237,9 @@ def test_make_explorer_serves_the_same_folder(browser, shown, runs, tmp_path):
         voila.click_cell(10, 12)
         from neural_introspection.toy_explorer import pair_at, pair_words
         net = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03").network(.03)
-        voila.status(pair_words(net, *pair_at(net, 10, 12, (128, 64)))).wait_for()
+        neuron, feature = pair_at(net, 10, 12, (128, 64))
+        voila.status(pair_words(net, neuron, feature)).wait_for()
+        page.wait_for_function("([plot, words]) => plot.layout.annotations[1].text === words", arg=[voila.pair, f"All neurons, to feature {feature}"])
         nothing_elsewhere(seen)
     finally:
         voila.shot("last")
