@@ -579,9 +579,8 @@ def certificate_figure(c: Certificate) -> Any:
 
 def relearning_figure(curves: pd.DataFrame, title: str = "Relearning, with the core random") -> Any:
     "Accuracy by step, as antitraining left it and made anew."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import colour_of, figure
-    lines = [go.Scatter(x=part.step, y=part.accuracy.astype("f4"), name=name, mode="lines+markers", line_color=colour_of(name, i), error_y=dict(array=(part.high - part.accuracy).astype("f4"), thickness=1)) for i, (name, part) in enumerate(curves.groupby("start", sort=False))]
+    from neural_introspection.viz import colour_of, figure, interval_line
+    lines = [interval_line(part.step, part.accuracy, part.low, part.high, name=name, line_color=colour_of(name, i)) for i, (name, part) in enumerate(curves.groupby("start", sort=False))]
     return figure(lines, title, "training step of what comes after the layer", "accuracy on the test", showlegend=True, yaxis_range=[0, 1.02])
 
 # %% ../nbs/41_antitraining.ipynb #057d79e8

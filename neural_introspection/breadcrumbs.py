@@ -535,12 +535,11 @@ def ablate(
 
 def _ablation_figure(ablation: Ablation) -> Any:
     "Loss increase of every set with its interval, the largest first."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import COLOURS, figure, label
+    from neural_introspection.viz import COLOURS, figure, interval_line, label
     frame = ablation.to_frame().sort_values("loss_increase", ascending=False)
     place, groups = np.arange(len(frame)), frame.index.get_level_values(0) if frame.index.nlevels > 1 else pd.Index(["sets"] * len(frame))
-    dots = [go.Scatter(x=place[groups == g], y=part.loss_increase, mode="markers", name=label(g), marker=dict(color=list(COLOURS.values())[i % len(COLOURS)], size=7), text=[label(name) for name in part.index],
-                       error_y=dict(array=part.high - part.loss_increase, arrayminus=part.loss_increase - part.low, thickness=1), hovertemplate="%{text}: %{y:.3g}<extra></extra>")
+    dots = [interval_line(place[groups == g], part.loss_increase, part.low, part.high, mode="markers", name=label(g), marker=dict(color=list(COLOURS.values())[i % len(COLOURS)], size=7), text=[label(name) for name in part.index],
+                          hovertemplate="%{text}: %{y:.3g}<extra></extra>")
             for i, g in enumerate(groups.unique()) for part in [frame[groups == g]]]
     return figure(dots, f"What it costs to take neurons away ({ablation.how})", "neurons, the costliest first", "increase of the loss (nats)", showlegend=True)
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from .antitraining import REFRESH, AntitrainSettings, Antitraining, LayerState, behaviour, decode, layer_signals, two_layers
 from .capture import evaluating, find_site, hooks, read_logits
 from .classification import load_classification
-from .core import BadData, BadInput, in_pieces, plain, progress, read_tensors, require, write_tensors
+from .core import BadData, BadInput, progress, read_tensors, require, write_tensors
 from .information import IGNORED, Core, Examples, Reference, Units, _reader, information_content, make_reference, randomised, randomised_scores, run_model, scores
 from .models import is_as_loaded, model_name, resolve_model
-from .stats import interval_table
+from .stats import interval_table, sweep
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'CONSTANTS', 'PLACES', 'Found', 'METHODS', 'writer_of', 'remove_units', 'train_steps',
@@ -341,13 +341,11 @@ def kept_units(scores: Float[np.ndarray, "unit"], share: float) -> Bool[np.ndarr
 
 def perplexity_figure(frame: pd.DataFrame, title: str) -> Any:
     "Perplexity (mean and interval over seeds) against the share of all parameters that is left, a line for each way (columns way, parameters, mean, low, high)."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import colour_of, figure
+    from neural_introspection.viz import colour_of, figure, interval_line
     lines = []
     for i, (way, part) in enumerate(frame.groupby("way", sort=False)):
         part = part.sort_values("parameters")
-        lines.append(go.Scatter(x=part.parameters.astype("f4"), y=part["mean"].astype("f4"), name=way, mode="lines+markers", line_color=colour_of(way, i), hovertemplate="%{x:.0%} of the parameters: %{y:.1f}",
-                                error_y=dict(array=(part.high - part["mean"]).fillna(0).astype("f4"), arrayminus=(part["mean"] - part.low).fillna(0).astype("f4"), thickness=1)))
+        lines.append(interval_line(part.parameters.astype("f4"), part["mean"], part.low, part.high, name=way, line_color=colour_of(way, i), hovertemplate="%{x:.0%} of the parameters: %{y:.1f}"))
     return figure(lines, title, "share of the parameters", "perplexity on held-out text", showlegend=True, yaxis_type="log", xaxis_tickformat=".0%")
 
 # %% ../nbs/42_compression.ipynb #9ce12509
@@ -493,25 +491,18 @@ def compare_methods(
     return pd.DataFrame(rows).assign(before=measure_method(task, base, None, False)["whole"], chance=table.majority)
 
 # %% ../nbs/42_compression.ipynb #791dc87f
+def _compared(seed: int, **options: Any) -> list[dict]: return compare_methods(seed, **options).drop(columns="seed").to_dict("records")
+
 def compare_seeds(seeds: Sequence[int], sizes: Sequence[int] = (64, 16, 4), folder: Optional[str | Path] = None, methods: Sequence[str] = tuple(METHODS), **options: Any) -> pd.DataFrame:
     "`compare_methods` for every seed. What is finished is kept in the folder, if one is given, and read back from there."
-    identity = plain(dict(sizes=list(sizes), methods=list(methods), options={k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in options.items()}))
-    def make(number):
-        frame = compare_methods(seeds[number], sizes, methods, **options)
-        return {c: torch.tensor((frame[c].map(list(methods).index) if c == "method" else frame[c]).to_numpy(float, copy=True)) for c in frame}
-    found = in_pieces(len(seeds), make, folder, identity | dict(seeds=list(seeds)))
-    frame = pd.concat([pd.DataFrame({c: t.numpy() for c, t in piece.items()}) for piece in found], ignore_index=True)
-    frame = frame.assign(method=[list(methods)[int(i)] for i in frame.method], size=frame["size"].astype(int), seed=frame.seed.astype(int))
-    return frame[["method", "size", "seed", *sorted(set(frame) - {"method", "size", "seed"})]]
+    return sweep(_compared, dict(methods=dict(sizes=list(sizes), methods=list(methods), **options)), seeds, folder).drop(columns="setting")
 
 # %% ../nbs/42_compression.ipynb #6405a6d0
 def comparison_figure(frame: pd.DataFrame, value: str = "core_at_means", title: str = "What the core alone can do") -> Any:
     "A value (mean and interval over seeds) against the core's size, a line for each method."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import colour_of, figure
+    from neural_introspection.viz import colour_of, figure, interval_line
     lines, table = [], interval_table(frame, ["method", "size"], value)
     for i, (method, part) in enumerate(table.groupby("method", sort=False)):
         part = part.sort_values("size")
-        lines.append(go.Scatter(x=part["size"], y=part["mean"].astype("f4"), name=method, mode="lines+markers", line=dict(color=colour_of(method, i), dash="solid" if i < 8 else "dash"), hovertemplate="%{x} neurons: %{y:.3f}",
-                                error_y=dict(array=(part.high - part["mean"]).fillna(0).astype("f4"), arrayminus=(part["mean"] - part.low).fillna(0).astype("f4"), thickness=1)))
+        lines.append(interval_line(part["size"], part["mean"], part.low, part.high, name=method, line=dict(color=colour_of(method, i), dash="solid" if i < 8 else "dash"), hovertemplate="%{x} neurons: %{y:.3f}"))
     return figure(lines, title, "neurons of the core", f"{value.replace('_', ' ')}, accuracy on the test", showlegend=True, xaxis_type="log", xaxis_tickvals=sorted(frame["size"].unique()))

@@ -550,11 +550,11 @@ def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:
 # %% ../nbs/00_core.ipynb #8f860c96
 @contextlib.contextmanager
 def stop_between() -> Iterator[Callable[[], None]]:
-    "Within the block Ctrl-C waits for the next call of what is yielded, which then raises `KeyboardInterrupt`. In another thread than the main one, which Ctrl-C does not reach, it does nothing."
+    "Within the block Ctrl-C waits for the next call of what is yielded, which then raises `KeyboardInterrupt`. Where Ctrl-C does not come (in other threads than the main one, in jobs that ignore it), it does nothing."
     asked = []
     def check() -> None:
         if asked: raise KeyboardInterrupt
-    if threading.current_thread() is not threading.main_thread(): yield check
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN: yield check
     else:
         before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
         try: yield check

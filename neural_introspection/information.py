@@ -617,12 +617,10 @@ def core_curve(
 
 def core_figure(curve: pd.DataFrame, cores: Sequence[Core] = (), title: str = "How many units carry the layer") -> Any:
     "The curve, with the sizes of some cores."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import COLOURS, figure
+    from neural_introspection.viz import COLOURS, figure, interval_line
     lines = []
     for name, words, colour in (("prefix_randomised", "these randomised", COLOURS["red"]), ("rest_randomised", "all others randomised", COLOURS["blue"])):
-        lines.append(go.Scatter(x=curve["size"], y=curve[name].astype("f4"), name=words, mode="lines+markers", line_color=colour, marker_size=5,
-                                error_y=dict(array=(curve[f"{name}_high"] - curve[name]).astype("f4"), arrayminus=(curve[name] - curve[f"{name}_low"]).astype("f4"), thickness=1, width=0), hovertemplate="%{x} units: %{y:.3f}"))
+        lines.append(interval_line(curve["size"], curve[name], curve[f"{name}_low"], curve[f"{name}_high"], name=words, line_color=colour, marker_size=5, hovertemplate="%{x} units: %{y:.3f}"))
     made = figure(lines, title, "units, the most informative first", "accuracy", showlegend=True, yaxis_range=[0, 1.02])
     for core in cores: made.add_vline(core.size, line=dict(dash="dash", color=COLOURS["grey"]), annotation_text=f"{core.core} {core.threshold:.0%}: {core.size}", annotation_textangle=-90)
     return made

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import html
 import itertools
+import os
 import re
 import threading
 import time
@@ -23,7 +24,7 @@ from .core import BadInput, Cancelled, NeuralIntrospectionError, Option, make_co
 
 # %% auto #0
 __all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', 'form', 'as_output', 'without_nan', 'live_figure',
-           'renew_figure', 'fit_figures', 'send_figures', 'PanelParts', 'lay_out', 'progress_words', 'Panel']
+           'renew_figure', 'is_deaf', 'fit_figures', 'send_figures', 'PanelParts', 'lay_out', 'progress_words', 'Panel']
 
 # %% ../nbs/06_panels.ipynb #bddbf00c
 _LABEL = "11.5em"  # the width of an option's name
@@ -177,9 +178,10 @@ def live_figure(fig: Any) -> Any:
     fig = go.Figure(fig)
     for heat in fig.select_traces(dict(type="heatmap")): heat.z = without_nan(heat.z)
     live = go.FigureWidget(fig)
-    live._config = dict(responsive=True, displaylogo=False)
+    live._config, live._asked = dict(responsive=True, displaylogo=False), time.monotonic()
     def fit(change):   # comes when the browser has drawn it: 700 pixels wide, as it had no place yet
         live.unobserve(fit, "_js2py_traceDeltas")
+        live._asked = time.monotonic()
         live.layout.autosize = True
     live.observe(fit, "_js2py_traceDeltas")
     return live
@@ -193,6 +195,7 @@ def renew_figure(
     fig: Any,    # a figure with traces of the same kinds
 ) -> None:
     "Give a live figure the data, height, axes, titles and annotations of another one."
+    if not _unanswered(live): live._asked = time.monotonic()
     if len(live.data) > len(fig.data): live.data = live.data[:len(fig.data)]
     elif len(live.data) < len(fig.data): live.add_traces(fig.data[len(live.data):])
     with live.batch_update():
@@ -206,6 +209,12 @@ def _renewed_layout(fig: Any) -> dict[str, Any]:
     axes = [name for name in fig.layout if name[1:5] == "axis"]
     wanted = {f"{name}_{key}": fig.layout[name][key] for name in axes for key in _RENEWED_AXIS} | {f"{name}_title_text": fig.layout[name].title.text for name in axes}
     return wanted | dict(height=fig.layout.height, title_text=fig.layout.title.text, legend_title_text=fig.layout.legend.title.text)
+
+def _unanswered(live: Any) -> bool: return live._layout_edit_in_process or live._trace_edit_in_process
+
+def is_deaf(live: Any, seconds: float = 3.) -> bool:
+    "Whether what was sent to a live figure so many seconds ago has not been drawn, on a page of Voila: of several figures that it loads at once, all but one can end so. A new one is drawn."
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila") and _unanswered(live) and time.monotonic() > live._asked + seconds
 
 def fit_figures(figures: Iterable[Any]) -> None:
     "Have live figures take the width that their place has by now: plotly itself hears of a resized window only, and often before the page is laid out anew."

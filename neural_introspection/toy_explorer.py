@@ -14,7 +14,7 @@ from typing import Any, Callable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
 from .core import BadData, BadInput, Cancelled, make_config, option, runs_folder
-from .panels import Panel, error_html, fit_figures, live_figure, live_or_static, options_table, renew_figure, send_figures
+from .panels import Panel, error_html, fit_figures, is_deaf, live_figure, live_or_static, options_table, renew_figure, send_figures
 from .toy_analysis import feature_heat_map, feature_name, mechanism, published_order
 from .toy_models import ToyNetwork, ToyTraining, single_feature_activations
 from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished, preset_config, run_toy, training_figure
@@ -258,7 +258,7 @@ def _say(explorer: ToyExplorer, place: str, words: str) -> None:
 def _draw(explorer: ToyExplorer, name: str, fig: Any) -> None:
     "Show a figure in its place, in the widget that is there: a new one takes the browser a second."
     explorer.drawn[name] = fig
-    if name in explorer.live: return renew_figure(explorer.live[name], fig)
+    if name in explorer.live and not is_deaf(explorer.live[name]): return renew_figure(explorer.live[name], fig)
     live = explorer.live[name] = live_figure(fig)
     if name == "map": live.data[0].on_click(lambda trace, points, state: _try(explorer, _click, points))
     explorer.places[name].children = (live,)
@@ -358,7 +358,9 @@ def _show_pair(explorer: ToyExplorer) -> None:
     "The picked neuron and feature: a cross in the heat map, words, a figure."
     net, pair = explorer.net, explorer.pair
     x, y = _cross(net, *pair, explorer.drawn["map"].data[0].z.shape)
-    for fig in (explorer.drawn["map"], explorer.live["map"]): fig.data[1].update(x=x, y=y)
+    explorer.drawn["map"].data[1].update(x=x, y=y)
+    if is_deaf(explorer.live["map"]): _draw(explorer, "map", explorer.drawn["map"])
+    else: explorer.live["map"].data[1].update(x=x, y=y)
     _say(explorer, "mechanism", pair_words(net, *pair))
     _draw(explorer, "pair", pair_figure(net, *pair))
 

@@ -125,6 +125,7 @@ class ToyConfig(ToySettings):
         "Where the run goes: `toy-<preset>` or `toy-sweep` in `output_dir`, if `file_name` is left out."
         return Path(self.output_dir)/(self.file_name or f"toy-{self.preset or 'sweep'}")
 
+# %% ../nbs/51_toy_sweeps.ipynb #670f061d
 def preset_config(name: str, scale: str = "laptop", **more: Any) -> ToyConfig:
     "The options of a row at a scale; `more`: options that are set otherwise. `BadInput` for unknown names."
     if name not in PRESETS: raise BadInput(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}.")
@@ -172,6 +173,7 @@ def check_settings(s: ToySettings) -> ToySettings:
     if s.decay * s.learning_rate > 1: raise BadInput(f"decay {s.decay:g} times learning rate {s.learning_rate:g} is above 1, so that each step would turn the biases' signs: lower one of them.")
     return check_toy(s)
 
+# %% ../nbs/51_toy_sweeps.ipynb #475a18bf
 def at_once(config: ToyConfig, settings: Sequence[ToySettings]) -> int:
     "Values that a stack holds at most: what the config says, or a process's share of them."
     return config.stack or -(-len(settings) // max(1, config.n_jobs))
@@ -227,6 +229,7 @@ def _check_owner(config: ToyConfig, folder: Path) -> None:
         if read_json(folder/"manifest.json").get("config") == _asked(config): return
     raise Cancelled(f"{folder} is another sweep's by now: nothing more is written there.")
 
+# %% ../nbs/51_toy_sweeps.ipynb #e77aa026
 def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Sequence[int], number: int, folder: Path, watch: Optional[Watch] = None) -> None:
     "Train the values with all seeds, unless their files are there."
     seeds = range(config.seed, config.seed + config.seeds)
@@ -439,12 +442,11 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
 
 def sweep_curves(r: ToyResult) -> Any:
     "What a sweep ends in, by its value: loss, monosemantic neurons as a share of the neurons and over the features, with 95 % intervals over seeds; failed runs are left out."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import COLOURS
+    from neural_introspection.viz import COLOURS, interval_line
     table, lines = r.by_value(), []
     for axis, name, colour in (("y", "loss", "grey"), ("y2", "monosemantic_fraction", "blue"), ("y3", "per_feature", "green")):
         part = table[table.measure == name].sort_values("value")
-        lines.append(go.Scatter(x=part.value, y=part["mean"].astype("f4"), yaxis=axis, showlegend=False, mode="lines+markers", line_color=COLOURS[colour], error_y=dict(array=(part.high - part["mean"]).astype("f4"), arrayminus=(part["mean"] - part.low).astype("f4"), thickness=1), hovertemplate="%{x:.3g}: %{y:.3f}<extra></extra>"))
+        lines.append(interval_line(part.value, part["mean"], part.low, part.high, yaxis=axis, showlegend=False, line_color=COLOURS[colour], hovertemplate="%{x:.3g}: %{y:.3f}<extra></extra>"))
     values = r.config.sweep_values or ()
     wide = len(values) > 2 and min(values) > 0 and max(values) / min(values) > 8
     return _panels(lines, ["loss", "of neurons", "of features"], height=520, title=f"{r.config.preset or 'Sweep'}: loss, and monosemantic neurons as a share", x=WHAT.get(r.config.sweep_var, r.config.sweep_var) or "", xaxis_type="log" if wide else "linear")

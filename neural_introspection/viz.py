@@ -21,7 +21,7 @@ from .core import BadInput, write_text
 # %% auto #0
 __all__ = ['COLOURS', 'SPLIT_COLOURS', 'SPLIT_MARKERS', 'colour_of', 'label', 'distinct', 'Figure', 'figure', 'to_numbers',
            'activation_histogram', 'r2_text', 'predicted_vs_actual', 'best_epoch', 'learning_curves', 'baseline_bars',
-           'layer_scores', 'heat_map', 'sweep_figure', 'token_html', 'token_view', 'save_figure']
+           'layer_scores', 'heat_map', 'interval_line', 'sweep_figure', 'token_html', 'token_view', 'save_figure']
 
 # %% ../nbs/05_viz.ipynb #8d357e4c
 COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", pink="#CC79A7", sky="#56B4E9", yellow="#F0E442", grey="#767676")
@@ -334,6 +334,18 @@ def heat_map(
                   yaxis=dict(type="category", showgrid=False, autorange="reversed"), margin_t=56)
 
 # %% ../nbs/05_viz.ipynb #576cf851
+def interval_line(
+    x: Any,
+    middle: Float[np.ndarray, "point"],   # mean, or accuracy
+    low: Float[np.ndarray, "point"],
+    high: Float[np.ndarray, "point"],
+    **more: Any,                          # of plotly's Scatter: name, colour, axis, mode
+) -> Any:
+    "Points joined by a line, with their intervals as error bars; a NaN end draws none."
+    middle, low, high = (np.asarray(values, "f4") for values in (middle, low, high))
+    ends = dict(array=np.nan_to_num(high - middle), arrayminus=np.nan_to_num(middle - low), thickness=1)
+    return go.Scatter(**dict(x=x, y=middle, mode="lines+markers", error_y=ends) | more)
+
 def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
     "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
     import pandas as pd
@@ -341,7 +353,7 @@ def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "set
     lines = []
     for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
         points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
-        lines.append(go.Scatter(x=points.x, y=points["mean"].astype("f4"), name=label(name), mode="lines+markers", line_color=colour_of(str(name), i), error_y=dict(array=(points.high - points["mean"]).astype("f4"), arrayminus=(points["mean"] - points.low).astype("f4"), thickness=1), hovertemplate="%{x}: %{y:.3f}"))
+        lines.append(interval_line(points.x, points["mean"], points.low, points.high, name=label(name), line_color=colour_of(str(name), i), hovertemplate="%{x}: %{y:.3f}"))
     return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
 
 # %% ../nbs/05_viz.ipynb #52e4bdae
