@@ -573,7 +573,7 @@ def spread_calls(
     from joblib.parallel import get_active_backend
     n_jobs = n_jobs if n_jobs != 1 else get_active_backend()[1] or 1
     if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
-    return list(progress(joblib.Parallel(n_jobs=n_jobs, return_as="generator")(joblib.delayed(function)(*call) for call in calls), desc, len(calls), unit))
+    return joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(function)(*call) for call in calls)
 
 # %% ../nbs/00_core.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
