@@ -559,6 +559,7 @@ def stop_between() -> Iterator[Callable[[], None]]:
         before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
         try: yield check
         finally: signal.signal(signal.SIGINT, before)
+        check()   # it may have come after the last call
 
 # %% ../nbs/00_core.ipynb #be6907c0
 def spread_calls(

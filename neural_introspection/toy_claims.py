@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from .core import BadInput
 from .stats import mean_interval
-from .toy_sweeps import PRESETS, laptop_table, run_presets
+from .toy_sweeps import MEASURES, PRESETS, laptop_table, run_presets
 
 # %% auto #0
 __all__ = ['row_of', 'difference', 'contrasts', 'frontier_figure']
@@ -24,7 +24,7 @@ def row_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
 def difference(table: pd.DataFrame, preset: str, low: float, high: float, measure: str = "per_feature") -> tuple[float, float, float]:
     "(mean, low, high end) of a measure at the value `high` less that at `low`, paired by seed, with its 95 % interval."
     part = row_of(table, preset)
-    if measure not in part: raise BadInput(f"measure {measure!r} is unknown: choose from {', '.join(part.columns[2:])}.")
+    if measure not in part: raise BadInput(f"measure {measure!r} is unknown: choose from {', '.join(c for c in part if c in MEASURES)}.")
     wide = part.pivot(index="seed", columns="value", values=measure)
     missing = [v for v in (low, high) if v not in wide]
     if missing: raise BadInput(f"{preset} has no value {missing[0]:g}: choose from {', '.join(f'{v:g}' for v in wide)}.")
