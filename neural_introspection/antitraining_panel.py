@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from .antitraining import Antitraining, AntitrainConfig, AntitrainResult, Certificate, check_settings, open_antitraining, run_antitrain
 from .core import BadInput, Cancelled, make_config, watch_progress
 from .information import Core, Information, core_set, information_content, make_reference, randomised_scores
-from .panels import Panel, _watch, fit_figures, live_figure, live_or_static, options_table, renew_figure, send_figures
+from .panels import Panel, _watch, live_figure, live_or_static, options_table, renew_figure
 
 # %% auto #0
 __all__ = ['SMALL', 'NETWORK', 'STEPS', 'GROUPS', 'SAMPLE', 'HELD_OUT', 'WIDE', 'CELL', 'FAINT', 'DEAD', 'POINTS', 'ACTIONS',
@@ -184,9 +184,7 @@ class AntitrainPanel(Panel):
     def start(self, what: str = "train") -> AntitrainPanel:
         "Begin to train, antitrain, cycle or reset, and return at once; nothing happens while something is under way or a value is wrong."
         if what not in ACTIONS: raise BadInput(f"{what!r} is no button of the panel: choose one of {', '.join(ACTIONS)}.")
-        if not self.running:
-            self.what = what
-            fit_figures(self.figures)
+        if not self.running: self.what = what
         return super().start()
 
     def frame(self) -> pd.DataFrame:
@@ -196,7 +194,6 @@ class AntitrainPanel(Panel):
     @property
     def reading(self) -> LiveReading: return self.history[-1]
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        send_figures(self.figures)
         return live_or_static(self.widget, _static_page(self))
     def __repr__(self) -> str: return f"AntitrainPanel({reading_words(self.reading, self.chance)})"
 

@@ -663,19 +663,12 @@ class AtlasMap:
     "The heat map as a live figure; `pick` (a click) shows what `on_pick` returns for the neuron."
     def __init__(self, result: AtlasResult, on_pick: Optional[Callable[[NeuronAddress], Any]] = None):
         import ipywidgets as widgets
-        import plotly.graph_objects as go
+        from neural_introspection.panels import live_figure
         self.result, self.on_pick = result, on_pick or (lambda address: neuron_row(result, address))
-        self.figure = go.FigureWidget(result.plot())
-        self.figure._config = dict(responsive=True, displaylogo=False)
-        self.figure.observe(self._fit, "_js2py_traceDeltas")   # comes when the browser has drawn it
+        self.figure = live_figure(result.plot())
         self.status, self.output = widgets.HTML("Click a cell to see its neuron."), widgets.Output()
         self.widget = widgets.VBox([self.figure, self.status, self.output])
         self.figure.data[0].on_click(lambda trace, points, state: self.clicked(points))
-
-    def _fit(self, change: Any) -> None:
-        "Have the map drawn as wide as the panel: plotly draws it 700 pixels wide before it has a place on the page."
-        self.figure.unobserve(self._fit, "_js2py_traceDeltas")
-        self.figure.layout.autosize = True
 
     def clicked(self, points: Any) -> None:
         "Pick the neuron of a clicked cell."

@@ -6,25 +6,26 @@
 from __future__ import annotations
 import contextlib
 import contextvars
+import functools
 import html
 import itertools
-import os
 import re
 import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Optional
 
 import ipywidgets as widgets
 import numpy as np
+import traitlets
 from jaxtyping import Float
 
 from .core import BadInput, Cancelled, NeuralIntrospectionError, Option, make_config, options, watch_progress
 
 # %% auto #0
 __all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', 'form', 'as_output', 'without_nan', 'live_figure',
-           'renew_figure', 'is_deaf', 'fit_figures', 'send_figures', 'PanelParts', 'lay_out', 'progress_words', 'Panel']
+           'renew_figure', 'PanelParts', 'lay_out', 'progress_words', 'Panel']
 
 # %% ../nbs/06_panels.ipynb #bddbf00c
 _LABEL = "11.5em"  # the width of an option's name
@@ -168,6 +169,79 @@ def as_output(
     return dict(output_type="display_data", data=data, metadata=metadata)
 
 # %% ../nbs/06_panels.ipynb #8a3de122
+_LIVE = """
+const PLOTLY = globalThis.neuralIntrospectionPlotly ??= {};   // by version: what the page has read
+const EDITS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate", "removeLayoutProps", "removeTraceProps"].map(name => `_py2js_${name}`);
+
+async function read(model) {
+  for (let tries = 1200; ; tries--) {   // a page that is loaded anew makes the models in any order
+    try { var source = (await model.widget_manager.get_model(model.get("_plotly").source)).get("source"); break; }
+    catch (error) { if (!tries) throw error; await new Promise(later => setTimeout(later, 50)); }
+  }
+  const url = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
+  try { return await import(url); } finally { URL.revokeObjectURL(url); }
+}
+
+export default () => {
+  let bundle, figure;
+  return {
+    initialize({model}) {
+      const early = [], notes = EDITS.map(name => [`change:${name}`, () => early.push([name, model.get(name)])]);
+      notes.push(["change:_widget_data", () => early.length = 0]);   // all of it, with the edits done
+      for (const [event, note] of notes) model.on(event, note);
+      const version = model.get("_plotly").version;
+      bundle = (PLOTLY[version] ??= read(model)).then(plotly => {
+        for (const [event, note] of notes) model.off(event, note);
+        figure = plotly.default();
+        figure.initialize({model});
+        for (const [name, edit] of early) model.set(name, edit);
+        return plotly;
+      }, error => { delete PLOTLY[version]; throw error; });
+      bundle.catch(() => {});   // told by render
+    },
+    async render({model, el}) {
+      const {FigureView} = await bundle, remove = figure.render({model, el});
+      const ask = {model: {get: name => ({relayout_data: {autosize: true}})}, el, viewID: "place", _sendLayoutDelta() {}};   // as if Python had
+      const fit = () => { if (el.clientWidth && el._fullLayout?.width !== el.clientWidth) FigureView.prototype.do_relayout.call(ask); };
+      let later;
+      const place = new ResizeObserver(() => { clearTimeout(later); later = setTimeout(fit, 120); });   // plotly itself hears of the window only
+      place.observe(el);
+      return () => { place.disconnect(); clearTimeout(later); remove(); };
+    },
+  };
+};
+"""
+
+# %% ../nbs/06_panels.ipynb #e8487bee
+class _Plotly(widgets.Widget):
+    "Plotly's code for the browser, which all live figures of a kernel share."
+    source = traitlets.Unicode().tag(sync=True)
+
+@functools.cache
+def _live_class() -> type:
+    "The class of live figures; made late, since plotly is slow to import."
+    import plotly
+    import plotly.graph_objects as go
+    shared = []
+    def source() -> str:
+        "The name by which the browser finds plotly's code."
+        if not shared or shared[-1].comm is None: shared.append(_Plotly(source=str(go.FigureWidget._esm)))   # closed: Widget.close_all()
+        return shared[-1].model_id
+
+    class LiveFigure(go.FigureWidget):
+        "A `FigureWidget` that shares plotly's code, is as wide as its place, and shows its present state wherever it is opened."
+        _esm = _LIVE
+        _plotly = traitlets.Dict().tag(sync=True)
+
+        @traitlets.default("_plotly")
+        def _shared(self) -> dict[str, str]: return dict(version=plotly.__version__, source=source())
+
+        def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            state = super().get_state(*args, **kwargs)
+            now = {f"_widget{name}": self.__dict__[name] for name in ("_data", "_layout") if name in self.__dict__}   # not there yet while it is made
+            return state | {name: self.trait_metadata(name, "to_json")(value, self) for name, value in now.items() if name in state}
+    return LiveFigure
+
 def without_nan(matrix: Float[np.ndarray, "row column"]) -> np.ndarray:
     "The matrix with None for NaN: a widget's matrices travel as JSON, which has no NaN."
     return np.where(np.isnan(matrix), None, matrix)
@@ -175,15 +249,10 @@ def without_nan(matrix: Float[np.ndarray, "row column"]) -> np.ndarray:
 def live_figure(fig: Any) -> Any:
     "A figure as a widget that is as wide as its place on the page."
     import plotly.graph_objects as go
-    fig = go.Figure(fig)
+    fig = go.Figure(fig).update_layout(width=None)
     for heat in fig.select_traces(dict(type="heatmap")): heat.z = without_nan(heat.z)
-    live = go.FigureWidget(fig)
-    live._config, live._asked = dict(responsive=True, displaylogo=False), time.monotonic()
-    def fit(change):   # comes when the browser has drawn it: 700 pixels wide, as it had no place yet
-        live.unobserve(fit, "_js2py_traceDeltas")
-        live._asked = time.monotonic()
-        live.layout.autosize = True
-    live.observe(fit, "_js2py_traceDeltas")
+    live = _live_class()(fig)
+    live._config = dict(responsive=True, displaylogo=False)
     return live
 
 # %% ../nbs/06_panels.ipynb #6b7a5418
@@ -195,7 +264,6 @@ def renew_figure(
     fig: Any,    # a figure with traces of the same kinds
 ) -> None:
     "Give a live figure the data, height, axes, titles and annotations of another one."
-    if not _unanswered(live): live._asked = time.monotonic()
     if len(live.data) > len(fig.data): live.data = live.data[:len(fig.data)]
     elif len(live.data) < len(fig.data): live.add_traces(fig.data[len(live.data):])
     with live.batch_update():
@@ -209,23 +277,6 @@ def _renewed_layout(fig: Any) -> dict[str, Any]:
     axes = [name for name in fig.layout if name[1:5] == "axis"]
     wanted = {f"{name}_{key}": fig.layout[name][key] for name in axes for key in _RENEWED_AXIS} | {f"{name}_title_text": fig.layout[name].title.text for name in axes}
     return wanted | dict(height=fig.layout.height, title_text=fig.layout.title.text, legend_title_text=fig.layout.legend.title.text)
-
-def _unanswered(live: Any) -> bool: return live._layout_edit_in_process or live._trace_edit_in_process
-
-def is_deaf(live: Any, seconds: float = 3.) -> bool:
-    "Whether what was sent to a live figure so many seconds ago has not been drawn, on a page of Voila: of several figures that it loads at once, all but one can end so. A new one is drawn."
-    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila") and _unanswered(live) and time.monotonic() > live._asked + seconds
-
-def fit_figures(figures: Iterable[Any]) -> None:
-    "Have live figures take the width that their place has by now: plotly itself hears of a resized window only, and often before the page is laid out anew."
-    for live in figures:
-        for automatic in (False, True): live.layout.autosize = automatic
-
-def send_figures(figures: Iterable[Any]) -> None:
-    "Send live figures' present state to a view that is new: without it the view shows the first state. Plotly's own display does so too."
-    for live in figures:
-        live._repr_mimebundle_()
-        live.send_state(["_widget_layout", "_widget_data"])
 
 # %% ../nbs/06_panels.ipynb #0df139ab
 @dataclass(frozen=True)

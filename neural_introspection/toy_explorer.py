@@ -14,7 +14,7 @@ from typing import Any, Callable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
 from .core import BadData, BadInput, Cancelled, make_config, option, runs_folder
-from .panels import Panel, error_html, fit_figures, is_deaf, live_figure, live_or_static, options_table, renew_figure, send_figures
+from .panels import Panel, error_html, live_figure, live_or_static, options_table, renew_figure
 from .toy_analysis import feature_heat_map, feature_name, mechanism, published_order
 from .toy_models import ToyNetwork, ToyTraining, single_feature_activations
 from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished, preset_config, run_toy, training_figure
@@ -189,12 +189,11 @@ class ToyExplorer(Panel):
     @property
     def pair(self) -> tuple[int, int]: return self.controls["neuron"].value, self.controls["feature"].value
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        send_figures(self.live.values())
         return live_or_static(self.widget, _static_page(self))
     def __repr__(self) -> str: return f"ToyExplorer of {self.runs}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
 
 # %% ../nbs/54_toy_explorer.ipynb #87342812
-FIGURES = ("training", "curves", "beside", "map", "pair")   # few: each widget brings all of plotly to the browser anew
+FIGURES = ("training", "curves", "beside", "map", "pair")
 
 def _make_controls() -> dict[str, Any]:
     "The controls below the form, by name."
@@ -256,9 +255,9 @@ def _say(explorer: ToyExplorer, place: str, words: str) -> None:
     explorer.places[place].value = f"<div role='status' style='line-height:1.4;margin:4px 0;overflow-wrap:anywhere'>{html.escape(words)}</div>"
 
 def _draw(explorer: ToyExplorer, name: str, fig: Any) -> None:
-    "Show a figure in its place, in the widget that is there: a new one takes the browser a second."
+    "Show a figure in its place, in the widget that is there if there is one."
     explorer.drawn[name] = fig
-    if name in explorer.live and not is_deaf(explorer.live[name]): return renew_figure(explorer.live[name], fig)
+    if name in explorer.live: return renew_figure(explorer.live[name], fig)
     live = explorer.live[name] = live_figure(fig)
     if name == "map": live.data[0].on_click(lambda trace, points, state: _try(explorer, _click, points))
     explorer.places[name].children = (live,)
@@ -279,7 +278,6 @@ def _train(explorer: ToyExplorer, options: ToyOptions) -> ToyResult:
 def _run(explorer: ToyExplorer, config: ToyConfig) -> ToyResult:
     "Train with live curves; after Cancel the words say what is there."
     done = lambda: len(list((config.run_folder/"models").glob("value_*.safetensors")))
-    fit_figures(explorer.live.values())
     count, so_far, clock = len(config.sweep_values) * config.seeds, SweepSoFar(config), dict(next=0.)
     def follow(values: Sequence[int], training: ToyTraining) -> None:
         if time.monotonic() < clock["next"]: return
@@ -325,10 +323,7 @@ def _compare(explorer: ToyExplorer) -> None:
     figs = side_by_side([explorer.sweeps[name] for name in names if name])
     for place, fig in zip(("curves", "beside"), figs): _draw(explorer, place, fig)
     if not names[1]: explorer.drawn.pop("beside", None)
-    box, display = explorer.places["beside"].layout, "block" if names[1] else "none"
-    if box.display != display:
-        box.display = display
-        fit_figures(explorer.live.values())
+    explorer.places["beside"].layout.display = "block" if names[1] else "none"
 
 # %% ../nbs/54_toy_explorer.ipynb #5af43d5a
 def _show_steps(explorer: ToyExplorer, last: bool = False) -> None:
@@ -359,8 +354,7 @@ def _show_pair(explorer: ToyExplorer) -> None:
     net, pair = explorer.net, explorer.pair
     x, y = _cross(net, *pair, explorer.drawn["map"].data[0].z.shape)
     explorer.drawn["map"].data[1].update(x=x, y=y)
-    if is_deaf(explorer.live["map"]): _draw(explorer, "map", explorer.drawn["map"])
-    else: explorer.live["map"].data[1].update(x=x, y=y)
+    explorer.live["map"].data[1].update(x=x, y=y)
     _say(explorer, "mechanism", pair_words(net, *pair))
     _draw(explorer, "pair", pair_figure(net, *pair))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from test_lab import BENIGN, CONTRAST, STATE, Seen, browser, notebook_in_lab
+from test_lab import BENIGN, CONTRAST, FITTED, STATE, Seen, browser, notebook_in_lab
 
 START_CELLS = ["from neural_introspection.antitraining_panel import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
@@ -77,7 +77,7 @@ def shown(browser, tmp_path_factory):
     "A notebook with the panel, opened in JupyterLab, all cells run."
     with notebook_in_lab(browser, tmp_path_factory, "panel", START_CELLS, 1250, Shown) as shown:
         shown.plot(2).locator(".main-svg").first.wait_for(timeout=SETTLED * 1000)
-        shown.page.wait_for_function("plot => plot.layout.autosize", arg=shown.plot(2).element_handle(), timeout=SETTLED * 1000)
+        shown.page.wait_for_function(FITTED, arg=shown.plot(2).element_handle(), timeout=SETTLED * 1000)
         yield shown
 
 
@@ -161,7 +161,7 @@ def test_reset_makes_a_new_network(shown):
 def test_all_is_readable_where_it_is_narrow(shown):
     shown.page.set_viewport_size(dict(width=760, height=1250))
     shown.page.wait_for_function("panel => panel.getBoundingClientRect().width < 450", arg=shown.panel.element_handle())
-    shown.press("Train")   # at each click the figures take the width of their place
+    shown.press("Train")
     shown.page.wait_for_function("panel => [...panel.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg').getBoundingClientRect().right <= panel.getBoundingClientRect().right + 1)", arg=shown.panel.element_handle())
     shown.panel.locator("h3").scroll_into_view_if_needed()
     shown.shot("narrow")

@@ -43,6 +43,7 @@ RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells');
 DONE = """() => { const s = (%s)(), failed = s.cells.some(c => c.outputs.some(o => o.output_type === "error"));
   return failed || s.kernel === "dead" || (s.kernel === "idle" && s.cells.every(c => c.count !== null)); }""" % STATE
 PLOTLY = "application/vnd.plotly.v1+json"
+FITTED = "plot => plot._fullLayout && Math.abs(plot._fullLayout.width - plot.clientWidth) <= 1"   # a live figure is as wide as its place
 SCROLL = """text => { const notebook = window.jupyterapp.shell.currentWidget.content;
   return notebook.scrollToItem(notebook.widgets.findIndex(c => c.model.sharedModel.source.includes(text)), "start"); }"""
 
@@ -315,7 +316,7 @@ def test_click_in_the_atlas_brings_the_card(lab):
     cells.wait_for()
     lab.panel.locator(".js-plotly-plot").scroll_into_view_if_needed()
     lab.shot("atlas-map")
-    lab.page.wait_for_function("map => map.layout.autosize", arg=lab.panel.locator(".js-plotly-plot").element_handle())
+    lab.page.wait_for_function(FITTED, arg=lab.panel.locator(".js-plotly-plot").element_handle())
     box, panel = cells.bounding_box(), lab.panel.bounding_box()
     assert box["x"] + box["width"] < panel["x"] + panel["width"], "the map is wider than its panel"
     lab.page.mouse.move(box["x"] + 4, box["y"] + box["height"] - 12)   # the best neuron of the last layer

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import BENIGN, CELLS, CLICK, CONTRAST, STATE, Seen, browser, lab_environment, notebook_in_lab, watch
+from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, STATE, Seen, browser, lab_environment, notebook_in_lab, watch
 from test_trace_lab import CELL, stop_voila, wait_open
 
 TRAINED = 30  # the most seconds until a sweep is trained
@@ -56,7 +56,7 @@ class Shown:
     def plot(self, words):
         "The plot whose title has these words, as soon as it is there."
         handle = self.page.wait_for_function(PLOT, arg=[self.panel.element_handle(), words], timeout=CLICK * 1000).as_element()
-        self.page.wait_for_function("([plot, fitted]) => (plot.layout.autosize || !fitted) && plot.querySelector('.main-svg')", arg=[handle, self.name == "lab"])   # Voila draws when all is laid out
+        self.page.wait_for_function(FITTED, arg=handle)
         return handle
 
     @property
@@ -218,29 +218,39 @@ def serve(folder, env):
     with open(folder / "voila.log", "w") as log: return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
 
 
+# A browser that takes four seconds to read plotly's code, as a busy machine may.
+SLOW = """() => { const create = URL.createObjectURL;
+  URL.createObjectURL = blob => create(blob.size > 1e6 ? new Blob(["await new Promise(done => setTimeout(done, 4000));\\n", blob], {type: blob.type}) : blob); }"""
+DRAWN = "plots => plots.length > 3 && plots.every(plot => plot.querySelector('.main-svg') && (%s)(plot))" % FITTED
+
+
 def test_make_explorer_serves_the_same_folder(browser, shown, runs, tmp_path):
-    "After the tests in JupyterLab, whose sweeps it shows."
+    "After the tests in JupyterLab, whose sweeps it shows. What is asked before plotly is there is not lost."
     pytest.importorskip("voila", reason="needs Voila: install the extra dev")
+    from neural_introspection.toy_explorer import pair_at, pair_words
     env = lab_environment(tmp_path) | dict(TOYS=os.path.relpath(runs, ROOT))
     context, seen = browser.new_context(viewport=dict(width=1300, height=1300)), Seen()
     watch(context, seen)
     page = context.new_page()
+    page.add_init_script(f"({SLOW})()")
     page.set_default_timeout(CLICK * 1000)
     server, url = serve(tmp_path, env)
     voila = Shown(page, seen, shown.shots, "voila")
     try:
         wait_open(url, server, tmp_path / "voila.log")
         page.goto(url, timeout=CELLS * 1000)
-        page.wait_for_function("() => { const plots = [...document.querySelectorAll('.js-plotly-plot')]; return plots.length > 3 && plots.every(plot => plot.querySelector('.main-svg')); }", timeout=CELLS * 1000)
-        page.wait_for_function("() => (window.since ??= performance.now()) + 4000 < performance.now()")   # by then a figure that Voila left without ears is known
+        voila.control("run").wait_for(timeout=CELLS * 1000)
         voila.set(run="LR1-smoke-steps-10-values-0.003-0.03", value="0.03")
-        page.wait_for_function("([panel, words]) => (%s)([panel, words])?.data[0].z.length === 128" % PLOT, arg=[voila.panel.element_handle(), "Neurons by feature"])   # it may be another figure
-        voila.click_cell(10, 12)
-        from neural_introspection.toy_explorer import pair_at, pair_words
         net = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03").network(.03)
+        voila.status("LR1 (learning rate").wait_for()
+        assert page.locator(".js-plotly-plot").count() == 0   # the words are there, plotly is not
+        page.wait_for_function("() => (%s)([...document.querySelectorAll('.js-plotly-plot')])" % DRAWN)
+        assert voila.plot("Neurons by feature").evaluate("plot => plot.data[0].z.length") == 128
+        voila.click_cell(10, 12)
         neuron, feature = pair_at(net, 10, 12, (128, 64))
         voila.status(pair_words(net, neuron, feature)).wait_for()
-        page.wait_for_function("words => [...document.querySelectorAll('.js-plotly-plot')].at(-1)?.layout?.annotations?.[1].text === words", arg=f"All neurons, to feature {feature}")
+        page.wait_for_function("([plot, words]) => plot.layout.annotations[1].text === words", arg=[voila.pair, f"All neurons, to feature {feature}"])
+        voila.shot("picked")
         nothing_elsewhere(seen)
     finally:
         voila.shot("last")

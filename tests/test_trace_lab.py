@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import BENIGN, CELLS, CLICK, DONE, OPEN, READY, RUN_ALL, START, Seen, browser, lab_environment, server_url, start_lab, stop, watch
+from test_lab import BENIGN, CELLS, CLICK, DONE, FITTED, OPEN, READY, RUN_ALL, START, Seen, browser, lab_environment, server_url, start_lab, stop, watch
 
 DASHBOARD = ROOT / "nbs" / "dashboards"
 EPOCHS, LAYERS = 6, {"input": 64, "hidden_1": 96, "hidden_2": 32, "output": 10}
@@ -164,7 +164,7 @@ def explorer(request, browser, trace, tmp_path_factory):
 
 def test_map_is_as_wide_as_its_place_and_shows_the_last_epoch(explorer, trace):
     explorer.text(f"epoch {EPOCHS - 1}").wait_for()
-    explorer.page.wait_for_function("map => map.layout.autosize", arg=explorer.map.element_handle())
+    explorer.page.wait_for_function(FITTED, arg=explorer.map.element_handle())
     size = explorer.map.bounding_box()
     assert size["width"] > 700 and size["height"] > 200
     explorer.button("one scale").click()
@@ -203,7 +203,8 @@ def test_a_click_brings_the_neuron(explorer, trace):
     explorer.text(f"[E_{EPOCHS - 1}][L_hidden_1][n_20]").wait_for()
     history = explorer.page.locator(".js-plotly-plot").nth(1)
     history.locator(".main-svg").first.wait_for()
-    explorer.page.wait_for_function("plot => plot.layout.autosize && plot.layout.shapes.length > 10", arg=history.element_handle())
+    explorer.page.wait_for_function(FITTED, arg=history.element_handle())
+    explorer.page.wait_for_function("plot => plot.layout.shapes.length > 10", arg=history.element_handle())
     assert explorer.page.get_by_label("neuron", exact=True).input_value() == "L_hidden_1/n_20"
     drawn = history.evaluate("plot => Array.from(plot.data[2].y)")   # the neuron's line of the first panel
     assert np.allclose(drawn, trace.history("hidden_1", 20).activation_mean)
