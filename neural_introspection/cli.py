@@ -232,13 +232,14 @@ def _value_of(option: str, argv: list[str]) -> Optional[str]:
 def _messages(config: type) -> Iterator[None]:
     "The library's log on stderr while a command runs."
     log, handler = logging.getLogger("neural_introspection"), logging.StreamHandler(sys.stderr)
-    before, log.level = log.level, logging.INFO
+    before = log.level
+    log.setLevel(logging.INFO)   # not log.level: modules remember what was not to be logged
     handler.setFormatter(_AsOptions(config))
     log.addHandler(handler)
     try: yield
     finally:
         log.removeHandler(handler)
-        log.level = before
+        log.setLevel(before)
 
 # %% ../nbs/90_cli.ipynb #adca5790
 def _execute(command: str, argv: list[str]) -> int:

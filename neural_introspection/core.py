@@ -38,8 +38,9 @@ __all__ = ['LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'Ba
            'pick_device', 'runs_folder', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json',
            'read_json', 'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
            'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
-           'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'stop_between', 'spread_calls', 'versions',
-           'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
+           'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls',
+           'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'check_writable', 'check_store',
+           'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -562,17 +563,21 @@ def stop_between() -> Iterator[Callable[[], None]]:
         check()   # it may have come after the last call
 
 # %% ../nbs/00_core.ipynb #be6907c0
+def pick_jobs(n_jobs: int = 1) -> int:
+    "How many calls at a time: so many, or for 1 as many as the `joblib.parallel_config` around it says."
+    import joblib
+    return n_jobs if n_jobs != 1 else joblib.effective_n_jobs(None)
+
 def spread_calls(
     function: Callable,         # a module's function, unless all is done here
     calls: Sequence[tuple],     # the arguments of each call
-    n_jobs: int = 1,            # calls at a time; with 1, as many as the `joblib.parallel_config` around it says, if there is one
+    n_jobs: int = 1,            # calls at a time, as `pick_jobs` takes it
     desc: str = "calls",        # what is being done
     unit: str = "call",
 ) -> list:
     "What each call returns, in order."
     import joblib
-    from joblib.parallel import get_active_backend
-    n_jobs = n_jobs if n_jobs != 1 else get_active_backend()[1] or 1
+    n_jobs = pick_jobs(n_jobs)
     if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
     return joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(function)(*call) for call in calls)
 

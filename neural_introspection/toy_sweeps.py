@@ -18,7 +18,7 @@ from typing import Any, Callable, Literal, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from .core import (HELP, BadData, BadInput, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, plain, progress, read_frame, read_json, spread_calls,
+from .core import (HELP, BadData, BadInput, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json, spread_calls,
                                        read_tensors, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
 from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
@@ -176,7 +176,7 @@ def check_settings(s: ToySettings) -> ToySettings:
 # %% ../nbs/51_toy_sweeps.ipynb #475a18bf
 def at_once(config: ToyConfig, settings: Sequence[ToySettings]) -> int:
     "Values that a stack holds at most: what the config says, or a process's share of them."
-    return config.stack or -(-len(settings) // max(1, config.n_jobs))
+    return config.stack or -(-len(settings) // pick_jobs(config.n_jobs))
 
 def stacks(settings: Sequence[ToySettings], most: int) -> list[list[int]]:
     "Which values are trained together: of one shape, at most so many."
@@ -395,6 +395,7 @@ def run_toy(
         with run.stage("train"):
             more = (watch,) if watch else ()
             spread_calls(_train_stack, [(config, settings, values, number, run.path, *more) for number, values in enumerate(groups)], config.n_jobs, "sweep", "stack")
+        for left in (run.path/"models").glob("stack_*.state.safetensors"): left.unlink()   # of stacks that an interrupted sweep had cut otherwise
         found = _collect(config, len(settings), run.path)
         for name, frame in found.items(): write_frame(run.file("datasets", f"{name}.parquet"), frame)
         result = ToyResult(config, found["runs"], run.path)
@@ -462,6 +463,6 @@ def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequen
     table = pd.concat(found, ignore_index=True)
     return table[["preset", "sweep_var", *(c for c in table if c not in ("preset", "sweep_var"))]]
 
-def laptop_table() -> pd.DataFrame:
-    "The table of all rows at laptop scale that is shipped with this package."
-    return read_frame(Path(str(importlib.resources.files("neural_introspection")))/"data"/"toy_laptop.csv")
+def laptop_table(fresh: bool = False) -> pd.DataFrame:
+    "The table of all rows at laptop scale that is shipped with this package; `fresh`: of three more seeds, for the values that the claims compare ([claims](53_toy_claims.ipynb))."
+    return read_frame(Path(str(importlib.resources.files("neural_introspection")))/"data"/("toy_laptop_fresh.csv" if fresh else "toy_laptop.csv"))

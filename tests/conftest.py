@@ -1,5 +1,6 @@
 """What all tests share."""
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def finished(tmp_path_factory):
     "A folder with what `RUN --json`, in a process of its own, left in `out` and said in `stdout` and `stderr`. Copy it to change it."
     from shell import shell
     folder = tmp_path_factory.mktemp("finished")
-    done = shell(RUN, "--json", cwd=folder)
+    done = shell(RUN, "--json", cwd=folder, stdin=subprocess.DEVNULL)   # a new Python, as a user's
     assert done.returncode == 0, done.stderr
     for name in ("stdout", "stderr"): (folder / name).write_text(getattr(done, name))
     return folder

@@ -1,12 +1,15 @@
 """The package as a user meets it: started in a shell of its own, watched from outside."""
 import contextlib
+import functools
 import hashlib
 import json
+import multiprocessing.forkserver
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,28 +17,74 @@ ANSWER = {"r2", "r2_low", "r2_high", "spearman", "baselines", "leakage", "run_fo
           "r2_original"}  # what `run --json` has at least
 
 
-def command(*options, first=""):
-    "The command line of one start; options are words, or strings of several; `first`: Python that runs before it."
-    start = ["-c", f"{first}\nfrom neural_introspection.cli import main\nraise SystemExit(main())"] if first else ["-m", "neural_introspection"]
-    return [sys.executable, *start, *(word for o in options for word in str(o).split(" "))]
+def command(*options):
+    "The command line of one start; options are words, or strings of several."
+    return [sys.executable, "-m", "neural_introspection", *(word for o in options for word in str(o).split(" "))]
 
 
-def shell(*options, cwd, env=None, timeout=300, **more):
-    "Run a command to its end, in a process of its own."
-    env = os.environ | (env or {})
-    return subprocess.run(command(*options), cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, **more)
+def shell(*options, cwd, timeout=300, **more):
+    "Run a command to its end, in a process of its own: a new Python if anything about that is asked, such as its `env`, else a `Forked` one."
+    if more:
+        more["env"] = os.environ | more.get("env", {})
+        return subprocess.run(command(*options), cwd=cwd, capture_output=True, text=True, timeout=timeout, **more)
+    with tempfile.TemporaryDirectory() as folder:
+        process = Forked(options, cwd, Path(folder))
+        try: code = process.wait(timeout)
+        finally: process.kill()
+        return subprocess.CompletedProcess(options, code, *((Path(folder) / name).read_text() for name in ("stdout", "stderr")))
 
 
 @contextlib.contextmanager
 def started(*options, cwd, first=""):
-    "A running command that gives way to its watcher; gone when the block ends."
-    with open(Path(cwd) / "stdout", "w+") as out, open(Path(cwd) / "stderr", "w+") as err:
-        process = subprocess.Popen(command(*options, first=first), cwd=cwd, stdout=out, stderr=err, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a background job would ignore Ctrl-C
-        os.setpriority(os.PRIO_PROCESS, process.pid, 19)
-        try: yield process
-        finally:
-            process.kill()
-            process.wait()
+    "A running command that gives way to its watcher; gone when the block ends. What it says goes into the files `stdout` and `stderr` of `cwd`."
+    process = Forked(options, cwd, cwd, first, nice=5)
+    try: yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@functools.cache
+def server():
+    "The process that has imported everything, and becomes a command in no time: a new Python needs ten seconds for that."
+    context, before = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
+    context.set_forkserver_preload(["warm"])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))   # Python 3.11 does not tell the server where to look
+    try: multiprocessing.forkserver.ensure_running()
+    finally:
+        if before is None: del os.environ["PYTHONPATH"]
+        else: os.environ["PYTHONPATH"] = before
+    return context
+
+
+class Forked:
+    "A command in a fork of the `server`, watched as `subprocess.Popen` is."
+    def __init__(self, options, cwd, said, first="", nice=0):
+        self.process = server().Process(target=_become, args=(command(*options)[3:], str(cwd), str(Path(said).absolute()), first, nice, dict(os.environ)))
+        self.process.start()
+        self.pid, self.kill = self.process.pid, self.process.kill
+
+    def poll(self): return self.process.exitcode
+    def send_signal(self, number): os.kill(self.pid, number)
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        if self.poll() is None: raise subprocess.TimeoutExpired(self.pid, timeout)
+        return self.poll()
+
+
+def _become(words, cwd, said, first, nice, env):
+    "Be this command, from now to the end of the process."
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    os.nice(nice)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        with open(Path(said) / name, "w") as file: os.dup2(file.fileno(), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a background job would ignore Ctrl-C
+    sys.argv = ["neural-introspection", *words]
+    exec(first, {})
+    from neural_introspection.cli import main
+    sys.exit(main())
 
 
 def wait_until(condition, process, seconds=180):

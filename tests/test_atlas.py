@@ -1,9 +1,6 @@
 """The atlas where a notebook can't show it: killed and resumed, in several processes, damaged on the disk, in other precisions."""
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import joblib
@@ -15,10 +12,9 @@ from neural_introspection.capture import edit
 from neural_introspection.core import BadInput, BadTexts, read_tensors, watch_progress
 from neural_introspection.models import encode, load_model, model_hash, token_batch
 from neural_introspection.texts import group_texts, load_texts
-from shell import wait_until
+from shell import started, wait_until
 
 CONFIG = AtlasConfig(model="pocket", num_samples=800, batch_size=4, permutations=2, feature_layer=1, device="cpu")
-SCRIPT = "import sys; from neural_introspection.atlas import AtlasConfig, run_atlas; run_atlas(eval(sys.argv[1]))"
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +41,10 @@ def parts(folder):
 def test_killed_and_resumed(model, tmp_path):
     unbroken = run_atlas(CONFIG, model)
     config = AtlasConfig(**vars(CONFIG) | dict(output="out.zarr"))
-    command = [sys.executable, "-c", SCRIPT, repr(config)]
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
-    os.setpriority(os.PRIO_PROCESS, process.pid, 19)
-    try:
+    with started("atlas --model pocket --num-samples 800 --batch-size 4 --permutations 2 --feature-layer 1 --device cpu --output out.zarr", cwd=tmp_path) as process:
         wait_until((tmp_path / "out.zarr.parts" / "fold-2.safetensors").exists, process)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    finally:
-        process.kill()
-        process.wait()
     assert not (tmp_path / "out.zarr").exists()
     kept = parts(tmp_path)
     assert kept["fold-0.safetensors"] >= 2 and 3 <= len(kept) < 5

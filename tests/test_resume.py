@@ -10,8 +10,8 @@ from neural_introspection import cli
 from neural_introspection.core import read_tensors
 from shell import is_one_sentence, manifest, numbers, shell, snapshot, started, wait_until
 
-# Long enough in every stage to be met there; the process that is watched has the lowest priority.
-EPOCHS = 24
+# Long enough in every stage to be met there; the process that is watched gives way.
+EPOCHS = 12
 LONG = (f"run --model pocket --num-samples 330 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
         "--output-dir out --device cpu")
 

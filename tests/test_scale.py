@@ -13,6 +13,7 @@ from neural_introspection.dataset import ActivationDatasetGenerator, collect_act
 from neural_introspection.models import load_model, pocket_folder, spread, with_weights
 from neural_introspection.scanner import NeuronScanner
 from neural_introspection.texts import load_texts
+from neural_introspection.toy_sweeps import preset_config, run_toy
 from safetensors.torch import load_file, save_file
 
 TARGET = Target("blocks.2.mlp.hook_post", (7, 12, 300))
@@ -127,3 +128,11 @@ def test_cancelled(model, texts, tmp_path):
     before = first.stat().st_mtime_ns
     assert generator.generate(texts, folder=tmp_path).frame.equals(generator.generate(texts).frame)
     assert first.name == "00000.safetensors" and first.stat().st_mtime_ns == before
+
+
+def test_a_toy_sweep(two_workers, tmp_path):
+    "Three values on two workers are cut into two stacks; the runs are those of one process with the same stacks."
+    config = partial(preset_config, "LR1", "smoke", output_dir=str(tmp_path), sweep_values=(.003, .01, .03), seeds=2, log2_training_steps=6, device="cpu")
+    alone = run_toy(config(file_name="alone", stack=2))
+    with two_workers(): spread = run_toy(config(file_name="spread"))
+    assert len(alone.runs) == 6 and spread.runs.equals(alone.runs)

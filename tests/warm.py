@@ -1,0 +1,5 @@
+"""What the processes of `shell.forked` begin with: a command's slowest imports, done once."""
+from neural_introspection import agent, antitraining, atlas, cli, pipeline, toy_sweeps  # noqa: F401
+from neural_introspection.models import load_model
+
+load_model("pocket", device="cpu")  # brings transformer_lens and what it needs
