@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from fastcore.parallel import parallel
+from joblib.externals.loky import get_reusable_executor
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
@@ -21,6 +22,7 @@ def notebooks():
 def run_notebook(path):
     "Run one notebook as nbdev_test does; returns its name, whether it passed, and its seconds."
     ok, seconds = test_nb(path, skip_flags=get_config().tst_flags.split(), basepath=ROOT)
+    get_reusable_executor().shutdown()   # joblib's idle workers would keep this process from ending for five minutes
     name = str(path.relative_to(ROOT))
     say(f"{'ok    ' if ok else 'FAILED'} {seconds:5.1f} s  {name}")
     return name, ok, seconds
