@@ -12,7 +12,8 @@ from .stats import mean_interval
 from .toy_sweeps import MEASURES, PRESETS, laptop_table, run_presets
 
 # %% auto #0
-__all__ = ['row_of', 'difference', 'contrasts', 'frontier_figure']
+__all__ = ['CLAIMS', 'row_of', 'difference', 'contrasts', 'all_contrasts', 'compared_values', 'frontier_figure', 'repeated',
+           'claims_figure']
 
 # %% ../nbs/53_toy_claims.ipynb #42796b71
 def row_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
@@ -41,6 +42,21 @@ def contrasts(table: pd.DataFrame, presets: Sequence[str], first: float, second:
                          loss_ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high, verdict="more" if lower > 0 else "fewer" if upper < 0 else "unclear"))
     return pd.DataFrame(rows).set_index("preset")
 
+_RATES, _BIASES, _DENSITIES = ("LR1", "LR2", "LR3", "LR4", "LR5", "RP1"), ("B1", "B2", "B3", "B4", "B5", "G3"), ("E1", "E2", "E3", "E4")
+CLAIMS = {"rate .003 to .01": (_RATES, .003, .01), "rate .01 to .03": (_RATES, .01, .03), "bias .1 to -.5": (_BIASES, .1, -.5), "bias .1 to -1.1": (_BIASES, .1, -1.1), "neurons 128 to 512": (("K0", "K1", "K2"), 128, 512),
+          "density 1/2 to 1/32": (_DENSITIES, 1/2, 1/32), "L1 to .01": (("RG1",), 1e-7, 1e-2), "L1 to .1": (("RG1",), 1e-7, 1e-1), "decay .016 to .16": (("D1",), .016, .16), "decay .016 to 1.6": (("D1",), .016, 1.6)}
+
+def all_contrasts(table: pd.DataFrame) -> pd.DataFrame:
+    "The `contrasts` of all `CLAIMS`, by claim and preset."
+    return pd.concat({claim: contrasts(table, *asked) for claim, asked in CLAIMS.items()}, names=["claim"])
+
+def compared_values() -> dict[str, tuple[float, ...]]:
+    "The values of each row that some claim compares."
+    found: dict[str, list[float]] = {}
+    for presets, *values in CLAIMS.values():
+        for name in presets: found.setdefault(name, []).extend(values)
+    return {name: tuple(dict.fromkeys(values)) for name, values in found.items()}
+
 # %% ../nbs/53_toy_claims.ipynb #0ebbd677
 def frontier_figure(table: pd.DataFrame, presets: Sequence[str], title: str) -> Any:
     "Loss against monosemantic neurons over features: a point for each value (mean over seeds), joined in the values' order, a line for each row. Up and left is better."
@@ -51,3 +67,20 @@ def frontier_figure(table: pd.DataFrame, presets: Sequence[str], title: str) -> 
         mean = row_of(table, name).groupby("value")[["loss", "per_feature"]].mean()
         lines.append(go.Scatter(x=mean.loss.astype("f4"), y=mean.per_feature.astype("f4"), text=[f"{v:.3g}" for v in mean.index], name=f"{name}: {PRESETS[name].about}", mode="lines+markers", line_color=colour_of("", i), hovertemplate="%{text}: loss %{x:.3f}, %{y:.2f} over features"))
     return figure(lines, title, "loss on fresh samples", "monosemantic neurons over features", showlegend=True, height=520)
+
+# %% ../nbs/53_toy_claims.ipynb #5e898002
+def repeated(first: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+    "Each contrast of two tables of runs, by claim and preset: gain and verdict in the first, in the fresh one, and over all seeds (`all_gain`, `all_verdict`)."
+    tables = {"first": first, "fresh": fresh, "all": pd.concat([first, fresh], ignore_index=True)}
+    return pd.concat([all_contrasts(table)[["gain", "verdict"]].add_prefix(f"{name}_") for name, table in tables.items()], axis=1)
+
+def claims_figure(tables: dict[str, pd.DataFrame]) -> Any:
+    "The gain of each contrast with its 95 % interval, for each table of runs; below, the first claims."
+    import plotly.graph_objects as go
+    from neural_introspection.viz import colour_of, figure
+    lines = []
+    for i, (name, table) in enumerate(tables.items()):
+        told = all_contrasts(table).iloc[::-1]
+        lines.append(go.Scatter(x=told.gain, y=[f"{claim}, {preset}" for claim, preset in told.index], error_x=dict(array=told.gain_high - told.gain, arrayminus=told.gain - told.gain_low, thickness=1.5), name=name,
+                                mode="markers", marker=dict(color=colour_of("", i), size=7, symbol=("circle", "diamond-open", "x")[i % 3]), hovertemplate="%{y}: %{x:.3f}"))
+    return figure(lines, "What each contrast comes to", "monosemantic neurons over features, gained", showlegend=True, height=120 + 22 * len(told), margin_l=210, xaxis_zeroline=True)
