@@ -179,7 +179,10 @@ async function read(model) {
     catch (error) { if (!tries) throw error; await new Promise(later => setTimeout(later, 50)); }
   }
   const url = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
-  try { return await import(url); } finally { URL.revokeObjectURL(url); }
+  let plotly;
+  try { plotly = await import(url); } finally { URL.revokeObjectURL(url); }
+  for (const name of ["_sendTraceDeltas", "_sendLayoutDelta"]) plotly.FigureView.prototype[name] = () => {};
+  return plotly;
 }
 
 export default () => {
@@ -201,7 +204,7 @@ export default () => {
     },
     async render({model, el}) {
       const {FigureView} = await bundle, remove = figure.render({model, el});
-      const ask = {model: {get: name => ({relayout_data: {autosize: true}})}, el, viewID: "place", _sendLayoutDelta() {}};   // as if Python had
+      const ask = {model: {get: name => ({relayout_data: {autosize: true}})}, el, viewID: "place", _sendLayoutDelta() {}};   // as if Python asked
       const fit = () => { if (el.clientWidth && el._fullLayout?.width !== el.clientWidth) FigureView.prototype.do_relayout.call(ask); };
       let later;
       const place = new ResizeObserver(() => { clearTimeout(later); later = setTimeout(fit, 120); });   // plotly itself hears of the window only

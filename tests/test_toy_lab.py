@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, STATE, Seen, browser, lab_environment, notebook_in_lab, watch
+from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, lab_environment, notebook_in_lab, watch
 from test_trace_lab import CELL, stop_voila, wait_open
 
 TRAINED = 30  # the most seconds until a sweep is trained
@@ -35,6 +35,9 @@ TRAIN_AND_CANCEL = """([panel, words]) => new Promise((done, fail) => { const fi
   const look = () => { if (points() > 1 && !find("Cancel").disabled) { find("Cancel").click(); done(); }
     else if (performance.now() - start > 30000) fail(new Error("nothing to cancel")); else requestAnimationFrame(look); };
   find("Train").click(); look(); })""" % PLOT
+
+# What the lines, bars and cells of a plot show.
+DATA = """plot => plot.data.map(t => [t.name ?? "", t.line?.color ?? "", t.x && Array.from(t.x), t.y && Array.from(t.y), t.z && Array.from(t.z, row => Array.from(row))])"""
 
 
 @dataclass
@@ -200,6 +203,20 @@ def test_all_is_readable_and_labelled(shown):
     shown.page.wait_for_function("panel => panel.getBoundingClientRect().width < 470", arg=shown.panel.element_handle())
     shown.shot("narrow")
     shown.page.set_viewport_size(dict(width=1400, height=1250))
+
+
+def test_a_page_that_is_loaded_anew_shows_the_present_state(shown, runs):
+    "JupyterLab asks the kernel for it; nothing is run again."
+    words = ("K1: by neurons", "K1-smoke", "Neurons by feature")
+    seen = {w: shown.plot(w).evaluate(DATA) for w in words} | {"pair": shown.pair.evaluate(DATA)}
+    assert [name for name, *_ in seen["K1: by neurons"][::3]] == ["8", "16", "2048"]
+    shown.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    shown.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    shown.page.reload()
+    shown.panel.wait_for(timeout=OPEN * 1000)
+    assert {w: shown.plot(w).evaluate(DATA) for w in words} | {"pair": shown.pair.evaluate(DATA)} == seen
+    assert shown.status("Neuron 7 ").count() == 1
+    shown.shot("loaded-anew")
 
 
 def nothing_elsewhere(seen):
