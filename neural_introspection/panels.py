@@ -173,11 +173,14 @@ _LIVE = """
 const PLOTLY = globalThis.neuralIntrospectionPlotly ??= {};   // by version: what the page has read
 const EDITS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate", "removeLayoutProps", "removeTraceProps"].map(name => `_py2js_${name}`);
 
-async function read(model) {
-  for (let tries = 1200; ; tries--) {   // a page that is loaded anew makes the models in any order
-    try { var source = (await model.widget_manager.get_model(model.get("_plotly").source)).get("source"); break; }
-    catch (error) { if (!tries) throw error; await new Promise(later => setTimeout(later, 50)); }
-  }
+async function find(model) {   // a page that is loaded anew makes the models in any order
+  for (const end = Date.now() + 60000; ;)
+    try { return (await model.widget_manager.get_model(model.get("_plotly").source)).get("source"); }
+    catch (error) { if (Date.now() > end) throw error; await new Promise(later => setTimeout(later, 50)); }
+}
+
+async function read(source) {
+  await new Promise(later => setTimeout(later, 200));   // the page stands still while it reads: other models are made first
   const url = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
   let plotly;
   try { plotly = await import(url); } finally { URL.revokeObjectURL(url); }
@@ -185,31 +188,37 @@ async function read(model) {
   return plotly;
 }
 
+async function shared(model) {
+  const version = model.get("_plotly").version, source = PLOTLY[version] ? "" : await find(model), reading = PLOTLY[version] ??= read(source);
+  try { return await reading; } catch (error) { if (PLOTLY[version] === reading) delete PLOTLY[version]; throw error; }
+}
+
 export default () => {
-  let bundle, figure;
+  let bundle, figure, off;
+  const heard = [];
   return {
     initialize({model}) {
       const early = [], notes = EDITS.map(name => [`change:${name}`, () => early.push([name, model.get(name)])]);
       notes.push(["change:_widget_data", () => early.length = 0]);   // all of it, with the edits done
       for (const [event, note] of notes) model.on(event, note);
-      const version = model.get("_plotly").version;
-      bundle = (PLOTLY[version] ??= read(model)).then(plotly => {
-        for (const [event, note] of notes) model.off(event, note);
+      off = ([event, note]) => model.off(event, note);
+      bundle = shared(model).then(plotly => {
+        notes.forEach(off);
         figure = plotly.default();
-        figure.initialize({model});
+        figure.initialize({model: {...model, on(event, note) { heard.push([event, note]); model.on(event, note); }}});
         for (const [name, edit] of early) model.set(name, edit);
         return plotly;
-      }, error => { delete PLOTLY[version]; throw error; });
+      });
       bundle.catch(() => {});   // told by render
     },
     async render({model, el}) {
-      const {FigureView} = await bundle, remove = figure.render({model, el});
+      const {FigureView} = await bundle, before = heard.length, remove = figure.render({model, el}), mine = heard.splice(before);
       const ask = {model: {get: name => ({relayout_data: {autosize: true}})}, el, viewID: "place", _sendLayoutDelta() {}};   // as if Python asked
       const fit = () => { if (el.clientWidth && el._fullLayout?.width !== el.clientWidth) FigureView.prototype.do_relayout.call(ask); };
       let later;
       const place = new ResizeObserver(() => { clearTimeout(later); later = setTimeout(fit, 120); });   // plotly itself hears of the window only
       place.observe(el);
-      return () => { place.disconnect(); clearTimeout(later); remove(); };
+      return () => { place.disconnect(); clearTimeout(later); mine.forEach(off); remove(); };   // plotly's view would hear on, and fail
     },
   };
 };
@@ -243,6 +252,10 @@ def _live_class() -> type:
             state = super().get_state(*args, **kwargs)
             now = {f"_widget{name}": self.__dict__[name] for name in ("_data", "_layout") if name in self.__dict__}   # not there yet while it is made
             return state | {name: self.trait_metadata(name, "to_json")(value, self) for name, value in now.items() if name in state}
+
+        def on_edits_completed(self, fn: Callable[[], Any]) -> None:
+            "Call `fn` at once: the browser does not tell when it has drawn."
+            fn()
     return LiveFigure
 
 def without_nan(matrix: Float[np.ndarray, "row column"]) -> np.ndarray:

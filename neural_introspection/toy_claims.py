@@ -70,9 +70,9 @@ def frontier_figure(table: pd.DataFrame, presets: Sequence[str], title: str) -> 
 
 # %% ../nbs/53_toy_claims.ipynb #5e898002
 def repeated(first: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    "Each contrast of two tables of runs, by claim and preset: gain and verdict in the first, in the fresh one, and over all seeds (`all_gain`, `all_verdict`)."
+    "Each contrast of two tables of runs, by claim and preset: gain, verdict and ratio of losses with its interval in the first, in the fresh one, and over all seeds (`all_gain`, ...)."
     tables = {"first": first, "fresh": fresh, "all": pd.concat([first, fresh], ignore_index=True)}
-    return pd.concat([all_contrasts(table)[["gain", "verdict"]].add_prefix(f"{name}_") for name, table in tables.items()], axis=1)
+    return pd.concat([all_contrasts(table)[["gain", "verdict", "loss_ratio", "ratio_low", "ratio_high"]].add_prefix(f"{name}_") for name, table in tables.items()], axis=1)
 
 def claims_figure(tables: dict[str, pd.DataFrame]) -> Any:
     "The gain of each contrast with its 95 % interval, for each table of runs: its colour."

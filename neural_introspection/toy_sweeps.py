@@ -239,12 +239,13 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
     if state.exists():
         with contextlib.suppress(BadData):
             tensors, about = read_tensors(state)
+            if about.get("values") != list(values): raise BadData("of a sweep that was cut otherwise")
             t.load_state(tensors, [r | {k: math.nan for k, v in r.items() if v is None} for r in about["records"]])
             log.info("goes on with values %s after %d steps", ", ".join(f"{config.sweep_values[v]:g}" for v in values) if config.sweep_var else "", t.steps_done)
     saved = time.monotonic()
     def keep() -> None:
         _check_owner(config, folder)
-        write_tensors(state, t.state(), dict(records=t.records))
+        write_tensors(state, t.state(), dict(records=t.records, values=list(values)))
     def now_and_then(t: ToyTraining) -> None:
         nonlocal saved
         if watch: watch(values, t)

@@ -91,7 +91,7 @@ def wait_until(condition, process, seconds=180):
     "Return as soon as the condition holds; fail if the process ends first, or after the deadline."
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, f"the process ended with {process.returncode} before it was where it should be stopped"
+        assert process.poll() is None, f"the process ended with {process.poll()} before it was where it should be stopped"
         assert time.monotonic() < deadline, f"not there after {seconds} s"
         time.sleep(.002)
 

@@ -219,6 +219,16 @@ def test_a_page_that_is_loaded_anew_shows_the_present_state(shown, runs):
     shown.shot("loaded-anew")
 
 
+def test_a_cell_that_is_run_again_shows_what_is_changed_later(shown):
+    "The views that were there before are gone, and do not stand in the way of the new ones."
+    for _ in range(2):   # the explorer in a second cell; then that again
+        shown.page.evaluate("""async () => { const notebook = window.jupyterapp.shell.currentWidget.content;
+          notebook.activeCellIndex = 2; notebook.activeCell.model.sharedModel.setSource("explorer"); await window.jupyterapp.commands.execute("notebook:run-cell"); }""")
+    shown.page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 10 && [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))", timeout=CELLS * 1000)
+    shown.set(neuron="3")
+    shown.page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.layout.annotations?.[0]?.text === 'Neuron 3, to every feature').length === 2")
+
+
 def nothing_elsewhere(seen):
     elsewhere = {a for a in seen.addresses if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"}
     assert len(seen.addresses) > 10 and elsewhere == set() and any(a.startswith("ws://127.0.0.1") for a in seen.addresses)
