@@ -184,7 +184,7 @@ async function read(source) {
   const url = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
   let plotly;
   try { plotly = await import(url); } finally { URL.revokeObjectURL(url); }
-  for (const name of ["_sendTraceDeltas", "_sendLayoutDelta"]) plotly.FigureView.prototype[name] = () => {};
+  for (const name of ["_sendTraceDeltas", "_sendLayoutDelta", "handle_plotly_hover", "handle_plotly_unhover"]) plotly.FigureView.prototype[name] = () => {};
   return plotly;
 }
 
@@ -241,7 +241,7 @@ def _live_class() -> type:
         return shared[-1].model_id
 
     class LiveFigure(go.FigureWidget):
-        "A `FigureWidget` that shares plotly's code, is as wide as its place, and shows its present state wherever it is opened."
+        "A `FigureWidget` that shares plotly's code, is as wide as its place, and shows its present state wherever it is opened. It hears clicks and selections, not hovering."
         _esm = _LIVE
         _plotly = traitlets.Dict().tag(sync=True)
 

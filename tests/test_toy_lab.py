@@ -58,7 +58,7 @@ class Shown:
 
     def plot(self, words):
         "The plot whose title has these words, as soon as it is there."
-        handle = self.page.wait_for_function(PLOT, arg=[self.panel.element_handle(), words], timeout=CLICK * 1000).as_element()
+        handle = self.page.wait_for_function(PLOT, arg=[self.panel.element_handle(), words]).as_element()
         self.page.wait_for_function(FITTED, arg=handle)
         return handle
 
@@ -260,13 +260,13 @@ def test_make_explorer_serves_the_same_folder(browser, shown, runs, tmp_path):
     watch(context, seen)
     page = context.new_page()
     page.add_init_script(f"({SLOW})()")
-    page.set_default_timeout(CLICK * 1000)
+    page.set_default_timeout(CELLS * 1000)   # a page that is opened while other tests work
     server, url = serve(tmp_path, env)
     voila = Shown(page, seen, shown.shots, "voila")
     try:
         wait_open(url, server, tmp_path / "voila.log")
-        page.goto(url, timeout=CELLS * 1000)
-        voila.control("run").wait_for(timeout=CELLS * 1000)
+        page.goto(url)
+        voila.control("run").wait_for()
         voila.set(run="LR1-smoke-steps-10-values-0.003-0.03", value="0.03")
         net = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03").network(.03)
         voila.status("LR1 (learning rate").wait_for()
