@@ -169,7 +169,7 @@ def as_output(
     return dict(output_type="display_data", data=data, metadata=metadata)
 
 # %% ../nbs/06_panels.ipynb #8a3de122
-_LIVE = """
+_SHARED = """
 const PLOTLY = globalThis.neuralIntrospectionPlotly ??= {};   // by version: what the page has read
 const EDITS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate", "removeLayoutProps", "removeTraceProps"].map(name => `_py2js_${name}`);
 
@@ -192,7 +192,10 @@ async function shared(model) {
   const version = model.get("_plotly").version, source = PLOTLY[version] ? "" : await find(model), reading = PLOTLY[version] ??= read(source);
   try { return await reading; } catch (error) { if (PLOTLY[version] === reading) delete PLOTLY[version]; throw error; }
 }
+"""
 
+# %% ../nbs/06_panels.ipynb #743e524f
+_LIVE = _SHARED + """
 export default () => {
   let bundle, figure, off;
   const heard = [];

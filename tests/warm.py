@@ -1,4 +1,4 @@
-"""What the processes of `shell.forked` begin with: a command's slowest imports, done once."""
+"""What the processes of `shell.Forked` begin with: a command's slowest imports, done once."""
 from neural_introspection import agent, antitraining, atlas, cli, pipeline, toy_sweeps  # noqa: F401
 from neural_introspection.models import load_model
 
