@@ -579,7 +579,8 @@ def spread_calls(
     import joblib
     n_jobs = pick_jobs(n_jobs)
     if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
-    return joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(function)(*call) for call in calls)
+    one_by_one = dict(return_as="generator") if joblib.parallel.get_active_backend()[0].supports_return_generator else {}   # Ray gives all at the end
+    return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(joblib.delayed(function)(*call) for call in calls), desc, len(calls), unit))
 
 # %% ../nbs/00_core.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
