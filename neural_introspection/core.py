@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import difflib
 import fractions
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -579,8 +580,15 @@ def spread_calls(
     import joblib
     n_jobs = pick_jobs(n_jobs)
     if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
-    one_by_one = dict(return_as="generator") if joblib.parallel.get_active_backend()[0].supports_return_generator else {}   # Ray gives all at the end
-    return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(joblib.delayed(function)(*call) for call in calls), desc, len(calls), unit))
+    backend = joblib.parallel.get_active_backend()[0]
+    one_by_one = dict(return_as="generator") if backend.supports_return_generator else {}   # Ray gives all at the end
+    task = joblib.delayed(function if getattr(backend, "supports_sharedmem", False) else functools.partial(_from, os.getcwd(), function))
+    return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(task(*call) for call in calls), desc, len(calls), unit))
+
+def _from(folder: str, function: Callable, *call: Any) -> Any:
+    "The call, in the folder of who spreads it: a worker started earlier may be in another one."
+    with contextlib.suppress(OSError): os.chdir(folder)   # another machine may not have it
+    return function(*call)
 
 # %% ../nbs/00_core.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")

@@ -183,6 +183,13 @@ def notebook_in_lab(browser, tmp_path_factory, name, sources, height, make):
         stop(server)
 
 
+def expect_idle(start, cancel):
+    "The two buttons as they are while nothing is under way; they follow the words of the status by a moment."
+    from playwright.sync_api import expect
+    expect(start).to_be_enabled()
+    expect(cancel).to_be_disabled()
+
+
 def leave_out(path):
     "Take the slow cells that concern no browser out of a notebook."
     notebook = json.loads(path.read_text())
@@ -304,7 +311,7 @@ def test_panel_cancels(lab):
     lab.button("Cancel").click()
     lab.wait_text("^Stopped; what was complete is kept")
     lab.shot("panel-cancelled")
-    assert lab.button("Run").is_enabled() and lab.button("Cancel").is_disabled()
+    expect_idle(lab.button("Run"), lab.button("Cancel"))
 
 
 def test_click_in_the_atlas_brings_the_card(lab):

@@ -1,12 +1,13 @@
 """Toy models from a shell: the published command line as it stands, presets, bad sweeps, and a sweep that is killed."""
 import json
+import os
 import signal
 
 import pandas as pd
 import pytest
 import torch
 from neural_introspection import cli
-from neural_introspection.core import read_tensors
+from neural_introspection.core import read_tensors, spread_calls
 from neural_introspection.toy_sweeps import PRESETS, ToyResult, preset_config
 from shell import is_one_sentence, manifest, shell, started, wait_until
 
@@ -102,6 +103,7 @@ def test_a_second_run_archives_the_first_and_says_so(tmp_path, monkeypatch, caps
 
 
 def test_two_processes_give_the_same_numbers(tmp_path, monkeypatch, capsys):
+    spread_calls(os.getcwd, [()] * 2, n_jobs=2)   # workers that were started in another folder, and live on
     monkeypatch.chdir(tmp_path)
     for jobs in (1, 2): assert cli.main(f"{SMALL} --sweep_var k --sweep_values 16 48 --seeds 2 --file_name jobs{jobs} --n_jobs {jobs}".split()) == 0
     one, two = (pd.read_parquet(f"jobs{jobs}/datasets/runs.parquet") for jobs in (1, 2))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, lab_environment, notebook_in_lab, watch
+from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, expect_idle, lab_environment, notebook_in_lab, watch
 from test_trace_lab import CELL, stop_voila, wait_open
 
 TRAINED = 30  # the most seconds until a sweep is trained
@@ -129,7 +129,7 @@ def test_cancel_keeps_what_is_complete_and_train_goes_on(shown, runs):
     shown.status("of 3 networks are done and kept").wait_for()
     kept = {path: path.stat().st_mtime_ns for path in (folder / "models").glob("value_*")}
     assert 1 <= len(kept) < 3 and shown.status(f"{len(kept)} of 3 networks").count() == 1 and "Cancelled at train" in shown.panel.get_by_role("alert").inner_text()
-    assert shown.button("Train").is_enabled() and shown.button("Cancel").is_disabled()
+    expect_idle(shown.button("Train"), shown.button("Cancel"))
     shown.button("Train").click()
     shown.wait_text(r"^Done in ")
     shown.status("K1 (neurons").wait_for()
