@@ -18,7 +18,7 @@ from typing import Any, Callable, Literal, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from .core import (HELP, BadData, BadInput, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json, spread_calls,
+from .core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json, spread_calls,
                                        read_tensors, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
 from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
@@ -224,10 +224,10 @@ def _done(path: Path, settings: ToySettings, seed: int) -> bool:
     return (about.get("settings"), about.get("seed")) == (plain(settings), seed)
 
 def _check_owner(config: ToyConfig, folder: Path) -> None:
-    "`Cancelled` if the folder is another sweep's by now: a process may outlive the one that started it."
+    "`BadRunFolder` if the folder is another sweep's by now: a process may outlive the one that started it."
     with contextlib.suppress(BadData):
         if read_json(folder/"manifest.json").get("config") == _asked(config): return
-    raise Cancelled(f"{folder} is another sweep's by now: nothing more is written there.")
+    raise BadRunFolder(f"{folder} is another sweep's by now: nothing more is written there.")
 
 # %% ../nbs/51_toy_sweeps.ipynb #e77aa026
 def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Sequence[int], number: int, folder: Path, watch: Optional[Watch] = None) -> None:
