@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from test_lab import BENIGN, CONTRAST, FITTED, STATE, Seen, browser, expect_idle, notebook_in_lab
+from test_lab import BENIGN, CONTRAST, FITTED, STATE, Seen, browser, eventually, expect_idle, notebook_in_lab
 
 START_CELLS = ["from neural_introspection.antitraining_panel import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
@@ -65,6 +65,7 @@ class Shown:
     def wait_done(self, pattern=r"^Done in "):
         self.panel.get_by_text(re.compile(pattern)).first.wait_for(timeout=SETTLED * 1000)
         expect_idle(self.button("Train"), self.button("Cancel"))
+        eventually(self.page, lambda: all(self.numbers(plot, 0, "x")[-1] == sum(self.steps) for plot in (1, 2)))
 
     def press(self, name):
         "Press a button and wait until its work is done."

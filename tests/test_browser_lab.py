@@ -4,14 +4,13 @@ Every text that is shown is also looked for in what the library itself says, and
 Nothing may be asked of another machine, and the browser's console stays free of errors.
 """
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from test_lab import BENIGN, CONTRAST, STATE, Seen, browser, notebook_in_lab
+from test_lab import BENIGN, CONTRAST, STATE, Seen, browser, eventually, notebook_in_lab
 
 HOSTILE = "<img src=x onerror=alert(1)> and <script>alert(2)</script>"
 TEXT = "Return a list of the items, or None if there are none."
@@ -62,16 +61,9 @@ class Shown:
 
     def lit(self): return self.part("Text").evaluate(LIT)
 
-    def wait(self, ready):
-        "Wait until something is so on the page."
-        deadline = time.monotonic() + SETTLED
-        while not ready():
-            assert time.monotonic() < deadline, "the page does not show what was asked for"
-            self.page.wait_for_timeout(10)
-
     def wait_lit(self, words):
         "Wait until this text is lit up; its tokens and their colours."
-        self.wait(lambda: "".join(token for token, _ in self.lit()) == words)
+        eventually(self.page, lambda: "".join(token for token, _ in self.lit()) == words, SETTLED)
         return self.lit()
 
     def wait_compared(self): self.part("Ablation").get_by_text(re.compile(r"\d to -?\d")).first.wait_for(timeout=SETTLED * 1000)

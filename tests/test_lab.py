@@ -183,6 +183,14 @@ def notebook_in_lab(browser, tmp_path_factory, name, sources, height, make):
         stop(server)
 
 
+def eventually(page, ready, seconds=CLICK):
+    "Wait until something is so on the page: what the kernel says is told before it is drawn."
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "the page does not show what was asked for"
+        page.wait_for_timeout(10)
+
+
 def expect_idle(start, cancel):
     "The two buttons as they are while nothing is under way; they follow the words of the status by a moment."
     from playwright.sync_api import expect

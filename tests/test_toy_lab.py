@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, expect_idle, lab_environment, notebook_in_lab, watch
+from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, eventually, expect_idle, lab_environment, notebook_in_lab, watch
 from test_trace_lab import CELL, stop_voila, wait_open
 
 TRAINED = 30  # the most seconds until a sweep is trained
@@ -155,9 +155,9 @@ def test_two_sweeps_are_compared(shown, runs):
         assert all(np.allclose(x, runs_.value) and np.allclose(y, runs_[column]) for (x, y), column in zip(drawn, ("loss", "monosemantic_fraction", "per_feature")))
     for name in names:   # the left one has made room
         shown.page.wait_for_function("plot => plot.querySelector('.main-svg').getBoundingClientRect().right <= plot.getBoundingClientRect().right + 1", arg=shown.plot(name))
-    ranges = [shown.plot(name).evaluate("plot => plot._fullLayout.yaxis.range") for name in names]
+    eventually(shown.page, lambda: len({tuple(shown.plot(name).evaluate("plot => plot._fullLayout.yaxis.range")) for name in names}) == 1)
     left, right = (shown.plot(name).bounding_box() for name in reversed(names))
-    assert ranges[0] == ranges[1] and left["x"] + left["width"] <= right["x"] + 1 and abs(left["y"] - right["y"]) < 2
+    assert left["x"] + left["width"] <= right["x"] + 1 and abs(left["y"] - right["y"]) < 2
     shown.shot("compared")
 
 
@@ -214,8 +214,8 @@ def test_a_page_that_is_loaded_anew_shows_the_present_state(shown, runs):
     shown.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
     shown.page.reload()
     shown.panel.wait_for(timeout=OPEN * 1000)
-    assert {w: shown.plot(w).evaluate(DATA) for w in words} | {"pair": shown.pair.evaluate(DATA)} == seen
-    assert shown.status("Neuron 7 ").count() == 1
+    eventually(shown.page, lambda: {w: shown.plot(w).evaluate(DATA) for w in words} | {"pair": shown.pair.evaluate(f"plot => plot.data && ({DATA})(plot)")} == seen, TRAINED)
+    shown.status("Neuron 7 ").wait_for()
     shown.shot("loaded-anew")
 
 
