@@ -567,12 +567,11 @@ def certify(
 # %% ../nbs/41_antitraining.ipynb #5d3b042e
 def certificate_figure(c: Certificate) -> Any:
     "Accuracies of behaviour and of the best decoder of each kind, with intervals, beside chance."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import COLOURS, figure
+    from neural_introspection.viz import COLOURS, figure, interval_dots
     rows = [(f"{r.what.replace('_', ' ')}", r, "blue") for r in c.behaviour.itertuples()]
     rows += [(f"{r.who}: {r.what}, {r.decoder}", r, "red" if r.who == "spectators" else "green") for r in c.decoders.itertuples()]
-    dots = [go.Scatter(x=[r.accuracy for _, r, k in rows if k == colour], y=[name for name, r, k in rows if k == colour], mode="markers", name=words, marker=dict(color=COLOURS[colour], size=9),
-                       error_x=dict(array=[r.high - r.accuracy for _, r, k in rows if k == colour], arrayminus=[r.accuracy - r.low for _, r, k in rows if k == colour]), hovertemplate="%{y}: %{x:.3f}<extra></extra>")
+    of = lambda colour, what: [getattr(r, what) for _, r, k in rows if k == colour]
+    dots = [interval_dots([name for name, _, k in rows if k == colour], *(of(colour, what) for what in ("accuracy", "low", "high")), name=words, marker=dict(color=COLOURS[colour], size=9), hovertemplate="%{y}: %{x:.3f}<extra></extra>")
             for colour, words in (("blue", "the model's own behaviour"), ("green", "decoders, core"), ("red", "decoders, spectators"))]
     made = figure(dots, f"Certificate of {c.site}: core {c.core_size} of {c.units}", "accuracy on the test", "", height=200 + 24 * len(rows), showlegend=True, xaxis_range=[0, 1.02], yaxis=dict(autorange="reversed", type="category"))
     return made.add_vline(c.majority, line=dict(dash="dash", color=COLOURS["grey"]), annotation_text="chance")

@@ -783,13 +783,11 @@ def token_answers(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, s
 # %% ../nbs/33_patterns.ipynb #27d193f1
 def tokens_figure(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, seed: int = 0) -> Any:
     "The tokens a neuron answers to, beside random ones (a plotly figure)."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import COLOURS, distinct, figure
+    from neural_introspection.viz import COLOURS, distinct, figure, interval_dots
     frame = token_answers(r, neuron, tokens, least, seed)
     frame["name"] = distinct([repr(t) if t != t.strip() or not t.strip() else t for t in frame.token.astype(str)])
-    traces = [go.Scatter(x=part["mean"], y=part.name, mode="markers", name=name, marker=dict(color=COLOURS[colour], size=8, symbol=symbol), customdata=part[["low", "high", "count", "texts"]].to_numpy(),
-                         error_x=dict(type="data", symmetric=False, array=part.high - part["mean"], arrayminus=part["mean"] - part.low, thickness=1.5),
-                         hovertemplate="%{y}: mean %{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], %{customdata[2]} times in %{customdata[3]} texts<extra></extra>")
+    traces = [interval_dots(part.name, part["mean"], part.low, part.high, name=name, marker=dict(color=COLOURS[colour], size=8, symbol=symbol), customdata=part[["low", "high", "count", "texts"]].to_numpy(),
+                            hovertemplate="%{y}: mean %{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], %{customdata[2]} times in %{customdata[3]} texts<extra></extra>")
               for kind, name, colour, symbol in (("chosen", "highest in the other half", "blue", "circle"), ("random", "random tokens", "grey", "diamond")) if len(part := frame[frame.kind == kind])]
     halves = f"tokens chosen in one half of {r.n_texts} texts, shown in the other" if r.n_texts > 1 else "tokens chosen and shown in the same text: too good to be true"
     fig = figure(traces, "", "mean activation, 95 % interval", "token", height=180 + 20 * len(frame), showlegend=True,

@@ -543,11 +543,11 @@ class AblationEffect:
 # %% ../nbs/32_token_level.ipynb #aff7bd42
 def _ablation_figure(effect: AblationEffect) -> Any:
     import plotly.graph_objects as go
-    from neural_introspection.viz import COLOURS, distinct, figure
+    from neural_introspection.viz import COLOURS, distinct, figure, interval_dots
     f = effect.frame
     names = distinct([f"{n}, {k}" for n, k in zip(f.neuron, f.kind)])
     span = go.Scatter(x=np.column_stack([f.others_low, f.others_high, np.full(len(f), np.nan)]).ravel(), y=np.repeat(names, 3), mode="lines", line=dict(color="#cccccc", width=12), name="95 % of other neurons", hoverinfo="skip")
-    dots = go.Scatter(x=f.effect, y=names, mode="markers", marker=dict(color=COLOURS["red"], size=9), name="this neuron, 95 % over texts", error_x=dict(array=f.high - f.effect, arrayminus=f.effect - f.low), hovertemplate="%{y}: %{x:.4f}<extra></extra>")
+    dots = interval_dots(names, f.effect, f.low, f.high, marker=dict(color=COLOURS["red"], size=9), name="this neuron, 95 % over texts", hovertemplate="%{y}: %{x:.4f}<extra></extra>")
     made = figure([span, dots], "What is lost without it", "change of the loss (nats per token)", "", height=180 + 26*len(f), showlegend=True, yaxis=dict(autorange="reversed", type="category", categoryorder="array", categoryarray=names))
     return made.add_vline(0, line_color="#222", line_width=1)
 

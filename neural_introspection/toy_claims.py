@@ -76,11 +76,10 @@ def repeated(first: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
 
 def claims_figure(tables: dict[str, pd.DataFrame]) -> Any:
     "The gain of each contrast with its 95 % interval, for each table of runs: its colour."
-    import plotly.graph_objects as go
-    from neural_introspection.viz import colour_of, figure
+    from neural_introspection.viz import colour_of, figure, interval_dots
     lines = []
     for i, (name, table) in list(enumerate(tables.items()))[::-1]:   # from below upwards
         told = all_contrasts(table).iloc[::-1]
-        lines.append(go.Scatter(x=told.gain, y=[f"{claim}, {preset}" for claim, preset in told.index], error_x=dict(array=told.gain_high - told.gain, arrayminus=told.gain - told.gain_low, thickness=1.5), name=name, orientation="h", offsetgroup=name,
-                                mode="markers", marker=dict(color=colour_of("", i), size=7, symbol=("circle", "diamond-open", "x")[i % 3]), hovertemplate="%{y}: %{x:.3f}"))
+        lines.append(interval_dots([f"{claim}, {preset}" for claim, preset in told.index], told.gain, told.gain_low, told.gain_high, name=name, orientation="h", offsetgroup=name,
+                                   marker=dict(color=colour_of("", i), size=7, symbol=("circle", "diamond-open", "x")[i % 3]), hovertemplate="%{y}: %{x:.3f}"))
     return figure(lines, "What each contrast comes to", "monosemantic neurons over features, gained", showlegend=True, height=120 + 24 * len(told), margin_l=210, xaxis_zeroline=True, scattermode="group", scattergap=.4, legend_traceorder="reversed")

@@ -258,6 +258,7 @@ def same_shape(settings: ToySettings) -> ToySettings:
     "What must be equal within a stack: the settings, but for what may vary."
     return replace(settings, **{name: 0. for name in VARYING})
 
+# %% ../nbs/50_toy_models.ipynb #d917f003
 class ToyTraining:
     "Toy networks of one shape, trained together: a run for each of the settings with each of the seeds, settings first. `BadInput` for settings that do not fit together."
     def __init__(
@@ -286,10 +287,7 @@ class ToyTraining:
 
     def network(self, run: int = 0, step: Optional[int] = None) -> ToyNetwork:
         "A copy of a run's network: as it is, or after `step` steps. `BadInput` if that was not kept."
-        if step is not None and step not in self.snapshots: raise BadInput(f"weights after {step} steps were not kept: there are {', '.join(map(str, self.snapshots)) or 'none'}.")
-        params, (settings, seed), i = self.params if step is None else self.snapshots[step], self.runs[run], run % len(self.seeds)
-        out = self.output_embedder[i].cpu() if self.output_embedder is not None else None
-        return ToyNetwork(self.embedder[i].cpu(), params["w_in"][run].cpu().clone(), params["bias"][run].view(-1).cpu().clone(), params["w_out"][run].cpu().clone(), settings, seed, out)
+        return _network(self, run, step)
 
     def run(
         self,
@@ -298,16 +296,7 @@ class ToyTraining:
         every: float = 30.,                                    # seconds between two calls of `watch`
     ) -> ToyTraining:
         "Train on. Stops early if no run has finite weights any more; Ctrl-C stops it between two steps."
-        until, seen = self.shape.training_steps if until is None else min(until, self.shape.training_steps), time.monotonic()
-        with stop_between() as check:
-            for i in progress(range(self.steps_done, until), "train", unit="step"):
-                step(self, i)
-                self.steps_done = i + 1
-                if self.steps_done & i == 0 and not _look(self): break
-                check()
-                if watch and time.monotonic() > seen + every:
-                    watch(self)
-                    seen = time.monotonic()
+        with stop_between() as check: _train(self, until, watch, every, check)
         return self
 
     def state(self) -> dict[str, Tensor]:
@@ -320,12 +309,33 @@ class ToyTraining:
 
     def loss_frame(self) -> pd.DataFrame:
         "A row for each run and noted step: run, step (how many were done before), loss."
-        values, runs = torch.stack(self.losses).cpu().numpy() if self.losses else np.zeros((0, len(self.runs))), len(self.runs)
-        return pd.DataFrame(dict(run=np.tile(np.arange(runs), len(values)), step=np.repeat(np.arange(len(values)) * LOSS_EVERY, runs), loss=values.ravel()))
+        return _loss_frame(self)
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each run and look: run, step (how many were done), finite (its weights), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (over the single features: two for each signed one), mean_bias, dead (share of neurons that no single feature moves)."
         return pd.DataFrame(self.records)
+
+# %% ../nbs/50_toy_models.ipynb #07a736e4
+def _train(t: ToyTraining, until: Optional[int], watch: Optional[Callable], every: float, check: Callable[[], None]) -> None:
+    end, seen = t.shape.training_steps if until is None else min(until, t.shape.training_steps), time.monotonic()
+    for i in progress(range(t.steps_done, end), "train", unit="step"):
+        step(t, i)
+        t.steps_done = i + 1
+        if t.steps_done & i == 0 and not _look(t): break
+        check()
+        if watch and time.monotonic() > seen + every:
+            watch(t)
+            seen = time.monotonic()
+
+def _network(t: ToyTraining, run: int, step: Optional[int]) -> ToyNetwork:
+    if step is not None and step not in t.snapshots: raise BadInput(f"weights after {step} steps were not kept: there are {', '.join(map(str, t.snapshots)) or 'none'}.")
+    params, (settings, seed), i = t.params if step is None else t.snapshots[step], t.runs[run], run % len(t.seeds)
+    out = t.output_embedder[i].cpu() if t.output_embedder is not None else None
+    return ToyNetwork(t.embedder[i].cpu(), params["w_in"][run].cpu().clone(), params["bias"][run].view(-1).cpu().clone(), params["w_out"][run].cpu().clone(), settings, seed, out)
+
+def _loss_frame(t: ToyTraining) -> pd.DataFrame:
+    values, runs = torch.stack(t.losses).cpu().numpy() if t.losses else np.zeros((0, len(t.runs))), len(t.runs)
+    return pd.DataFrame(dict(run=np.tile(np.arange(runs), len(values)), step=np.repeat(np.arange(len(values)) * LOSS_EVERY, runs), loss=values.ravel()))
 
 # %% ../nbs/50_toy_models.ipynb #f5b55032
 def _state(t: ToyTraining) -> dict[str, Tensor]:

@@ -20,8 +20,9 @@ from .core import BadInput, write_text
 
 # %% auto #0
 __all__ = ['COLOURS', 'SPLIT_COLOURS', 'SPLIT_MARKERS', 'colour_of', 'label', 'distinct', 'Figure', 'figure', 'to_numbers',
-           'activation_histogram', 'r2_text', 'predicted_vs_actual', 'best_epoch', 'learning_curves', 'baseline_bars',
-           'layer_scores', 'heat_map', 'interval_line', 'sweep_figure', 'token_html', 'token_view', 'save_figure']
+           'activation_histogram', 'r2_text', 'predicted_vs_actual', 'best_epoch', 'learning_curves', 'sweep_figure',
+           'baseline_bars', 'layer_scores', 'heat_map', 'interval_line', 'interval_dots', 'token_html', 'token_view',
+           'save_figure']
 
 # %% ../nbs/05_viz.ipynb #8d357e4c
 COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", pink="#CC79A7", sky="#56B4E9", yellow="#F0E442", grey="#767676")
@@ -248,9 +249,22 @@ def _score_words(row: Any, floor: float) -> str:
     interval = (row.low, row.high) if row.low == row.low else None
     return "◂ "*(row.r2 < floor) + r2_text(row.r2, interval).removeprefix("R² ")
 
+def _error_bars(middle: Any, low: Any, high: Any) -> dict:
+    middle, low, high = (np.asarray(values, "f4") for values in (middle, low, high))
+    return dict(type="data", symmetric=False, array=np.nan_to_num(high - middle), arrayminus=np.nan_to_num(middle - low), thickness=1.5)
+
+def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
+    "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
+    import pandas as pd
+    from neural_introspection.stats import mean_interval
+    lines = []
+    for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
+        points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
+        lines.append(interval_line(points.x, points["mean"], points.low, points.high, name=label(name), line_color=colour_of(str(name), i), hovertemplate="%{x}: %{y:.3f}"))
+    return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
+
 def _bars(names: list[str], r2: np.ndarray, low: np.ndarray, high: np.ndarray, words: list[str]) -> go.Bar:
-    whiskers = dict(type="data", symmetric=False, array=np.nan_to_num(high - r2), arrayminus=np.nan_to_num(r2 - low), color="#222")
-    return go.Bar(x=r2, y=distinct(names), orientation="h", width=.6, error_x=whiskers, customdata=words,
+    return go.Bar(x=r2, y=distinct(names), orientation="h", width=.6, error_x=_error_bars(r2, low, high) | dict(color="#222"), customdata=words,
                   marker_color=[COLOURS["blue"]] + ["#b5b5b5"]*(len(names) - 1), hovertemplate="%{y}: %{customdata}<extra></extra>")
 
 # %% ../nbs/05_viz.ipynb #a6f6e21b
@@ -342,19 +356,17 @@ def interval_line(
     **more: Any,                          # of plotly's Scatter: name, colour, axis, mode
 ) -> Any:
     "Points joined by a line, with their intervals as error bars; a NaN end draws none."
-    middle, low, high = (np.asarray(values, "f4") for values in (middle, low, high))
-    ends = dict(array=np.nan_to_num(high - middle), arrayminus=np.nan_to_num(middle - low), thickness=1)
-    return go.Scatter(**dict(x=x, y=middle, mode="lines+markers", error_y=ends) | more)
+    return go.Scatter(**dict(x=x, y=np.asarray(middle, "f4"), mode="lines+markers", error_y=_error_bars(middle, low, high)) | more)
 
-def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
-    "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
-    import pandas as pd
-    from neural_introspection.stats import mean_interval
-    lines = []
-    for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
-        points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
-        lines.append(interval_line(points.x, points["mean"], points.low, points.high, name=label(name), line_color=colour_of(str(name), i), hovertemplate="%{x}: %{y:.3f}"))
-    return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
+def interval_dots(
+    names: Sequence[str],                 # a line of the figure each
+    middle: Float[np.ndarray, "point"],
+    low: Float[np.ndarray, "point"],
+    high: Float[np.ndarray, "point"],
+    **more: Any,                          # of plotly's Scatter: name, marker
+) -> Any:
+    "Named values below each other, with their intervals as error bars along x; a NaN end draws none."
+    return go.Scatter(**dict(x=np.asarray(middle, "f4"), y=list(names), mode="markers", error_x=_error_bars(middle, low, high)) | more)
 
 # %% ../nbs/05_viz.ipynb #52e4bdae
 _POSITIVE, _NEGATIVE = COLOURS["orange"], COLOURS["sky"]

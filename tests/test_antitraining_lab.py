@@ -7,10 +7,9 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from test_lab import BENIGN, CONTRAST, FITTED, STATE, Seen, browser, eventually, expect_idle, notebook_in_lab
+from test_lab import CONTRAST, FITTED, STATE, Seen, browser, eventually, expect_idle, notebook_in_lab, nothing_elsewhere
 
 START_CELLS = ["from neural_introspection.antitraining_panel import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
@@ -172,11 +171,4 @@ def test_all_is_readable_where_it_is_narrow(shown):
     assert shown.panel.get_by_role("status").evaluate(CONTRAST) >= 4.5
 
 
-def test_nothing_was_asked_of_another_machine(shown):
-    elsewhere = {a for a in shown.seen.addresses if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"}
-    assert len(shown.seen.addresses) > 10 and elsewhere == set()
-    assert any(a.startswith("ws://127.0.0.1") for a in shown.seen.addresses)
-
-
-def test_console_has_no_error(shown):
-    assert [e for e in shown.seen.errors if e not in BENIGN] == []
+def test_nothing_was_asked_of_another_machine_and_console_has_no_error(shown): nothing_elsewhere(shown.seen)

@@ -6,11 +6,10 @@ Nothing may be asked of another machine, and the browser's console stays free of
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from test_lab import BENIGN, CONTRAST, STATE, Seen, browser, eventually, notebook_in_lab
+from test_lab import CONTRAST, STATE, Seen, browser, eventually, notebook_in_lab, nothing_elsewhere
 
 HOSTILE = "<img src=x onerror=alert(1)> and <script>alert(2)</script>"
 TEXT = "Return a list of the items, or None if there are none."
@@ -187,11 +186,4 @@ def test_all_is_readable_in_narrow_and_dark(shown):
     shown.shot("narrow-below")
 
 
-def test_nothing_was_asked_of_another_machine(shown):
-    elsewhere = {a for a in shown.seen.addresses if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"}
-    assert len(shown.seen.addresses) > 10 and elsewhere == set()
-    assert any(a.startswith("ws://127.0.0.1") for a in shown.seen.addresses)
-
-
-def test_console_has_no_error(shown):
-    assert [e for e in shown.seen.errors if e not in BENIGN] == []
+def test_nothing_was_asked_of_another_machine_and_console_has_no_error(shown): nothing_elsewhere(shown.seen)

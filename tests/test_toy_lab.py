@@ -5,18 +5,14 @@ another machine, and the browser's console stays free of errors.
 """
 import os
 import re
-import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import BENIGN, CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, eventually, expect_idle, lab_environment, notebook_in_lab, watch
-from test_trace_lab import CELL, stop_voila, wait_open
+from test_lab import CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, eventually, expect_idle, lab_environment, notebook_in_lab, nothing_elsewhere, watch
+from test_trace_lab import CELL, serve_voila, stop_voila, wait_open
 
 TRAINED = 30  # the most seconds until a sweep is trained
 # A plot of the page by the words of its title.
@@ -229,20 +225,7 @@ def test_a_cell_that_is_run_again_shows_what_is_changed_later(shown):
     shown.page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.layout.annotations?.[0]?.text === 'Neuron 3, to every feature').length === 2")
 
 
-def nothing_elsewhere(seen):
-    elsewhere = {a for a in seen.addresses if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"}
-    assert len(seen.addresses) > 10 and elsewhere == set() and any(a.startswith("ws://127.0.0.1") for a in seen.addresses)
-    assert [e for e in seen.errors if e not in BENIGN] == []
-
-
 def test_nothing_was_asked_of_another_machine_and_console_has_no_error(shown): nothing_elsewhere(shown.seen)
-
-
-def serve(folder, env):
-    "`make explorer` on a free port of 127.0.0.1: its process and address."
-    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", "explorer", f"VOILA_FLAGS=--no-browser --port={port}"]
-    with open(folder / "voila.log", "w") as log: return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
 
 
 # A browser that reads plotly's code only when it is told to.
@@ -261,7 +244,7 @@ def test_make_explorer_serves_the_same_folder(browser, shown, runs, tmp_path):
     page = context.new_page()
     page.add_init_script(f"({HELD})()")
     page.set_default_timeout(CELLS * 1000)   # a page that is opened while other tests work
-    server, url = serve(tmp_path, env)
+    server, url = serve_voila(tmp_path, env, "explorer")
     voila = Shown(page, seen, shown.shots, "voila")
     try:
         wait_open(url, server, tmp_path / "voila.log")
