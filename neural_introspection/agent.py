@@ -19,7 +19,7 @@ from typing import Any, Callable, Literal, Optional, Sequence, TypedDict
 import numpy as np
 import pandas as pd
 from .core import (HELP, BadAddress, BadData, BadInput, NeuralIntrospectionError, NeuronAddress, RunFolder, check_options, check_run_folder, make_config,
-                                       open_run, option, plain, read_frame, read_json, require, seed_everything, write_frame, write_json, write_text)
+                                       open_run, option, plain, read_frame, read_json, require, seed_everything, shown_path, write_frame, write_json, write_text)
 from .models import check_layer, describe, is_as_loaded, load_model, model_name, preflight, resolve_model, token_strings
 from .polysemantic import scan_polysemantic
 from .scanner import SCORES, NeuronScanner, neuron_scores
@@ -534,7 +534,7 @@ class AnalysisResult:
     def summary(self) -> dict:
         "The result as one JSON-able object."
         columns = ["neuron", "kind", "statement", "value", "p", "q", "n", "verdict"]
-        return plain(dict(supported=len(self.supported), claims=self.claims[columns].to_dict("records"), steps=len(self.visits), notes=list(self.notes), model=self.about["model"], run_folder=self.run_folder))
+        return plain(dict(supported=len(self.supported), claims=self.claims[columns].to_dict("records"), steps=len(self.visits), notes=list(self.notes), model=self.about["model"], run_folder=self.run_folder and shown_path(self.run_folder)))
     def to_markdown(self) -> str: return _markdown(self)
     def __repr__(self) -> str: return self.sentence()
     def _repr_html_(self) -> str:
@@ -618,7 +618,7 @@ def run_agent(config: AgentConfig, model: Any = None) -> AnalysisResult:
     with open_run(config.output_dir, identity, config.force_overwrite) as run:
         stored = run.file("datasets", "state.json")
         state = read_state(stored) if run.resumed and stored.exists() else first_state(config)
-        if run.resumed: log.info("resuming the analysis in %s, at %s", run.path, state["next"] or "the report")
+        if run.resumed: log.info("resuming the analysis in %s, at %s", shown_path(run.path), state["next"] or "the report")
         run.update(model=describe(model), seed=config.seed)
         bench = Workbench(config, model, parts, policy, run)
         with run.stage("states"):

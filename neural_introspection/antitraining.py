@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .capture import capture, evaluating, find_site, hooks, read_logits
 from .classification import DATA_SETS, ClassificationData, load_classification
 from .core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain, progress, spread_calls,
-                                       read_json, read_tensors, write_frame, write_json, write_tensors, HELP)
+                                       read_json, read_tensors, shown_path, write_frame, write_json, write_tensors, HELP)
 from .information import IGNORED, Core, Examples, Reference, _reader, check_threshold, core_set, generator_of, information_content, make_reference, randomised, randomised_scores, run_model, scores
 
 # %% auto #0
@@ -699,7 +699,7 @@ def run_antitrain(config: AntitrainConfig) -> AntitrainResult:
     open_antitraining(config, config.seed)   # what cannot work ends here
     seeds = range(config.seed, config.seed + config.seeds)
     with open_run(config.output_dir, _asked(config), config.force_overwrite) as run:
-        if run.resumed: log.info("resuming the run in %s", run.path)
+        if run.resumed: log.info("resuming the run in %s", shown_path(run.path))
         with run.stage("antitrain"):
             found = spread_calls(_one_seed, [(config, seed, run.path) for seed in seeds], config.n_jobs, "seeds", "seed")
         result = AntitrainResult(tuple(found), config, run.path)

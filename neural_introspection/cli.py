@@ -16,7 +16,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, make_config, option, options,
-                                       plain, to_yaml, versions, yaml_values)
+                                       plain, shown_path, to_yaml, versions, yaml_values)
 from .antitraining import AntitrainConfig, AntitrainResult, run_antitrain
 from .agent import AgentConfig, AnalysisResult, run_agent
 from .atlas import AtlasConfig, run_atlas
@@ -48,12 +48,12 @@ class Command:
 
 # %% ../nbs/90_cli.ipynb #211376e7
 def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
-    figures = sorted(str(p) for p in (r.run_folder/"figures").glob("*.html"))
+    figures = sorted(str(shown_path(p)) for p in (r.run_folder/"figures").glob("*.html"))
     open_ = [f"  {k.outcome:12}  {k.name:24}  {k.words}" for k in r.card.checks if not k.passed]
     passed = sum(bool(k.passed) for k in r.card.checks)
     return "\n".join([f"VERDICT: {r.verdict}", r.sentence(), "", r.table().rename_axis(None).to_string(), "",
                       f"{passed} of {len(r.card.checks)} checks passed; all of them are in the report", *open_, "",
-                      f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}",
+                      f"run folder  {shown_path(r.run_folder)}", f"report      {shown_path(r.run_folder)/'reports'/'report.md'}",
                       *(f"figure      {p}" for p in figures)])
 
 # %% ../nbs/90_cli.ipynb #8fdc656e
@@ -94,19 +94,19 @@ def _show_trace(r: TraceResult, config: TraceConfig) -> str:
 # %% ../nbs/90_cli.ipynb #fbf52321
 def _show_analysis(r: AnalysisResult, config: AgentConfig) -> str:
     claims = [f"  {c.verdict:13}  p {c.p:<6.2g} q {c.q:<6.2g} {c.statement}" for c in r.claims.itertuples()]
-    return "\n".join([r.sentence(), "", *claims, "", *r.notes, "", f"run folder  {r.run_folder}", f"report      {r.run_folder/'reports'/'report.md'}",
-                      f"notebook    {r.run_folder/'reports'/'report.ipynb'}  (each claim with the cell that repeats its test)"])
+    return "\n".join([r.sentence(), "", *claims, "", *r.notes, "", f"run folder  {shown_path(r.run_folder)}", f"report      {shown_path(r.run_folder)/'reports'/'report.md'}",
+                      f"notebook    {shown_path(r.run_folder)/'reports'/'report.ipynb'}  (each claim with the cell that repeats its test)"])
 
 # %% ../nbs/90_cli.ipynb #6816f10b
 def _show_antitrain(r: AntitrainResult, config: AntitrainConfig) -> str:
     words = [run["certificate"] for run in r.runs if "certificate" in run]
-    return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {r.run_folder}", "in Python   from neural_introspection.antitraining import AntitrainResult",
-                      f"            AntitrainResult.load({str(r.run_folder)!r}).network()"])
+    return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.antitraining import AntitrainResult",
+                      f"            AntitrainResult.load({str(shown_path(r.run_folder))!r}).network()"])
 
 # %% ../nbs/90_cli.ipynb #86502b76
 def _show_toy(r: ToyResult, config: ToyConfig) -> str:
     steps = "" if config.keep_snapshots else "  (the last step's only)"
-    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {r.run_folder}", "in Python   from neural_introspection.toy_sweeps import ToyResult", f"            result = ToyResult.load({str(r.run_folder)!r})",
+    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.toy_sweeps import ToyResult", f"            result = ToyResult.load({str(shown_path(r.run_folder))!r})",
                       f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
 
 # %% ../nbs/90_cli.ipynb #12164057
@@ -219,8 +219,10 @@ def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
 def _start(cls: type, values: dict[str, Any], argv: list[str]) -> Any:
     "The config whose values the command line changes: the defaults, a YAML file's, or a preset's."
     named = {name: given for name in ("preset", "scale") if cls is ToyConfig and (given := _value_of(name, argv) or values.get(name))}
-    if "preset" not in named: return make_config(cls, values)
-    return preset_config(**dict(name=named["preset"], scale=named.get("scale", "laptop")), **{k: v for k, v in values.items() if k not in named})
+    start = make_config(cls, values)
+    if "preset" in named: return preset_config(named["preset"], named.get("scale", "laptop"), **{k: v for k, v in values.items() if k not in ("preset", "scale")})
+    if _value_of("scale", argv) and cls is ToyConfig: raise BadInput(f"scale is {named['scale']}, but no preset is given: a scale is that of a preset.")
+    return start
 
 def _value_of(option: str, argv: list[str]) -> Optional[str]:
     "The value of an option that is needed before the others are read."

@@ -15,6 +15,8 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.resources
+import importlib.util
 import json
 import logging
 import os
@@ -23,6 +25,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -33,15 +36,15 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Literal, Optional, Sequence
 
 # %% auto #0
-__all__ = ['LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound',
-           'BadTexts', 'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled', 'expect_error', 'require',
-           'site_name', 'NeuronAddress', 'site_layer', 'Target', 'check_index', 'seed_everything', 'device_parity',
-           'pick_device', 'runs_folder', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json',
-           'read_json', 'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
-           'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
-           'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls',
-           'versions', 'RunFolder', 'is_resumable', 'open_run', 'check_run_folder', 'check_writable', 'check_store',
-           'weight_hash']
+__all__ = ['BRING_TENSORFLOW', 'LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'LONGEST', 'NeuralIntrospectionError', 'BadInput',
+           'BadAddress', 'ModelNotFound', 'BadTexts', 'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled',
+           'expect_error', 'triton_first', 'require', 'site_name', 'NeuronAddress', 'site_layer', 'Target',
+           'check_index', 'seed_everything', 'device_parity', 'pick_device', 'shipped', 'runs_folder', 'atomic_write',
+           'half_written', 'atomic_folder', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors',
+           'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option',
+           'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress',
+           'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls', 'versions', 'RunFolder', 'shown_path',
+           'is_resumable', 'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -88,12 +91,22 @@ def expect_error(
         print(f"{type(error).__name__}: {error}")
     else: raise AssertionError(f"{kind.__name__} was not raised")
 
+# %% ../nbs/00_core.ipynb #6376da01
+BRING_TENSORFLOW = ("tensorflow", "keras", "umap")
+
+def triton_first() -> None:
+    "Make tensorflow and triton safe in one process, in whatever order they are wanted."
+    if "triton" in sys.modules: return
+    if "tensorflow" in sys.modules: sys.modules["triton"] = None   # as if it was not installed
+    elif importlib.util.find_spec("triton"): importlib.import_module("triton")
+
 # %% ../nbs/00_core.ipynb #44f42d2f
 def require(
     module: str,  # what to import
     extra: str,   # the extra of this package that brings it
 ) -> types.ModuleType:
     "The imported module, or `MissingExtra` with the command that installs it."
+    if module in BRING_TENSORFLOW: triton_first()
     try: return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtra(f"{module} is not installed: run `pip install 'neural_introspection[{extra}]'`.") from error
@@ -244,6 +257,10 @@ def pick_device(device: Optional[str] = None) -> str:
     return device
 
 # %% ../nbs/00_core.ipynb #3bdfdcac
+def shipped(name: str) -> Path:
+    "The path of a file or folder that comes with this package."
+    return Path(str(importlib.resources.files("neural_introspection")))/"data"/name
+
 def runs_folder(name: str) -> Path:
     "`runs/NAME` of the project that the working folder is in: of the nearest folder above with a `settings.ini`, else of the working folder."
     here = Path.cwd().resolve()
@@ -355,7 +372,7 @@ def read_frame(path: str | Path, strings: Iterable[str] = ()) -> Any:
     "The frame in a .csv or Parquet file (`strings`: CSV columns that stay text); `BadData` if missing or damaged."
     import pandas as pd
     try:
-        if Path(path).suffix != ".csv": return pd.read_parquet(path)
+        if Path(path).suffix != ".csv": return pd.read_parquet(Path(path).absolute())   # else `~` and colons mean something of their own
         return pd.read_csv(path, keep_default_na=False, dtype={name: str for name in strings})
     except Exception as error:
         raise BadData(f"{path} is not a readable table: {' '.join(str(error).split())[:200]}.") from None
@@ -428,16 +445,17 @@ def _describe(f: dataclasses.Field, hint: Any) -> Option:
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", tuple: "numbers, such as 0.001 0.003"}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
+def _number(value: Any) -> float: return float(fractions.Fraction(value) if "/" in str(value) else value)   # such as 1/64
+
 def _convert(o: Option, value: Any) -> Any:
     if value is None or (o.optional and value in ("", "None", "none")):
         if o.optional: return None
         raise BadInput(f"{o.name} is empty: give a value, such as {o.default!r}.")
     try:
         if o.kind is bool: return value if isinstance(value, bool) else _BOOLS[str(value).lower()]
-        if o.kind is tuple: return tuple(map(float, re.split(r"[,\s]+", value.strip(" ,()[]")) if isinstance(value, str) else value))
+        if o.kind is tuple: return tuple(map(_number, re.split(r"[,\s]+", value.strip(" ,()[]")) if isinstance(value, str) else value if isinstance(value, Iterable) else [value]))
         if isinstance(value, bool) or (o.kind is int and float(value) != int(float(value))): raise ValueError
-        if o.kind is float and "/" in str(value): return float(fractions.Fraction(value))   # such as 1/64
-        return int(float(value)) if o.kind is int else o.kind(value)
+        return _number(value) if o.kind is float else int(float(value)) if o.kind is int else o.kind(value)
     except (ValueError, TypeError, KeyError, OverflowError, ZeroDivisionError):
         raise BadInput(f"{o.name} is {value!r}, but must be {_KINDS[o.kind]}.") from None
 
@@ -465,7 +483,7 @@ def make_config(cls: type, values: dict[str, Any]) -> Any:
     "A checked instance of the config dataclass `cls`; `BadInput` names the unknown or unfit option."
     known, given = {o.name: o for o in options(cls)}, {}
     for key, value in values.items():
-        name = key.replace("-", "_")
+        name = str(key).replace("-", "_")
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f": did you mean {near[0]}?" if near else f": choose from {', '.join(known)}."
@@ -483,7 +501,8 @@ def to_yaml(config: Any) -> str:
     for o in options(config):
         if o.group != group: lines += [f"\n# --- {o.group} ---"]
         group = o.group
-        value = yaml.safe_dump(getattr(config, o.name), default_flow_style=True, width=1000).splitlines()[0]
+        value = getattr(config, o.name)
+        value = json.dumps(value) if isinstance(value, str) and not value.isprintable() else yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf")).splitlines()[0]
         lines += [f"# {o.help}", f"{o.name}: {value}"]
     return "\n".join(lines).lstrip("\n") + "\n"
 
@@ -582,13 +601,35 @@ def spread_calls(
     if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
     backend = joblib.parallel.get_active_backend()[0]
     one_by_one = dict(return_as="generator") if backend.supports_return_generator else {}   # Ray gives all at the end
-    task = joblib.delayed(function if getattr(backend, "supports_sharedmem", False) else functools.partial(_from, os.getcwd(), function))
-    return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(task(*call) for call in calls), desc, len(calls), unit))
+    with _stopped_together() if getattr(backend, "supports_sharedmem", False) else contextlib.nullcontext(functools.partial(_from, os.getcwd())) as way:
+        task = joblib.delayed(functools.partial(way, function))
+        return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(task(*call) for call in calls), desc, len(calls), unit))
 
 def _from(folder: str, function: Callable, *call: Any) -> Any:
     "The call, in the folder of who spreads it: a worker started earlier may be in another one."
     with contextlib.suppress(OSError): os.chdir(folder)   # another machine may not have it
     return function(*call)
+
+@contextlib.contextmanager
+def _stopped_together() -> Iterator[Callable]:
+    "A way to make calls in threads. If the block ends early, those under way are cancelled at their next step, and waited for: a thread cannot be ended from outside."
+    stop, rest, working = threading.Event(), threading.Condition(), []
+    def check(*step: Any) -> None:
+        if stop.is_set(): raise Cancelled("A call beside this one was stopped.")
+    def way(function: Callable, *call: Any) -> Any:
+        with rest: working.append(1)
+        try:
+            with watch_progress(check):
+                check()
+                return function(*call)
+        finally:
+            with rest:
+                working.pop()
+                rest.notify_all()
+    try: yield way
+    finally:
+        stop.set()
+        with rest: rest.wait_for(lambda: not working)
 
 # %% ../nbs/00_core.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
@@ -647,16 +688,23 @@ class RunFolder:
                         error=None if done else str(error) or kind.__name__,
                         traceback=None if done or stopped else _traceback(error))
         finally: self.lock.release()
-        if not done: error.add_note(f"What was complete is in {self.path}.")
+        if not done: error.add_note(f"What was complete is in {shown_path(self.path)}.")
 
 # %% ../nbs/00_core.ipynb #f4587a4f
 def _here(path: str | Path) -> Path:
     "The path as given; `.` by its name, because a run may have to be moved aside."
-    return Path(path) if Path(path).name else Path(path).absolute()
+    path = Path(path).expanduser()
+    return path if path.name else path.absolute()
+
+def shown_path(path: str | Path) -> Path:
+    "The path as short as it can be said here: from the working folder on, if it lies in it."
+    with contextlib.suppress(ValueError, OSError): return Path(path).relative_to(Path.cwd())
+    return Path(path)
 
 def is_resumable(path: str | Path, config: dict) -> bool:
     "Whether the folder holds an unfinished run of this config, made with these versions."
-    before = _previous_run(Path(path)) if Path(path).is_dir() else None
+    path = _here(path)
+    before = _previous_run(path) if path.is_dir() else None
     asked = dict(config=plain(config), versions=versions())
     return bool(before) and before.get("status") != "complete" and {k: before.get(k) for k in asked} == asked
 
@@ -664,7 +712,7 @@ def is_resumable(path: str | Path, config: dict) -> bool:
 def open_run(
     path: str | Path,              # the run's folder
     config: dict,                  # what is asked: decides whether an unfinished run is the same one
-    force_overwrite: bool = False,  # remove an existing run instead of archiving it
+    force_overwrite: bool = False,  # remove an existing run instead of archiving it; an unfinished one of the same config goes on all the same
 ) -> RunFolder:
     "Start or resume a run. `BadRunFolder` if the folder cannot be written, is in use, or holds something else."
     path = _here(path)
@@ -672,11 +720,11 @@ def open_run(
     try:
         before = _previous_run(path)
         for part in half_written(path): part.unlink()
-        if not force_overwrite and is_resumable(path, config): run = RunFolder(path, before, resumed=True, lock=lock)
+        if is_resumable(path, config): run = RunFolder(path.absolute(), before, resumed=True, lock=lock)
         else:
             archived = _put_aside(path, force_overwrite) if before else None
-            start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="seconds"))
-            run = RunFolder(path, start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
+            start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="microseconds"))   # tells it from any other run
+            run = RunFolder(path.absolute(), start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
             if archived and not force_overwrite: logging.getLogger("neural_introspection").info("the previous run was archived as %s", archived)
         for name in RUN_FOLDERS: (path/name).mkdir(parents=True, exist_ok=True)
         run.update(status="running", error=None)
@@ -706,7 +754,7 @@ def _lock_run(path: Path) -> Any:
 # %% ../nbs/00_core.ipynb #7ef5ab72
 def _previous_run(path: Path) -> Optional[dict]:
     before = read_json(path/"manifest.json") if (path/"manifest.json").exists() else None
-    if before and before.get("format") == 1 and {"config", "status"} <= before.keys(): return before
+    if isinstance(before, dict) and before.get("format") == 1 and isinstance(before.get("config"), dict) and "status" in before: return before
     left = set(half_written(path))  # by a process killed before its first manifest
     if any(p not in left and (p.name not in RUN_FOLDERS or any(p.iterdir())) for p in path.iterdir()):
         raise BadRunFolder(f"{path} holds files that are not a run's: give an empty or new folder.")
@@ -715,18 +763,27 @@ def _previous_run(path: Path) -> Optional[dict]:
 # %% ../nbs/00_core.ipynb #4a0479f2
 def check_run_folder(path: str | Path) -> None:
     "`BadRunFolder` if a run could not go there; changes nothing."
-    path = Path(path)
+    path = _checked_name(path)
     if path.is_dir(): _previous_run(path)
     check_writable(path)
 
 def check_writable(path: str | Path) -> None:
     "`BadRunFolder` if a file or folder of that name could not be made; changes nothing."
-    path = Path(path)
+    path = _checked_name(path)
     ground = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not ground.is_dir():
         raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")
     if not os.access(ground, os.W_OK | os.X_OK):
         raise BadRunFolder(f"{path} cannot be written (no permission in {ground}): give another folder.")
+
+LONGEST = 200   # bytes of a name: disks take 255, and archives and locks have longer ones
+
+def _checked_name(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    try: fine = len(os.fsencode(path.name)) <= LONGEST and "\0" not in str(path)
+    except UnicodeEncodeError: fine = False
+    if not fine: raise BadRunFolder(f"{path.name[:40]!r} cannot be the name of a folder here: give one of at most {LONGEST} plain characters.")
+    return path
 
 # %% ../nbs/00_core.ipynb #bb6c6c10
 def check_store(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.resources
 import math
 import os
 import re
@@ -27,8 +26,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .core import (BadAddress, BadData, BadInput, BadTexts, ModelNotFound, check_index, in_pieces,
-                                       pick_device, progress, site_layer, site_name, watch_progress, weight_hash,
-                                       write_tensors)
+                                       pick_device, progress, shipped, site_layer, site_name, triton_first, watch_progress,
+                                       weight_hash, write_tensors)
 
 # %% auto #0
 __all__ = ['DTYPES', 'COMPONENTS', 'PREFLIGHT_TEXTS', 'WAVE', 'SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'pocket_folder',
@@ -43,7 +42,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def pocket_folder() -> Path:
     "The folder of the bundled pocket model."
-    return Path(str(importlib.resources.files("neural_introspection")))/"data"/"pocket"
+    return shipped("pocket")
 
 # %% ../nbs/01_models.ipynb #56e7ce9e
 def cache_folder() -> Path:
@@ -151,6 +150,7 @@ def load_model(
     if (dtype or "float32") not in DTYPES:
         raise BadInput(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
     device, source = pick_device(device), resolve_model(name)
+    triton_first()
     from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
     try:

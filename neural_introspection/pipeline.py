@@ -21,7 +21,7 @@ from .card import IntrospectionCard, confusion_figure, make_card, predict_rows, 
 from .core import (HELP, BadData, BadInput, NeuronAddress, RunFolder, Target, check_options,
                                        check_run_folder, check_writable, is_resumable, make_config, open_run,
                                        option, plain, read_frame, read_json, require,
-                                       seed_everything, site_name, write_frame, write_json, write_text)
+                                       seed_everything, shown_path, site_name, write_frame, write_json, write_text)
 from .dataset import ActivationDataset, ActivationDatasetGenerator, collect_activations, text_hash
 from .models import (check_layer, check_neuron, describe, encode, load_model, longest_text,
                                          resolve_model)
@@ -220,7 +220,7 @@ def _summary(r: IntrospectionResult) -> dict:
     always = dict.fromkeys(("r2", "r2_low", "r2_high", "spearman", "r2_original", "r2_current"))
     found = always | r.card.summary()
     sizes = dict(test_rows=found.pop("rows"), test_groups=found.pop("groups"), best_epoch=r.training.best_epoch)
-    return plain(found | sizes | dict(model=r.about["model"], chosen=r.about["chosen"], run_folder=r.run_folder))
+    return plain(found | sizes | dict(model=r.about["model"], chosen=r.about["chosen"], run_folder=shown_path(r.run_folder)))
 
 def _markdown(r: IntrospectionResult) -> str:
     "The report: the card, and what the run was."
@@ -426,7 +426,7 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
 # %% ../nbs/17_pipeline.ipynb #4a779a75
 def _announce(run: RunFolder) -> None:
     if run.resumed:
-        log.info("resuming the run in %s (it stopped in stage %s)", run.path, run.manifest.get("stage", "none"))
+        log.info("resuming the run in %s (it stopped in stage %s)", shown_path(run.path), run.manifest.get("stage", "none"))
 
 # %% ../nbs/17_pipeline.ipynb #0db6aecb
 @dataclass(frozen=True)

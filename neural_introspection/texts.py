@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator, Optional, Sequence
 import numpy as np
 from jaxtyping import Int, Shaped
-from .core import BadInput, BadTexts, progress
+from .core import BadInput, BadTexts, progress, read_frame, shipped
 
 # %% auto #0
-__all__ = ['WORDS', 'TEMPLATES', 'Corpus', 'synthetic_limit', 'synthetic_texts', 'python_docs', 'read_texts', 'hub_texts',
-           'load_texts', 'similarity', 'group_texts', 'split_groups', 'leaked_share']
+__all__ = ['WORDS', 'TEMPLATES', 'Corpus', 'synthetic_limit', 'synthetic_texts', 'python_sentences', 'python_docs', 'read_texts',
+           'hub_texts', 'load_texts', 'similarity', 'group_texts', 'split_groups', 'leaked_share']
 
 # %% ../nbs/04_texts.ipynb #830b999e
 @dataclass(frozen=True, repr=False)
@@ -411,17 +411,21 @@ def _sentences(topic: str) -> Iterator[str]:
         for sentence in re.split(r'(?<=[.!?]) (?=[A-Z"])', " ".join(paragraph.split())):
             if 4 <= len(sentence.split()) <= 40: yield sentence
 
-def python_docs(
-    n: Optional[int] = None,  # how many; None: all there are
-    seed: int = 0,            # which ones, if not all
-) -> Corpus:
-    "Distinct sentences of the Python language reference, grouped by topic; `BadTexts` if there are fewer than `n`."
-    import platform
+def python_sentences() -> dict[str, int]:
+    "The distinct sentences of this Python's language reference, each with the number of its topic."
     from pydoc_data.topics import topics
     found: dict[str, int] = {}
     for group, topic in enumerate(sorted(topics)):
         for sentence in _sentences(topics[topic]): found.setdefault(sentence, group)
-    corpus = Corpus("python-docs", tuple(found), tuple(found.values()), {"source": "pydoc_data.topics", "python": platform.python_version()})
+    return found
+
+def python_docs(
+    n: Optional[int] = None,  # how many; None: all there are
+    seed: int = 0,            # which ones, if not all
+) -> Corpus:
+    "Distinct sentences of the language reference of Python 3.11.7, grouped by topic; `BadTexts` if there are fewer than `n`."
+    frame = read_frame(shipped("python_docs.csv"), ["text"])
+    corpus = Corpus("python-docs", tuple(frame.text), tuple(frame.topic.tolist()), {"source": "pydoc_data.topics", "python": "3.11.7"})
     return corpus if n is None else corpus.sample(n, seed)
 
 # %% ../nbs/04_texts.ipynb #e9dd90e8

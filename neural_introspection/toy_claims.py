@@ -19,7 +19,9 @@ __all__ = ['CLAIMS', 'row_of', 'difference', 'contrasts', 'all_contrasts', 'comp
 def row_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
     "The runs of a row that did not fail, sorted by value. `BadInput` if there are none."
     part = table[(table.preset == preset) & ~table.failed].sort_values(["value", "seed"])
-    if not len(part): raise BadInput(f"preset {preset!r} is not in the table: it has {', '.join(dict.fromkeys(table.preset)) or 'nothing'}.")
+    if preset not in set(table.preset): raise BadInput(f"preset {preset!r} is not in the table: it has {', '.join(dict.fromkeys(table.preset)) or 'nothing'}.")
+    if not len(part): raise BadInput(f"all runs of {preset} failed.")
+    if part.duplicated(["value", "seed"]).any(): raise BadInput(f"the table has runs of {preset} with the same value and seed: keep one of each.")
     return part
 
 def difference(table: pd.DataFrame, preset: str, low: float, high: float, measure: str = "per_feature") -> tuple[float, float, float]:

@@ -4,6 +4,7 @@
 
 # %% ../nbs/54_toy_explorer.ipynb #1549a598
 from __future__ import annotations
+import hashlib
 import html
 import os
 import threading
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any, Callable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
-from .core import BadData, BadInput, Cancelled, make_config, option, runs_folder
+from .core import BadData, BadInput, Cancelled, make_config, option, runs_folder, shown_path
 from .panels import Panel, error_html, live_figure, live_or_static, options_table, renew_figure
 from .toy_analysis import feature_heat_map, feature_name, mechanism, published_order
 from .toy_models import ToyNetwork, ToyTraining, single_feature_activations
-from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished, preset_config, run_toy, training_figure
+from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished, preset_config, run_toy, training_figure, unfinished
 
 # %% auto #0
 __all__ = ['GIVEN', 'FIGURES', 'ToyOptions', 'run_name', 'explorer_config', 'row_words', 'SweepSoFar', 'curves', 'side_by_side',
@@ -39,7 +40,8 @@ class ToyOptions:
 def run_name(options: ToyOptions) -> str:
     "The folder's name: row, scale, and what was changed."
     words = lambda value: "-".join(f"{v:.15g}" for v in value) if isinstance(value, tuple) else str(value)
-    return "-".join([options.preset, options.scale, *(f"{short}-{words(value)}" for name, short in GIVEN.items() if (value := getattr(options, name)) is not None)])[:200]
+    name = "-".join([options.preset, options.scale, *(f"{short}-{words(value)}" for name, short in GIVEN.items() if (value := getattr(options, name)) is not None)])
+    return name if len(name) <= 180 else f"{name[:170]}-{hashlib.sha256(name.encode()).hexdigest()[:9]}"
 
 def explorer_config(options: ToyOptions, runs: str | Path) -> ToyConfig:
     "The options of the sweep, in its folder among the `runs`."
@@ -176,7 +178,7 @@ class ToyExplorer(Panel):
     "The panel over a folder of sweeps; its controls are `controls`, by name. Keyword arguments are the form's first values."
     def __init__(self, runs: str | Path = "runs/toy-explorer", **settings: Any):
         super().__init__(make_config(ToyOptions, settings), lambda options: _train(self, options), lambda result: [], "Toy models")
-        self.runs, self.sweeps = Path(runs), {}
+        self.runs, self.sweeps = Path(runs).expanduser().absolute(), {}
         self.net: Optional[ToyNetwork] = None     # that is shown
         self.drawn, self.live = {}, {}            # figures by name, and their widgets
         self._lock, self._quiet = threading.RLock(), False
@@ -190,7 +192,7 @@ class ToyExplorer(Panel):
     def pair(self) -> tuple[int, int]: return self.controls["neuron"].value, self.controls["feature"].value
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return live_or_static(self.widget, _static_page(self))
-    def __repr__(self) -> str: return f"ToyExplorer of {self.runs}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
+    def __repr__(self) -> str: return f"ToyExplorer of {shown_path(self.runs)}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
 
 # %% ../nbs/54_toy_explorer.ipynb #87342812
 FIGURES = ("training", "curves", "beside", "map", "pair")
@@ -284,7 +286,7 @@ def _run(explorer: ToyExplorer, config: ToyConfig) -> ToyResult:
         start = time.monotonic()
         _draw(explorer, "training", curves(so_far.take(values, training)))
         clock["next"] = time.monotonic() + 3 * (time.monotonic() - start)   # a quarter of the time is for drawing, at most
-    there = done()
+    there = done() if unfinished(config) else 0
     _say(explorer, "words", f"{config.file_name}: " + (f"goes on; {there} of {count} networks are there." if there else f"{count} networks are trained."))
     with explorer._lock: _draw(explorer, "training", curves(so_far))
     try: return run_toy(config, follow)

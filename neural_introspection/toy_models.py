@@ -339,7 +339,7 @@ def _loss_frame(t: ToyTraining) -> pd.DataFrame:
 
 # %% ../nbs/50_toy_models.ipynb #f5b55032
 def _state(t: ToyTraining) -> dict[str, Tensor]:
-    found = t.params | t.optimizer.tensors() | dict(embedder=t.embedder, awake=torch.tensor(t.awake), steps_done=torch.tensor(t.steps_done))
+    found = {name: tensor.clone() for name, tensor in (t.params | t.optimizer.tensors()).items()} | dict(embedder=t.embedder, awake=torch.tensor(t.awake), steps_done=torch.tensor(t.steps_done))
     found |= {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)} | {f"snapshot.{s}.{name}": w for s, kept in t.snapshots.items() for name, w in kept.items()}
     return found | ({"losses": torch.stack(t.losses)} if t.losses else {})
 
@@ -353,6 +353,7 @@ def _load_state(t: ToyTraining, tensors: dict[str, Tensor], records: Sequence[di
     for i, d in enumerate(t.draws): d.generator.set_state(tensors[f"draws.{i}"])
     t.steps_done, t.awake, t.records = int(tensors["steps_done"]), bool(tensors["awake"]), [dict(r) for r in records]
     t.losses = list(tensors["losses"].to(t.device)) if "losses" in tensors else []
+    t.snapshots = {}
     for key in tensors:
         if key.startswith("snapshot."): t.snapshots.setdefault(int(key.split(".")[1]), {})[key.split(".")[2]] = tensors[key]
     return t

@@ -6,8 +6,8 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
+import glob
 import html
-import importlib.resources
 import logging
 import math
 import os
@@ -18,8 +18,8 @@ from typing import Any, Callable, Literal, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from .core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json, spread_calls,
-                                       read_tensors, write_frame, write_tensors)
+from .core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, is_resumable, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json,
+                                       read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
 from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
 
@@ -28,7 +28,8 @@ __all__ = ['log', 'RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS',
            'SAVE_EVERY', 'WATCH_EVERY', 'Watch', 'LOOKED_AT', 'WHAT', 'MEASURES', 'Preset', 'Scale', 'scaled',
            'ToyConfig', 'preset_config', 'changed_options', 'presets_frame', 'sweep_settings', 'check_settings',
            'at_once', 'stacks', 'check_config', 'stack_bytes', 'final_loss', 'read_network', 'nearly_per_feature',
-           'ToyResult', 'run_toy', 'finished', 'training_figure', 'sweep_curves', 'run_presets', 'laptop_table']
+           'ToyResult', 'run_toy', 'unfinished', 'finished', 'training_figure', 'sweep_curves', 'run_presets',
+           'laptop_table']
 
 # %% ../nbs/51_toy_sweeps.ipynb #88058749
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class ToyConfig(ToySettings):
     @property
     def run_folder(self) -> Path:
         "Where the run goes: `toy-<preset>` or `toy-sweep` in `output_dir`, if `file_name` is left out."
-        return Path(self.output_dir)/(self.file_name or f"toy-{self.preset or 'sweep'}")
+        return Path(self.output_dir).expanduser()/(self.file_name or f"toy-{self.preset or 'sweep'}")
 
 # %% ../nbs/51_toy_sweeps.ipynb #670f061d
 def preset_config(name: str, scale: str = "laptop", **more: Any) -> ToyConfig:
@@ -155,7 +156,7 @@ def presets_frame(scale: str = "paper") -> pd.DataFrame:
 # %% ../nbs/51_toy_sweeps.ipynb #77ddd346
 def sweep_settings(config: ToyConfig) -> list[ToySettings]:
     "The settings of each value; `BadInput` for a sweep that cannot work."
-    make_config(ToyConfig, vars(config))
+    config = make_config(ToyConfig, vars(config))
     base = ToySettings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(ToySettings)})
     row = PRESETS.get(config.preset)
     if row and not config.sweep_var: raise BadInput(f"preset is {row.name}, but nothing is swept: its options come from preset_config({row.name!r}).")
@@ -186,6 +187,7 @@ def stacks(settings: Sequence[ToySettings], most: int) -> list[list[int]]:
 
 def check_config(config: ToyConfig) -> list[ToySettings]:
     "The settings of each value, or `BadInput`. Trains nothing, writes nothing."
+    config = make_config(ToyConfig, vars(config))
     found = sweep_settings(config)
     check_run_folder(config.run_folder)
     _check_memory(config, found)
@@ -212,7 +214,8 @@ Watch = Callable[[Sequence[int], ToyTraining], Any]   # gets which values are tr
 def final_loss(net: ToyNetwork) -> float:
     "The loss on fresh samples, of another stream than the training's; infinite for a network that is, or whose loss is over a hundred times that of saying nothing."
     samples = Draws(net.settings, net.seed + 10**6)(FRESH)
-    found, silent = net.loss(samples), float(net.targets(samples).square().sum(1).mean())
+    rows = samples.split(max(1, 2**25 // net.settings.k))   # of wide networks some at a time
+    found, silent = sum(net.loss(some) * len(some) for some in rows) / len(samples), float(net.targets(samples).square().sum(1).mean())
     return found if found <= DIVERGED * silent else math.inf
 
 def _run_file(folder: Path, value: int, seed: int) -> Path: return folder/"models"/f"value_{value}_seed_{seed}.safetensors"
@@ -241,7 +244,7 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             tensors, about = read_tensors(state)
             if about.get("values") != list(values): raise BadData("of a sweep that was cut otherwise")
             t.load_state(tensors, [r | {k: math.nan for k, v in r.items() if v is None} for r in about["records"]])
-            log.info("goes on with values %s after %d steps", ", ".join(f"{config.sweep_values[v]:g}" for v in values) if config.sweep_var else "", t.steps_done)
+            log.info("goes on%s after %d steps", f" with values {', '.join(f'{config.sweep_values[v]:g}' for v in values)}" if config.sweep_var else "", t.steps_done)
     saved = time.monotonic()
     def keep() -> None:
         _check_owner(config, folder)
@@ -273,6 +276,7 @@ def _write_run(t: ToyTraining, run: int, path: Path) -> None:
 def read_network(path: Path, step: Optional[int] = None) -> ToyNetwork:
     "The network in a run's file, after `step` steps (the last, if left out). `BadInput` if those weights were not kept."
     about = read_tensors(path, [])[1]
+    if not {"steps", "settings", "seed"} <= about.keys(): raise BadData(f"{path} holds no run of a toy model.")
     if step is not None and step not in about["steps"]: raise BadInput(f"weights after {step} steps were not kept: there are {', '.join(map(str, about['steps']))}.")
     step = about["steps"][-1] if step is None else step
     t, _ = read_tensors(path, ["embedder", "output_embedder", *(f"{step}.{name}" for name in ("w_in", "bias", "w_out"))])
@@ -310,7 +314,8 @@ class ToyResult:
     "A sweep that was trained. Losses, looks and networks are read when asked for."
     config: ToyConfig
     runs: pd.DataFrame       # a row for each value and seed
-    run_folder: Path
+    run_folder: Path         # where it was trained or loaded
+    created: str             # when that run began: how it is found if another one takes its name
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over single features, of which a signed one is two), nearly_per_feature (the same, of neurons whose strongest feature makes 90 % of what they say), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
@@ -327,18 +332,18 @@ class ToyResult:
 
     def losses(self) -> pd.DataFrame:
         "A row for each value, seed and noted step (every 16th): step, loss of that batch before its update."
-        return read_frame(self.run_folder/"datasets"/"losses.parquet")
+        return read_frame(_home(self)/"datasets"/"losses.parquet")
 
     def looks(self) -> pd.DataFrame:
         "A row for each value, seed and 1, 2, 4 ... steps: step, finite, monosemantic, monosemantic_fraction, per_feature, mean_bias, dead."
-        return read_frame(self.run_folder/"datasets"/"looks.parquet")
+        return read_frame(_home(self)/"datasets"/"looks.parquet")
 
     def network(self, value: Optional[float] = None, seed: Optional[int] = None, step: Optional[int] = None) -> ToyNetwork:
         "A network, after `step` steps (the last, if left out); the first value and seed if left out. `BadInput` if there is none."
         return _stored_network(self, value, seed, step)
 
     def sentence(self) -> str: return _sentence(self)
-    def summary(self) -> dict: return plain(dict(preset=self.config.preset, scale=self.config.scale if self.config.preset else None, sweep_var=self.config.sweep_var, runs=self.runs.to_dict("records"), output_dir=str(self.run_folder)))
+    def summary(self) -> dict: return plain(dict(preset=self.config.preset, scale=self.config.scale if self.config.preset else None, sweep_var=self.config.sweep_var, runs=self.runs.to_dict("records"), output_dir=str(shown_path(self.run_folder))))
     def plot(self) -> Any:
         "`sweep_curves`; the training, where nothing was swept."
         return sweep_curves(self) if self.config.sweep_var else training_figure(self)
@@ -367,20 +372,31 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
     values = list(r.config.sweep_values or [math.nan])
     if value is not None and value not in values: raise BadInput(f"value {value:g} is none of {', '.join(f'{v:g}' for v in values)}.")
     i = 0 if value is None else values.index(value)
-    path = _run_file(r.run_folder, i, seed)
-    if not path.exists(): raise BadInput(f"seed {seed} is outside {r.config.seed}..{r.config.seed + r.config.seeds - 1}.")
-    return read_network(path, step)
+    if seed not in range(r.config.seed, r.config.seed + r.config.seeds): raise BadInput(f"seed {seed} is outside {r.config.seed}..{r.config.seed + r.config.seeds - 1}.")
+    return read_network(_run_file(_home(r), i, seed), step)
+
+def _home(r: ToyResult) -> Path:
+    "Where the sweep lies by now: a later one of that name puts it aside. `BadData` if it is gone."
+    for folder in (r.run_folder, *sorted(r.run_folder.parent.glob(f"{glob.escape(r.run_folder.name)}-*"))):
+        if _manifest(folder).get("created") == r.created: return folder
+    raise BadData(f"the sweep of this result is no longer in {shown_path(r.run_folder)}: load it from where it is now, or train it again.")
+
+def _manifest(path: Path) -> dict:
+    with contextlib.suppress(BadData): return read_json(path/"manifest.json")
+    return {}
 
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."
     if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
-    manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
-    if manifest.get("format", 1) != 1: raise BadData(f"{path} is of format {manifest['format']}, and this version reads format 1: train the sweep again, or open it with the version that wrote it.")
-    if "sweep_var" not in manifest.get("config", {}): raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
+    path, manifest = path.expanduser().absolute(), read_json(path.expanduser()/"manifest.json") if (path.expanduser()/"manifest.json").exists() else {}
+    if manifest.get("format", 1) != 1: raise BadData(f"{path} is of format {manifest['format']!r}, and this version reads format 1: train the sweep again, or open it with the version that wrote it.")
+    if not isinstance(manifest.get("config"), dict) or "sweep_var" not in manifest["config"]: raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
     if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before goes on with it.")
     try: config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))
     except BadInput as error: raise BadData(f"{path} was not written by this version ({str(error).rstrip('.')}): train the sweep again, or open it with the version that wrote it.") from None
-    return ToyResult(config, read_frame(path/"datasets"/"runs.parquet"), path)
+    runs = read_frame(path/"datasets"/"runs.parquet")
+    if not len(runs) or not {"value", "seed", "failed", *MEASURES} <= set(runs): raise BadData(f"{path/'datasets'/'runs.parquet'} is not the table of a sweep: train it again.")
+    return ToyResult(config, runs, path, manifest.get("created", ""))
 
 # %% ../nbs/51_toy_sweeps.ipynb #a284feaf
 def run_toy(
@@ -389,27 +405,34 @@ def run_toy(
 ) -> ToyResult:
     "Train every value with every seed. `BadInput` before anything is written; an interrupted sweep is resumed by the same call."
     from neural_introspection.viz import save_figure
+    config = make_config(ToyConfig, vars(config))
     settings = check_config(config)
     groups = stacks(settings, at_once(config, settings))
     with open_run(config.run_folder, _asked(config), config.force_overwrite) as run:
-        if run.resumed: log.info("resuming the sweep in %s", run.path)
+        if run.resumed: log.info("resuming the sweep in %s", shown_path(run.path))
         with run.stage("train"):
-            more = (watch,) if watch else ()
+            more = (watch,) if watch and pick_jobs(config.n_jobs) == 1 else ()
             spread_calls(_train_stack, [(config, settings, values, number, run.path, *more) for number, values in enumerate(groups)], config.n_jobs, "sweep", "stack")
         for left in (run.path/"models").glob("stack_*.state.safetensors"): left.unlink()   # of stacks that an interrupted sweep had cut otherwise
         found = _collect(config, len(settings), run.path)
         for name, frame in found.items(): write_frame(run.file("datasets", f"{name}.parquet"), frame)
-        result = ToyResult(config, found["runs"], run.path)
+        result = ToyResult(config, found["runs"], run.path, run.manifest["created"])
         for name, fig in dict(training=result.plot_training(), **({"sweep": result.plot()} if config.sweep_var else {})).items(): save_figure(fig, run.file("figures", f"{name}.html"))
     return result
 
 def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")})
 
+def unfinished(config: ToyConfig) -> bool:
+    "Whether there is something in the config's folder that `run_toy` goes on with."
+    return is_resumable(config.run_folder, _asked(make_config(ToyConfig, vars(config))))
+
 def finished(config: ToyConfig) -> Optional[ToyResult]:
     "The sweep in the config's folder, if it is finished and these are its options; else None."
+    config = make_config(ToyConfig, vars(config))
     with contextlib.suppress(BadData):
         found = ToyResult.load(config.run_folder)
-        if _asked(found.config) == _asked(config): return found
+        files = (_run_file(found.run_folder, v, seed) for v in range(len(config.sweep_values or [0])) for seed in range(config.seed, config.seed + config.seeds))
+        if _asked(found.config) == _asked(config) and all(path.exists() for path in files): return found
 
 # %% ../nbs/51_toy_sweeps.ipynb #d0604dae
 def _shade_of(values: Sequence[float]) -> dict[float, str]:
@@ -418,7 +441,10 @@ def _shade_of(values: Sequence[float]) -> dict[float, str]:
     at = np.linspace(0, .88, len(values)) if len(values) > 1 else [.2]
     return dict(zip(sorted(values), sample_colorscale("Cividis", list(at))))
 
-def _name_of(config: ToyConfig, value: float) -> str: return f"{value:.4g}" if config.sweep_var else "run"
+def _name_of(config: ToyConfig, value: float) -> str:
+    "The value with four digits, or with all where these do not tell it from another."
+    names = [f"{v:.4g}" for v in config.sweep_values or ()]
+    return f"{value:.4g}" if names.count(f"{value:.4g}") == 1 else f"{value!r}" if config.sweep_var else "run"
 
 def _panels(lines: Sequence[Any], titles: Sequence[str], height: int = 640, **layout: Any) -> Any:
     "Lines on y axes one above the other (`y`, `y2` ...), with one x axis."
@@ -456,9 +482,10 @@ def sweep_curves(r: ToyResult) -> Any:
 # %% ../nbs/51_toy_sweeps.ipynb #cd274977
 def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequence[str] = tuple(PRESETS), **more: Any) -> pd.DataFrame:
     "Run the rows that are not there yet, and return the table of all: preset, sweep_var, and the columns of a result's runs."
+    if not names: raise BadInput("no rows were named: leave names out for all of them.")
     found = []
     for name in progress(names, "presets", unit="row"):
-        config = preset_config(name, scale, output_dir=str(folder), **more)
+        config = preset_config(name, scale, output_dir=str(folder), file_name=f"toy-{name}" + f"-{scale}" * (scale != "laptop"), **more)
         result = finished(config) or run_toy(config)
         found.append(result.runs.assign(preset=name, sweep_var=config.sweep_var))
     table = pd.concat(found, ignore_index=True)
@@ -466,4 +493,4 @@ def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequen
 
 def laptop_table(fresh: bool = False) -> pd.DataFrame:
     "The table of all rows at laptop scale that is shipped with this package; `fresh`: of three more seeds, for the values that the claims compare ([claims](53_toy_claims.ipynb))."
-    return read_frame(Path(str(importlib.resources.files("neural_introspection")))/"data"/("toy_laptop_fresh.csv" if fresh else "toy_laptop.csv"))
+    return read_frame(shipped("toy_laptop_fresh.csv" if fresh else "toy_laptop.csv"))
