@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from neural_introspection.core import triton_first
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / ".ci"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+triton_first()   # some tests import keras at once
 
 RUN = "run --model pocket --num-samples 120 --output-dir out --device cpu"  # a whole run that takes seconds
 

@@ -46,7 +46,7 @@ def test_a_preset_in_words_and_changed(tmp_path, monkeypatch, capsys):
     assert cli.main("toy --preset B3 --scale smoke --seeds 2 --sweep_values -1 0 --device cpu --json".split()) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["preset"], found["scale"]) == ("B3", "smoke") and [(r["value"], r["seed"]) for r in found["runs"]] == [(-1, 0), (-1, 1), (0, 0), (0, 1)]
-    assert ToyResult.load("toy-B3").config == preset_config("B3", "smoke", seeds=2, sweep_values=(-1, 0), device="cpu", output_dir=".", file_name="toy-B3")
+    assert ToyResult.load("toy-B3").config == preset_config("B3", "smoke", seeds=2, sweep_values=(-1, 0), device="cpu", output_dir=str(tmp_path), file_name="toy-B3")
     assert cli.main("toy --preset K1 --scale paper --print-config".split()) == 0
     text = capsys.readouterr().out
     assert "\nlog2_batch_size: 13\n" in text and "\nsweep_var: k\n" in text and "2048.0]" in text
