@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import capture, evaluating, find_site, hooks, read_logits
 from .classification import DATA_SETS, ClassificationData, load_classification
-from .core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain, progress, spread_calls,
+from .core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder, find_run, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain, progress, spread_calls,
                                        read_json, read_tensors, shown_path, write_frame, write_json, write_tensors, HELP)
 from .information import IGNORED, Core, Examples, Reference, _reader, check_threshold, core_set, generator_of, information_content, make_reference, randomised, randomised_scores, run_model, scores
 
@@ -642,6 +642,7 @@ class AntitrainResult:
     runs: tuple[dict, ...]          # of each seed: what `_one_seed` found
     config: AntitrainConfig
     run_folder: Optional[Path]
+    created: str = ""        # when that run began: how it is found if another one takes its name
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each seed: core size and share, test accuracies before, after, with the core and with the spectators randomised, and chance."
@@ -656,7 +657,7 @@ class AntitrainResult:
         "The antitrained network of a seed (the first one if left out), with its core, ready to go on."
         return _stored(self, self.runs[0]["seed"] if seed is None else seed)
 
-    def summary(self) -> dict: return plain(dict(data=self.config.data, width=self.config.width, seeds=[{k: v for k, v in run.items() if k != "history"} for run in self.runs], mean=self.to_frame().mean(numeric_only=True).drop("seed").to_dict(), output_dir=str(self.run_folder)))
+    def summary(self) -> dict: return plain(dict(data=self.config.data, width=self.config.width, seeds=[{k: v for k, v in run.items() if k != "history"} for run in self.runs], mean=self.to_frame().mean(numeric_only=True).drop("seed").to_dict(), output_dir=str(shown_path(self.run_folder))))
     def sentence(self) -> str: return _run_words(self)
     def plot(self) -> Any: return seeds_figure(self)
     def __repr__(self) -> str: return self.sentence()
@@ -702,7 +703,7 @@ def run_antitrain(config: AntitrainConfig) -> AntitrainResult:
         if run.resumed: log.info("resuming the run in %s", shown_path(run.path))
         with run.stage("antitrain"):
             found = spread_calls(_one_seed, [(config, seed, run.path) for seed in seeds], config.n_jobs, "seeds", "seed")
-        result = AntitrainResult(tuple(found), config, run.path)
+        result = AntitrainResult(tuple(found), config, run.path, run.manifest["created"])
         write_frame(run.file("datasets", "seeds.parquet"), result.to_frame())
         write_frame(run.file("datasets", "history.parquet"), result.history())
     return result
@@ -712,10 +713,10 @@ def _load_run(path: Path) -> AntitrainResult:
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     if manifest.get("status") != "complete" or "cycle_steps" not in manifest.get("config", {}): raise BadData(f"{path} holds no finished run of antitrain: give the run folder of one.")
     config = make_config(AntitrainConfig, manifest["config"] | dict(output_dir=str(path)))
-    return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path)
+    return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path.absolute(), manifest.get("created", ""))
 
 def _stored(r: AntitrainResult, seed: int) -> Antitraining:
     a, _ = open_antitraining(r.config, seed)
-    if r.run_folder is None or not a.resume(Path(r.run_folder)/"models"/f"seed_{seed}.safetensors"): raise BadData(f"the network of seed {seed} is not in {r.run_folder}: give one of {', '.join(str(run['seed']) for run in r.runs)}.")
+    if r.run_folder is None or not a.resume(find_run(r.run_folder, r.created)/"models"/f"seed_{seed}.safetensors"): raise BadData(f"the network of seed {seed} is not in {r.run_folder}: give one of {', '.join(str(run['seed']) for run in r.runs)}.")
     a.model.eval()
     return a

@@ -12,6 +12,7 @@ import datetime
 import difflib
 import fractions
 import functools
+import glob
 import hashlib
 import importlib
 import importlib.metadata
@@ -44,7 +45,7 @@ __all__ = ['BRING_TENSORFLOW', 'LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'LONGEST', 
            'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option',
            'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress',
            'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls', 'versions', 'RunFolder', 'shown_path',
-           'is_resumable', 'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
+           'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -448,7 +449,7 @@ _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 def _number(value: Any) -> float: return float(fractions.Fraction(value) if "/" in str(value) else value)   # such as 1/64
 
 def _convert(o: Option, value: Any) -> Any:
-    if value is None or (o.optional and value in ("", "None", "none")):
+    if value is None or (o.optional and isinstance(value, str) and value in ("", "None", "none")):
         if o.optional: return None
         raise BadInput(f"{o.name} is empty: give a value, such as {o.default!r}.")
     try:
@@ -709,6 +710,13 @@ def is_resumable(path: str | Path, config: dict) -> bool:
     return bool(before) and before.get("status") != "complete" and {k: before.get(k) for k in asked} == asked
 
 # %% ../nbs/00_core.ipynb #fd9bb5ef
+def find_run(path: Path, created: str) -> Path:
+    "Where the run that began then lies by now: a later one of that name puts it aside. `BadData` if it is gone."
+    for folder in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))):
+        with contextlib.suppress(BadData):
+            if read_json(folder/"manifest.json").get("created") == created: return folder
+    raise BadData(f"the run of this result is no longer in {shown_path(path)}: load it from where it is now, or make it again.")
+
 def open_run(
     path: str | Path,              # the run's folder
     config: dict,                  # what is asked: decides whether an unfinished run is the same one

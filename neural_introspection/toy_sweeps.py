@@ -6,7 +6,6 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
-import glob
 import html
 import logging
 import math
@@ -18,7 +17,7 @@ from typing import Any, Callable, Literal, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from .core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, is_resumable, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json,
+from .core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, find_run, is_resumable, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json,
                                        read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
 from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
@@ -332,11 +331,11 @@ class ToyResult:
 
     def losses(self) -> pd.DataFrame:
         "A row for each value, seed and noted step (every 16th): step, loss of that batch before its update."
-        return read_frame(_home(self)/"datasets"/"losses.parquet")
+        return read_frame(find_run(self.run_folder, self.created)/"datasets"/"losses.parquet")
 
     def looks(self) -> pd.DataFrame:
         "A row for each value, seed and 1, 2, 4 ... steps: step, finite, monosemantic, monosemantic_fraction, per_feature, mean_bias, dead."
-        return read_frame(_home(self)/"datasets"/"looks.parquet")
+        return read_frame(find_run(self.run_folder, self.created)/"datasets"/"looks.parquet")
 
     def network(self, value: Optional[float] = None, seed: Optional[int] = None, step: Optional[int] = None) -> ToyNetwork:
         "A network, after `step` steps (the last, if left out); the first value and seed if left out. `BadInput` if there is none."
@@ -373,17 +372,7 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
     if value is not None and value not in values: raise BadInput(f"value {value:g} is none of {', '.join(f'{v:g}' for v in values)}.")
     i = 0 if value is None else values.index(value)
     if seed not in range(r.config.seed, r.config.seed + r.config.seeds): raise BadInput(f"seed {seed} is outside {r.config.seed}..{r.config.seed + r.config.seeds - 1}.")
-    return read_network(_run_file(_home(r), i, seed), step)
-
-def _home(r: ToyResult) -> Path:
-    "Where the sweep lies by now: a later one of that name puts it aside. `BadData` if it is gone."
-    for folder in (r.run_folder, *sorted(r.run_folder.parent.glob(f"{glob.escape(r.run_folder.name)}-*"))):
-        if _manifest(folder).get("created") == r.created: return folder
-    raise BadData(f"the sweep of this result is no longer in {shown_path(r.run_folder)}: load it from where it is now, or train it again.")
-
-def _manifest(path: Path) -> dict:
-    with contextlib.suppress(BadData): return read_json(path/"manifest.json")
-    return {}
+    return read_network(_run_file(find_run(r.run_folder, r.created), i, seed), step)
 
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."

@@ -2,13 +2,15 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from neural_introspection import cli
-from neural_introspection.core import read_tensors, spread_calls
-from neural_introspection.toy_sweeps import PRESETS, ToyResult, preset_config
+from neural_introspection.core import BadData, BadInput, read_tensors, spread_calls
+from neural_introspection.toy_sweeps import PRESETS, ToyConfig, ToyResult, preset_config, run_toy
 from shell import is_one_sentence, manifest, shell, started, wait_until
 
 SEED = ("toy --N 256 --m 32 --k 612 --eps 0.015625 --log2_batch_size 6 --learning_rate 0.03 --log2_training_steps {steps} --sample_kind equal --task autoencoder --decay 0 --initial_bias 0 "
@@ -59,11 +61,66 @@ def test_a_preset_in_words_and_changed(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("argv, words", [
     ("--preset B9", "LR1, LR2"), ("--scale desk --preset B1", "smoke, laptop"), ("--sweep_var k", "--sweep-values are empty"), ("--sweep_var k --sweep_values 0 4", "k is 0"), ("--sweep_var eps --sweep_values 0.5 1.5", "eps is 1.5"),
     ("--sweep_var eps --sweep_values 0", "above 0"), ("--sweep_values 1 2", "no --sweep-var"), ("--k 0", "k is 0"), ("--m 600", "at most N"), ("--decay 40", "turn the biases"), ("--device tpu", "device"), ("--sweep_var colour --sweep_values 1", "one of N, m, k, initial_bias"), ("--sweep_values", "are empty"), ("--preset LR1 --sweep_var k", "give --sweep-values"), ("--nonlinearity relu", "ReLU, GeLU, SoLU"),
-    ("--sweep_var k --sweep_values many", "must be numbers"), ("--learning_rate inf", "must be finite"), ("--seed 1e23", "seed is"), ("--N 65536 --log2_batch_size 20", "lower stack"), ("--sweep_var reg --sweep_values 0.1 0.1", "twice")])
+    ("--sweep_var k --sweep_values many", "must be numbers"), ("--learning_rate inf", "must be finite"), ("--seed 1e23", "seed is"), ("--N 65536 --log2_batch_size 20", "lower stack"), ("--sweep_var reg --sweep_values 0.1 0.1", "twice"), ("--scale smoke", "a scale is that of a preset"), ("--file_name " + "x" * 300, "cannot be the name")])
 def test_bad_sweeps_end_in_one_sentence(argv, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     refused(f"toy {argv}", capsys, words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text, words", [
+    ("preset: LR1\nscale:\n", "scale is empty"), ("preset: LR1\nname: x\n", "option 'name' is unknown"), ("1: 2\n", "option 1 is unknown"), ("preset: [LR1]\n", "must be one of"), ("sweep_values: many\n", "must be numbers")])
+def test_bad_yaml_ends_in_one_sentence(text, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(text)
+    refused("toy --config x.yaml", capsys, words)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
+
+
+def test_print_config_is_read_back_however_long(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = " ".join(f"{i / 10_000:g}" for i in range(1, 151))
+    assert cli.main(f"toy --sweep_var learning_rate --sweep_values {values} --print-config".split()) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "long.yaml").write_text(text)
+    assert cli.main("toy --config long.yaml --print-config".split()) == 0
+    assert capsys.readouterr().out == text and text.count("0.0") >= 150
+
+
+def test_fractions_and_single_values_are_swept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(f"{SMALL} --sweep_var eps --sweep_values 1/64 1/32 --json".split()) == 0
+    assert [r["value"] for r in json.loads(capsys.readouterr().out)["runs"]] == [1 / 64, 1 / 32]
+    (tmp_path / "one.yaml").write_text("sweep_var: learning_rate\nsweep_values: 0.003\n")
+    assert cli.main(f"{SMALL} --config one.yaml --print-config".split()) == 0
+    assert "sweep_values: [0.003]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder, name", [("~/runs", "mine"), (".", "lr:0.01"), (".", "a b%20ü~")])
+def test_home_colons_and_spaces_in_names(folder, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cli.main([*SMALL.split(), "--output_dir", folder, "--file_name", name]) == 0
+    run = (tmp_path / "home" / "runs" if folder[0] == "~" else tmp_path) / name
+    assert len(ToyResult.load(run).losses()) and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("wrong", [dict(config=None), dict(config=["sweep_var"]), dict(format="1"), dict(config=dict(sweep_var=1))])
+def test_a_foreign_manifest_is_refused_and_hides_no_other_sweep(wrong, tmp_path):
+    from neural_introspection.toy_explorer import ToyExplorer
+    good = run_toy(ToyConfig(N=32, m=8, k=48, log2_training_steps=4, device="cpu", output_dir=str(tmp_path), file_name="good"))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "manifest.json").write_text(json.dumps(manifest(good.run_folder) | wrong))
+    with pytest.raises(BadData): ToyResult.load(tmp_path / "bad")
+    assert list(ToyExplorer(tmp_path).sweeps) == ["good"]
+
+
+def test_values_of_another_type_are_taken_or_refused(tmp_path):
+    config = ToyConfig(N=32.0, m=8, k="48", log2_training_steps=4.0, seeds=2.0, eps="1/32", sweep_var="learning_rate", sweep_values=np.array([.01, .03]), device="cpu", output_dir=str(tmp_path))
+    assert run_toy(config).config == run_toy(config).config and len(run_toy(config).runs) == 4
+    for wrong in (dict(keep_snapshots="perhaps"), dict(N=32.5), dict(sweep_values="a b")):
+        with pytest.raises(BadInput): run_toy(replace(config, output_dir=str(tmp_path / "new"), **wrong))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_failed_run_is_marked_and_the_others_are_there(tmp_path, monkeypatch, capsys):
