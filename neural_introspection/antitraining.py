@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capture import capture, evaluating, find_site, hooks, read_logits
 from .classification import DATA_SETS, ClassificationData, load_classification
-from .core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder, find_run, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain, progress, spread_calls,
+from .core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder, find_run, full_path, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain, progress, spread_calls,
                                        read_json, read_tensors, shown_path, write_frame, write_json, write_tensors, HELP)
 from .information import IGNORED, Core, Examples, Reference, _reader, check_threshold, core_set, generator_of, information_content, make_reference, randomised, randomised_scores, run_model, scores
 
@@ -710,10 +710,11 @@ def run_antitrain(config: AntitrainConfig) -> AntitrainResult:
 
 def _load_run(path: Path) -> AntitrainResult:
     "`BadData` if there is no finished run of `run_antitrain`."
+    path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
-    if manifest.get("status") != "complete" or "cycle_steps" not in manifest.get("config", {}): raise BadData(f"{path} holds no finished run of antitrain: give the run folder of one.")
+    if manifest.get("status") != "complete" or not isinstance(manifest.get("config"), dict) or "cycle_steps" not in manifest["config"]: raise BadData(f"{path} holds no finished run of antitrain: give the run folder of one.")
     config = make_config(AntitrainConfig, manifest["config"] | dict(output_dir=str(path)))
-    return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path.absolute(), manifest.get("created", ""))
+    return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path, manifest.get("created", ""))
 
 def _stored(r: AntitrainResult, seed: int) -> Antitraining:
     a, _ = open_antitraining(r.config, seed)

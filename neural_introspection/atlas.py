@@ -22,8 +22,8 @@ from torch import Tensor
 from .capture import SINK, Position, chosen_tokens, fitting_texts, hooks, parse_position, sink_tokens
 from .card import leakage_label
 from .core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, _put_aside,
-                                       atomic_folder, check_options, check_store, make_config, option, plain, progress,
-                                       read_tensors, site_name, watch_progress, write_tensors)
+                                       atomic_folder, check_options, check_store, full_path, make_config, option, plain, progress,
+                                       read_tensors, shown_path, site_name, watch_progress, write_tensors)
 from .dataset import text_hash
 from .models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
                                          model_device, resolve_model, spread, token_batch, token_batches)
@@ -617,20 +617,21 @@ def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
     if model is None: model = load_model(config.model, config.device, config.dtype)
     atlas = NeuronAtlas(model, config.layer_type, config.feature_layer, config.token_pos, _layer_list(config.layers),
                         config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)
-    parts = Path(f"{config.output}.parts") if config.output else None
+    output = full_path(config.output) if config.output else None
+    parts = output and output.with_name(f"{output.name}.parts")
     result = atlas.probe(corpus.texts, group_texts(corpus.texts, corpus.groups), parts)
     asked = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # it is the same anywhere
     result = dataclasses.replace(result, about=result.about | dict(config=asked))
-    if config.output:
-        if not config.force_overwrite: _archive(Path(config.output).absolute())
-        result.save(config.output)
+    if output:
+        if not config.force_overwrite: _archive(output)
+        result.save(output)
         shutil.rmtree(parts)
     return result
 
 def _archive(path: Path) -> None:
     "Put an atlas that is there aside."
     if not (path/"zarr.json").exists(): return
-    logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", _put_aside(path, remove=False))
+    logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", shown_path(_put_aside(path, remove=False)))
 
 # %% ../nbs/16_atlas.ipynb #4e96ae20
 def summary(result: AtlasResult, config: AtlasConfig) -> dict:

@@ -15,7 +15,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
-from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, make_config, option, options,
+from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, full_path, make_config, option, options,
                                        plain, shown_path, to_yaml, versions, yaml_values)
 from .antitraining import AntitrainConfig, AntitrainResult, run_antitrain
 from .agent import AgentConfig, AnalysisResult, run_agent
@@ -253,22 +253,22 @@ def _execute(command: str, argv: list[str]) -> int:
         with _messages(type(config)), _as_options(type(config)), contextlib.redirect_stdout(sys.stderr): result = COMMANDS[command].run(config)
     except BadInput: raise
     except (Exception, KeyboardInterrupt) as error:
-        raise NeuralIntrospectionError(_failure(error, _kept_in(config))) from error
+        raise NeuralIntrospectionError(_failure(error, _kept_in(config), getattr(config, "force_overwrite", False))) from error
     if output.json: print(json.dumps(plain(COMMANDS[command].summary(result, config)), ensure_ascii=False))
     else: print(COMMANDS[command].show(result, config))
     return 0
 
 # %% ../nbs/90_cli.ipynb #e9ddadb5
-def _kept_in(config: Any) -> Optional[str]:
+def _kept_in(config: Any) -> Optional[Path]:
     "The folder that a stopped run leaves and goes on in; None for a command that has none."
-    if isinstance(config, TraceConfig): return config.output
-    return str(config.run_folder) if isinstance(config, ToyConfig) else getattr(config, "output_dir", None)
+    folder = config.output if isinstance(config, TraceConfig) else config.run_folder if isinstance(config, ToyConfig) else getattr(config, "output_dir", None)
+    return folder and shown_path(full_path(folder))
 
-def _failure(error: BaseException, folder: Optional[str]) -> str:
+def _failure(error: BaseException, folder: Optional[Path], forced: bool) -> str:
     if isinstance(error, (KeyboardInterrupt, Cancelled)): what = "stopped by the user"
     else: what = f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"
     if not folder or not os.path.isdir(folder): return f"{what}."
-    return f"{what}; what is complete is in {folder}, and the same command goes on from there."
+    return f"{what}; what is complete is in {folder}, and the same command{' without --force-overwrite' * forced} goes on from there."
 
 # %% ../nbs/90_cli.ipynb #cbd36dae
 def overview() -> str:

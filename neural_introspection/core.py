@@ -17,7 +17,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.resources
-import importlib.util
 import json
 import logging
 import os
@@ -37,15 +36,16 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Literal, Optional, Sequence
 
 # %% auto #0
-__all__ = ['BRING_TENSORFLOW', 'LAYER_TYPES', 'HELP', 'RUN_FOLDERS', 'LONGEST', 'NeuralIntrospectionError', 'BadInput',
+__all__ = ['BRING_TENSORFLOW', 'LAYER_TYPES', 'LONGEST', 'HELP', 'RUN_FOLDERS', 'NeuralIntrospectionError', 'BadInput',
            'BadAddress', 'ModelNotFound', 'BadTexts', 'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled',
            'expect_error', 'triton_first', 'require', 'site_name', 'NeuronAddress', 'site_layer', 'Target',
-           'check_index', 'seed_everything', 'device_parity', 'pick_device', 'shipped', 'runs_folder', 'atomic_write',
-           'half_written', 'atomic_folder', 'write_text', 'write_json', 'read_json', 'plain', 'write_tensors',
-           'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors', 'option',
-           'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'progress', 'watch_progress',
-           'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls', 'versions', 'RunFolder', 'shown_path',
-           'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable', 'check_store', 'weight_hash']
+           'check_index', 'seed_everything', 'device_parity', 'pick_device', 'full_path', 'shown_path', 'shipped',
+           'runs_folder', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json', 'read_json',
+           'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
+           'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
+           'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls',
+           'versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable',
+           'check_store', 'weight_hash']
 
 # %% ../nbs/00_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -96,10 +96,11 @@ def expect_error(
 BRING_TENSORFLOW = ("tensorflow", "keras", "umap")
 
 def triton_first() -> None:
-    "Make tensorflow and triton safe in one process, in whatever order they are wanted."
+    "Make tensorflow and triton safe in one process. Where tensorflow is there already, triton counts as not installed: `torch.compile` for GPUs is off."
     if "triton" in sys.modules: return
-    if "tensorflow" in sys.modules: sys.modules["triton"] = None   # as if it was not installed
-    elif importlib.util.find_spec("triton"): importlib.import_module("triton")
+    if "tensorflow" in sys.modules: sys.modules["triton"] = None
+    else:
+        with contextlib.suppress(ImportError): importlib.import_module("triton")
 
 # %% ../nbs/00_core.ipynb #44f42d2f
 def require(
@@ -256,6 +257,23 @@ def pick_device(device: Optional[str] = None) -> str:
         raise BadInput(f"device {device!r} cannot be used here: "
                        "choose cpu, or leave it out to pick the best.") from None
     return device
+
+# %% ../nbs/00_core.ipynb #bb63e737
+LONGEST = 200   # bytes of a name: disks take 255, and archives and locks have longer ones
+
+def full_path(path: str | Path) -> Path:
+    "The path in full; `BadRunFolder` for a name that no disk takes, or a home folder that is not there."
+    try:
+        path = Path(path).expanduser()
+        fine = "\0" not in str(path) and all(len(os.fsencode(part)) <= LONGEST for part in path.parts)
+    except (RuntimeError, UnicodeEncodeError): fine = False
+    if not fine: raise BadRunFolder(f"{str(path)[:60]!r} cannot be a folder here: give names of at most {LONGEST} plain letters, and a home folder that is there.")
+    return path.absolute()
+
+def shown_path(path: str | Path) -> Path:
+    "The path as short as it can be said here: from the working folder on, if it lies in it."
+    with contextlib.suppress(ValueError, OSError): return Path(path).relative_to(Path.cwd())
+    return Path(path)
 
 # %% ../nbs/00_core.ipynb #3bdfdcac
 def shipped(name: str) -> Path:
@@ -446,7 +464,9 @@ def _describe(f: dataclasses.Field, hint: Any) -> Option:
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", tuple: "numbers, such as 0.001 0.003"}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
-def _number(value: Any) -> float: return float(fractions.Fraction(value) if "/" in str(value) else value)   # such as 1/64
+def _number(value: Any) -> float:
+    if isinstance(value, bool): raise ValueError
+    return float(fractions.Fraction(value) if "/" in str(value) else value)   # such as 1/64
 
 def _convert(o: Option, value: Any) -> Any:
     if value is None or (o.optional and isinstance(value, str) and value in ("", "None", "none")):
@@ -454,6 +474,7 @@ def _convert(o: Option, value: Any) -> Any:
         raise BadInput(f"{o.name} is empty: give a value, such as {o.default!r}.")
     try:
         if o.kind is bool: return value if isinstance(value, bool) else _BOOLS[str(value).lower()]
+        if o.kind is tuple and isinstance(value, (dict, set, bytes)): raise TypeError
         if o.kind is tuple: return tuple(map(_number, re.split(r"[,\s]+", value.strip(" ,()[]")) if isinstance(value, str) else value if isinstance(value, Iterable) else [value]))
         if isinstance(value, bool) or (o.kind is int and float(value) != int(float(value))): raise ValueError
         return _number(value) if o.kind is float else int(float(value)) if o.kind is int else o.kind(value)
@@ -503,7 +524,8 @@ def to_yaml(config: Any) -> str:
         if o.group != group: lines += [f"\n# --- {o.group} ---"]
         group = o.group
         value = getattr(config, o.name)
-        value = json.dumps(value) if isinstance(value, str) and not value.isprintable() else yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf")).splitlines()[0]
+        style = '"' if isinstance(value, str) and not value.isprintable() else None
+        value = yaml.safe_dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")).splitlines()[0]
         lines += [f"# {o.help}", f"{o.name}: {value}"]
     return "\n".join(lines).lstrip("\n") + "\n"
 
@@ -602,9 +624,13 @@ def spread_calls(
     if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
     backend = joblib.parallel.get_active_backend()[0]
     one_by_one = dict(return_as="generator") if backend.supports_return_generator else {}   # Ray gives all at the end
-    with _stopped_together() if getattr(backend, "supports_sharedmem", False) else contextlib.nullcontext(functools.partial(_from, os.getcwd())) as way:
+    with _stopped_together() if getattr(backend, "supports_sharedmem", False) else contextlib.nullcontext(functools.partial(_from, _working_folder())) as way:
         task = joblib.delayed(functools.partial(way, function))
         return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(task(*call) for call in calls), desc, len(calls), unit))
+
+def _working_folder() -> str:
+    with contextlib.suppress(OSError): return os.getcwd()
+    return ""   # it was deleted
 
 def _from(folder: str, function: Callable, *call: Any) -> Any:
     "The call, in the folder of who spreads it: a worker started earlier may be in another one."
@@ -614,10 +640,11 @@ def _from(folder: str, function: Callable, *call: Any) -> Any:
 @contextlib.contextmanager
 def _stopped_together() -> Iterator[Callable]:
     "A way to make calls in threads. If the block ends early, those under way are cancelled at their next step, and waited for: a thread cannot be ended from outside."
-    stop, rest, working = threading.Event(), threading.Condition(), []
+    stop, rest, working, mine = threading.Event(), threading.Condition(), [], threading.get_ident()
     def check(*step: Any) -> None:
         if stop.is_set(): raise Cancelled("A call beside this one was stopped.")
     def way(function: Callable, *call: Any) -> Any:
+        if threading.get_ident() == mine: return function(*call)   # a backend that makes its calls right here
         with rest: working.append(1)
         try:
             with watch_progress(check):
@@ -669,6 +696,11 @@ class RunFolder:
         self.manifest.update(plain(fields))
         write_json(self.path/"manifest.json", self.manifest)
 
+    def is_there(self) -> bool:
+        "Whether the folder still holds this run."
+        with contextlib.suppress(BadData): return read_json(self.path/"manifest.json").get("created") == self.manifest["created"]
+        return False
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         "Time a stage into the manifest (seconds, added up over resumed runs)."
@@ -685,7 +717,7 @@ class RunFolder:
         done = kind is None
         stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
         try:
-            self.update(status="complete" if done else "interrupted" if stopped else "failed",
+            if self.is_there(): self.update(status="complete" if done else "interrupted" if stopped else "failed",
                         error=None if done else str(error) or kind.__name__,
                         traceback=None if done or stopped else _traceback(error))
         finally: self.lock.release()
@@ -694,13 +726,8 @@ class RunFolder:
 # %% ../nbs/00_core.ipynb #f4587a4f
 def _here(path: str | Path) -> Path:
     "The path as given; `.` by its name, because a run may have to be moved aside."
-    path = Path(path).expanduser()
-    return path if path.name else path.absolute()
-
-def shown_path(path: str | Path) -> Path:
-    "The path as short as it can be said here: from the working folder on, if it lies in it."
-    with contextlib.suppress(ValueError, OSError): return Path(path).relative_to(Path.cwd())
-    return Path(path)
+    path = full_path(path)
+    return path if path == Path.cwd() else shown_path(path)
 
 def is_resumable(path: str | Path, config: dict) -> bool:
     "Whether the folder holds an unfinished run of this config, made with these versions."
@@ -712,6 +739,7 @@ def is_resumable(path: str | Path, config: dict) -> bool:
 # %% ../nbs/00_core.ipynb #fd9bb5ef
 def find_run(path: Path, created: str) -> Path:
     "Where the run that began then lies by now: a later one of that name puts it aside. `BadData` if it is gone."
+    if not created: return path   # of an older version
     for folder in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))):
         with contextlib.suppress(BadData):
             if read_json(folder/"manifest.json").get("created") == created: return folder
@@ -720,7 +748,7 @@ def find_run(path: Path, created: str) -> Path:
 def open_run(
     path: str | Path,              # the run's folder
     config: dict,                  # what is asked: decides whether an unfinished run is the same one
-    force_overwrite: bool = False,  # remove an existing run instead of archiving it; an unfinished one of the same config goes on all the same
+    force_overwrite: bool = False,  # remove an existing run, finished or not, instead of archiving it
 ) -> RunFolder:
     "Start or resume a run. `BadRunFolder` if the folder cannot be written, is in use, or holds something else."
     path = _here(path)
@@ -728,13 +756,14 @@ def open_run(
     try:
         before = _previous_run(path)
         for part in half_written(path): part.unlink()
-        if is_resumable(path, config): run = RunFolder(path.absolute(), before, resumed=True, lock=lock)
+        if not force_overwrite and is_resumable(path, config): run = RunFolder(path.absolute(), before, resumed=True, lock=lock)
         else:
             archived = _put_aside(path, force_overwrite) if before else None
             start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="microseconds"))   # tells it from any other run
             run = RunFolder(path.absolute(), start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
-            if archived and not force_overwrite: logging.getLogger("neural_introspection").info("the previous run was archived as %s", archived)
+            if archived and not force_overwrite: logging.getLogger("neural_introspection").info("the previous run was archived as %s", shown_path(archived))
         for name in RUN_FOLDERS: (path/name).mkdir(parents=True, exist_ok=True)
+        run.manifest.setdefault("created", "")
         run.update(status="running", error=None)
     except BaseException:
         lock.release()
@@ -771,27 +800,18 @@ def _previous_run(path: Path) -> Optional[dict]:
 # %% ../nbs/00_core.ipynb #4a0479f2
 def check_run_folder(path: str | Path) -> None:
     "`BadRunFolder` if a run could not go there; changes nothing."
-    path = _checked_name(path)
+    path = _here(path)
     if path.is_dir(): _previous_run(path)
     check_writable(path)
 
 def check_writable(path: str | Path) -> None:
     "`BadRunFolder` if a file or folder of that name could not be made; changes nothing."
-    path = _checked_name(path)
+    path = shown_path(full_path(path))
     ground = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not ground.is_dir():
         raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")
     if not os.access(ground, os.W_OK | os.X_OK):
         raise BadRunFolder(f"{path} cannot be written (no permission in {ground}): give another folder.")
-
-LONGEST = 200   # bytes of a name: disks take 255, and archives and locks have longer ones
-
-def _checked_name(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    try: fine = len(os.fsencode(path.name)) <= LONGEST and "\0" not in str(path)
-    except UnicodeEncodeError: fine = False
-    if not fine: raise BadRunFolder(f"{path.name[:40]!r} cannot be the name of a folder here: give one of at most {LONGEST} plain characters.")
-    return path
 
 # %% ../nbs/00_core.ipynb #bb6c6c10
 def check_store(
@@ -799,7 +819,7 @@ def check_store(
     what: str,   # with its article: "an atlas"; its last word is an attribute of every such store
 ) -> None:
     "`BadInput` if a Zarr store could not be written there: another ending than .zarr, or what is there is something else."
-    path, kind = Path(path), what.split()[-1]
+    path, kind = shown_path(full_path(path)), what.split()[-1]
     if path.suffix != ".zarr": raise BadInput(f"{what} is saved as .zarr, so {path.name!r} must end in .zarr.")
     check_writable(path)
     about = read_json(path/"zarr.json").get("attributes") or {} if (path/"zarr.json").exists() else {}
@@ -814,7 +834,7 @@ def _put_aside(path: Path, remove: bool) -> Optional[Path]:
     stamp = base = path.with_name(f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     tries = 1
     while stamp.exists(): stamp, tries = base.with_name(f"{base.name}-{tries}"), tries + 1
-    return path.rename(stamp)
+    return path.rename(stamp).absolute()
 
 # %% ../nbs/00_core.ipynb #4b75ed83
 def weight_hash(named: Iterable[tuple[str, Any]]) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Callable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
-from .core import BadData, BadInput, Cancelled, make_config, option, runs_folder, shown_path
+from .core import BadData, BadInput, Cancelled, full_path, make_config, option, runs_folder, shown_path
 from .panels import Panel, error_html, live_figure, live_or_static, options_table, renew_figure
 from .toy_analysis import feature_heat_map, feature_name, mechanism, published_order
 from .toy_models import ToyNetwork, ToyTraining, single_feature_activations
-from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished, preset_config, run_toy, training_figure, unfinished
+from .toy_sweeps import PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished, preset_config, run_toy, training_figure, unfinished, value_name
 
 # %% auto #0
 __all__ = ['GIVEN', 'FIGURES', 'ToyOptions', 'run_name', 'explorer_config', 'row_words', 'SweepSoFar', 'curves', 'side_by_side',
@@ -50,7 +50,7 @@ def explorer_config(options: ToyOptions, runs: str | Path) -> ToyConfig:
 
 def row_words(config: ToyConfig) -> str:
     "What a row at a scale trains."
-    row, values = PRESETS[config.preset], ", ".join(f"{v:.4g}" for v in config.sweep_values)
+    row, values = PRESETS[config.preset], ", ".join(value_name(config, v) for v in config.sweep_values)
     what = WHAT.get(config.sweep_var, config.sweep_var)
     return (f"{row.name}: {row.about}. Varied: {what}, at {values}. {config.N} features in {config.m} dimensions" + f", {config.k} neurons" * (config.sweep_var != "k")
             + f"; {config.training_steps:,} steps of {config.batch_size} samples; {config.seeds} seed{'s' * (config.seeds > 1)}." + f" Note: {row.note}." * bool(row.note))
@@ -178,7 +178,7 @@ class ToyExplorer(Panel):
     "The panel over a folder of sweeps; its controls are `controls`, by name. Keyword arguments are the form's first values."
     def __init__(self, runs: str | Path = "runs/toy-explorer", **settings: Any):
         super().__init__(make_config(ToyOptions, settings), lambda options: _train(self, options), lambda result: [], "Toy models")
-        self.runs, self.sweeps = Path(runs).expanduser().absolute(), {}
+        self.runs, self.sweeps = full_path(runs), {}
         self.net: Optional[ToyNetwork] = None     # that is shown
         self.drawn, self.live = {}, {}            # figures by name, and their widgets
         self._lock, self._quiet = threading.RLock(), False
@@ -309,7 +309,7 @@ def _show_run(explorer: ToyExplorer) -> None:
     "The chosen sweep: its values and seeds to choose from, its curves, its last network of the value with most monosemantic neurons."
     result, c = explorer.sweeps[explorer.controls["run"].value], explorer.controls
     best = result.runs.loc[result.runs.per_feature.fillna(-1).idxmax()]
-    c["value"].options = [(f"{v:.4g}", v) for v in result.config.sweep_values] if result.config.sweep_var else [("(none)", None)]
+    c["value"].options = [(value_name(result.config, v), v) for v in result.config.sweep_values] if result.config.sweep_var else [("(none)", None)]
     c["seed"].options = sorted(int(seed) for seed in result.runs.seed.unique())
     c["value"].value, c["seed"].value = best.value if result.config.sweep_var else None, int(best.seed)
     if not explorer.running:

@@ -17,7 +17,7 @@ from typing import Any, Callable, Literal, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from .core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, find_run, is_resumable, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json,
+from .core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, find_run, full_path, is_resumable, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress, read_frame, read_json,
                                        read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
 from .stats import interval_table, over_seeds
 from .toy_models import LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy, monosemanticity, same_shape, single_feature_activations
@@ -27,8 +27,8 @@ __all__ = ['log', 'RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS',
            'SAVE_EVERY', 'WATCH_EVERY', 'Watch', 'LOOKED_AT', 'WHAT', 'MEASURES', 'Preset', 'Scale', 'scaled',
            'ToyConfig', 'preset_config', 'changed_options', 'presets_frame', 'sweep_settings', 'check_settings',
            'at_once', 'stacks', 'check_config', 'stack_bytes', 'final_loss', 'read_network', 'nearly_per_feature',
-           'ToyResult', 'run_toy', 'unfinished', 'finished', 'training_figure', 'sweep_curves', 'run_presets',
-           'laptop_table']
+           'ToyResult', 'run_toy', 'unfinished', 'finished', 'value_name', 'training_figure', 'sweep_curves',
+           'run_presets', 'laptop_table']
 
 # %% ../nbs/51_toy_sweeps.ipynb #88058749
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class ToyConfig(ToySettings):
     @property
     def run_folder(self) -> Path:
         "Where the run goes: `toy-<preset>` or `toy-sweep` in `output_dir`, if `file_name` is left out."
-        return Path(self.output_dir).expanduser()/(self.file_name or f"toy-{self.preset or 'sweep'}")
+        return Path(self.output_dir)/(self.file_name or f"toy-{self.preset or 'sweep'}")
 
 # %% ../nbs/51_toy_sweeps.ipynb #670f061d
 def preset_config(name: str, scale: str = "laptop", **more: Any) -> ToyConfig:
@@ -226,10 +226,10 @@ def _done(path: Path, settings: ToySettings, seed: int) -> bool:
     return (about.get("settings"), about.get("seed")) == (plain(settings), seed)
 
 def _check_owner(config: ToyConfig, folder: Path) -> None:
-    "`BadRunFolder` if the folder is another sweep's by now: a process may outlive the one that started it."
+    "`BadRunFolder` if the folder is gone, or another sweep's: a process may outlive the one that started it."
     with contextlib.suppress(BadData):
         if read_json(folder/"manifest.json").get("config") == _asked(config): return
-    raise BadRunFolder(f"{folder} is another sweep's by now: nothing more is written there.")
+    raise BadRunFolder(f"{folder} is gone, or another sweep's by now: nothing more is written there.")
 
 # %% ../nbs/51_toy_sweeps.ipynb #e77aa026
 def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Sequence[int], number: int, folder: Path, watch: Optional[Watch] = None) -> None:
@@ -314,7 +314,7 @@ class ToyResult:
     config: ToyConfig
     runs: pd.DataFrame       # a row for each value and seed
     run_folder: Path         # where it was trained or loaded
-    created: str             # when that run began: how it is found if another one takes its name
+    created: str = ""        # when that run began: how it is found if another one takes its name
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over single features, of which a signed one is two), nearly_per_feature (the same, of neurons whose strongest feature makes 90 % of what they say), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
@@ -377,7 +377,8 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."
     if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
-    path, manifest = path.expanduser().absolute(), read_json(path.expanduser()/"manifest.json") if (path.expanduser()/"manifest.json").exists() else {}
+    path = full_path(path)
+    manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     if manifest.get("format", 1) != 1: raise BadData(f"{path} is of format {manifest['format']!r}, and this version reads format 1: train the sweep again, or open it with the version that wrote it.")
     if not isinstance(manifest.get("config"), dict) or "sweep_var" not in manifest["config"]: raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
     if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before goes on with it.")
@@ -430,7 +431,7 @@ def _shade_of(values: Sequence[float]) -> dict[float, str]:
     at = np.linspace(0, .88, len(values)) if len(values) > 1 else [.2]
     return dict(zip(sorted(values), sample_colorscale("Cividis", list(at))))
 
-def _name_of(config: ToyConfig, value: float) -> str:
+def value_name(config: ToyConfig, value: float) -> str:
     "The value with four digits, or with all where these do not tell it from another."
     names = [f"{v:.4g}" for v in config.sweep_values or ()]
     return f"{value:.4g}" if names.count(f"{value:.4g}") == 1 else f"{value!r}" if config.sweep_var else "run"
@@ -450,7 +451,7 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
     shades = _shade_of(list(r.config.sweep_values or [math.nan]))
     for value, colour in shades.items():
         mine = lambda f: f[(f.seed == seed) & (f.value.isna() if math.isnan(value) else f.value == value)]
-        curve, look, name = mine(losses), mine(looks), _name_of(r.config, value)
+        curve, look, name = mine(losses), mine(looks), value_name(r.config, value)
         thin = curve.iloc[np.unique(np.geomspace(1, len(curve), 120).astype(int)) - 1]   # as dense everywhere on a logarithmic axis
         for axis, x, y in (("y", thin.step + 1, thin.loss), ("y2", look.step, look.per_feature), ("y3", look.step, look.mean_bias)):
             lines.append(go.Scatter(x=np.log2(x).astype("f4"), y=y.astype("f4"), yaxis=axis, name=name, legendgroup=name, showlegend=axis == "y", line_color=colour, hovertemplate=f"{name}: %{{y:.3g}} after 2^%{{x:.1f}} steps<extra></extra>"))
@@ -474,7 +475,7 @@ def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequen
     if not names: raise BadInput("no rows were named: leave names out for all of them.")
     found = []
     for name in progress(names, "presets", unit="row"):
-        config = preset_config(name, scale, output_dir=str(folder), file_name=f"toy-{name}" + f"-{scale}" * (scale != "laptop"), **more)
+        config = preset_config(name, scale, output_dir=str(folder), **dict(file_name=f"toy-{name}" + f"-{scale}" * (scale != "laptop")) | more)
         result = finished(config) or run_toy(config)
         found.append(result.runs.assign(preset=name, sweep_var=config.sweep_var))
     table = pd.concat(found, ignore_index=True)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from .capture import evaluating
 from .classification import DATA_SETS, ClassificationData, accuracy, epoch_batches, load_classification, whole_numbers
 from .core import (HELP, BadData, BadInput, RunFolder, _put_aside, atomic_folder, check_options, check_run_folder,
-                                       check_store, load_optimizer_tensors, make_config, open_run, optimizer_tensors, option, pick_device,
-                                       plain, progress, read_json, read_tensors, seed_everything, versions, weight_hash,
+                                       check_store, full_path, load_optimizer_tensors, make_config, open_run, optimizer_tensors, option, pick_device,
+                                       plain, progress, read_json, read_tensors, seed_everything, shown_path, versions, weight_hash,
                                        write_tensors)
 from .tracing import InferenceHistory, Intervals, NetworkTrace, TraceableNN, trace_inference, traced_epochs
 
@@ -266,14 +266,14 @@ def accuracy_figure(r: TraceResult) -> Any:
 def run_trace(config: TraceConfig) -> TraceResult:
     "Train and trace as configured. Raises `BadInput` before anything is written; an interrupted run is resumed by the same call."
     check_config(config)
-    data, output = _load_data(config), Path(config.output)
+    data, output = _load_data(config), full_path(config.output)
     asked = plain({k: v for k, v in vars(config).items() if k not in ("output", "force_overwrite")} | dict(device=pick_device(config.device), rows=weight_hash(data.tensors.items())))
     if not config.force_overwrite and (found := _finished(output, asked)): return found
     with open_run(_checkpoint_folder(output), asked, config.force_overwrite) as run:
         if not run.resumed: _make_room(output, config.force_overwrite)
         training = TraceTraining(config, data, output, run.file("models", "checkpoint.safetensors"))
         training.resume()
-        if training.history: log.info("resuming the run in %s after epoch %d", output, len(training.history) - 1)
+        if training.history: log.info("resuming the run in %s after epoch %d", shown_path(output), len(training.history) - 1)
         with run.stage("train"): training.run()
         _finish(training, output, run, asked)
     shutil.rmtree(run.path)
@@ -282,7 +282,7 @@ def run_trace(config: TraceConfig) -> TraceResult:
 def _make_room(output: Path, remove: bool) -> None:
     "Put another trace aside."
     archived = _put_aside(output.absolute(), remove) if output.exists() else None
-    if archived: log.info("the previous trace was archived as %s", archived)
+    if archived: log.info("the previous trace was archived as %s", shown_path(archived))
 
 def _finished(output: Path, asked: dict) -> Optional[TraceResult]:
     "The result that is there, if it is of the same run and whole."
@@ -290,7 +290,7 @@ def _finished(output: Path, asked: dict) -> Optional[TraceResult]:
     if (record.get("asked"), record.get("versions")) != (asked, versions()): return None
     found = _load_result(output)
     if found.trace.epochs != found.history.epoch[found.history.traced].tolist(): return None
-    log.info("%s holds this very run, so nothing was trained: give force_overwrite to train it again", output)
+    log.info("%s holds this very run, so nothing was trained: give force_overwrite to train it again", shown_path(output))
     return found
 
 def _finish(training: TraceTraining, output: Path, run: RunFolder, asked: dict) -> None:

@@ -249,9 +249,11 @@ def _score_words(row: Any, floor: float) -> str:
     interval = (row.low, row.high) if row.low == row.low else None
     return "◂ "*(row.r2 < floor) + r2_text(row.r2, interval).removeprefix("R² ")
 
+def _finite(values: np.ndarray) -> np.ndarray: return np.where(np.isfinite(values), values, 0)
+
 def _error_bars(middle: Any, low: Any, high: Any) -> dict:
     middle, low, high = (np.asarray(values, "f4") for values in (middle, low, high))
-    return dict(type="data", symmetric=False, array=np.nan_to_num(high - middle), arrayminus=np.nan_to_num(middle - low), thickness=1.5)
+    return dict(type="data", symmetric=False, array=_finite(high - middle), arrayminus=_finite(middle - low), thickness=1.5)
 
 def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
     "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
@@ -355,7 +357,7 @@ def interval_line(
     high: Float[np.ndarray, "point"],
     **more: Any,                          # of plotly's Scatter: name, colour, axis, mode
 ) -> Any:
-    "Points joined by a line, with their intervals as error bars; a NaN end draws none."
+    "Points joined by a line, with their intervals as error bars; an end that is not finite draws none."
     return go.Scatter(**dict(x=x, y=np.asarray(middle, "f4"), mode="lines+markers", error_y=_error_bars(middle, low, high)) | more)
 
 def interval_dots(
@@ -365,7 +367,7 @@ def interval_dots(
     high: Float[np.ndarray, "point"],
     **more: Any,                          # of plotly's Scatter: name, marker
 ) -> Any:
-    "Named values below each other, with their intervals as error bars along x; a NaN end draws none."
+    "Named values below each other, with their intervals as error bars along x; an end that is not finite draws none."
     return go.Scatter(**dict(x=np.asarray(middle, "f4"), y=list(names), mode="markers", error_x=_error_bars(middle, low, high)) | more)
 
 # %% ../nbs/05_viz.ipynb #52e4bdae

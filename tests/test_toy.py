@@ -61,7 +61,7 @@ def test_a_preset_in_words_and_changed(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("argv, words", [
     ("--preset B9", "LR1, LR2"), ("--scale desk --preset B1", "smoke, laptop"), ("--sweep_var k", "--sweep-values are empty"), ("--sweep_var k --sweep_values 0 4", "k is 0"), ("--sweep_var eps --sweep_values 0.5 1.5", "eps is 1.5"),
     ("--sweep_var eps --sweep_values 0", "above 0"), ("--sweep_values 1 2", "no --sweep-var"), ("--k 0", "k is 0"), ("--m 600", "at most N"), ("--decay 40", "turn the biases"), ("--device tpu", "device"), ("--sweep_var colour --sweep_values 1", "one of N, m, k, initial_bias"), ("--sweep_values", "are empty"), ("--preset LR1 --sweep_var k", "give --sweep-values"), ("--nonlinearity relu", "ReLU, GeLU, SoLU"),
-    ("--sweep_var k --sweep_values many", "must be numbers"), ("--learning_rate inf", "must be finite"), ("--seed 1e23", "seed is"), ("--N 65536 --log2_batch_size 20", "lower stack"), ("--sweep_var reg --sweep_values 0.1 0.1", "twice"), ("--scale smoke", "a scale is that of a preset"), ("--file_name " + "x" * 300, "cannot be the name")])
+    ("--sweep_var k --sweep_values many", "must be numbers"), ("--learning_rate inf", "must be finite"), ("--seed 1e23", "seed is"), ("--N 65536 --log2_batch_size 20", "lower stack"), ("--sweep_var reg --sweep_values 0.1 0.1", "twice"), ("--scale smoke", "a scale is that of a preset"), ("--file_name " + "x" * 300, "cannot be a folder here"), ("--output_dir ~nobody-of-this-name", "a home folder that is there")])
 def test_bad_sweeps_end_in_one_sentence(argv, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     refused(f"toy {argv}", capsys, words)
@@ -117,8 +117,9 @@ def test_a_foreign_manifest_is_refused_and_hides_no_other_sweep(wrong, tmp_path)
 
 def test_values_of_another_type_are_taken_or_refused(tmp_path):
     config = ToyConfig(N=32.0, m=8, k="48", log2_training_steps=4.0, seeds=2.0, eps="1/32", sweep_var="learning_rate", sweep_values=np.array([.01, .03]), device="cpu", output_dir=str(tmp_path))
-    assert run_toy(config).config == run_toy(config).config and len(run_toy(config).runs) == 4
-    for wrong in (dict(keep_snapshots="perhaps"), dict(N=32.5), dict(sweep_values="a b")):
+    result = run_toy(config)
+    assert result.config == ToyConfig(N=32, m=8, k=48, log2_training_steps=4, seeds=2, eps=1 / 32, sweep_var="learning_rate", sweep_values=(.01, .03), device="cpu", output_dir=str(tmp_path)) and len(result.runs) == 4
+    for wrong in (dict(keep_snapshots="perhaps"), dict(N=32.5), dict(sweep_values="a b"), dict(sweep_values=[True]), dict(sweep_values={.1: 2})):
         with pytest.raises(BadInput): run_toy(replace(config, output_dir=str(tmp_path / "new"), **wrong))
     assert not (tmp_path / "new").exists()
 
