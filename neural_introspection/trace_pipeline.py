@@ -277,7 +277,7 @@ def run_trace(config: TraceConfig) -> TraceResult:
         with run.stage("train"): training.run()
         _finish(training, output, run, asked)
     shutil.rmtree(run.path)
-    return _load_result(output)
+    return _load_result(shown_path(output))
 
 def _make_room(output: Path, remove: bool) -> None:
     "Put another trace aside."
@@ -288,7 +288,7 @@ def _finished(output: Path, asked: dict) -> Optional[TraceResult]:
     "The result that is there, if it is of the same run and whole."
     record = read_json(output/"zarr.json")["attributes"].get("run", {}) if (output/"zarr.json").exists() else {}
     if (record.get("asked"), record.get("versions")) != (asked, versions()): return None
-    found = _load_result(output)
+    found = _load_result(shown_path(output))
     if found.trace.epochs != found.history.epoch[found.history.traced].tolist(): return None
     log.info("%s holds this very run, so nothing was trained: give force_overwrite to train it again", shown_path(output))
     return found
