@@ -259,15 +259,18 @@ def pick_device(device: Optional[str] = None) -> str:
     return device
 
 # %% ../nbs/00_core.ipynb #bb63e737
-LONGEST = 200   # bytes of a name: disks take 255, and archives and locks have longer ones
+LONGEST = 200   # bytes of the name of what is made: disks take 255, and archives and locks have longer ones
 
-def full_path(path: str | Path) -> Path:
+def full_path(
+    path: str | Path,
+    longest: int = 255,   # bytes of each name
+) -> Path:
     "The path in full; `BadRunFolder` for a name that no disk takes, or a home folder that is not there."
     try:
         path = Path(path).expanduser()
-        fine = "\0" not in str(path) and all(len(os.fsencode(part)) <= LONGEST for part in path.parts)
+        fine = "\0" not in str(path) and all(len(os.fsencode(part)) <= longest for part in path.parts)
     except (RuntimeError, UnicodeEncodeError): fine = False
-    if not fine: raise BadRunFolder(f"{str(path)[:60]!r} cannot be a folder here: give names of at most {LONGEST} plain letters, and a home folder that is there.")
+    if not fine: raise BadRunFolder(f"{str(path)[:60]!r} cannot be a folder here: give names of at most {longest} plain letters, and a home folder that is there.")
     return path.absolute()
 
 def shown_path(path: str | Path) -> Path:
@@ -611,23 +614,7 @@ def pick_jobs(n_jobs: int = 1) -> int:
     import joblib
     return n_jobs if n_jobs != 1 else joblib.effective_n_jobs(None)
 
-def spread_calls(
-    function: Callable,         # a module's function, unless all is done here
-    calls: Sequence[tuple],     # the arguments of each call
-    n_jobs: int = 1,            # calls at a time, as `pick_jobs` takes it
-    desc: str = "calls",        # what is being done
-    unit: str = "call",
-) -> list:
-    "What each call returns, in order."
-    import joblib
-    n_jobs = pick_jobs(n_jobs)
-    if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
-    backend = joblib.parallel.get_active_backend()[0]
-    one_by_one = dict(return_as="generator") if backend.supports_return_generator else {}   # Ray gives all at the end
-    with _stopped_together() if getattr(backend, "supports_sharedmem", False) else contextlib.nullcontext(functools.partial(_from, _working_folder())) as way:
-        task = joblib.delayed(functools.partial(way, function))
-        return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(task(*call) for call in calls), desc, len(calls), unit))
-
+# %% ../nbs/00_core.ipynb #d057cbb9
 def _working_folder() -> str:
     with contextlib.suppress(OSError): return os.getcwd()
     return ""   # it was deleted
@@ -658,6 +645,24 @@ def _stopped_together() -> Iterator[Callable]:
     finally:
         stop.set()
         with rest: rest.wait_for(lambda: not working)
+
+# %% ../nbs/00_core.ipynb #c7d3a796
+def spread_calls(
+    function: Callable,         # a module's function, unless all is done here
+    calls: Sequence[tuple],     # the arguments of each call
+    n_jobs: int = 1,            # calls at a time, as `pick_jobs` takes it
+    desc: str = "calls",        # what is being done
+    unit: str = "call",
+) -> list:
+    "What each call returns, in order."
+    import joblib
+    n_jobs = pick_jobs(n_jobs)
+    if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
+    backend = joblib.parallel.get_active_backend()[0]
+    one_by_one = dict(return_as="generator") if backend.supports_return_generator else {}   # Ray gives all at the end
+    with _stopped_together() if getattr(backend, "supports_sharedmem", False) else contextlib.nullcontext(functools.partial(_from, _working_folder())) as way:
+        task = joblib.delayed(functools.partial(way, function))
+        return list(progress(joblib.Parallel(n_jobs=n_jobs, **one_by_one)(task(*call) for call in calls), desc, len(calls), unit))
 
 # %% ../nbs/00_core.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
@@ -717,15 +722,16 @@ class RunFolder:
         done = kind is None
         stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
         try:
-            if self.is_there(): self.update(status="complete" if done else "interrupted" if stopped else "failed",
-                        error=None if done else str(error) or kind.__name__,
-                        traceback=None if done or stopped else _traceback(error))
+            if self.is_there():
+                self.update(status="complete" if done else "interrupted" if stopped else "failed",
+                            error=None if done else str(error) or kind.__name__,
+                            traceback=None if done or stopped else _traceback(error))
         finally: self.lock.release()
         if not done: error.add_note(f"What was complete is in {shown_path(self.path)}.")
 
 # %% ../nbs/00_core.ipynb #f4587a4f
 def _here(path: str | Path) -> Path:
-    "The path as given; `.` by its name, because a run may have to be moved aside."
+    "The path as it is shown; the working folder by its name, because a run may have to be moved aside."
     path = full_path(path)
     return path if path == Path.cwd() else shown_path(path)
 
@@ -806,7 +812,7 @@ def check_run_folder(path: str | Path) -> None:
 
 def check_writable(path: str | Path) -> None:
     "`BadRunFolder` if a file or folder of that name could not be made; changes nothing."
-    path = shown_path(full_path(path))
+    path = shown_path(full_path(path, LONGEST))
     ground = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not ground.is_dir():
         raise BadRunFolder(f"{path} is not possible because {ground} is a file: give another folder.")

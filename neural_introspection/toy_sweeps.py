@@ -229,7 +229,7 @@ def _check_owner(config: ToyConfig, folder: Path) -> None:
     "`BadRunFolder` if the folder is gone, or another sweep's: a process may outlive the one that started it."
     with contextlib.suppress(BadData):
         if read_json(folder/"manifest.json").get("config") == _asked(config): return
-    raise BadRunFolder(f"{folder} is gone, or another sweep's by now: nothing more is written there.")
+    raise BadRunFolder(f"{shown_path(folder)} is gone, or another sweep's by now: nothing more is written there.")
 
 # %% ../nbs/51_toy_sweeps.ipynb #e77aa026
 def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Sequence[int], number: int, folder: Path, watch: Optional[Watch] = None) -> None:

@@ -20,8 +20,8 @@ from .core import BadInput, write_text
 
 # %% auto #0
 __all__ = ['COLOURS', 'SPLIT_COLOURS', 'SPLIT_MARKERS', 'colour_of', 'label', 'distinct', 'Figure', 'figure', 'to_numbers',
-           'activation_histogram', 'r2_text', 'predicted_vs_actual', 'best_epoch', 'learning_curves', 'sweep_figure',
-           'baseline_bars', 'layer_scores', 'heat_map', 'interval_line', 'interval_dots', 'token_html', 'token_view',
+           'activation_histogram', 'r2_text', 'predicted_vs_actual', 'best_epoch', 'learning_curves', 'baseline_bars',
+           'layer_scores', 'heat_map', 'interval_line', 'interval_dots', 'sweep_figure', 'token_html', 'token_view',
            'save_figure']
 
 # %% ../nbs/05_viz.ipynb #8d357e4c
@@ -255,16 +255,6 @@ def _error_bars(middle: Any, low: Any, high: Any) -> dict:
     middle, low, high = (np.asarray(values, "f4") for values in (middle, low, high))
     return dict(type="data", symmetric=False, array=_finite(high - middle), arrayminus=_finite(middle - low), thickness=1.5)
 
-def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
-    "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
-    import pandas as pd
-    from neural_introspection.stats import mean_interval
-    lines = []
-    for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
-        points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
-        lines.append(interval_line(points.x, points["mean"], points.low, points.high, name=label(name), line_color=colour_of(str(name), i), hovertemplate="%{x}: %{y:.3f}"))
-    return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
-
 def _bars(names: list[str], r2: np.ndarray, low: np.ndarray, high: np.ndarray, words: list[str]) -> go.Bar:
     return go.Bar(x=r2, y=distinct(names), orientation="h", width=.6, error_x=_error_bars(r2, low, high) | dict(color="#222"), customdata=words,
                   marker_color=[COLOURS["blue"]] + ["#b5b5b5"]*(len(names) - 1), hovertemplate="%{y}: %{customdata}<extra></extra>")
@@ -369,6 +359,16 @@ def interval_dots(
 ) -> Any:
     "Named values below each other, with their intervals as error bars along x; an end that is not finite draws none."
     return go.Scatter(**dict(x=np.asarray(middle, "f4"), y=list(names), mode="markers", error_x=_error_bars(middle, low, high)) | more)
+
+def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
+    "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
+    import pandas as pd
+    from neural_introspection.stats import mean_interval
+    lines = []
+    for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
+        points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
+        lines.append(interval_line(points.x, points["mean"], points.low, points.high, name=label(name), line_color=colour_of(str(name), i), hovertemplate="%{x}: %{y:.3f}"))
+    return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
 
 # %% ../nbs/05_viz.ipynb #52e4bdae
 _POSITIVE, _NEGATIVE = COLOURS["orange"], COLOURS["sky"]

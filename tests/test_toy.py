@@ -160,6 +160,13 @@ def test_a_second_run_archives_the_first_and_says_so(tmp_path, monkeypatch, caps
     assert f"archived as {archived.name}" in capsys.readouterr().err and len(ToyResult.load(archived).runs) == 1
 
 
+def test_the_longest_name_is_archived_and_opened(tmp_path):
+    config = ToyConfig(N=32, m=8, k=48, log2_training_steps=4, device="cpu", output_dir=str(tmp_path), file_name="x" * 200)
+    first, _ = run_toy(config), run_toy(replace(config, k=16))
+    archived, = tmp_path.glob("x*-*")
+    assert first.network().settings.k == ToyResult.load(archived).network().settings.k == 48
+
+
 def test_two_processes_give_the_same_numbers(tmp_path, monkeypatch, capsys):
     spread_calls(os.getcwd, [()] * 2, n_jobs=2)   # workers that were started in another folder, and live on
     monkeypatch.chdir(tmp_path)
