@@ -23,6 +23,7 @@ import os
 import platform
 import random
 import re
+import secrets
 import shutil
 import signal
 import sys
@@ -40,8 +41,8 @@ __all__ = ['BRING_TENSORFLOW', 'LAYER_TYPES', 'LONGEST', 'HELP', 'RUN_FOLDERS', 
            'BadAddress', 'ModelNotFound', 'BadTexts', 'BadData', 'BadRunFolder', 'NotYet', 'MissingExtra', 'Cancelled',
            'expect_error', 'triton_first', 'require', 'site_name', 'NeuronAddress', 'site_layer', 'Target',
            'check_index', 'seed_everything', 'device_parity', 'pick_device', 'full_path', 'shown_path', 'shipped',
-           'runs_folder', 'atomic_write', 'half_written', 'atomic_folder', 'write_text', 'write_json', 'read_json',
-           'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
+           'runs_folder', 'atomic_write', 'half_written', 'restore_folder', 'atomic_folder', 'write_text', 'write_json',
+           'read_json', 'plain', 'write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
            'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
            'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls',
            'versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable',
@@ -314,21 +315,41 @@ def _umask() -> int:
     os.umask(mask)
     return mask
 
+# %% ../nbs/00_core.ipynb #71b779ae
+def restore_folder(path: str | Path) -> None:
+    "Settle what processes killed within `atomic_folder(path)` left: the old folder is put back if it was moved away, the rest removed. Work of living processes stays."
+    import filelock
+    for work in sorted(Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.part")):
+        with contextlib.suppress(filelock.Timeout), _locked(work, timeout=0): _settle(work, Path(path))
+
+@contextlib.contextmanager
+def _locked(work: Path, timeout: float) -> Iterator[None]:
+    "Hold the lock that shows that the process of this work folder lives; its file is gone after the block."
+    import filelock
+    file = work.with_name(work.name + ".lock")
+    with filelock.FileLock(file, timeout=timeout):
+        try: yield
+        finally: file.unlink(missing_ok=True)
+
+def _settle(work: Path, path: Path) -> None:
+    if (work/"old").exists() and not path.exists(): os.replace(work/"old", path)   # if this fails, all stays for the next call
+    shutil.rmtree(work, ignore_errors=True)
+
 # %% ../nbs/00_core.ipynb #2a247ed2
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    "Yield a new folder; when the block ends well it replaces `path`; when it raises, nothing changed."
+    "Yield a new folder; when the block ends well it replaces `path`; when it raises, `path` is as it was. What killed processes left is settled first."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.iterdir():   # by a process that was killed
-        if left.name.startswith(f".{path.name}.") and left.suffix == ".part": shutil.rmtree(left)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    try:
-        (work/"new").mkdir()
-        yield work/"new"
-        if path.exists(): os.replace(path, work/"old")
-        os.replace(work/"new", path)
-    finally: shutil.rmtree(work, ignore_errors=True)
+    restore_folder(path)
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with _locked(work, timeout=-1):   # from before the folder is there
+        try:
+            (work/"new").mkdir(parents=True)
+            yield work/"new"
+            if path.exists(): os.replace(path, work/"old")
+            os.replace(work/"new", path)
+        finally: _settle(work, path)
 
 # %% ../nbs/00_core.ipynb #51f229d1
 def write_text(path: str | Path, text: str) -> Path:
