@@ -50,7 +50,7 @@ setuptools.setup(
     ],
     python_requires=">=" + cfg["min_python"],
     packages=setuptools.find_packages(include=["neural_introspection", "neural_introspection.*"]),
-    package_data={"neural_introspection": ["data/**/*", "data/*"]},
+    package_data={"neural_introspection": ["assets/**/*", "assets/*", "**/*.pyi", "*.pyi"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras(cfg),
     entry_points={

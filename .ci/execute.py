@@ -1,10 +1,10 @@
-"""Execute notebooks top to bottom in a fresh kernel and store clean, small outputs: `python .ci/execute.py nbs/00_core.ipynb ...`.
+"""Execute notebooks top to bottom in a fresh kernel and store clean, small outputs: `python .ci/execute.py nbs/core/10_core.ipynb ...`.
 
 Cells under `#| eval: false` or a flag of `tst_flags` (such as `#| slow`) are not run and keep the outputs they have;
 `RUN_FLAGS="slow"` in the environment runs those of that flag.
 A notebook whose cell fails is left as it was, and the exit code is 1.
 
-Figures are stored as they describe themselves (see `neural_introspection.viz.Figure`): as plotly's own data type, which JupyterLab
+Figures are stored as they describe themselves (see `neural_introspection.display.figures.Figure`): as plotly's own data type, which JupyterLab
 draws without a network, and as HTML for the web site. A figure without HTML would be invisible there, so its notebook fails.
 """
 import os
@@ -58,7 +58,7 @@ class BareFigure(Exception):
 def check_figure(data):
     "`BareFigure` if a plotly output is visible in JupyterLab only."
     if PLOTLY in data and "text/html" not in data:
-        raise BareFigure("a plotly figure has no HTML form, so the site would show nothing: make it with neural_introspection.viz")
+        raise BareFigure("a plotly figure has no HTML form, so the site would show nothing: make it with neural_introspection.display.figures")
 
 
 def clean_widget(data):

@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from neural_introspection.pipeline import IntrospectionConfig, run_introspection
-from neural_introspection.viz import Figure, save_figure
+from neural_introspection.introspection import IntrospectionConfig, run_introspection
+from neural_introspection.display import Figure, save_figure
 from playwright.sync_api import sync_playwright
 from readme import ROOT, picture_name
 

@@ -15,16 +15,14 @@ import sys
 import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
-from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, full_path, make_config, option, options,
-                                       plain, shown_path, to_yaml, versions, yaml_values)
+from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, full_path,
+    make_config, option, options, plain, shown_path, to_yaml, versions, yaml_values)
 from .antitraining import AntitrainConfig, AntitrainResult, run_antitrain
-from .agent import AgentConfig, AnalysisResult, run_agent
-from .atlas import AtlasConfig, run_atlas
-from .atlas import summary as atlas_summary
-from .pipeline import (IntrospectionConfig, IntrospectionResult, ScanConfig, run_introspection,
-                                           run_scan)
-from .toy_sweeps import ToyConfig, ToyResult, preset_config, run_toy
-from .trace_pipeline import TraceConfig, TraceResult, run_trace
+from .analysis import AgentConfig, AnalysisResult, run_agent
+from .introspection import (AtlasConfig, IntrospectionConfig, IntrospectionResult, run_atlas,
+    run_introspection, run_scan, ScanConfig, summary as atlas_summary)
+from .toy import ToyConfig, ToyResult, preset_config, run_toy
+from .tracing import TraceConfig, TraceResult, run_trace
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'option_words', 'parse', 'overview', 'main']
@@ -106,7 +104,7 @@ def _show_antitrain(r: AntitrainResult, config: AntitrainConfig) -> str:
 # %% ../nbs/90_cli.ipynb #86502b76
 def _show_toy(r: ToyResult, config: ToyConfig) -> str:
     steps = "" if config.keep_snapshots else "  (the last step's only)"
-    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.toy_sweeps import ToyResult", f"            result = ToyResult.load({str(shown_path(r.run_folder))!r})",
+    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.toy import ToyResult", f"            result = ToyResult.load({str(shown_path(r.run_folder))!r})",
                       f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
 
 # %% ../nbs/90_cli.ipynb #12164057

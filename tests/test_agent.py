@@ -9,8 +9,10 @@ import time
 import nbclient
 import nbformat
 import pytest
-from neural_introspection import agent, cli
-from neural_introspection.agent import (AgentConfig, AnalysisResult, Endpoint, Hypothesis, LanguageModelPolicy, LocalModel, NoAnswer, allowed, claim_cell, first_state, run_agent)
+from neural_introspection.analysis import agent
+from neural_introspection import cli
+from neural_introspection.analysis import (AgentConfig, AnalysisResult, Endpoint, Hypothesis, LanguageModelPolicy,
+    LocalModel, NoAnswer, allowed, claim_cell, first_state, run_agent)
 from neural_introspection.core import BadAddress, BadData, BadInput, ModelNotFound
 from neural_introspection.models import cache_folder, fetch_smollm2, load_model
 from shell import answer, manifest, shell, started, wait_until

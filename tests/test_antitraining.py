@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from neural_introspection.antitraining import Antitraining, AntitrainResult, AntitrainSettings, _normalisations, certify, weights_after
-from neural_introspection.classification import load_classification
+from neural_introspection.antitraining import Antitraining, AntitrainResult, AntitrainSettings, certify, weights_after
+from neural_introspection.antitraining.antitraining import _normalisations
+from neural_introspection.data import load_classification
 from neural_introspection.core import BadInput, Cancelled, watch_progress
-from neural_introspection.information import Examples, core_set, information_content, make_reference, next_tokens, randomised, randomised_scores
+from neural_introspection.antitraining import (Examples, core_set, information_content, make_reference, next_tokens,
+    randomised, randomised_scores)
 from shell import answer, shell, started, wait_until
 from torch import nn
 

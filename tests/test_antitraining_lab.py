@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_lab import CONTRAST, FITTED, STATE, Seen, browser, eventually, expect_idle, notebook_in_lab, nothing_elsewhere
 
-START_CELLS = ["from neural_introspection.antitraining_panel import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
+START_CELLS = ["from neural_introspection.antitraining import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
 
 # The numbers of a trace, null where there is none. Typed arrays have NaN there, which JSON has not.

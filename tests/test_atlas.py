@@ -7,11 +7,12 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from neural_introspection.atlas import AtlasConfig, AtlasResult, NeuronAtlas, paired_rows, partners, run_atlas, summary
-from neural_introspection.capture import edit
+from neural_introspection.introspection import (AtlasConfig, AtlasResult, NeuronAtlas, paired_rows, partners, run_atlas,
+    summary)
+from neural_introspection.activations import edit
 from neural_introspection.core import BadInput, BadTexts, read_tensors, watch_progress
 from neural_introspection.models import encode, load_model, model_hash, token_batch
-from neural_introspection.texts import group_texts, load_texts
+from neural_introspection.data import group_texts, load_texts
 from shell import started, wait_until
 
 CONFIG = AtlasConfig(model="pocket", num_samples=800, batch_size=4, permutations=2, feature_layer=1, device="cpu")
@@ -134,7 +135,7 @@ def test_cuda(corpus, serial):
 def test_bad_values_are_refused_before_the_model_loads(bad, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     def never(*args, **kwargs): raise AssertionError("a model was loaded")
-    monkeypatch.setattr("neural_introspection.atlas.load_model", never)
+    monkeypatch.setattr("neural_introspection.introspection.atlas.load_model", never)
     start = time.monotonic()
     with pytest.raises(BadInput, match=words): run_atlas(AtlasConfig(**dict(model="pocket", device="cpu") | bad))
     assert time.monotonic() - start < 30 and list(tmp_path.iterdir()) == []

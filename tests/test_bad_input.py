@@ -9,9 +9,10 @@ import sys
 import pytest
 import torch
 from conftest import RUN
-from neural_introspection import cli, core
+from neural_introspection import cli
+from neural_introspection.core import core
 from neural_introspection.core import BadData, BadInput, open_run
-from neural_introspection.dataset import ActivationDataset
+from neural_introspection.introspection import ActivationDataset
 from neural_introspection.models import load_model, pocket_folder
 from shell import is_one_sentence, manifest, shell, snapshot
 
@@ -326,7 +327,7 @@ def test_the_folder_is_free_again_even_if_the_failure_cannot_be_noted(tmp_path, 
 
 
 def test_a_failure_shows_its_traceback_only_to_who_asks(tmp_path):
-    code = "from neural_introspection import cli, pipeline; pipeline.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
+    code = "from neural_introspection import cli; from neural_introspection.introspection import pipeline; pipeline.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
     run = lambda **env: subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
     plain, debug = run(), run(NEURAL_INTROSPECTION_DEBUG="1")
     assert plain.returncode == debug.returncode == 1

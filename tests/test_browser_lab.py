@@ -15,7 +15,7 @@ HOSTILE = "<img src=x onerror=alert(1)> and <script>alert(2)</script>"
 TEXT = "Return a list of the items, or None if there are none."
 SETTLED = 20  # the most seconds until the page shows what was asked for
 START_CELLS = [
-    "from neural_introspection.neuron_browser import NeuronBrowser\nfrom neural_introspection.texts import load_texts",
+    "from neural_introspection.analysis import NeuronBrowser\nfrom neural_introspection.data import load_texts",
     f"texts = [*load_texts('python-docs', 60, seed=0).texts, {HOSTILE!r}]",
     f"browser = NeuronBrowser(texts=texts, layer=1, text={TEXT!r})\nbrowser",
     "browser.wait()\nframe = browser.page.index.frame\nprint('loudest on the hostile text:', frame.neuron[frame.top_text == len(texts) - 1].iloc[0])"]

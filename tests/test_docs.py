@@ -100,7 +100,7 @@ def test_cross_references_resolve(name, pages):
 @each_notebook
 def test_figures_are_visible_on_the_site(name, pages):
     bare = [o for o in outputs(pages[name]) if PLOTLY in o.get("data", {}) and "text/html" not in o["data"]]
-    assert len(bare) == 0, "make these figures with neural_introspection.viz: its figures bring their HTML form"
+    assert len(bare) == 0, "make these figures with neural_introspection.display.figures: its figures bring their HTML form"
 
 
 @each_notebook

@@ -20,7 +20,7 @@ def python(code, **more):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("module", ["neural_introspection", "neural_introspection.core"])
+@pytest.mark.parametrize("module", ["neural_introspection", "neural_introspection.core.core"])
 def test_import_is_light(module, capsys):
     start = "import time; start = time.perf_counter()\n"
     seconds, loaded, sockets = python(f"{start}import {module}\nprint(json.dumps([time.perf_counter() - start, list(sys.modules), seen]))")

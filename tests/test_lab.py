@@ -22,7 +22,7 @@ from urllib.request import urlopen
 import pytest
 from conftest import ROOT
 
-NOTEBOOK = "17_pipeline.ipynb"
+NOTEBOOK = "introspection/80_pipeline.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync").split()

@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from neural_introspection import patterns
+from neural_introspection.analysis import patterns
 from neural_introspection.core import BadAddress, BadInput
-from neural_introspection.patterns import (KINDS, LIMIT, ActivationVisualizer, correlate, correlation_clusters, firing_threshold, layer_rows, neuron_rates, partner_rows, rate_bounds,
-                                           token_answers)
-from neural_introspection.polysemantic import Places, PolysemanticDetector
-from neural_introspection.stats import NeuronStats
-from neural_introspection.viz import save_figure
+from neural_introspection.analysis import (ActivationVisualizer, correlate, correlation_clusters, firing_threshold,
+    KINDS, layer_rows, LIMIT, neuron_rates, partner_rows, Places, PolysemanticDetector, rate_bounds, token_answers)
+from neural_introspection.activations import NeuronStats
+from neural_introspection.display import save_figure
 from scipy.stats import binomtest
 from shell import is_one_sentence
 

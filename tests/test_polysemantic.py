@@ -5,13 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from neural_introspection import polysemantic
-from neural_introspection.capture import ActivationMonitor, ModelInterface
+from neural_introspection.analysis import polysemantic
+from neural_introspection.activations import ActivationMonitor, ModelInterface
 from neural_introspection.core import BadAddress, BadData, BadInput, BadTexts, watch_progress
 from neural_introspection.models import load_model
-from neural_introspection.polysemantic import (MEASURES, Finding, PlantedNetwork, PolysemanticDetector, PolysemanticResult, PolysematicDetector,
-                                               compare_corpora, scan_polysemantic)
-from neural_introspection.texts import load_texts
+from neural_introspection.analysis import (MEASURES, Finding, PlantedNetwork, PolysemanticDetector, PolysemanticResult,
+    PolysematicDetector, compare_corpora, scan_polysemantic)
+from neural_introspection.data import load_texts
 from scipy.stats import kstest
 from shell import is_one_sentence
 

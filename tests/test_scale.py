@@ -6,14 +6,14 @@ from functools import partial
 import joblib
 import pytest
 import torch
-from neural_introspection.atlas import NeuronAtlas
-from neural_introspection.capture import hooks
+from neural_introspection.introspection import NeuronAtlas
+from neural_introspection.activations import hooks
 from neural_introspection.core import BadAddress, BadData, Cancelled, Target, expect_error, watch_progress
-from neural_introspection.dataset import ActivationDatasetGenerator, collect_activations
+from neural_introspection.introspection import ActivationDatasetGenerator, collect_activations
 from neural_introspection.models import load_model, pocket_folder, spread, with_weights
-from neural_introspection.scanner import NeuronScanner
-from neural_introspection.texts import load_texts
-from neural_introspection.toy_sweeps import preset_config, run_toy
+from neural_introspection.introspection import NeuronScanner
+from neural_introspection.data import load_texts
+from neural_introspection.toy import preset_config, run_toy
 from safetensors.torch import load_file, save_file
 
 TARGET = Target("blocks.2.mlp.hook_post", (7, 12, 300))

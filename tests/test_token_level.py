@@ -2,13 +2,14 @@
 import numpy as np
 import pytest
 import torch
-from neural_introspection import token_level
-from neural_introspection.capture import capture, edit
+from neural_introspection.analysis import token_level
+from neural_introspection.activations import capture, edit
 from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
-from neural_introspection.models import as_bridge, encode, load_model, token_batch, token_bytes, token_losses, token_strings, token_text
-from neural_introspection.texts import load_texts
-from neural_introspection.token_level import (ablation_effect, logit_attribution, logit_view, neuron_addresses, output_directions, token_activations, token_class, token_profiles,
-                                              token_contrast, TOKEN_CLASSES)
+from neural_introspection.models import (as_bridge, encode, load_model, token_batch, token_bytes, token_losses,
+    token_strings, token_text)
+from neural_introspection.data import load_texts
+from neural_introspection.analysis import (ablation_effect, logit_attribution, logit_view, neuron_addresses,
+    output_directions, token_activations, token_class, token_profiles, token_contrast, TOKEN_CLASSES)
 
 HOSTILE = "<img src=x onerror=alert(1)> </script><script>alert(2)</script> & 'quoted'"
 

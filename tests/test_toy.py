@@ -10,7 +10,7 @@ import pytest
 import torch
 from neural_introspection import cli
 from neural_introspection.core import BadData, BadInput, read_tensors, spread_calls
-from neural_introspection.toy_sweeps import PRESETS, ToyConfig, ToyResult, preset_config, run_toy
+from neural_introspection.toy import PRESETS, ToyConfig, ToyResult, preset_config, run_toy
 from shell import is_one_sentence, manifest, shell, started, wait_until
 
 SEED = ("toy --N 256 --m 32 --k 612 --eps 0.015625 --log2_batch_size 6 --learning_rate 0.03 --log2_training_steps {steps} --sample_kind equal --task autoencoder --decay 0 --initial_bias 0 "
@@ -107,7 +107,7 @@ def test_home_colons_and_spaces_in_names(folder, name, tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("wrong", [dict(config=None), dict(config=["sweep_var"]), dict(format="1"), dict(config=dict(sweep_var=1))])
 def test_a_foreign_manifest_is_refused_and_hides_no_other_sweep(wrong, tmp_path):
-    from neural_introspection.toy_explorer import ToyExplorer
+    from neural_introspection.toy import ToyExplorer
     good = run_toy(ToyConfig(N=32, m=8, k=48, log2_training_steps=4, device="cpu", output_dir=str(tmp_path), file_name="good"))
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "manifest.json").write_text(json.dumps(manifest(good.run_folder) | wrong))
@@ -137,7 +137,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(how, tmp_path):
     command = "toy --N 64 --m 8 --k 128 --log2_training_steps 11 --sweep_var learning_rate --sweep_values 0.003 0.01 --stack 1 --file_name out --device cpu --json"
     run = tmp_path / "out"
     state, first = run / "models" / "stack_1.state.safetensors", run / "models" / "value_0_seed_0.safetensors"
-    with started(command, cwd=tmp_path, first="import neural_introspection.toy_sweeps as sweeps; sweeps.SAVE_EVERY = .05") as process:
+    with started(command, cwd=tmp_path, first="import neural_introspection.toy.sweeps as sweeps; sweeps.SAVE_EVERY = .05") as process:
         wait_until(state.exists, process)   # the second stack is under way, and its state is kept
         process.send_signal(how)
         assert process.wait() == (1 if how == signal.SIGINT else -signal.SIGKILL)
@@ -177,7 +177,7 @@ def test_two_processes_give_the_same_numbers(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_row_runs(name, tmp_path):
-    from neural_introspection.toy_sweeps import run_toy
+    from neural_introspection.toy import run_toy
     config = preset_config(name, "smoke", log2_training_steps=4, output_dir=str(tmp_path), device="cpu", stack=20)
     result = run_toy(config)
     assert len(result.runs) == len(config.sweep_values) and not result.runs.failed.any() and result.plot_training().data and result.plot().data
@@ -186,7 +186,7 @@ def test_every_row_runs(name, tmp_path):
 def test_lamb_is_that_of_torch_optimizer():
     "The package that the published programs use, on one run."
     theirs = pytest.importorskip("torch_optimizer", reason="torch_optimizer is not installed").Lamb
-    from neural_introspection.toy_models import Lamb
+    from neural_introspection.toy import Lamb
     draw = torch.Generator().manual_seed(0)
     mine, grad = torch.randn(1, 40, 30, generator=draw), torch.zeros(1, 40, 30)
     p = torch.nn.Parameter(mine[0].clone())
@@ -207,7 +207,7 @@ def test_a_published_file_and_an_other_format_are_refused_by_name(tmp_path):
 
 
 def test_a_form_keeps_the_values_to_the_last_digit():
-    from neural_introspection.panels import form
+    from neural_introspection.display import form
     config = preset_config("E1")
     shown = form(config)
     assert shown.config() == config and shown.set(seeds=2).config().sweep_values == config.sweep_values

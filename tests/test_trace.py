@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from neural_introspection.core import BadAddress, BadData, BadInput, Cancelled
-from neural_introspection.stats import NeuronStats
+from neural_introspection.activations import NeuronStats
 from neural_introspection.tracing import NetworkTrace, TraceableNN, TraceWarning, trace_inference
 from shell import is_one_sentence, snapshot, wait_until
 from sklearn.datasets import load_digits
@@ -902,7 +902,7 @@ def test_a_neuron_that_knows_a_hard_class_makes_no_contrast():
     rng, labels = np.random.default_rng(0), np.repeat([0, 1], 200)
     right = np.where(labels == 0, rng.random(400) < .5, rng.random(400) < .98)
     acts = np.stack([labels + .1 * rng.standard_normal(400), right + rng.standard_normal(400)], 1).astype("f4")
-    from neural_introspection.tracing import _contrast
+    from neural_introspection.tracing.tracing import _contrast
     found = _contrast(acts, right, labels.astype("f4"), 199, 0)
     assert found.p[0] > .05 > found.p[1] and abs(found.right[0] - found.wrong[0]) > .3 and abs(found.difference[0]) < .1
 

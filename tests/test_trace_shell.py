@@ -7,10 +7,9 @@ import signal
 import numpy as np
 import pytest
 from neural_introspection import cli
-from neural_introspection.classification import accuracy
+from neural_introspection.data import accuracy
 from neural_introspection.core import BadData, Cancelled, read_tensors, watch_progress
-from neural_introspection.trace_pipeline import TraceConfig, TraceResult, run_trace
-from neural_introspection.tracing import NetworkTrace
+from neural_introspection.tracing import NetworkTrace, run_trace, TraceConfig, TraceResult
 from shell import answer, is_one_sentence, shell, snapshot, started, wait_until
 
 TRACE = "trace --data digits --classes 3,8 --hidden-size 16 --epochs 5 --quantiles --output out.zarr --device cpu"

@@ -1,5 +1,9 @@
 """What the processes of `shell.Forked` begin with: a command's slowest imports, done once."""
-from neural_introspection import agent, antitraining, atlas, cli, pipeline, toy_sweeps  # noqa: F401
+from neural_introspection.analysis import agent
+from neural_introspection.antitraining import antitraining
+from neural_introspection.introspection import atlas, pipeline
+from neural_introspection import cli
+from neural_introspection.toy import sweeps as toy_sweeps  # noqa: F401
 from neural_introspection.models import load_model
 
 load_model("pocket", device="cpu")  # brings transformer_lens and what it needs

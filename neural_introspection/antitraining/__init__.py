@@ -1,0 +1,4 @@
+"""Core neurons that carry a layer's information, and how to erase it from the others."""
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+"""Texts and tables: loading, grouping, splits."""
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

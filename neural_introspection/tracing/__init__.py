@@ -1,0 +1,4 @@
+"""Every neuron, layer and epoch of a training run at a stable address."""
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

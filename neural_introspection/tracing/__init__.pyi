@@ -1,0 +1,35 @@
+from .tracing import (
+    METRICS as METRICS,
+    NetworkTrace as NetworkTrace,
+    NoSuchKey as NoSuchKey,
+    TraceWarning as TraceWarning,
+    TraceableNN as TraceableNN,
+    find_layers as find_layers,
+    trace_inference as trace_inference,
+    trainer_callback as trainer_callback,
+)
+from .analysis import (
+    analyse_trace as analyse_trace,
+    order_curves as order_curves,
+)
+from .breadcrumbs import (
+    bread_crumbs as bread_crumbs,
+    compare_crumbs as compare_crumbs,
+    evaluate_meta_model as evaluate_meta_model,
+    neuron_table as neuron_table,
+)
+from .explorer import (
+    TraceExplorer as TraceExplorer,
+    class_map as class_map,
+    network_map as network_map,
+    network_movie as network_movie,
+    neuron_history as neuron_history,
+    trace_dashboard as trace_dashboard,
+    traced_digits as traced_digits,
+)
+from .pipeline import (
+    TraceConfig as TraceConfig,
+    TraceResult as TraceResult,
+    run_trace as run_trace,
+    trace_panel as trace_panel,
+)
