@@ -10,9 +10,9 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from neural_introspection.activations import ActivationMonitor, ModelInterface, capture, edit, hooks, site_names
+from neural_introspection.activations import (ActivationMonitor, ModelInterface, capture, edit, hooks, layer_statistics,
+    site_names)
 from neural_introspection.core import BadAddress, BadInput
-from neural_introspection.activations import layer_statistics
 from shell import is_one_sentence
 
 keras = pytest.importorskip("keras", reason="needs Keras with TensorFlow: install the extra tensorflow")

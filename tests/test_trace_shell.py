@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 from neural_introspection import cli
-from neural_introspection.data import accuracy
+from neural_introspection.models import accuracy
 from neural_introspection.core import BadData, Cancelled, read_tensors, watch_progress
 from neural_introspection.tracing import NetworkTrace, run_trace, TraceConfig, TraceResult
 from shell import answer, is_one_sentence, shell, snapshot, started, wait_until

@@ -7,14 +7,12 @@ from .capturing import (
     capture as capture,
     chosen_tokens as chosen_tokens,
     edit as edit,
-    evaluating as evaluating,
     find_site as find_site,
     fitting_texts as fitting_texts,
     hooks as hooks,
     neuron_axis as neuron_axis,
     parse_position as parse_position,
     pick_positions as pick_positions,
-    read_logits as read_logits,
     run_from as run_from,
     sink_rows as sink_rows,
     sink_tokens as sink_tokens,
@@ -22,12 +20,14 @@ from .capturing import (
 )
 from .statistics import (
     NeuronStats as NeuronStats,
-    interval_table as interval_table,
     layer_statistics as layer_statistics,
-    mean_interval as mean_interval,
-    over_seeds as over_seeds,
-    p_values as p_values,
-    q_values as q_values,
     sketch_distance as sketch_distance,
-    sweep as sweep,
+)
+from .backends import (
+    Backend as Backend,
+    backend_of as backend_of,
+    first_tensor as first_tensor,
+    framework_of as framework_of,
+    register_backend as register_backend,
+    replace_first as replace_first,
 )

@@ -5,41 +5,30 @@
 # %% ../../nbs/activations/20_capturing.ipynb #3e7537ac
 from __future__ import annotations
 import contextlib
-import copy
-import dataclasses
 import difflib
-import importlib
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Optional, Sequence, Union
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from neural_introspection.activations.backends import (backend_of, first_tensor, framework_name, framework_of,
+    replace_first)
 from ..core import BadAddress, BadInput, BadTexts, progress
 from ..models import TokenBatch, encode, token_batch, token_batches
+from ..models.evaluation import evaluating
 
 # %% auto #0
-__all__ = ['Position', 'SINK', 'site_names', 'framework_of', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured',
-           'capture', 'pick_positions', 'edit', 'run_from', 'evaluating', 'read_logits', 'ActivationBatch',
-           'chosen_tokens', 'fitting_texts', 'activation_batches', 'sink_tokens', 'sink_rows', 'neuron_axis',
-           'ModelInterface', 'ActivationMonitor']
+__all__ = ['Position', 'SINK', 'site_names', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured', 'capture',
+           'pick_positions', 'edit', 'run_from', 'ActivationBatch', 'chosen_tokens', 'fitting_texts',
+           'activation_batches', 'sink_tokens', 'sink_rows', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
 
 # %% ../../nbs/activations/20_capturing.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
     "Every place that can be captured: hook names of a TransformerLens model, paths of any other's modules or layers (whose inputs go without saying)."
     if hasattr(model, "hook_dict"): return list(model.hook_dict)
-    if framework_of(model) == "keras": return _keras().site_names(model)
+    if backend := backend_of(model): return backend.site_names(model)
     return [name for name, _ in model.named_modules() if name]
-
-def framework_of(model: Any) -> str:
-    "`pytorch` or `keras`; `BadInput` for anything else."
-    if isinstance(model, nn.Module): return "pytorch"
-    if any(c.__module__.startswith(("keras", "tensorflow")) for c in type(model).__mro__): return "keras"
-    raise BadInput(f"a {type(model).__name__} is no model of a known framework: give a torch.nn.Module or a Keras model.")
-
-def _keras() -> Any:
-    "The room of Keras models, which alone knows Keras."
-    return importlib.import_module("neural_introspection.activations.keras_backend")
 
 # %% ../../nbs/activations/20_capturing.ipynb #63d63501
 def find_site(model: Any, site: str) -> Any:
@@ -50,7 +39,7 @@ def _place(model: Any, site: str) -> tuple[Any, bool]:
     "(the module of a site, whether the site is its input); names of the model's own come first."
     points = model.hook_dict if hasattr(model, "hook_dict") else {}
     if site in points: return points[site], False
-    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else _keras().named_layers(model)
+    modules = backend.named_layers(model) if (backend := backend_of(model)) else dict(model.named_modules())
     if site and site in modules: return modules[site], False
     if site and isinstance(model, nn.Module):
         with contextlib.suppress(AttributeError): return model.get_submodule(site), False   # a second name of a module
@@ -65,32 +54,6 @@ class _Stop(Exception):
     "Ends a forward pass from within; `args` holds the list of waiting sites whose block it belongs to."
     _keras_call_info_injected = True   # so that Keras lets it pass as it is
 
-# %% ../../nbs/activations/20_capturing.ipynb #55461fa0
-def _parts(flowing: Any) -> dict:
-    "The parts of a dict, tuple, list or dataclass by key, index or name; none of anything else."
-    if isinstance(flowing, dict): return flowing
-    if isinstance(flowing, (tuple, list)): return dict(enumerate(flowing))
-    return vars(flowing) if dataclasses.is_dataclass(flowing) else {}
-
-def _first_tensor(flowing: Any, kind: type = Tensor) -> Any:
-    "What flows itself, or the first tensor (of a kind) in it, however deep; None if there is none."
-    if isinstance(flowing, kind): return flowing
-    for part in flowing if isinstance(flowing, (tuple, list)) else _parts(flowing).values():
-        if (found := _first_tensor(part, kind)) is not None: return found
-
-def _replace_first(flowing: Any, new: Any, kind: type = Tensor) -> Any:
-    "A copy of what flows, of the same type, with its first tensor (of a kind) replaced."
-    if isinstance(flowing, kind): return new
-    key, part = next((key, part) for key, part in _parts(flowing).items() if _first_tensor(part, kind) is not None)
-    new = _replace_first(part, new, kind)
-    if isinstance(flowing, (tuple, list)):
-        parts = [new if i == key else part for i, part in enumerate(flowing)]
-        return type(flowing)(*parts) if hasattr(flowing, "_fields") else type(flowing)(parts)
-    if not isinstance(flowing, dict): return dataclasses.replace(flowing, **{key: new})
-    flowing = copy.copy(flowing)
-    flowing[key] = new
-    return flowing
-
 # %% ../../nbs/activations/20_capturing.ipynb #ab42cdbb
 @contextlib.contextmanager
 def hooks(
@@ -103,12 +66,12 @@ def hooks(
     def watch(site, function):
         convert = getattr(places[site][0], "hook_conversion", None)  # TransformerLens hook points may show another shape
         def see(flowing):
-            seen = _first_tensor(flowing)
+            seen = first_tensor(flowing)
             if seen is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
             new = function(seen if convert is None else convert.convert(seen))
             waiting.discard(site)
             if stop_early and not waiting: raise _Stop(waiting)
-            if new is not None: return _replace_first(flowing, new if convert is None else convert.revert(new))
+            if new is not None: return replace_first(flowing, new if convert is None else convert.revert(new))
         return see
     places = {site: _place(model, site) for site in functions}
     try:
@@ -121,7 +84,7 @@ def hooks(
 
 def _listen(module: Any, before: bool, see: Callable) -> Any:
     "Call `see` with what goes into the module (arguments and keyword arguments) or comes out; the handle that ends it."
-    if not isinstance(module, nn.Module): return _keras().listen(module, before, see)
+    if backend := backend_of(module): return backend.listen(module, before, see)
     if before: return module.register_forward_pre_hook(lambda m, *inputs: see(inputs), with_kwargs=True)
     return module.register_forward_hook(lambda m, inputs, output: see(output))
 
@@ -232,23 +195,6 @@ def run_from(
     "A transformer's logits, from a block on."
     with _skip_blocks(model, range(block)): return model(resid, start_at_layer=block)
 
-# %% ../../nbs/activations/20_capturing.ipynb #db22fa04
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    "Within the block the model is in evaluation mode; each module is then put back into its own. (A Keras model has no mode: it is told at each call.)"
-    if not isinstance(model, nn.Module): return (yield)
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module in training: module.training = True
-
-# %% ../../nbs/activations/20_capturing.ipynb #6f5e297b
-def read_logits(output: Any) -> Any:
-    "The `logits` of an output that has them, else the output itself."
-    return output["logits"] if isinstance(output, Mapping) and "logits" in output else getattr(output, "logits", output)
-
 # %% ../../nbs/activations/20_capturing.ipynb #5535d4f1
 @dataclass(frozen=True)
 class ActivationBatch:
@@ -332,7 +278,7 @@ _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd, nn
 
 def neuron_axis(module: Any, ndim: int) -> int:
     "The axis of a module's output along which its neurons (or channels) are, counted from the end if it is the last: 1 or -1."
-    if not isinstance(module, nn.Module): return 1 if getattr(module, "data_format", None) == "channels_first" and ndim > 2 else -1
+    if backend := backend_of(module): return backend.neuron_axis(module, ndim)
     rows = isinstance(module, (nn.Linear, nn.LayerNorm)) or type(module).__name__ == "Conv1D"   # GPT-2's linear layer
     return 1 if ndim > 2 and (isinstance(module, _CHANNELS_FIRST) or (ndim in (4, 5) and not rows)) else -1
 
@@ -341,8 +287,7 @@ class ModelInterface:
     "A model of PyTorch or Keras: its layer names, and its activations for inputs, as torch tensors. `BadInput` for another framework."
     def __init__(self, model: Any, framework: Optional[str] = None):  # None finds out
         self.model, self.framework, self.mask = model, framework_of(model), None
-        asked = {None: self.framework, "torch": "pytorch", "tensorflow": "keras"}.get(framework, framework)
-        if asked != self.framework: raise BadInput(f"framework {framework!r} does not fit: this is a model of {self.framework}.")
+        if framework_name(framework) not in (None, self.framework): raise BadInput(f"framework {framework!r} does not fit: this is a model of {self.framework}.")
 
     def layer_names(self) -> list[str]: return site_names(self.model)
 
@@ -361,7 +306,7 @@ class ModelInterface:
             batch = token_batch(self.model, encode(self.model, texts))
             self.mask = batch.mask
             inputs = batch.ids
-        if self.framework == "keras": return _keras().call_model(self.model, inputs)
+        if backend := backend_of(self.model): return backend.call_model(self.model, inputs)
         if isinstance(inputs, dict): return self.model(**inputs)
         return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Callable
 import torch
 from torch import Tensor
-from .capturing import _first_tensor, _replace_first
+from .backends import first_tensor, replace_first
 from ..core import BadInput, require
 
 # %% auto #0
-__all__ = ['named_layers', 'site_names', 'to_torch', 'from_torch', 'call_model', 'listen']
+__all__ = ['named_layers', 'site_names', 'neuron_axis', 'to_torch', 'from_torch', 'call_model', 'listen']
 
 # %% ../../nbs/activations/30_keras_backend.ipynb #ac7ab94c
 def named_layers(model: Any) -> dict[str, Any]:
@@ -29,6 +29,10 @@ def named_layers(model: Any) -> dict[str, Any]:
 def site_names(model: Any) -> list[str]:
     "The paths of all layers that do something."
     return [path for path, layer in named_layers(model).items() if path and type(layer).__name__ != "InputLayer"]
+
+def neuron_axis(layer: Any, ndim: int) -> int:
+    "The axis of a layer's output along which its neurons (or channels) are: 1 or -1."
+    return 1 if getattr(layer, "data_format", None) == "channels_first" and ndim > 2 else -1
 
 # %% ../../nbs/activations/30_keras_backend.ipynb #b39458b1
 def _tensor_type() -> type:
@@ -86,10 +90,10 @@ def _wrap(layer: Any) -> None:
 
 def _shown(see: Callable, flowing: Any, kind: type) -> Any:
     "What flows on after a listener saw its first tensor."
-    first = _first_tensor(flowing, kind)
+    first = first_tensor(flowing, kind)
     if first is not None and not hasattr(first, "numpy"): return flowing   # a graph is being made: there are no values yet
     new = see(None if first is None else to_torch(first))
-    return flowing if new is None else _replace_first(flowing, from_torch(new, first), kind)
+    return flowing if new is None else replace_first(flowing, from_torch(new, first), kind)
 
 def listen(layer: Any, before: bool, see: Callable) -> _Handle:
     "Call `see` with the first tensor of what goes into the layer or comes out, as a torch tensor; what it returns flows on. The handle ends it."

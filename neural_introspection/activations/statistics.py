@@ -4,24 +4,20 @@
 
 # %% ../../nbs/activations/40_statistics.ipynb #fb6f8171
 from __future__ import annotations
-import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
+from typing import Any, Iterable, Optional, Sequence
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from .capturing import ModelInterface, find_site, neuron_axis
-from ..core import (BadData, BadInput, plain, progress, read_json, read_tensors, spread_calls,
-    write_json, write_tensors)
+from ..core import BadData, BadInput, progress, read_tensors, write_tensors
 
 # %% auto #0
 __all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
-           'sketch_distance', 'p_values', 'q_values', 'mean_interval', 'sweep', 'interval_table', 'over_seeds',
-           'layer_statistics']
+           'sketch_distance', 'layer_statistics']
 
 # %% ../../nbs/activations/40_statistics.ipynb #2350ab02
 def _block_shape(
@@ -477,80 +473,6 @@ def sketch_distance(a: NeuronStats, b: NeuronStats) -> Float[Tensor, "neuron"]:
     if a.n_neurons != b.n_neurons: raise BadInput(f"{a!r} and {b!r} cannot be compared: give statistics of the same neurons.")
     upto = lambda stats: _in_order(_sketch(stats._state)).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
     return (upto(a) - upto(b)).abs().amax(1)
-
-# %% ../../nbs/activations/40_statistics.ipynb #7ac88792
-def p_values(
-    score: Float[np.ndarray, "*test"],  # higher is better
-    null: Float[np.ndarray, "*draw"],   # what chance gives, pooled over all tests; NaN does not count
-) -> Float[np.ndarray, "*test"]:
-    "(1 + draws at least as high)/(1 + draws); NaN for a NaN. Never below 1/(1 + draws)."
-    null = np.sort(null[np.isfinite(null)])   # flat
-    higher = len(null) - np.searchsorted(null, score, side="left")
-    return np.where(np.isfinite(score), (1 + higher)/(1 + len(null)), np.nan)
-
-def q_values(p: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:
-    "Benjamini and Hochberg's (1995): the expected share of false ones among all tests at least as significant; NaN for a NaN, which is no test."
-    from scipy.stats import false_discovery_control
-    q, known = np.full(p.shape, np.nan), np.isfinite(p)
-    if known.any(): q[known] = false_discovery_control(p[known])
-    return q
-
-# %% ../../nbs/activations/40_statistics.ipynb #8a2ca454
-def mean_interval(values: Float[np.ndarray, "network"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    "Mean of a value for each network or seed, and its 95 % interval over them: a bootstrap one (expanded percentiles), below five values Student's t. NaN ends if there is one value."
-    from scipy.stats import norm, t
-    values = np.asarray(values, float)
-    n = len(values)
-    if not n or not np.isfinite(values).all(): raise BadInput(f"{np.isfinite(values).sum()} of {n} values are numbers: give one for each network or seed.")
-    if n == 1: return float(values[0]), math.nan, math.nan
-    if n < 5: return float(values.mean()), *map(float, values.mean() + np.array([-1, 1]) * t.ppf(.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(.975, n - 1))
-    means = np.random.default_rng(seed).choice(values, (draws, n)).mean(1)
-    return float(values.mean()), *map(float, np.quantile(means, [tail, 1 - tail]))
-
-# %% ../../nbs/activations/40_statistics.ipynb #5e4c1f99
-def sweep(
-    function: Callable[..., Sequence[dict]],     # (seed, **settings) -> rows; a module's function, if n_jobs > 1
-    settings: Mapping[str, Mapping[str, Any]],   # by name
-    seeds: Iterable[int] = range(5),
-    folder: Optional[str | Path] = None,         # where finished calls are kept; None: nowhere
-    n_jobs: int = 1,                             # calls at a time; under joblib.parallel_config("ray"), on a cluster
-) -> pd.DataFrame:
-    "The rows of all calls, with columns `setting` and `seed`."
-    calls = [(name, seed) for name in settings for seed in seeds]
-    if not calls: raise BadInput("a sweep needs at least one setting and one seed.")
-    parts = spread_calls(_kept, [(function, name, seed, dict(settings[name]), folder) for name, seed in calls], n_jobs, function.__name__, "run")
-    return pd.DataFrame([dict(setting=name, seed=seed, **row) for (name, seed), rows in zip(calls, parts) for row in rows])
-
-def _kept(function: Callable, name: str, seed: int, settings: dict, folder: Optional[str | Path]) -> list[dict]:
-    path, asked = Path(folder or ".")/f"{function.__name__}-{name}-{seed}.json".replace("/", "-").replace(" ", "_"), plain(settings)
-    if folder is not None and path.exists():
-        with contextlib.suppress(BadData, KeyError):
-            if (kept := read_json(path))["settings"] == asked: return kept["rows"]
-    rows = [plain(row) for row in function(seed, **settings)]
-    if folder is not None: write_json(path, dict(settings=asked, rows=rows))
-    return rows
-
-# %% ../../nbs/activations/40_statistics.ipynb #4d17c15f
-def interval_table(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    "For each group a row: mean of the value, its 95 % interval over rows (seeds), and how many; NaN where a group has no value."
-    rows = []
-    for key, part in frame.groupby(list(by), sort=False, dropna=False):
-        known = part[value].dropna()
-        mean, low, high = mean_interval(known) if len(known) else (math.nan,) * 3
-        rows.append(dict(zip(by, key)) | dict(mean=mean, low=low, high=high, rows=len(known)))
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "rows"])
-
-# %% ../../nbs/activations/40_statistics.ipynb #f248f15c
-def over_seeds(frame: pd.DataFrame, values: Sequence[str], by: str | Sequence[str] = "setting") -> pd.DataFrame:
-    "Mean over seeds of the values, each as text with its 95 % interval, if there are two seeds: `0.912 [0.905, 0.921]`."
-    def words(of: pd.Series) -> str:
-        of = of.dropna()
-        if not len(of): return "-"
-        mean, low, high = mean_interval(of.to_numpy(float))
-        digits = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 10 else 3
-        return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if len(of) > 1 else "")
-    return frame.groupby(by, sort=False, dropna=False)[list(values)].agg(words)
 
 # %% ../../nbs/activations/40_statistics.ipynb #8abc6272
 def layer_statistics(

@@ -25,7 +25,7 @@ from ..models import (check_layer, describe, is_as_loaded, load_model, model_nam
     resolve_model, token_strings)
 from .polysemantic import scan_polysemantic
 from ..introspection import SCORES, NeuronScanner, neuron_scores
-from ..activations import q_values
+from ..stats import q_values
 from ..data import group_texts, load_texts, split_groups
 from .token_level import (LEAST_R2, TokenProfile, ablation_effect, logit_contrast,
     logit_view, neuron_addresses, token_class, token_contrast, token_profiles)

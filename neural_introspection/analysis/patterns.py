@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..core import BadAddress, BadInput, Option, check_index, progress
 from .polysemantic import Places, PolysemanticResult, flat_rows, row_places
-from ..activations import NeuronStats, p_values, q_values
+from ..activations import NeuronStats
+from ..stats import p_values, q_values
 
 # %% auto #0
 __all__ = ['LIMIT', 'TESTS', 'SHUFFLES', 'PAIR_MEASURES', 'LINES', 'STATISTICS', 'KINDS', 'LayerRows', 'layer_rows',

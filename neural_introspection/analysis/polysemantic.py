@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import activation_batches, sink_rows
+from ..activations import NeuronStats, activation_batches, sink_rows
 from ..core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder, check_index, plain,
     progress, read_frame, read_json, site_layer, site_name, write_frame, write_json)
 from ..models import check_layer, describe, encode, token_text
-from ..activations import NeuronStats, p_values, q_values
+from ..stats import p_values, q_values
 
 # %% auto #0
 __all__ = ['GATES', 'NULLS', 'LEAST', 'SIZES', 'MEASURES', 'FORMAT', 'BACKGROUND', 'RANDOM', 'PolysematicDetector', 'Gates',

@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
-from ..activations import activation_batches, capture, edit, evaluating, run_from, sink_rows
+from ..activations import NeuronStats, activation_batches, capture, edit, run_from, sink_rows
+from ..models import (TokenBatch, check_layer, check_neuron, encode, evaluating, layer_width,
+    model_device, token_batch, token_batches, token_losses, token_strings)
 from ..core import BadAddress, BadInput, NeuronAddress, progress
-from ..models import (TokenBatch, check_layer, check_neuron, encode, layer_width, model_device,
-    token_batch, token_batches, token_losses, token_strings)
 from .polysemantic import snippets
-from ..activations import NeuronStats, p_values
+from ..stats import p_values
 
 # %% auto #0
 __all__ = ['Address', 'TOKEN_CLASSES', 'FUNCTION_WORDS', 'POSITIONS', 'LEAST_R2', 'VOCABULARY', 'ABLATIONS', 'POOL',

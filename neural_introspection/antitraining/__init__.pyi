@@ -19,11 +19,13 @@ from .antitraining import (
     AntitrainResult as AntitrainResult,
     AntitrainSettings as AntitrainSettings,
     Antitraining as Antitraining,
+    antitrain_step as antitrain_step,
     behaviour as behaviour,
     certify as certify,
     phases as phases,
     relearning_figure as relearning_figure,
     run_antitrain as run_antitrain,
+    train_step as train_step,
     two_layers as two_layers,
     weights_after as weights_after,
 )

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import capture, evaluating, find_site, hooks, read_logits
+from ..activations import capture, find_site, hooks
+from ..models import evaluating, read_logits
 from ..data import DATA_SETS, ClassificationData, load_classification
 from ..core import (BadData, BadInput, NeuralIntrospectionError, check_options, check_run_folder,
     find_run, full_path, load_optimizer_tensors, make_config, open_run, option, optimizer_tensors, pick_device, plain,
@@ -28,10 +29,10 @@ from .information import (IGNORED, Core, Examples, Reference, _reader, check_thr
 
 # %% auto #0
 __all__ = ['log', 'REFRESH', 'DECODERS', 'MOST_ROWS', 'MOST_CLASSES', 'weights_after', 'frozen_statistics', 'LayerState',
-           'antitrain_loss', 'AntitrainSettings', 'check_settings', 'Antitraining', 'phases', 'readings',
-           'history_figure', 'behaviour', 'layer_signals', 'decode', 'decoders', 'relearning', 'Certificate', 'certify',
-           'certificate_figure', 'relearning_figure', 'AntitrainConfig', 'two_layers', 'open_antitraining',
-           'AntitrainResult', 'seeds_figure', 'check_config', 'run_antitrain']
+           'antitrain_loss', 'AntitrainSettings', 'check_settings', 'Antitraining', 'train_step', 'antitrain_step',
+           'phases', 'readings', 'history_figure', 'behaviour', 'layer_signals', 'decode', 'decoders', 'relearning',
+           'Certificate', 'certify', 'certificate_figure', 'relearning_figure', 'AntitrainConfig', 'two_layers',
+           'open_antitraining', 'AntitrainResult', 'seeds_figure', 'check_config', 'run_antitrain']
 
 # %% ../../nbs/antitraining/20_antitraining.ipynb #5e482de7
 log = logging.getLogger("neural_introspection")
@@ -171,12 +172,12 @@ class Antitraining:
 
     def train(self, steps: int) -> None:
         "Training steps; in the share `blocked` of them the spectators are random, once there are any."
-        for _ in progress(range(steps), "train", unit="step"): _train_step(self)
+        for _ in progress(range(steps), "train", unit="step"): train_step(self)
 
     def antitrain(self, steps: int) -> None:
         "Antitraining steps, of each layer in turn. `BadInput` before the core was measured."
         _check_measured(self)
-        for _ in progress(range(steps), "antitrain", unit="step"): _antitrain_step(self)
+        for _ in progress(range(steps), "antitrain", unit="step"): antitrain_step(self)
 
     def measure(self, threshold: Optional[float] = None) -> dict[str, Core]:
         "Find the core of every layer; returns them by site."
@@ -253,7 +254,7 @@ def _training_mode(a: Antitraining) -> None:
     a.model.train()
     for m in a.resting: m.training = False
 
-def _train_step(a: Antitraining) -> None:
+def train_step(a: Antitraining) -> None:
     step, s = a.steps["train"], a.settings
     batch, noise = _batch(a, "train")
     if a.cores and step % REFRESH == 0: _refreshed(a)
@@ -272,7 +273,7 @@ def _train_step(a: Antitraining) -> None:
     if a.scheduler is not None: a.scheduler.step()
 
 # %% ../../nbs/antitraining/20_antitraining.ipynb #2517ca50
-def _antitrain_step(a: Antitraining) -> None:
+def antitrain_step(a: Antitraining) -> None:
     s = a.settings
     i = a.steps["antitrain"] % len(a.layers)
     layer, (batch, noise) = a.layers[i], _batch(a, "antitrain")
@@ -321,10 +322,10 @@ def _steps(a: Antitraining, steps: int, mode: str, remeasure: Callable = lambda:
     s, owed = a.settings, 0.
     for step in progress(range(steps), "cycle", unit="step"):
         if s.rerank_steps and step and step % s.rerank_steps == 0: remeasure()
-        _train_step(a)
+        train_step(a)
         owed += s.ratio
         while mode == "interleaved" and owed >= 1:
-            _antitrain_step(a)
+            antitrain_step(a)
             owed -= 1
     if mode == "sequential": a.antitrain(int(owed))
 

@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from neural_introspection.antitraining.antitraining import (REFRESH, AntitrainSettings, Antitraining, LayerState,
     behaviour, decode, layer_signals, two_layers)
-from ..activations import evaluating, find_site, hooks, read_logits
+from ..activations import find_site, hooks
+from ..models import evaluating, is_as_loaded, model_name, read_logits, resolve_model
 from ..data import load_classification
 from ..core import BadData, BadInput, progress, read_tensors, require, write_tensors
 from .information import (IGNORED, Core, Examples, Reference, Units, _reader,
     information_content, make_reference, randomised, randomised_scores, run_model, scores)
-from ..models import is_as_loaded, model_name, resolve_model
-from ..activations import interval_table, sweep
+from ..stats import interval_table, sweep
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'CONSTANTS', 'PLACES', 'Found', 'METHODS', 'writer_of', 'remove_units', 'train_steps',

@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import capture, evaluating, find_site, hooks
+from ..activations import capture, find_site, hooks
+from neural_introspection.models import (bos_id, evaluating, longest_text, model_device, named_weights, token_bytes,
+    with_weights)
 from ..core import BadInput, check_options, option, progress, require
 from neural_introspection.antitraining.information import (IGNORED, Examples, find_units, make_reference, next_tokens,
     scores, shared_information)
-from ..models import bos_id, longest_text, model_device, named_weights, token_bytes, with_weights
-from ..activations import mean_interval
+from ..stats import mean_interval
 
 # %% auto #0
 __all__ = ['PROBES', 'ACTIVATIONS', 'TIE_SCORES', 'string_characters', 'ConceptTokens', 'label_tokens', 'concept_tokens',

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import capture, evaluating, find_site, hooks, neuron_axis, read_logits, run_from
+from ..activations import NeuronStats, capture, find_site, hooks, neuron_axis, run_from
+from ..models import bos_id, encode, evaluating, read_logits
 from ..core import BadInput, BadTexts, progress, site_layer
-from ..models import bos_id, encode
-from ..activations import NeuronStats, q_values
+from ..stats import q_values
 
 # %% auto #0
 __all__ = ['IGNORED', 'FEW_CLASSES', 'HEAD_SITES', 'KINDS', 'FEW', 'ROOM', 'CORES', 'Examples', 'next_tokens', 'token_windows',

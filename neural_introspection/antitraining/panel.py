@@ -21,7 +21,7 @@ from ..core import BadInput, Cancelled, make_config, watch_progress
 from neural_introspection.antitraining.information import (Core, Information, core_set, information_content,
     make_reference, randomised_scores)
 from ..display import Panel, live_figure, live_or_static, options_table, renew_figure
-from ..display.panels import _watch
+from ..display import report_progress
 
 # %% auto #0
 __all__ = ['SMALL', 'NETWORK', 'STEPS', 'GROUPS', 'SAMPLE', 'HELD_OUT', 'WIDE', 'CELL', 'FAINT', 'DEAD', 'POINTS', 'ACTIONS',
@@ -236,7 +236,7 @@ def _act(panel: AntitrainPanel, options: Any) -> LiveReading:
 def _see(panel: AntitrainPanel, phase: str, desc: str, done: int, total: Optional[int]) -> None:
     "Progress of the steps, and from time to time a reading; raises `Cancelled` if Cancel was pressed."
     if desc in ACTIONS:
-        _watch(panel, desc, done, total)
+        report_progress(panel, desc, done, total)
         if 0 < done and time.monotonic() > panel._read["at"] + max(PAUSE, 3 * panel._read["cost"]): _look(panel, phase)
     elif panel._stop.is_set(): raise Cancelled("Cancelled while the core was measured.")
     else: panel.parts.status.value = "measuring the core"

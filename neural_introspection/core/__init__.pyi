@@ -13,6 +13,7 @@ from .core import (
     Option as Option,
     RunFolder as RunFolder,
     Target as Target,
+    archive_folder as archive_folder,
     atomic_folder as atomic_folder,
     atomic_write as atomic_write,
     check_index as check_index,

@@ -46,7 +46,7 @@ __all__ = ['BRING_TENSORFLOW', 'LAYER_TYPES', 'LONGEST', 'HELP', 'RUN_FOLDERS', 
            'load_optimizer_tensors', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml',
            'yaml_values', 'progress', 'watch_progress', 'in_pieces', 'stop_between', 'pick_jobs', 'spread_calls',
            'versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable',
-           'check_store', 'weight_hash']
+           'check_store', 'archive_folder', 'weight_hash']
 
 # %% ../../nbs/core/10_core.ipynb #6caedffe
 class NeuralIntrospectionError(Exception):
@@ -785,7 +785,7 @@ def open_run(
         for part in half_written(path): part.unlink()
         if not force_overwrite and is_resumable(path, config): run = RunFolder(path.absolute(), before, resumed=True, lock=lock)
         else:
-            archived = _put_aside(path, force_overwrite) if before else None
+            archived = archive_folder(path, force_overwrite) if before else None
             start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="microseconds"))   # tells it from any other run
             run = RunFolder(path.absolute(), start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
             if archived and not force_overwrite: logging.getLogger("neural_introspection").info("the previous run was archived as %s", shown_path(archived))
@@ -854,7 +854,7 @@ def check_store(
         raise BadInput(f"{path} holds something that is no {kind}: give another name.")
 
 # %% ../../nbs/core/10_core.ipynb #e93b2876
-def _put_aside(path: Path, remove: bool) -> Optional[Path]:
+def archive_folder(path: Path, remove: bool) -> Optional[Path]:
     if remove:  # out of the way in one step, so that a kill leaves no half a run
         shutil.rmtree(path.rename(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
         return None

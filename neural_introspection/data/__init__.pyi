@@ -10,7 +10,6 @@ from .texts import (
 from .classification import (
     ClassificationData as ClassificationData,
     DATA_SETS as DATA_SETS,
-    accuracy as accuracy,
     epoch_batches as epoch_batches,
     load_classification as load_classification,
     whole_numbers as whole_numbers,

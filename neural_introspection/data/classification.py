@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from ..activations import evaluating
+from torch import Tensor
 from ..core import BadData, BadInput, read_frame
 
 # %% auto #0
-__all__ = ['log', 'DATA_SETS', 'Table', 'ClassificationData', 'load_classification', 'epoch_batches', 'accuracy', 'whole_numbers']
+__all__ = ['log', 'DATA_SETS', 'Table', 'ClassificationData', 'load_classification', 'epoch_batches', 'whole_numbers']
 
 # %% ../../nbs/data/20_classification.ipynb #681e7faa
 log = logging.getLogger("neural_introspection")
@@ -133,11 +132,6 @@ def load_classification(
 def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "row"]]:
     "The rows of an epoch in a random order, batch by batch."
     return iter(torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(rows)).split(batch_size))
-
-@torch.no_grad()
-def accuracy(net: nn.Module, x: Float[Tensor, "row feature"], y: Int[Tensor, "row"]) -> float:
-    "The share of rows whose class gets the largest output."
-    with evaluating(net): return sum(int((net(part).argmax(1) == truth).sum()) for part, truth in zip(x.split(4096), y.split(4096))) / len(y)
 
 # %% ../../nbs/data/20_classification.ipynb #f1e8f8db
 def whole_numbers(text: str, what: str, example: str) -> list[int]:

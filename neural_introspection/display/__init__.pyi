@@ -29,5 +29,6 @@ from .panels import (
     options_table as options_table,
     progress_words as progress_words,
     renew_figure as renew_figure,
+    report_progress as report_progress,
     without_nan as without_nan,
 )

@@ -363,7 +363,7 @@ def interval_dots(
 def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
     "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
     import pandas as pd
-    from neural_introspection.activations import mean_interval
+    from neural_introspection.stats import mean_interval
     lines = []
     for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
         points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])

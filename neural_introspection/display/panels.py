@@ -26,7 +26,7 @@ from neural_introspection.core import (BadInput, Cancelled, NeuralIntrospectionE
 
 # %% auto #0
 __all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', 'form', 'as_output', 'without_nan', 'live_figure',
-           'renew_figure', 'PanelParts', 'lay_out', 'progress_words', 'Panel']
+           'renew_figure', 'PanelParts', 'lay_out', 'progress_words', 'Panel', 'report_progress']
 
 # %% ../../nbs/display/20_panels.ipynb #bddbf00c
 _LABEL = "11.5em"  # the width of an option's name
@@ -407,7 +407,7 @@ def _work(panel: Panel, config: Any) -> None:
     "One run, in its thread; never raises."
     start = time.monotonic()
     try:
-        with watch_progress(lambda *step: _watch(panel, *step)): panel.result = panel.run(config)
+        with watch_progress(lambda *step: report_progress(panel, *step)): panel.result = panel.run(config)
         shown = panel.show(panel.result)
         panel.parts.output.outputs = tuple(map(as_output, shown if isinstance(shown, (list, tuple)) else [shown]))
         _finish(panel, "success", f"Done in {time.monotonic() - start:.1f} s.")
@@ -415,7 +415,7 @@ def _work(panel: Panel, config: Any) -> None:
     finally: _set_running(panel, False)
 
 # %% ../../nbs/display/20_panels.ipynb #050c0163
-def _watch(panel: Panel, desc: str, done: int, total: Optional[int]) -> None:
+def report_progress(panel: Panel, desc: str, done: int, total: Optional[int]) -> None:
     "Show one step of progress, at most ten times a second; raise `Cancelled` if Cancel was pressed."
     if panel._stop.is_set(): raise Cancelled(f"Cancelled at {progress_words(desc, done, total, 0)}.")
     now, clock = time.monotonic(), panel._clock

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from ..antitraining import Antitraining, AntitrainSettings, phases, two_layers
-from ..antitraining.antitraining import _antitrain_step, _train_step
-from ..activations import evaluating
+from ..antitraining import antitrain_step, train_step
+from ..models import evaluating
 from ..data import load_classification
 from ..core import BadInput
 from ..antitraining import (Examples, compare_information, information_content, make_reference,
     randomised_scores, scores, token_windows)
-from ..activations import mean_interval, over_seeds, sweep
+from ..stats import mean_interval, over_seeds, sweep
 from ..display import sweep_figure
 
 # %% auto #0
@@ -110,8 +110,8 @@ def regularised_rows(seed: int, method: Literal["none", "l1", "l2", "dropout", "
     for step in range(1, steps + 1):
         if method == "antitraining" and step > 100 and step % 100 == 1: a.measure()
         if method in ("l1", "l2"): _penalised_step(a, method, strength)
-        else: _train_step(a)
-        if a.cores: _antitrain_step(a)
+        else: train_step(a)
+        if a.cores: antitrain_step(a)
         if step % every == 0 or step == steps:
             now = dict(zip(("valid_loss", "valid_accuracy"), _evaluated(net, valid))) | dict(zip(("test_loss", "test_accuracy"), _evaluated(net, test)))
             train_accuracy = _evaluated(net, train)[1]

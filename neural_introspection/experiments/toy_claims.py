@@ -8,7 +8,7 @@ from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 from ..core import BadInput
-from ..activations import mean_interval
+from ..stats import mean_interval
 from ..toy import MEASURES, PRESETS, laptop_table, run_presets
 
 # %% auto #0

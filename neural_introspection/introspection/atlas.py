@@ -25,12 +25,12 @@ from .card import leakage_label
 from ..core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, atomic_folder,
     check_options, check_store, full_path, make_config, option, plain, progress, read_tensors, shown_path, site_name,
     watch_progress, write_tensors)
-from ..core.core import _put_aside
+from ..core import archive_folder
 from .dataset import text_hash
 from ..models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
     model_device, resolve_model, spread, token_batch, token_batches)
 from .predictor import fold_of
-from ..activations import p_values, q_values
+from ..stats import p_values, q_values
 from ..data import group_texts, load_texts
 
 # %% auto #0
@@ -633,7 +633,7 @@ def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
 def _archive(path: Path) -> None:
     "Put an atlas that is there aside."
     if not (path/"zarr.json").exists(): return
-    logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", shown_path(_put_aside(path, remove=False)))
+    logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", shown_path(archive_folder(path, remove=False)))
 
 # %% ../../nbs/introspection/70_atlas.ipynb #4e96ae20
 def summary(result: AtlasResult, config: AtlasConfig) -> dict:

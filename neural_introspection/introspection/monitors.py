@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from neural_introspection.activations import (ActivationMonitor, ModelInterface, Position, evaluating, fitting_texts,
-    parse_position, pick_positions)
+from ..activations import (ActivationMonitor, ModelInterface, NeuronStats, Position, fitting_texts,
+    parse_position, pick_positions, sketch_distance)
+from ..models import COMPONENTS, encode, evaluating, weight_place
 from ..core import BadInput, NeuronAddress, Target, write_frame, write_json
-from ..models import COMPONENTS, encode, weight_place
 from .dataset import check_target
-from ..activations import NeuronStats, sketch_distance
+
 
 # %% auto #0
 __all__ = ['COLUMNS', 'READINGS', 'DEAD_BELOW', 'DRIFT', 'CURVES', 'place_of', 'GradientTracker', 'gradient_map', 'moved',

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from .atlas import AtlasResult, atlas_panel, run_atlas
-from ..activations import fitting_texts, parse_position
+from ..activations import NeuronStats, fitting_texts, parse_position
 from .card import IntrospectionCard, confusion_figure, make_card, predict_rows, varies
 from ..core import (HELP, BadData, BadInput, NeuronAddress, RunFolder, Target, check_options,
     check_run_folder, check_writable, is_resumable, make_config, open_run, option, plain, read_frame, read_json,
@@ -27,7 +27,6 @@ from neural_introspection.models import (check_layer, check_neuron, describe, en
     resolve_model)
 from .predictor import ActivationPredictor, BinKind, Head, head_directions, make_bins
 from .scanner import NeuronScanner, ScanResult, neuron_scores
-from ..activations import NeuronStats
 from ..data import Corpus, group_texts, load_texts, split_groups
 from neural_introspection.introspection.trainer import (PredictorTrainer, Strategy, TrainResult, Unfreezing,
     learning_weights)

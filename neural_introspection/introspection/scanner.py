@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from ..activations import SINK, Position, chosen_tokens, fitting_texts, hooks, sink_tokens
+from neural_introspection.activations import (SINK, NeuronStats, Position, chosen_tokens, fitting_texts, hooks,
+    sink_tokens)
 from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddress, progress, read_tensors, site_name,
     write_tensors)
 from neural_introspection.models import (TokenBatch, check_layer, describe, encode, layer_width, spread, token_batch,
     token_batches, token_text)
-from ..activations import NeuronStats
+
 
 # %% auto #0
 __all__ = ['SCORES', 'PART', 'neuron_scores', 'available_scores', 'ScanResult', 'top_contexts', 'NeuronScanner']

@@ -33,3 +33,8 @@ from .models import (
     weight_place as weight_place,
     with_weights as with_weights,
 )
+from .evaluation import (
+    accuracy as accuracy,
+    evaluating as evaluating,
+    read_logits as read_logits,
+)

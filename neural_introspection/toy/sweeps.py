@@ -20,7 +20,7 @@ import torch
 from ..core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, find_run,
     full_path, is_resumable, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress,
     read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
-from ..activations import interval_table, over_seeds
+from ..stats import interval_table, over_seeds
 from .models import (LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy,
     monosemanticity, same_shape, single_feature_activations)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from ..core import BadInput, MissingExtra, progress, require, write_frame, write_json
-from ..activations import p_values
+from ..stats import p_values
 from .tracing import NetworkTrace
 
 # %% auto #0

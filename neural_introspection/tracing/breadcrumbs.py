@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import evaluating, hooks
+from ..activations import hooks
+from ..models import evaluating
 from ..core import BadAddress, BadData, BadInput, check_index, progress
-from ..activations import mean_interval
+from ..stats import mean_interval
 from .tracing import Layer, NetworkTrace, TraceableNN, read_logits
 
 # %% auto #0

@@ -15,14 +15,13 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from ..activations import evaluating
-from neural_introspection.data import (DATA_SETS, ClassificationData, accuracy, epoch_batches, load_classification,
-    whole_numbers)
+from ..models import accuracy, evaluating
+from ..data import DATA_SETS, ClassificationData, epoch_batches, load_classification, whole_numbers
 from neural_introspection.core import (HELP, BadData, BadInput, RunFolder, atomic_folder, check_options,
     check_run_folder, check_store, full_path, load_optimizer_tensors, make_config, open_run, optimizer_tensors, option,
     pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions, weight_hash,
     write_tensors)
-from ..core.core import _put_aside
+from ..core import archive_folder
 from neural_introspection.tracing.tracing import (InferenceHistory, Intervals, NetworkTrace, TraceableNN,
     trace_inference, traced_epochs)
 
@@ -284,7 +283,7 @@ def run_trace(config: TraceConfig) -> TraceResult:
 
 def _make_room(output: Path, remove: bool) -> None:
     "Put another trace aside."
-    archived = _put_aside(output.absolute(), remove) if output.exists() else None
+    archived = archive_folder(output.absolute(), remove) if output.exists() else None
     if archived: log.info("the previous trace was archived as %s", shown_path(archived))
 
 def _finished(output: Path, asked: dict) -> Optional[TraceResult]:

@@ -29,11 +29,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import ModelInterface, evaluating, find_site, hooks, neuron_axis, read_logits
-from ..activations.capturing import _first_tensor
+from ..activations import ModelInterface, NeuronStats, find_site, hooks, neuron_axis
+from ..models import evaluating, read_logits
+from ..activations import first_tensor
 from ..core import (BadAddress, BadData, BadInput, NeuralIntrospectionError, atomic_folder,
     check_store, plain, progress, require, write_text)
-from ..activations import NeuronStats, q_values
+from ..stats import q_values
 
 # %% auto #0
 __all__ = ['KINDS', 'Layers', 'Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_METRICS', 'log', 'ROOM', 'FORMAT', 'CHUNK', 'AXES',
@@ -1354,7 +1355,7 @@ def split_batch(batch: Any) -> tuple[Any, Optional[Tensor]]:
 
 def _are_labels(x: Any, inputs: Any) -> bool:
     "Whether a part of a batch is a whole number (or a list of one, or a 0 or 1 of any kind) for each sample."
-    inputs = inputs if hasattr(inputs, "shape") else _first_tensor(inputs)
+    inputs = inputs if hasattr(inputs, "shape") else first_tensor(inputs)
     if not isinstance(x, (Tensor, np.ndarray)) or inputs is None: return False
     x = torch.as_tensor(x)
     whole = not x.is_floating_point() or bool(((x == 0) | (x == 1)).all())
@@ -1390,7 +1391,7 @@ class ReadAnswers:
 
     def logits(self, output: Any, labels: Optional[Tensor]) -> Float[Tensor, "sample class"]:
         "A row for each sample."
-        found = _first_tensor(read_logits(output))
+        found = first_tensor(read_logits(output))
         shape = "nothing" if found is None else tuple(found.shape)
         if found is None or not 1 <= found.ndim <= 3: raise BadInput(f"the model's output ({shape}) does not name a class of each sample: give answers=, a function of it that returns the classes and their probabilities.")
         found = found.detach().float()

@@ -1,0 +1,4 @@
+"""Intervals, p-values, q-values, and sweeps over seeds."""
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
