@@ -14,7 +14,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from .antitraining import Antitraining, AntitrainConfig, AntitrainResult, Certificate, check_settings, open_antitraining, run_antitrain
 from .core import BadInput, Cancelled, make_config, watch_progress
 from .information import Core, Information, core_set, information_content, make_reference, randomised_scores

@@ -21,7 +21,7 @@ from .antitraining import REFRESH, AntitrainSettings, Antitraining, LayerState, 
 from .capture import evaluating, find_site, hooks, read_logits
 from .classification import load_classification
 from .core import BadData, BadInput, progress, read_tensors, require, write_tensors
-from .information import IGNORED, Core, Examples, Reference, Units, _reader, information_content, make_reference, randomised, randomised_scores, run_model, scores
+from .information import IGNORED, Core, Examples, Reference, _reader, information_content, make_reference, randomised, randomised_scores, run_model, scores
 from .models import is_as_loaded, model_name, resolve_model
 from .stats import interval_table, sweep
 

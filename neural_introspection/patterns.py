@@ -631,7 +631,7 @@ def _cluster_frame(neurons: np.ndarray, labels: np.ndarray, r: np.ndarray) -> pd
     return pd.DataFrame(dict(neuron=neurons, cluster=label, size=mates.sum(1) + 1, correlation=inside))
 
 def _cluster_figure(c: CorrelationClusters) -> Any:
-    from neural_introspection.viz import COLOURS, distinct, heat_map
+    from neural_introspection.viz import COLOURS, heat_map
     order = np.lexsort((-c.frame.correlation.fillna(0), c.frame.cluster))
     r, part = np.array(c.pearson[np.ix_(order, order)]), c.frame.iloc[order]
     np.fill_diagonal(r, np.nan)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from .capture import SINK, Position, chosen_tokens, fitting_texts, hooks, sink_tokens
 from .core import (BadAddress, BadData, BadInput, NeuronAddress, progress, read_tensors,

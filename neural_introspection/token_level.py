@@ -7,7 +7,6 @@ from __future__ import annotations
 import html
 import keyword
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any, Iterator, Optional, Sequence, Union
 import numpy as np
