@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from neural_introspection import token_level
-from neural_introspection.capture import capture, edit
+from neural_introspection.capture import edit
 from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
 from neural_introspection.models import as_bridge, encode, load_model, token_batch, token_bytes, token_losses, token_strings, token_text
 from neural_introspection.texts import load_texts
