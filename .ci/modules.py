@@ -1,5 +1,6 @@
 """What the modules and notebooks of this repository import and export, read from their source; nothing is run."""
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ def notebook_files(root=ROOT):
     return sorted(p for p in top.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(top).parts))
 
 
+@functools.cache
 def notebook_code(path):
     "The code of a notebook's cells; lines for IPython become comments."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -26,6 +28,7 @@ def notebook_code(path):
     return re.sub(r"^(\s*)([%!].*)$", r"\1pass  # \2", code, flags=re.M)
 
 
+@functools.cache
 def parse(path):
     "The syntax tree of a module or a notebook."
     return ast.parse(notebook_code(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8"), str(path))
