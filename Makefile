@@ -10,18 +10,27 @@ HAS_VOILA = $(BIN)/python -c "import voila" 2>/dev/null || { echo "The dashboard
 VOILA = JUPYTER_PATH="$$PWD/nbs/dashboards/_share" JUPYTER_PREFER_ENV_PATH=1 sh -c 'cd nbs/dashboards && exec "$$@"' sh "$(abspath $(BIN))/python" -m voila --template=offline $(VOILA_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab dashboard explorer notebooks readme docs bench clean
+.PHONY: help setup demo quick test ratchet lab dashboard explorer notebooks readme docs bench clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY)  ## Make .venv with everything in it (the others do this when needed)
 
 demo: $(READY)  ## Predict a neuron of the bundled pocket model and print the result beside its baselines
 	$(BIN)/neural-introspection run --model pocket --output-dir runs/demo $(DEMO_FLAGS)
 
-test: $(READY)  ## Run every notebook, then the tests; the last line has the counts
+quick: $(READY)  ## Check a change in two minutes: ruff, export, import rules, tests/unit, the notebooks it touches
+	@$(BIN)/python .ci/quick.py
+
+test: $(READY)  ## Run every notebook, every check and every test; the last line has the counts
 	@$(BIN)/python .ci/test.py
+
+test-%: $(READY)  ## Run the notebooks and tests of one system: make test-tracing
+	@$(BIN)/python .ci/test.py $*
+
+ratchet: $(READY)  ## Write down that there are fewer old faults (.ci/ratchet.json)
+	@$(BIN)/python .ci/ratchet.py --update
 
 lab: $(READY)  ## Open the notebooks in JupyterLab
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab nbs/index.ipynb

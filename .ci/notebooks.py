@@ -1,17 +1,13 @@
 """Every notebook through nbdev's own test runner, in parallel. In a module of its own, because the runner replaces `__main__`."""
-from pathlib import Path
-
+from checks import say
 from fastcore.parallel import parallel
 from joblib.externals.loky import get_reusable_executor
+from modules import ROOT
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
-
-
-def say(*words): print(*words, flush=True)
 
 
 def notebooks():
@@ -28,11 +24,12 @@ def run_notebook(path):
     return name, ok, seconds
 
 
-def notebook_results():
+def notebook_results(paths):
     "The result of every notebook; where one kills its process, that is one failure more."
-    paths = notebooks()[::-1]   # the last pages take longest: they go first, so that no process waits for them at the end
+    if not paths: return []
     say(f"{len(paths)} notebooks, {WORKERS} at a time")
-    try: return list(parallel(run_notebook, paths, n_workers=WORKERS))
+    # The last pages take longest: they go first, so that no process waits for them at the end.
+    try: return list(parallel(run_notebook, paths[::-1], n_workers=WORKERS))
     except Exception as e:
         say(f"FAILED the notebooks stopped: {type(e).__name__}: {e}")
         return [("one of the notebooks killed its process", False, 0.0)]

@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, full_path,
     make_config, option, options, plain, shown_path, to_yaml, versions, yaml_values)
@@ -153,7 +154,6 @@ def _as_words(value: Any) -> Any: return value if value is None or isinstance(va
 # %% ../nbs/90_cli.ipynb #666a0d33
 def _parser_class(config: Any) -> type:
     "A dataclass with one nested dataclass for each group of options; defaults are the config's values."
-    import tyro
     groups: dict[str, list] = {}
     for part in (config, OutputOptions()):
         for o in options(part):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from neural_introspection.core import triton_first
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 sys.path.insert(0, str(ROOT / ".ci"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,3 +32,22 @@ def finished(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     for name in ("stdout", "stderr"): (folder / name).write_text(getattr(done, name))
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Headless Chromium with a new profile."
+    from lab import BROWSERS, FLAGS, START, find_browser
+    executable = find_browser()
+    if executable is None: pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is on the PATH")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: install the extra dev")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=START * 1000)
+        yield chromium
+        chromium.close()
+
+
+def pytest_collection_modifyitems(items):
+    "Everything in tests/browser is marked `browser`."
+    for item in items:
+        if item.path.is_relative_to(TESTS / "browser"): item.add_marker("browser")

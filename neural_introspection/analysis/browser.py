@@ -17,13 +17,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from ..activations import NeuronStats, activation_batches, sink_rows
-from ..core import (BadAddress, BadData, BadInput, BadTexts, Cancelled, NeuralIntrospectionError,
-    NeuronAddress, atomic_folder, check_index, progress, read_json, site_name, watch_progress, write_json)
-from ..models import check_layer, describe, encode, load_model, model_hash, model_name
 from .polysemantic import PolysemanticResult, scan_polysemantic, snippets
-from ..stats import p_values
 from .token_level import (ABLATIONS, AblationReference, LogitView, TokenActivations,
     ablation_effect, ablation_reference, logit_view, token_activations)
+from ..core import (BadAddress, BadData, BadInput, BadTexts, Cancelled, NeuralIntrospectionError,
+    NeuronAddress, atomic_folder, check_index, progress, read_json, site_name, watch_progress, write_json)
+from ..models import check_layer, encode, load_model, model_hash, model_name
+from ..stats import p_values
 
 # %% auto #0
 __all__ = ['FORMAT', 'STRONGEST', 'OTHERS', 'ORDERS', 'SECTIONS', 'LayerIndex', 'layer_index', 'text_effects', 'random_effects',

@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..core import BadAddress, BadInput, Option, check_index, progress
-from .polysemantic import Places, PolysemanticResult, flat_rows, row_places
 from ..activations import NeuronStats
+from .polysemantic import Places, PolysemanticResult, flat_rows, row_places
+from ..core import BadAddress, BadInput, Option, check_index, progress
 from ..stats import p_values, q_values
 
 # %% auto #0
@@ -632,7 +632,7 @@ def _cluster_frame(neurons: np.ndarray, labels: np.ndarray, r: np.ndarray) -> pd
     return pd.DataFrame(dict(neuron=neurons, cluster=label, size=mates.sum(1) + 1, correlation=inside))
 
 def _cluster_figure(c: CorrelationClusters) -> Any:
-    from neural_introspection.display import COLOURS, distinct, heat_map
+    from neural_introspection.display import COLOURS, heat_map
     order = np.lexsort((-c.frame.correlation.fillna(0), c.frame.cluster))
     r, part = np.array(c.pearson[np.ix_(order, order)]), c.frame.iloc[order]
     np.fill_diagonal(r, np.nan)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import html
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 import numpy as np

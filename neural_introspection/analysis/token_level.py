@@ -7,7 +7,6 @@ from __future__ import annotations
 import html
 import keyword
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any, Iterator, Optional, Sequence, Union
 import numpy as np
@@ -16,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from ..activations import NeuronStats, activation_batches, capture, edit, run_from, sink_rows
+from .polysemantic import snippets
+from ..core import BadAddress, BadInput, NeuronAddress, progress
 from ..models import (TokenBatch, check_layer, check_neuron, encode, evaluating, layer_width,
     model_device, token_batch, token_batches, token_losses, token_strings)
-from ..core import BadAddress, BadInput, NeuronAddress, progress
-from .polysemantic import snippets
 from ..stats import p_values
 
 # %% auto #0

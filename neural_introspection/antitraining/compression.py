@@ -4,7 +4,6 @@
 
 # %% ../../nbs/antitraining/30_compression.ipynb #26933b26
 from __future__ import annotations
-import contextlib
 import copy
 import dataclasses
 import math
@@ -17,14 +16,14 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from neural_introspection.antitraining.antitraining import (REFRESH, AntitrainSettings, Antitraining, LayerState,
-    behaviour, decode, layer_signals, two_layers)
 from ..activations import find_site, hooks
-from ..models import evaluating, is_as_loaded, model_name, read_logits, resolve_model
-from ..data import load_classification
-from ..core import BadData, BadInput, progress, read_tensors, require, write_tensors
-from .information import (IGNORED, Core, Examples, Reference, Units, _reader,
+from neural_introspection.antitraining.antitraining import (REFRESH, Antitraining, AntitrainSettings, LayerState,
+    behaviour, decode, layer_signals, two_layers)
+from .information import (IGNORED, Core, Examples, Reference, _reader,
     information_content, make_reference, randomised, randomised_scores, run_model, scores)
+from ..core import BadData, BadInput, progress, read_tensors, require, write_tensors
+from ..data import load_classification
+from ..models import evaluating, is_as_loaded, model_name, read_logits, resolve_model
 from ..stats import interval_table, sweep
 
 # %% auto #0

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd

@@ -14,14 +14,14 @@ from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from .antitraining import (Antitraining, AntitrainConfig, AntitrainResult, Certificate,
+from jaxtyping import Bool
+from .antitraining import (AntitrainConfig, Antitraining, AntitrainResult, Certificate,
     check_settings, open_antitraining, run_antitrain)
-from ..core import BadInput, Cancelled, make_config, watch_progress
 from neural_introspection.antitraining.information import (Core, Information, core_set, information_content,
     make_reference, randomised_scores)
-from ..display import Panel, live_figure, live_or_static, options_table, renew_figure
-from ..display import report_progress
+from ..core import BadInput, Cancelled, make_config, watch_progress
+from neural_introspection.display import (Panel, live_figure, live_or_static, options_table, renew_figure,
+    report_progress)
 
 # %% auto #0
 __all__ = ['SMALL', 'NETWORK', 'STEPS', 'GROUPS', 'SAMPLE', 'HELD_OUT', 'WIDE', 'CELL', 'FAINT', 'DEAD', 'POINTS', 'ACTIONS',

@@ -513,11 +513,11 @@ def check_options(config: Any) -> None:
         if value is None: continue
         if o.choices and value not in o.choices:
             raise BadInput(f"{o.name} is {value!r}, but must be one of {', '.join(map(str, o.choices))}.")
-        for value in value if o.kind is tuple else [value] if o.kind in (int, float) else []:
+        for number in value if o.kind is tuple else [value] if o.kind in (int, float) else []:
             low, high = o.minimum, o.maximum
-            if value != value or value in (float("inf"), float("-inf")): raise BadInput(f"{o.name} is {value}, but must be finite.")
-            if (low is not None and value < low) or (high is not None and value > high):
-                raise BadInput(f"{o.name} is {value}, but must be {_span(low, high)}.")
+            if number != number or number in (float("inf"), float("-inf")): raise BadInput(f"{o.name} is {number}, but must be finite.")
+            if (low is not None and number < low) or (high is not None and number > high):
+                raise BadInput(f"{o.name} is {number}, but must be {_span(low, high)}.")
 
 # %% ../../nbs/core/10_core.ipynb #e3d5563e
 def _span(low: Optional[float], high: Optional[float]) -> str:

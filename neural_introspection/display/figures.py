@@ -360,7 +360,7 @@ def interval_dots(
     "Named values below each other, with their intervals as error bars along x; an end that is not finite draws none."
     return go.Scatter(**dict(x=np.asarray(middle, "f4"), y=list(names), mode="markers", error_x=_error_bars(middle, low, high)) | more)
 
-def sweep_figure(frame: pd.DataFrame, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
+def sweep_figure(frame: Any, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
     "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
     import pandas as pd
     from neural_introspection.stats import mean_interval

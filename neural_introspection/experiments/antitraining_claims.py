@@ -8,7 +8,7 @@ from typing import Any, Literal, Optional
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from ..antitraining import Antitraining, AntitrainSettings, phases, two_layers
 from ..antitraining import antitrain_step, train_step

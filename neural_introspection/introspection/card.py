@@ -19,12 +19,12 @@ from torch import Tensor
 from ..activations import activation_batches, edit
 from ..core import (BadData, BadInput, plain, progress, read_frame, read_json, read_tensors,
     site_layer, site_name, write_frame, write_json, write_tensors)
+from ..data import group_texts, leaked_share
 from .dataset import ActivationDataset, collect_activations
+from .predictor import ActivationPredictor, Bins, Head
+from .trainer import PredictorTrainer, TrainResult, fit_head, fit_identity
 from ..models import (as_bridge, encode, longest_text, model_device, model_hash, model_name,
     token_batch, token_batches, with_weights)
-from .predictor import ActivationPredictor, Bins, Head
-from ..data import group_texts, leaked_share
-from .trainer import PredictorTrainer, TrainResult, fit_head, fit_identity
 
 # %% auto #0
 __all__ = ['Rows', 'METRICS', 'LEAKAGE', 'VERDICTS', 'DECISION', 'SHUFFLES', 'TASKS', 'Resamples', 'resamples', 'varies',

@@ -15,21 +15,21 @@ from typing import Any, Literal, Optional
 import numpy as np
 import pandas as pd
 import torch
-from .atlas import AtlasResult, atlas_panel, run_atlas
 from ..activations import NeuronStats, fitting_texts, parse_position
-from .card import IntrospectionCard, confusion_figure, make_card, predict_rows, varies
 from ..core import (HELP, BadData, BadInput, NeuronAddress, RunFolder, Target, check_options,
     check_run_folder, check_writable, is_resumable, make_config, open_run, option, plain, read_frame, read_json,
     require, seed_everything, shown_path, site_name, write_frame, write_json, write_text)
+from ..data import Corpus, group_texts, load_texts, split_groups
+from .atlas import AtlasResult, atlas_panel
+from .card import IntrospectionCard, confusion_figure, make_card, predict_rows, varies
 from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
     collect_activations, text_hash)
-from neural_introspection.models import (check_layer, check_neuron, describe, encode, load_model, longest_text,
-    resolve_model)
 from .predictor import ActivationPredictor, BinKind, Head, head_directions, make_bins
 from .scanner import NeuronScanner, ScanResult, neuron_scores
-from ..data import Corpus, group_texts, load_texts, split_groups
 from neural_introspection.introspection.trainer import (PredictorTrainer, Strategy, TrainResult, Unfreezing,
     learning_weights)
+from neural_introspection.models import (check_layer, check_neuron, describe, encode, load_model, longest_text,
+    resolve_model)
 
 # %% auto #0
 __all__ = ['log', 'LayerType', 'ScoreName', 'Dtype', 'IntrospectionConfig', 'parse_neurons', 'unfreezing_of', 'check_config',

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from neural_introspection.activations import (SINK, NeuronStats, Position, chosen_tokens, fitting_texts, hooks,
     sink_tokens)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math
 from dataclasses import replace
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch

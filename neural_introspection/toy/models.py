@@ -11,11 +11,10 @@ from typing import Any, Callable, Literal, NamedTuple, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
-from neural_introspection.core import (BadData, BadInput, check_options, make_config, option, pick_device, progress,
-    stop_between)
+from ..core import BadData, BadInput, check_options, option, pick_device, progress, stop_between
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'MONOSEMANTIC', 'VARYING', 'LOSS_EVERY', 'ToySettings', 'check_toy', 'random_embedder', 'frequencies',

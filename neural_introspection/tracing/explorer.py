@@ -344,7 +344,7 @@ def layer_history(trace: NetworkTrace, metric: str) -> Any:
 
 def _layer_curves(layer: str, quartiles: Float[np.ndarray, "epoch quartile"], epochs: Sequence[int], index: int) -> list[Any]:
     import plotly.graph_objects as go
-    from neural_introspection.display import COLOURS, colour_of, label
+    from neural_introspection.display import colour_of, label
     colour, dash = colour_of("", index), ("solid", "dash", "dot", "dashdot")[index % 4]
     line = go.Scatter(x=epochs, y=quartiles[:, 1].astype("f4"), name=label(layer, 32), legendgroup=layer, mode="lines+markers",
                       line=dict(color=colour, dash=dash, width=2), marker_size=4, hovertemplate="epoch %{x}: %{y:.4g}")

@@ -64,22 +64,8 @@ def test_is_valid(name, pages):
 
 
 @each_notebook
-def test_title_cell_holds_title_and_subtitle_only(name):
-    cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
-    title = next(text(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    lost = [line for line in title.splitlines() if line.strip() and not line.startswith(("# ", "> ", "- "))]
-    assert title.startswith("# "), "the first markdown cell is the title"
-    assert lost == [], "nbdev drops these lines from the site: move them to the next cell, or run `python .ci/execute.py`"
-
-
-@each_notebook
 def test_has_no_error_output(name, pages):
     assert [o["ename"] for o in outputs(pages[name]) if o["output_type"] == "error"] == []
-
-
-@each_notebook
-def test_stores_no_widget_state(name):
-    assert "widgets" not in json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["metadata"]
 
 
 @each_notebook

@@ -7,8 +7,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from neural_introspection.introspection import (AtlasConfig, AtlasResult, NeuronAtlas, paired_rows, partners, run_atlas,
-    summary)
+from neural_introspection.introspection import AtlasConfig, AtlasResult, NeuronAtlas, run_atlas, summary
 from neural_introspection.activations import edit
 from neural_introspection.core import BadInput, BadTexts, read_tensors, watch_progress
 from neural_introspection.models import encode, load_model, model_hash, token_batch
@@ -105,23 +104,13 @@ def test_one_token_texts_and_one_text_batches(model):
     with pytest.raises(BadTexts, match="cannot fill 5 folds"): NeuronAtlas(model).probe(words, [0] * 60)
 
 
-def test_partners_are_permutations_into_other_groups():
-    rng = np.random.default_rng(0)
-    for n in range(1, 20):
-        groups = rng.integers(0, 1 + n // 2, n)
-        p = partners(groups, rng)
-        assert sorted(p) == list(range(n))
-        if np.bincount(groups).max() <= n / 2: assert (groups[p] != groups).all()
-    rows, _ = paired_rows(np.repeat([0, 2], [3, 5]), np.arange(3), 1, rng)   # text 1 was masked as a whole
-    assert rows[0].tolist() == [3, 4, 5, 0, 1, 2, 0, 1]
-
-
 def test_bfloat16(corpus):
     "Half-precision activations are probed in full precision."
     found = NeuronAtlas(load_model("pocket", device="cpu", dtype="bfloat16")).probe(*corpus)
     assert np.isfinite(found.data.r2).all() and found.significant > 1000
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda(corpus, serial):
     found = NeuronAtlas(load_model("pocket", device="cuda"), batch_size=4).probe(*corpus)

@@ -1,6 +1,6 @@
 """The explorer of toy models as a user meets it: trained, cancelled, compared and clicked in a real JupyterLab, then opened as the page of `make explorer`.
 
-What the figures show is read from plotly's own data in the browser, and compared with the sweeps on disk. Nothing may be asked of
+What the figures show is read from plotly's own data in the and compared with the sweeps on disk. Nothing may be asked of
 another machine, and the browser's console stays free of errors.
 """
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import CELLS, CLICK, CONTRAST, FITTED, OPEN, STATE, Seen, browser, eventually, expect_idle, lab_environment, notebook_in_lab, nothing_elsewhere, watch
-from test_trace_lab import CELL, serve_voila, stop_voila, wait_open
+from lab import CELL, CELLS, CONTRAST, FITTED, OPEN, STATE, Seen, eventually, expect_idle, lab_environment, notebook_in_lab, nothing_elsewhere, serve_voila, stop_voila, wait_open, watch
+
 
 TRAINED = 30  # the most seconds until a sweep is trained
 # A plot of the page by the words of its title.

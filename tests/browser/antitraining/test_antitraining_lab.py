@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_lab import CONTRAST, FITTED, STATE, Seen, browser, eventually, expect_idle, notebook_in_lab, nothing_elsewhere
+from lab import CONTRAST, FITTED, STATE, Seen, eventually, expect_idle, notebook_in_lab, nothing_elsewhere
 
 START_CELLS = ["from neural_introspection.antitraining import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done

@@ -1,8 +1,6 @@
 """Antitraining where a notebook can't show it: killed, in several processes, from the shell; odd models, and what must stay as it was."""
 import copy
-import json
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -1,255 +1,20 @@
-"""The trace where a notebook can't show it: killed, torn, damaged, larger than memory; odd models, odd numbers, and training that must not notice."""
+"""The trace of small networks in this process: odd models, odd numbers, odd options, and what must not happen."""
 import contextlib
 import gc
-import json
 import logging
 import math
-import os
-import pickle
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from neural_introspection.core import BadAddress, BadData, BadInput, Cancelled
+from neural_introspection.core import BadData, BadInput, Cancelled
 from neural_introspection.activations import NeuronStats
-from neural_introspection.tracing import NetworkTrace, TraceableNN, TraceWarning, trace_inference
-from shell import is_one_sentence, snapshot, wait_until
-from sklearn.datasets import load_digits
+from neural_introspection.tracing import NetworkTrace, TraceableNN, trace_inference
+from shell import is_one_sentence, snapshot
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, rnn
-
-torch.set_num_threads(1)
-DIGITS = load_digits()
-X, Y = torch.tensor(DIGITS.data, dtype=torch.float32) / 16, torch.tensor(DIGITS.target)
-PICTURES = X.reshape(-1, 1, 8, 8)
-KEEP = dict(drop_weights=False, drop_biases=False, drop_batches=False)
-
-
-def mlp(): return nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-
-
-def network(path=None, model=None, seed=0, **more):
-    torch.manual_seed(seed)
-    return TraceableNN(mlp() if model is None else model, path=path, **dict(classes=10) | more)
-
-
-def train(net, epochs, x=X[:96], y=Y[:96], optimizer=None, size=32):
-    "An ordinary loop; the rows' order depends on the epoch alone."
-    optimizer = optimizer or torch.optim.AdamW(net.parameters(), 1e-2)
-    for epoch in epochs:
-        with net.trace_epoch(epoch):
-            for rows in torch.as_tensor(np.random.default_rng(epoch).permutation(len(x))).split(size):
-                net.labels(y[rows])
-                optimizer.zero_grad()
-                loss = F.cross_entropy(net(x[rows]), y[rows])
-                loss.backward()
-                optimizer.step()
-            net.note(loss=loss)
-    return net
-
-
-def files(folder):
-    "Names and bytes."
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
-
-
-def listeners(net):
-    "How many hooks there are on every module and parameter."
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return [len(getattr(m, kind)) for m in net.modules() for kind in kinds] + [len(p._backward_hooks or ()) + len(p._post_accumulate_grad_hooks or ()) for p in net.parameters()]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    "A trace of four epochs with everything in it. Copy it to change it."
-    path = tmp_path_factory.mktemp("finished") / "digits.zarr"
-    trace_inference(train(network(path, **KEEP), range(4)), X[96:160], Y[96:160], name="test")
-    return path
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "digits.zarr")
-    return tmp_path / "digits.zarr"
-
-
-# --- killed ---
-
-ENDLESS = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_trace import *
-net = network("digits.zarr", **KEEP)
-optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
-for epoch in range(10_000): train(net, [epoch], optimizer=optimizer)
-"""
-
-
-@pytest.fixture(scope="module")
-def four_epochs(): return train(network(**KEEP), range(4)).network_trace
-
-
-def test_killed_at_any_moment_all_whole_epochs_are_there(tmp_path, four_epochs):
-    path = tmp_path / "digits.zarr"
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-c", ENDLESS.format(tests=str(Path(__file__).parent))], cwd=tmp_path, stdout=log, stderr=log)
-    os.setpriority(os.PRIO_PROCESS, process.pid, 19)
-    try:
-        wait_until((path / "metrics" / "c" / "4").exists, process)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    finally:
-        process.kill()
-        process.wait()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TraceWarning)
-        trace = NetworkTrace.open(path)
-    assert trace.epochs == list(range(len(trace))) and len(trace) >= 4
-    assert trace.to_frame(epochs=range(4)).equals(four_epochs.to_frame()) and trace.to_frame(epochs=range(4), by_class=True).equals(four_epochs.to_frame(by_class=True))
-    assert np.array_equal(trace.weights("hidden_1")[:4], four_epochs.weights("hidden_1")) and trace.epoch_frame().loc[:3].equals(four_epochs.epoch_frame())
-
-
-def killed_while_writing(path, number, torn):
-    "A process that traces epochs 0 and 1, and is killed at this file of epoch 2: before it is there, or when the disk has ten bytes of it."
-    child = os.fork()
-    if child: return os.waitpid(child, 0)[1]
-    try:
-        train(net := network(path, **KEEP), [0, 1])
-        count_writes(number, torn)
-        train(net, [2])
-    finally: os._exit(1)   # it was to be killed before
-
-
-def count_writes(number=-1, torn=False, count=[]):
-    "Count the files that zarr writes from now on; kill this process at one of them."
-    import zarr.storage._local as local
-    whole = local._put
-    count.clear()
-    def put(path, value, *more, **named):
-        count.append(path)
-        if len(count) == number:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".0123abcd.partial")   # zarr writes there first, and moves it
-            if torn: (beside if path.name == "zarr.json" else path).write_bytes(bytes(value.as_buffer_like())[:10])
-            os.kill(os.getpid(), signal.SIGKILL)
-        return whole(path, value, *more, **named)
-    local._put = put
-    return count
-
-
-@pytest.fixture(scope="module")
-def writes(tmp_path_factory):
-    "How many files are written for an epoch."
-    import zarr.storage._local as local
-    net = train(network(tmp_path_factory.mktemp("count") / "x.zarr", **KEEP), [0, 1])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_put", local._put)   # so that it is put back
-        count = count_writes()
-        train(net, [2])
-    return len(count)
-
-
-@pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("place", [0, .3, .7, 1])
-def test_killed_in_the_middle_of_writing_an_epoch(place, torn, tmp_path, writes, four_epochs):
-    number = 1 + round(place * (writes - 1))   # the last write of all says that the epoch is whole
-    path = tmp_path / "digits.zarr"
-    assert killed_while_writing(path, number, torn) == signal.SIGKILL
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        trace = NetworkTrace.open(path)
-    lost = [str(w.message) for w in seen if w.category is TraceWarning]
-    assert trace.epochs == [0, 1] and trace.to_frame().equals(four_epochs.to_frame(epochs=[0, 1]))
-    assert np.array_equal(trace.weights("output"), four_epochs.weights("output")[:2])
-    if place: assert len(lost) == 1 and "epoch 2 was not complete" in lost[0] and "2 epochs are whole" in lost[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TraceWarning)
-        again = train(network(path, **KEEP).rewind(0), range(4)).network_trace   # training starts again, and takes the torn epoch's place
-    assert again.epochs == [0, 1, 2, 3] and again.to_frame().equals(four_epochs.to_frame()) and again.to_xarray().equals(four_epochs.to_xarray())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert NetworkTrace.open(path).epochs == [0, 1, 2, 3]
-    assert [p.name for p in path.rglob("*.partial")] == []
-
-
-# --- torn and damaged ---
-
-def chunks(path, epoch): return sorted(p for p in path.glob(f"metrics/c/{epoch}/**/*") if p.is_file())
-def cut(path): path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
-def remove(path): path.unlink()
-
-
-@pytest.mark.parametrize("damage", [cut, remove])
-@pytest.mark.parametrize("epoch", [3, 1, 0])
-def test_a_torn_epoch_is_named_and_the_others_are_read(damage, epoch, copy, finished):
-    damage(chunks(copy, epoch)[0])
-    with pytest.warns(TraceWarning, match=f"epoch {epoch} is damaged") as seen: trace = NetworkTrace.open(copy)
-    assert len(seen) == 1 and "3 epochs are whole" in str(seen[0].message)
-    whole, rest = NetworkTrace.open(finished), [e for e in range(4) if e != epoch]
-    assert trace.epochs == rest and trace.to_frame().equals(whole.to_frame(epochs=rest)) and trace.to_frame(by_class=True).equals(whole.to_frame(epochs=rest, by_class=True))
-    assert np.array_equal(trace.weights("output"), whole.weights("output")[rest]) and list(trace.epoch_frame().index) == rest
-    assert trace.history("hidden_1", 3).equals(whole.history("hidden_1", 3).loc[rest]) and trace["E_2"]["L_output"]["n_9"].metrics == whole["E_2"]["L_output"]["n_9"].metrics
-    with pytest.raises(KeyError, match=f"epoch 'E_{epoch}' is not in the trace"): trace[f"E_{epoch}"]
-    assert trace.problems().empty and trace.inference("test").accuracy == whole.inference("test").accuracy
-
-
-@pytest.mark.parametrize("name", ["classes", "weights/hidden_1", "batches"])
-def test_every_array_of_an_epoch_counts(name, copy):
-    cut(next(p for p in sorted((copy / name / "c" / "2").rglob("*")) if p.is_file()))
-    with pytest.warns(TraceWarning, match="epoch 2 is damaged"): assert NetworkTrace.open(copy).epochs == [0, 1, 3]
-
-
-def test_damage_that_keeps_the_size_is_not_read_as_numbers(copy):
-    path = chunks(copy, 1)[0]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    trace = NetworkTrace.open(copy)
-    assert trace["E_2"]["L_output"]["n_0"].metrics and trace.to_frame(epochs=[0, 2, 3]).shape == (3 * 86, 19)
-    for read in (lambda: trace["E_1"]["L_output"]["n_0"].metrics, trace.to_frame, lambda: trace.history("output", 1)):
-        with pytest.raises(BadData, match="damaged") as caught: read()
-        assert is_one_sentence(str(caught.value))
-
-
-def set_attributes(path, **more):
-    about = json.loads((path / "zarr.json").read_text())
-    about["attributes"] |= more
-    (path / "zarr.json").write_text(json.dumps(about))
-
-
-def half(path): (path / "zarr.json").write_text((path / "zarr.json").read_text()[:300])
-def half_of_an_array(path): (path / "metrics" / "zarr.json").write_text((path / "metrics" / "zarr.json").read_text()[:80])
-
-
-BROKEN = {"half": half, "empty": lambda p: (p / "zarr.json").write_text(""), "list": lambda p: (p / "zarr.json").write_text("[]"), "null": lambda p: (p / "zarr.json").write_text('{"attributes": null}'),
-          "array": half_of_an_array, "no array": lambda p: (p / "metrics" / "zarr.json").unlink(), "format 2": lambda p: set_attributes(p, format=2), "no layers": lambda p: set_attributes(p, trace={}),
-          "no files": lambda p: set_attributes(p, files={}), "more epochs": lambda p: set_attributes(p, epochs=[0, 1, 2, 3, 4]), "gone": lambda p: (p / "zarr.json").unlink()}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
-def test_a_broken_store_is_refused_in_one_sentence(name, copy):
-    BROKEN[name](copy)
-    before = snapshot(copy)
-    for open_it in (NetworkTrace.open, lambda path: network(path, **KEEP)):
-        with pytest.raises(BadInput) as caught: open_it(copy)
-        assert is_one_sentence(str(caught.value)) and "digits.zarr" in str(caught.value)
-        assert isinstance(caught.value, BadData) or name in ("gone", "null")   # then it is no trace at all
-    assert snapshot(copy) == before
-
-
-def test_a_newer_format_is_said_to_be_newer(copy):
-    set_attributes(copy, format=2)
-    with pytest.raises(BadData, match=r"digits.zarr is a trace of format 2, newer than this version's \(1\): update neural_introspection.$"): NetworkTrace.open(copy)
+from torch.nn.utils import rnn
+from traces import KEEP, PICTURES, X, Y, Recurrent, listeners, mlp, network, train
 
 
 @pytest.mark.parametrize("what", ["notes", "atlas", "file"])
@@ -269,50 +34,6 @@ def test_what_is_no_trace_is_refused_and_stays(what, tmp_path):
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("other", [dict(model=nn.Sequential(nn.Linear(64, 13), nn.ReLU(), nn.Linear(13, 10))), dict(classes=None), dict(quantiles=True), dict(drop_weights=True)])
-def test_the_trace_of_another_network_is_refused_and_stays(other, copy):
-    before = snapshot(copy)
-    with pytest.raises(BadData, match="overwrite=True"): network(copy, **KEEP | other)
-    assert snapshot(copy) == before
-
-
-# --- larger than memory ---
-
-BIG = """
-import resource, sys
-from neural_introspection.tracing import NetworkTrace
-import xarray, zarr
-NetworkTrace.open(sys.argv[1]).history("wide", 0)   # what a first look loads and starts
-with open("/proc/self/status") as f: used = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in f if line.startswith(("VmData", "VmRSS"))}
-room = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_DATA, (used["VmData"] + room, resource.RLIM_INFINITY))
-try: bytearray(2 * room)
-except MemoryError: pass
-else: raise SystemExit("the limit does not hold")
-trace = NetworkTrace.open(sys.argv[1])
-assert trace.to_xarray().metrics.nbytes > 4 * room, trace.to_xarray().metrics.nbytes
-neuron = trace[f"E_{trace.epochs[-1]}"]["L_wide"]["n_5000"]
-print(neuron.metrics["activation_mean"], trace.history("wide", 17).shape, trace.to_frame(epochs=[3]).shape, len(trace.problems()))
-"""
-
-
-def test_a_trace_several_times_the_memory_is_looked_up(tmp_path):
-    "Metrics of 60 epochs of 25,010 neurons: 114 MB of random numbers; the reader may have 20 MB more than it started with."
-    model = nn.Sequential()
-    model.add_module("wide", nn.Linear(8, 25_000))
-    model.add_module("out", nn.Linear(25_000, 10))
-    net = TraceableNN(model, path=tmp_path / "big.zarr", layers=["wide", "out"])
-    numbers = np.random.default_rng(0).standard_normal((25_010, 19), dtype="f4")
-    for name in ("activation", "weight", "gradient"): numbers[:, net.network_trace.metrics.index(f"{name}_nonfinite")] = 0
-    for epoch in range(60): net._writer.append(epoch, dict(metrics=np.roll(numbers, epoch, 0)), {})
-    done = subprocess.run([sys.executable, "-c", BIG, str(tmp_path / "big.zarr"), str(20 * 2**20)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    mean = np.roll(numbers, 59, 0)[5000, net.network_trace.metrics.index("activation_mean")]
-    assert done.stdout.split(maxsplit=1) == [str(float(mean)), "(60, 19) (25010, 19) 0\n"]
-
-
-# --- numbers that are none ---
-
 def test_nan_and_infinity_are_recorded_reported_and_not_fatal(caplog, tmp_path):
     x = X[:32].clone()
     x[0, 5], x[3, 9] = math.nan, math.inf
@@ -330,14 +51,6 @@ def test_nan_and_infinity_are_recorded_reported_and_not_fatal(caplog, tmp_path):
     assert "epoch 0: 2 of 64 neurons of L_input had NaN or infinite activations" in caplog.text and "L_hidden_1 had NaN or infinite weights" in caplog.text
     assert trace.epoch_frame().loss.isna().all()
 
-
-def test_without_problems_there_is_nothing_to_report(finished, caplog):
-    assert NetworkTrace.open(finished).problems().empty
-    train(network(), [0])
-    assert caplog.text == ""
-
-
-# --- odd models ---
 
 class Odd(nn.Module):
     "One parameter for two layers, one frozen, one module called twice, one never."
@@ -428,17 +141,6 @@ def test_labels_that_do_not_fit_are_refused(labels, words):
         net.labels(labels)
         net(X[:12])
     assert len(net.network_trace) == 0 and sum(listeners(net)) == 0
-
-
-class Recurrent(nn.Module):
-    "Rows of a picture as steps."
-    def __init__(self, kind, **more):
-        super().__init__()
-        self.body = kind(8, 6, **more)
-        self.out = nn.Linear(6 * (1 + self.body.bidirectional), 10)
-    def forward(self, x):
-        steps, _ = self.body(x if self.body.batch_first else x.transpose(0, 1))
-        return self.out(steps[:, -1] if self.body.batch_first else steps[-1])
 
 
 CONVOLUTIONS = {"conv1d": (nn.Sequential(nn.Conv1d(8, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(30, 10)), X.reshape(-1, 8, 8), (5, 24)),
@@ -566,43 +268,6 @@ def test_a_module_path_with_a_slash_gets_a_name_that_can_be_written(tmp_path):
         assert np.array_equal(neuron.weights, net.model.parts[path].weight[1].detach()) and net.network_trace[f"E_0/L_{name}/n_1"] == neuron
 
 
-# --- training does not notice ---
-
-class Noise(nn.Module):
-    "Draws random numbers of every kind in its forward pass, and counts its calls in evaluation too."
-    def __init__(self): super().__init__(); self.register_buffer("calls", torch.zeros(()))
-    def forward(self, x):
-        self.calls += 1
-        return x + torch.randn_like(x) * .1 + np.random.rand() + random.random() + self.calls * 1e-3
-
-
-def deep(): return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout2d(.3), nn.Flatten(), nn.Dropout(.5), nn.Linear(216, 20), Noise(), nn.BatchNorm1d(20), nn.GELU(), nn.Linear(20, 10))
-def parametrized(): return nn.Sequential(parametrizations.spectral_norm(nn.Linear(64, 20)), nn.ReLU(), parametrizations.weight_norm(nn.Linear(20, 20)), nn.Tanh(), nn.Linear(20, 10))
-def encoder(): return nn.Sequential(nn.Unflatten(1, (8, 8)), nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=.2, batch_first=True), 1), nn.Flatten(), nn.Linear(64, 10))
-def recurrent(): return nn.Sequential(nn.Unflatten(1, (8, 8)), Recurrent(nn.LSTM, num_layers=2, dropout=.5, batch_first=True))
-
-
-@pytest.mark.parametrize("make, x", [(deep, PICTURES), (parametrized, X), (encoder, X), (recurrent, X)])
-def test_traced_and_untraced_training_are_bit_identical(make, x):
-    def run(trace):
-        torch.manual_seed(0), np.random.seed(0), random.seed(0)
-        model = make()
-        net = TraceableNN(model, example=x[:2], classes=10, quantiles=True, metrics=dict(random=lambda state: torch.rand(state.layer.width)), **KEEP) if trace else model
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-        for epoch in range(2):
-            with net.trace_epoch(epoch) if trace else contextlib.nullcontext():
-                for rows in torch.randperm(96).split(32):
-                    if trace: net.labels(Y[rows])
-                    optimizer.zero_grad()
-                    F.cross_entropy(net(x[rows]), Y[rows]).backward()
-                    optimizer.step()
-        if trace: assert net.network_trace.epochs == [0, 1]
-        return model.state_dict(), torch.rand(3), np.random.rand(3), random.random()
-    (traced, *drawn), (plain, *expected) = run(True), run(False)
-    assert traced.keys() == plain.keys() and {k: torch.equal(traced[k], plain[k]) for k in plain} == dict.fromkeys(plain, True)
-    assert torch.equal(drawn[0], expected[0]) and np.array_equal(drawn[1], expected[1]) and drawn[2] == expected[2]
-
-
 def test_lazy_modules_are_refused_or_unchanged():
     torch.manual_seed(0)
     with pytest.raises(BadInput, match="run one batch") as caught: TraceableNN(nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(3)), example=X[:2])
@@ -655,36 +320,6 @@ def test_an_error_in_the_model_leaves_nothing_either(tmp_path):
     assert listeners(net) == quiet == [0] * len(quiet) and snapshot(tmp_path) == before
 
 
-# --- what is kept, and when ---
-
-def test_nothing_is_pickled(tmp_path, monkeypatch, finished):
-    def refuse(*args, **named): raise AssertionError("pickle was used")
-    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"): monkeypatch.setattr(pickle, name, refuse)
-    monkeypatch.setattr(torch, "load", refuse)
-    monkeypatch.setattr(torch, "save", refuse)
-    monkeypatch.setattr(np, "load", refuse)
-    trace_inference(train(network(tmp_path / "x.zarr", **KEEP), range(2)), X[:20], Y[:20], name="test")
-    trace = NetworkTrace.open(tmp_path / "x.zarr")
-    assert len(trace.to_frame()) == 2 * 86 and trace.weights("output").values.shape == (2, 10, 12) and len(trace.inference("test").to_frame("output")) == 20
-    for path in (p for p in (*finished.rglob("*"), *trace.path.rglob("*")) if p.is_file()):
-        assert path.name == "zarr.json" or path.name.isdecimal(), path
-        assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"))
-
-
-def test_an_epoch_is_traced_once_unless_rewound(copy, caplog):
-    old, net, before = NetworkTrace.open(copy).to_frame(), network(copy, seed=1, **KEEP), snapshot(copy)
-    with pytest.raises(BadInput, match=r"has epoch 1..3 already: go on with epoch 4, call rewind\(1\)") as caught: train(net, [1], size=48)
-    assert is_one_sentence(str(caught.value)) and snapshot(copy) == before and not any(listeners(net))
-    with caplog.at_level(logging.WARNING, "neural_introspection"): train(net.rewind(1), [1], size=48)
-    trace = NetworkTrace.open(copy)
-    assert trace.epochs == [0, 1] and "epoch 1..3 dropped" in caplog.text
-    assert trace.to_frame(epochs=[0]).equals(old.loc[[0]]) and not trace.to_frame(epochs=[1]).equals(old.loc[[1]])
-    expected = train(network(seed=1, **KEEP), [1], size=48).network_trace
-    assert trace.to_frame(epochs=[1]).equals(expected.to_frame()) and np.array_equal(trace.weights("output")[1], expected.weights("output")[0])
-    batches = trace.to_xarray().batches.sel(epoch=1)
-    assert batches.dropna("batch", how="all").sizes["batch"] == 2   # the third one of the earlier run is gone
-
-
 @pytest.mark.parametrize("intervals, epochs, expected", [(None, 5, [0, 1, 2, 3, 4]), (2, 5, [0, 2, 4]), (-1, 5, [4]), ([0, 3], 5, [0, 3]), (range(1, 3), 5, [1, 2]), (7, 5, [0])])
 def test_epoch_intervals(intervals, epochs, expected):
     net = train(network(epoch_intervals=intervals, num_epochs=epochs), range(epochs))
@@ -710,14 +345,6 @@ def test_dropped_is_not_stored_and_says_how_to_keep_it(flag, tmp_path):
     assert ("batches" in trace.to_xarray()) == (what != "batches")
 
 
-def test_kept_batches_add_up_to_the_epoch(finished):
-    trace = NetworkTrace.open(finished)
-    batches = trace.to_xarray().batches.sel(epoch=2, layer="hidden_1")
-    count, mean = batches.sel(batch_metric="count"), batches.sel(batch_metric="mean")
-    assert count.sum("batch").values.tolist() == [96] * 12
-    assert np.allclose((count * mean).sum("batch") / 96, trace.to_frame([2], ["hidden_1"]).activation_mean, rtol=1e-5)
-
-
 def test_the_set_of_metrics_is_open(tmp_path):
     mine = dict(weight_median=lambda state: None if state.weight is None else state.weight.median(1).values, activation_range=lambda state: state.activation.max - state.activation.min, number=lambda state: np.arange(state.layer.width))
     net = train(network(tmp_path / "x.zarr", metrics=mine), [0])
@@ -731,7 +358,6 @@ def test_a_metric_of_another_shape_is_refused_and_nothing_is_written(metric, err
     model = mlp()
     with pytest.raises(BadInput, match=error) as caught: network(tmp_path / "x.zarr", model, metrics=dict(mine=metric), **KEEP)
     assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == [] and sum(listeners(model)) == 0   # before any training
-
 
 
 def test_an_evaluation_does_not_count():
@@ -764,14 +390,6 @@ def test_arrays_of_a_temporary_trace_outlive_its_network():
     gc.collect()
     assert trace.to_frame().activation_mean.notna().all() and cube.metrics.sel(metric="activation_mean").notnull().all() and weights.notnull().all()
 
-
-def test_a_temporary_trace_goes_away_with_its_process(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_trace import *\nprint(train(network(), [0]).network_trace.path)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | dict(TMPDIR=str(tmp_path)), check=True)
-    assert Path(done.stdout.strip()).is_relative_to(tmp_path) and list(tmp_path.iterdir()) == []
-
-
-# --- which sample, which class ---
 
 class StepsFirst(nn.Module):
     "Samples come first, but its transformer has them second."
@@ -851,8 +469,6 @@ def test_normalisation_and_pooling_after_a_convolution_have_its_channels():
     assert [(layer.width, layer.kind) for layer in net.layers] == [(5, "channel")] * 3
 
 
-# --- what an output means ---
-
 class Sigmoid(nn.Module):
     def __init__(self):
         super().__init__()
@@ -913,28 +529,7 @@ def test_a_model_whose_forward_is_not_called_says_so(caplog):
     assert "batch_interval and drop_batches had no effect" in caplog.text
 
 
-def test_a_run_that_goes_on_in_the_middle_of_an_epoch_keeps_its_number():
-    from types import SimpleNamespace
-    from neural_introspection.tracing import trainer_callback
-    net = network()
-    with trainer_callback(net) as callback:
-        for epoch, expected in ((1.625, 1), (2.0, 2), (2.9999999, 3)):
-            callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch, global_step=3), None)
-            callback.on_epoch_end(None, SimpleNamespace(epoch=epoch, global_step=3), None)
-            assert net.network_trace.epochs[-1] == expected
-
-
 @pytest.mark.parametrize("options, words", [(dict(classes=0), "classes 0"), (dict(classes="3"), "classes '3'"), (dict(example=torch.zeros(2, 5)), "give example="), (dict(metrics=[len]), "functions by name")])
 def test_options_that_mean_nothing(options, words, tmp_path):
     with pytest.raises(BadInput, match=words) as caught: network(tmp_path / "x.zarr", **options)
     assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == []
-
-
-
-def test_addresses_outside_the_trace(finished):
-    trace = NetworkTrace.open(finished)
-    for key in ("E_4", "E_-1", "E_0/L_hidden_2", "E_0/L_output/n_10", "E_0/L_output/n_-1", "[E_0][L_output][n_x]", "", "L_output"):
-        with pytest.raises(KeyError) as caught: trace[key]
-        assert isinstance(caught.value, BadAddress) and is_one_sentence(str(caught.value))
-    for layer, neuron in (("hidden_1", 12), ("hidden_1", -1), ("hidden_9", 0)):
-        with pytest.raises(BadAddress): trace.history(layer, neuron)

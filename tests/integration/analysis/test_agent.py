@@ -12,8 +12,8 @@ import pytest
 from neural_introspection.analysis import agent
 from neural_introspection import cli
 from neural_introspection.analysis import (AgentConfig, AnalysisResult, Endpoint, Hypothesis, LanguageModelPolicy,
-    LocalModel, NoAnswer, allowed, claim_cell, first_state, run_agent)
-from neural_introspection.core import BadAddress, BadData, BadInput, ModelNotFound
+    LocalModel, NoAnswer, allowed, first_state, run_agent)
+from neural_introspection.core import BadData, BadInput, ModelNotFound
 from neural_introspection.models import cache_folder, fetch_smollm2, load_model
 from shell import answer, manifest, shell, started, wait_until
 
@@ -192,13 +192,6 @@ def test_a_damaged_result_is_refused(by_rules, tmp_path):
     with pytest.raises(BadData): AnalysisResult.load(tmp_path / "nowhere")
 
 
-def test_code_is_made_of_literals():
-    claim = dict(kind="token", neuron="blocks.1.mlp.hook_post[1]", about=dict(tokens=["'); import os; os.system('x') #", "\n\"\"\""]), seed=0, reserve=False)
-    import ast
-    tree = ast.parse(claim_cell(AgentConfig(model="x'y"), claim))
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)] and len(tree.body) == 4
-
-
 # A real language model: SmolLM2, from the package index
 
 @pytest.fixture(scope="module")
@@ -246,12 +239,6 @@ def test_a_key_with_a_line_break_is_not_told(model, tmp_path, serve, monkeypatch
     assert "SECRET" not in str(error.value)
 
 
-def test_a_speaker_that_breaks_does_not_break_the_analysis():
-    def broken(messages, tokens=60): raise RuntimeError("out of memory")
-    state = first_state(AgentConfig()) | dict(claims=[dict(evidence=dict(enough=True, strong=True, p=.01))], proposed=[{}], queue=["a"])
-    assert LanguageModelPolicy(broken).choose(state, allowed(state, "test"))[1] == "rules" and "out of memory" in state["notes"][0]
-
-
 def test_nothing_is_tested_until_it_is_significant(model, tmp_path):
     "Neurons that were named are looked at once, and no hypothesis twice."
     result = run_agent(AgentConfig(**SMALL | dict(hypotheses="output,position", budget=30), neurons="blocks.1.mlp.hook_post[3];blocks.1.mlp.hook_post[4]", output_dir=str(tmp_path / "out")), model)
@@ -280,8 +267,3 @@ def test_a_claim_is_about_its_tokens(model):
     raised = agent.logit_view(model, name).frame.token[:3].tolist()
     best, other = (agent.check_hypothesis(model, [], Hypothesis("output", name, dict(tokens=tokens)), draws=99) for tokens in (raised, [" the"]))
     assert best.value > other.value and best.p < other.p
-
-
-def test_links_in_words_stay_words():
-    shown = agent._plain_markdown("see https://evil.example/x, www.evil.example or a@evil.example")
-    assert "://" not in shown and "www." not in shown and "@" not in shown

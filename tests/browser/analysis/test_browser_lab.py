@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_lab import CONTRAST, STATE, Seen, browser, eventually, notebook_in_lab, nothing_elsewhere
+from lab import CONTRAST, STATE, Seen, eventually, notebook_in_lab, nothing_elsewhere
 
 HOSTILE = "<img src=x onerror=alert(1)> and <script>alert(2)</script>"
 TEXT = "Return a list of the items, or None if there are none."

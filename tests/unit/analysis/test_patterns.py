@@ -1,12 +1,10 @@
 """Patterns where a notebook can't show it: odd input, odd values, other precisions, hostile tokens, memory."""
 import math
-import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from neural_introspection.analysis import patterns
 from neural_introspection.core import BadAddress, BadInput
 from neural_introspection.analysis import (ActivationVisualizer, correlate, correlation_clusters, firing_threshold,
     KINDS, layer_rows, LIMIT, neuron_rates, partner_rows, Places, PolysemanticDetector, rate_bounds, token_answers)
@@ -186,13 +184,6 @@ def test_one_text_meets_itself_elsewhere():
     assert correlate(x, "a").about["texts"] == 1 and correlate(x, "a").significant <= 1
 
 
-def test_no_stable_clusters_among_slow_neurons():
-    "Texts with a level of their own do not make groups of neurons."
-    rng = np.random.default_rng(0)
-    stable = [correlation_clusters({"a": torch.tensor(np.repeat(rng.standard_normal((40, 16)), 10, 0) + rng.standard_normal((400, 16))).float()}, "a", texts=np.repeat(np.arange(40), 10), splits=3, seed=i).stable for i in range(4)]
-    assert sum(stable) <= 1
-
-
 def test_hostile_names_stay_text(acts, tmp_path):
     tokens = [HOSTILE if i % 2 else "</script><script>alert(2)</script>" for i in range(120)]
     bad = {f"{HOSTILE}": acts["layer1"], "b": acts["<b>two</b>"]}
@@ -243,23 +234,6 @@ def test_a_live_figure_has_no_nan_in_its_matrices():
         for trace in panel.place.children[0].data:
             arrays = [np.asarray(v, dtype=object) for v in trace.to_plotly_json().values() if isinstance(v, np.ndarray) and v.ndim > 1]
             assert not any(v != v for array in arrays for v in array.ravel())
-
-
-def test_memory_grows_with_pairs_not_with_rows(monkeypatch):
-    "NumPy's memory and torch's, as the tensors that were alive at once: with nothing kept, a block and the pairs."
-    monkeypatch.setattr(patterns, "_KEPT", 0)
-    sizes = {}
-    for rows in (4000, 40_000):
-        x = {"a": torch.zeros(rows, 64).uniform_(generator=torch.Generator().manual_seed(0))}
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t), torch.profiler.profile(profile_memory=True) as profile:
-            tracemalloc.start()
-            correlate(x, "a", draws=10)
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        largest = max(event.self_cpu_memory_usage for event in profile.events())
-        sizes[rows] = peak, largest
-    assert sizes[40_000][1] <= max(2 * sizes[4000][1], 8 * patterns._BLOCK * 64)   # no single tensor as large as the rows: 10 MB
-    assert sizes[40_000][0] < 40_000 * 64 * 4 / 2                                   # row numbers, a few times
 
 
 def test_texts_that_come_twice_are_one():

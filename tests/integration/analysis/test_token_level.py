@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from neural_introspection.analysis import token_level
-from neural_introspection.activations import capture, edit
+from neural_introspection.activations import edit
 from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
 from neural_introspection.models import (as_bridge, encode, load_model, token_batch, token_bytes, token_losses,
     token_strings, token_text)

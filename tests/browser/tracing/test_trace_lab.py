@@ -5,20 +5,15 @@ Nothing may be asked of another machine, and the browser's console stays free of
 """
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_lab import CELLS, CLICK, DONE, FITTED, OPEN, READY, RUN_ALL, START, Seen, browser, lab_environment, nothing_elsewhere, server_url, start_lab, stop, watch
+from lab import CELL, CELLS, CLICK, DONE, FITTED, OPEN, READY, RUN_ALL, Seen, lab_environment, nothing_elsewhere, serve_voila, server_url, start_lab, stop, stop_voila, wait_open, watch
 
 DASHBOARD = ROOT / "nbs" / "dashboards"
 EPOCHS, LAYERS = 6, {"input": 64, "hidden_1": 96, "hidden_2": 32, "output": 10}
@@ -26,9 +21,6 @@ SETTLED = 15  # the most seconds until the page shows what was asked for
 
 # The map as the browser has it: a list of lines, null where nothing is drawn. Typed arrays have NaN there, which JSON has not.
 DRAWN = "plot => Array.from(plot.data[1].z, line => Array.from(line, v => Number.isFinite(v) ? v : null))"
-# Where a cell is on the screen.
-CELL = """(plot, [line, column]) => { const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-  return [box.x + xaxis._offset + xaxis.l2p(column), box.y + yaxis._offset + yaxis.l2p(line)]; }"""
 
 
 @dataclass
@@ -79,36 +71,6 @@ def expected(trace, metric, epoch):
     lines = np.full((len(LAYERS), max(LAYERS.values())), np.nan, "f4")
     for line, (layer, width) in zip(lines, LAYERS.items()): line[:width] = trace.to_frame([epoch], [layer], [metric])[metric]
     return lines
-
-
-def serve_voila(folder, env, what="dashboard"):
-    "`make dashboard` (or another) on a free port of 127.0.0.1: its process and address. Nothing is installed: what is there counts as up to date."
-    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", what, f"VOILA_FLAGS=--no-browser --port={port}"]
-    with open(folder / "voila.log", "w") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
-
-
-def stop_voila(server):
-    "Ctrl-C to make and to what it started; by force if it does not go."
-    os.killpg(server.pid, signal.SIGINT)
-    try: server.wait(15)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(5)
-
-
-def wait_open(url, server, log):
-    "Wait until somebody listens."
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urlopen(url + "voila/static/", timeout=5): return
-        except URLError as error:
-            if hasattr(error, "code"): return   # an answer, whatever it says
-        except OSError: pass
-        time.sleep(.1)
-    raise AssertionError("Voila did not start:\n" + log.read_text()[-3000:])
 
 
 def open_lab(page, folder, env):

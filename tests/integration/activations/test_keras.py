@@ -124,7 +124,7 @@ def test_a_missing_layer_names_the_nearest():
 
 def test_an_error_of_the_model_or_a_listener_leaves_nothing():
     model = mlp()
-    with pytest.raises(Exception), capture(model, ["hidden"]): model(X[:, :5])
+    with pytest.raises(ValueError), capture(model, ["hidden"]): model(X[:, :5])
     def fail(a): raise KeyError("mine")
     with pytest.raises(KeyError), hooks(model, {"output": fail}): model(X)
     assert left(model) == []

@@ -1,0 +1,193 @@
+"""What the browser tests share: a JupyterLab and a Voila page of their own, and what is asked of the browser there."""
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from conftest import ROOT
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync").split()
+SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}  # else Lab asks whether it may
+START, OPEN, CELLS, RUN, CLICK = 40, 40, 110, 45, 15  # the most seconds for the server, the page, all cells, one run, one step
+# What Lab itself knows of the notebook: the state of its kernel and the outputs of its code cells.
+STATE = """() => {
+  const panel = window.jupyterapp.shell.currentWidget, code = panel.content.widgets.filter(c => c.model.type === "code");
+  const cells = code.map(c => ({source: c.model.sharedModel.source, count: c.model.executionCount, outputs: c.model.outputs.toJSON()}));
+  return {kernel: panel.sessionContext.session?.kernel?.status, cells: cells.filter(c => c.source.trim())};
+}"""
+READY = """() => { const p = window.jupyterapp?.shell.currentWidget;
+  return p?.content?.widgets?.length > 5 && p.sessionContext.isReady && p.sessionContext.session?.kernel?.status === "idle"; }"""
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+DONE = """() => { const s = (%s)(), failed = s.cells.some(c => c.outputs.some(o => o.output_type === "error"));
+  return failed || s.kernel === "dead" || (s.kernel === "idle" && s.cells.every(c => c.count !== null)); }""" % STATE
+FITTED = "plot => plot._fullLayout && Math.abs(plot._fullLayout.width - plot.clientWidth) <= 1"   # a live figure is as wide as its place
+# The smallest contrast (WCAG: 4.5 is wanted) between a text of an element and what lies behind it.
+CONTRAST = """card => {
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => { const [r, g, b] = parts(colour).map(c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const solid = colour => { const c = parts(colour); return c.length < 4 || c[3] > .5; };
+  const behind = e => { while (e && !solid(getComputedStyle(e).backgroundColor)) e = e.parentElement;
+    return e ? getComputedStyle(e).backgroundColor : "rgb(255, 255, 255)"; };
+  const texts = [...card.querySelectorAll("*")].filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+  return Math.min(...texts.map(e => { const [a, b] = [getComputedStyle(e).color, behind(e)].map(light);
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); })); }"""
+# Where a cell is on the screen.
+CELL = """(plot, [line, column]) => { const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+  return [box.x + xaxis._offset + xaxis.l2p(column), box.y + yaxis._offset + yaxis.l2p(line)]; }"""
+
+
+@dataclass
+class Seen:
+    "What the browser did and said."
+    addresses: list = field(default_factory=list)  # of every request and websocket
+    errors: list = field(default_factory=list)     # console errors and uncaught exceptions
+
+
+def find_browser(): return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def lab_environment(folder):
+    "An environment in which Jupyter reads and writes in `folder` only."
+    names = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data", JUPYTER_RUNTIME_DIR="runtime", JUPYTERLAB_SETTINGS_DIR="settings",
+                 JUPYTERLAB_WORKSPACES_DIR="workspaces", IPYTHONDIR="ipython", TMPDIR="temp")
+    for name in names.values(): (folder / name).mkdir()
+    for plugin, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
+    env = {k: v for k, v in os.environ.items() if k not in ("PLOTLY_RENDERER", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH")}
+    paths = {k: str(folder / v) for k, v in names.items()}
+    return env | paths | dict(JUPYTER_PREFER_ENV_PATH="1", JUPYTER_TOKEN=secrets.token_hex(16), IN_TEST="1")  # IN_TEST: nbdev exports nothing
+
+
+def start_lab(folder, env):
+    "A JupyterLab on a free port of 127.0.0.1, for the notebooks in folder/nbs."
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(folder / "lab.log", "w") as log:
+        return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def server_url(folder, server):
+    "The server's address, as soon as it answers."
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and server.poll() is None:
+        for info in (folder / "runtime").glob("jpserver-*.json"):
+            try:
+                url = json.loads(info.read_text())["url"]
+                with urlopen(url + "api", timeout=5): return url
+            except (ValueError, URLError, OSError): pass
+        time.sleep(.1)
+    raise AssertionError("JupyterLab did not start:\n" + (folder / "lab.log").read_text()[-3000:])
+
+
+def stop(server):
+    "End the server, which ends its kernels; by force if it does not go."
+    server.terminate()
+    try: server.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(5)
+
+
+@contextlib.contextmanager
+def notebook_in_lab(browser, tmp_path_factory, name, sources, height, make):
+    "What `make` makes of (page, what was seen, folder of screenshots): a notebook of these cells in a JupyterLab of its own, all cells run. Both are gone afterwards."
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "nbs").mkdir()
+    cells = [dict(cell_type="code", id=f"cell{i}", source=source, metadata={}, outputs=[], execution_count=None) for i, source in enumerate(sources)]
+    about = dict(kernelspec=dict(display_name="Python 3", language="python", name="python3"))
+    (folder / "nbs" / f"{name}.ipynb").write_text(json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)))
+    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
+    shots.mkdir(parents=True, exist_ok=True)
+    env = lab_environment(folder)
+    server = start_lab(folder, env)
+    context, seen = browser.new_context(viewport=dict(width=1400, height=height)), Seen()
+    watch(context, seen)
+    page = context.new_page()
+    page.set_default_timeout(CLICK * 1000)
+    shown = make(page, seen, shots)
+    try:
+        page.goto(f"{server_url(folder, server)}lab/tree/{name}.ipynb?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
+        page.wait_for_function(READY.replace("> 5", "> 2"), timeout=OPEN * 1000)
+        page.evaluate(RUN_ALL)
+        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+        yield shown
+    finally:
+        shown.shot("last")
+        context.close()
+        stop(server)
+
+
+def nothing_elsewhere(seen):
+    "No other machine was asked for anything, and the browser's console has no error."
+    elsewhere = {a for a in seen.addresses if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"}
+    assert len(seen.addresses) > 10 and elsewhere == set() and any(a.startswith("ws://127.0.0.1") for a in seen.addresses)
+    assert seen.errors == []
+
+
+def eventually(page, ready, seconds=CLICK):
+    "Wait until something is so on the page: what the kernel says is told before it is drawn."
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "the page does not show what was asked for"
+        page.wait_for_timeout(10)
+
+
+def expect_idle(start, cancel):
+    "The two buttons as they are while nothing is under way; they follow the words of the status by a moment."
+    from playwright.sync_api import expect
+    expect(start).to_be_enabled()
+    expect(cancel).to_be_disabled()
+
+
+def watch(context, seen):
+    "Note every request, websocket, console error and uncaught exception of the browser."
+    context.on("request", lambda r: seen.addresses.append(r.url))
+    context.on("page", lambda page: page.on("websocket", lambda socket: seen.addresses.append(socket.url)))
+    context.on("console", lambda m: seen.errors.append(m.text) if m.type == "error" else None)
+    context.on("weberror", lambda e: seen.errors.append(str(e.error)))
+
+
+def serve_voila(folder, env, what="dashboard"):
+    "`make dashboard` (or another) on a free port of 127.0.0.1: its process and address. Nothing is installed: what is there counts as up to date."
+    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
+    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", what, f"VOILA_FLAGS=--no-browser --port={port}"]
+    with open(folder / "voila.log", "w") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
+
+
+def stop_voila(server):
+    "Ctrl-C to make and to what it started; by force if it does not go."
+    os.killpg(server.pid, signal.SIGINT)
+    try: server.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(5)
+
+
+def wait_open(url, server, log):
+    "Wait until somebody listens."
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urlopen(url + "voila/static/", timeout=5): return
+        except URLError as error:
+            if hasattr(error, "code"): return   # an answer, whatever it says
+        except OSError: pass
+        time.sleep(.1)
+    raise AssertionError("Voila did not start:\n" + log.read_text()[-3000:])
