@@ -1,15 +1,19 @@
-# `make demo` and `make test` need nothing but Python 3.11 or newer with pip: they set up .venv on first use.
+# `make demo` and `make test` need nothing but Python 3.11 or newer with pip: they set up .venv on first use,
+# the demo with the package's own requirements, the others with the dev extra.
 
 BIN := .venv/bin
+BASE := .venv/.base
 READY := .venv/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 DEMO_FLAGS ?= --num-samples 600
 export PIP_ROOT_USER_ACTION := ignore
+# uv leaves compiling to the first import: keep what that compiles, or every process compiles again (20 s of CPU each).
+unexport PYTHONDONTWRITEBYTECODE
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' -not -path '*/_*' -not -path 'nbs/benchmarks/*' | LC_ALL=C sort)
 HAS_VOILA = $(BIN)/python -c "import voila" 2>/dev/null || { echo "The dashboard needs Voila: $(BIN)/python -m pip install -c constraints.txt voila" >&2; exit 1; }
 VOILA = JUPYTER_PATH="$$PWD/nbs/dashboards/_share" JUPYTER_PREFER_ENV_PATH=1 sh -c 'cd nbs/dashboards && exec "$$@"' sh "$(abspath $(BIN))/python" -m voila --template=offline $(VOILA_FLAGS)
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup demo quick test ratchet lab dashboard explorer notebooks readme docs bench clean
 
 help:  ## This list
@@ -17,7 +21,7 @@ help:  ## This list
 
 setup: $(READY)  ## Make .venv with everything in it (the others do this when needed)
 
-demo: $(READY)  ## Predict a neuron of the bundled pocket model and print the result beside its baselines
+demo: $(BASE)  ## Predict a neuron of the bundled pocket model and print the result beside its baselines
 	$(BIN)/neural-introspection run --model pocket --output-dir runs/demo $(DEMO_FLAGS)
 
 quick: $(READY)  ## Check a change in two minutes: ruff, export, import rules, tests/unit, the notebooks it touches
@@ -59,11 +63,10 @@ clean:  ## Remove what was built and the demo's results; .venv stays
 	rm -rf build dist _proc _docs *.egg-info .pytest_cache runs/demo runs/demo-* nbs/sidebar.yml
 	find nbs neural_introspection tests .ci -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
-$(READY): settings.ini setup.py constraints.txt | $(BIN)/python
-	@echo "Installing into .venv: about 2 GB and two minutes, the first time only"
-	$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install -c constraints.txt --use-pep517 -e ".[dev]"
+$(BASE): settings.ini setup.py constraints.txt
+	@sh .ci/venv .venv
 	@touch $@
 
-$(BIN)/python:
-	@sh .ci/venv .venv
+$(READY): settings.ini setup.py constraints.txt
+	@sh .ci/venv .venv dev
+	@touch $(BASE) $@

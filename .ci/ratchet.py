@@ -54,7 +54,8 @@ def definitions(path):
         if isinstance(n, (ast.Assign, ast.AnnAssign)):
             for target in n.targets if isinstance(n, ast.Assign) else [n.target]:
                 named |= {x.id: n for x in ast.walk(target) if isinstance(x, ast.Name)}
-    public = ast.literal_eval(named["__all__"].value) if "__all__" in named else []
+    listed = named["__all__"].value if "__all__" in named else None   # a folder's __init__ passes on what its stub names
+    public = ast.literal_eval(listed) if isinstance(listed, (ast.List, ast.Tuple)) else []
     return {name: named[name] for name in public if name in named}
 
 

@@ -255,6 +255,7 @@ def _training_mode(a: Antitraining) -> None:
     for m in a.resting: m.training = False
 
 def train_step(a: Antitraining) -> None:
+    "One ordinary training step on the next batch."
     step, s = a.steps["train"], a.settings
     batch, noise = _batch(a, "train")
     if a.cores and step % REFRESH == 0: _refreshed(a)
@@ -274,6 +275,7 @@ def train_step(a: Antitraining) -> None:
 
 # %% ../../nbs/antitraining/20_antitraining.ipynb #2517ca50
 def antitrain_step(a: Antitraining) -> None:
+    "One antitraining step on the next batch."
     s = a.settings
     i = a.steps["antitrain"] % len(a.layers)
     layer, (batch, noise) = a.layers[i], _batch(a, "antitrain")

@@ -855,6 +855,7 @@ def check_store(
 
 # %% ../../nbs/core/10_core.ipynb #e93b2876
 def archive_folder(path: Path, remove: bool) -> Optional[Path]:
+    "Rename a folder after the time, or remove it; the path of the archive, None if it was removed."
     if remove:  # out of the way in one step, so that a kill leaves no half a run
         shutil.rmtree(path.rename(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
         return None
