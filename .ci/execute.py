@@ -1,4 +1,4 @@
-"""Execute notebooks top to bottom in a fresh kernel and store clean, small outputs: `python .ci/execute.py nbs/core/10_core.ipynb ...`.
+"""Execute notebooks top to bottom in a fresh kernel and store clean, small outputs: `python .ci/execute.py nbs/core/50_files.ipynb ...`.
 
 Cells under `#| eval: false` or a flag of `tst_flags` (such as `#| slow`) are not run and keep the outputs they have;
 `RUN_FLAGS="slow"` in the environment runs those of that flag.

@@ -106,7 +106,7 @@ def anchors(page):
 
 
 def output_name(name, page):
-    "The web page that a notebook becomes: tutorials/first.ipynb gives tutorials/first.html, core/10_core.ipynb gives core.html."
+    "The web page that a notebook becomes: tutorials/first.ipynb gives tutorials/first.html, core/50_files.ipynb gives files.html."
     return (Path(name).parent / front_matter(page).get("output-file", Path(name).stem + ".html")).as_posix()
 
 

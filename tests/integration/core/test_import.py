@@ -4,8 +4,10 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from neural_introspection import core
 from conftest import RUN
 from shell import is_one_sentence, shell
 
@@ -20,7 +22,10 @@ def python(code, **more):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("module", ["neural_introspection", "neural_introspection.core.core"])
+MODULES = [f"neural_introspection.core.{path.stem}" for path in Path(core.__file__).parent.glob("[a-z]*.py")]
+
+
+@pytest.mark.parametrize("module", ["neural_introspection", "neural_introspection.core", *MODULES])
 def test_import_is_light(module, capsys):
     start = "import time; start = time.perf_counter()\n"
     seconds, loaded, sockets = python(f"{start}import {module}\nprint(json.dumps([time.perf_counter() - start, list(sys.modules), seen]))")
