@@ -15,10 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
-from .antitraining import (AntitrainConfig, Antitraining, AntitrainResult, Certificate,
-    check_settings, open_antitraining, run_antitrain)
-from neural_introspection.antitraining.information import (Core, Information, core_set, information_content,
-    make_reference, randomised_scores)
+from .training import Antitraining, check_settings
+from .certificate import Certificate
+from neural_introspection.antitraining.pipeline import (AntitrainConfig, AntitrainResult, open_antitraining,
+    run_antitrain)
+from .information import Information, information_content
+from .randomisation import make_reference, randomised_scores
+from .cores import Core, core_set
 from ..core import BadInput, Cancelled, make_config, watch_progress
 from neural_introspection.display import (Panel, live_figure, live_or_static, options_table, renew_figure,
     report_progress)

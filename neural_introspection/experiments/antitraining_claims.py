@@ -10,13 +10,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from ..antitraining import Antitraining, AntitrainSettings, phases, two_layers
-from ..antitraining import antitrain_step, train_step
+from neural_introspection.antitraining import (Antitraining, AntitrainSettings, Examples, antitrain_step,
+    compare_information, information_content, make_reference, phases, randomised_scores, scores, token_windows,
+    train_step, two_layers)
 from ..models import evaluating
 from ..data import load_classification
 from ..core import BadInput
-from ..antitraining import (Examples, compare_information, information_content, make_reference,
-    randomised_scores, scores, token_windows)
 from ..stats import mean_interval, over_seeds, sweep
 from ..display import sweep_figure
 

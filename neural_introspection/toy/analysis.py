@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..core import BadInput, check_index
-from .models import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
+from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
 __all__ = ['with_features', 'feature_name', 'many_feature_activations', 'feature_outputs', 'single_dimension_outputs',
