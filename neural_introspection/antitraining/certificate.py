@@ -31,6 +31,7 @@ def _mean_interval(per_example: Float[np.ndarray, "example"]) -> tuple[float, fl
     half = 1.96 * per_example.std(ddof=1) / math.sqrt(len(per_example)) if len(per_example) > 1 else math.nan
     return float(per_example.mean()), float(per_example.mean() - half), float(per_example.mean() + half)
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #a5dfc168
 def behaviour(model: nn.Module, layer: LayerState, examples: Examples, kind: str = "normal", draws: int = 20, seed: int = 0) -> pd.DataFrame:
     "Accuracy (mean over draws, interval over examples) untouched, and with core, spectators or everything randomised."
     none = torch.zeros_like(layer.mask)
@@ -74,6 +75,7 @@ def decode(
         warnings.simplefilter("ignore")   # that it has not converged
         return (made.fit(scale(x_train), y_train.numpy()).predict(scale(x_test)) == y_test.numpy()).astype(float)
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #321067b2
 def _decodable(examples: Examples, keep: Optional[Tensor] = None) -> tuple[Bool[Tensor, "row"], Int[Tensor, "row"]]:
     "(rows that a decoder is to tell apart, their classes): all, or of many classes the most frequent."
     flat = examples.targets.flatten().cpu()
@@ -85,6 +87,7 @@ def _decodable(examples: Examples, keep: Optional[Tensor] = None) -> tuple[Bool[
     kept[some[torch.randperm(len(some), generator=generator_of("cpu", len(some)))[:MOST_ROWS]]] = True
     return kept, frequent
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #75623f69
 def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Examples, noise: float = .1, kinds: Sequence[str] = DECODERS, seed: int = 0) -> pd.DataFrame:
     "A row for each of core and spectators, activations and contribution (as it is, and with noise), and decoder: accuracy on the test with interval, and with shuffled labels."
     (rows, frequent), draw, found = _decodable(train), generator_of("cpu", seed, 9), []
@@ -132,6 +135,7 @@ def relearning(
             optimizer.step()
     return pd.DataFrame(rows)
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #ec40aa6b
 def _made_anew(model: nn.Module, after: dict[str, nn.Parameter], seed: int) -> None:
     "Start values for these weights, by the modules they belong to; normal ones where a module has none."
     with torch.random.fork_rng(devices=[]):
@@ -168,6 +172,7 @@ class Certificate:
     def __repr__(self) -> str: return self.sentence()
     def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>" + "".join(f.to_html(index=False, float_format="{:.3f}".format) for f in (self.behaviour, self.decoders))
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #f9c14407
 def _certificate_words(c: Certificate) -> str:
     random, alone, beside = c.of("core_randomised"), c.of("spectators_randomised"), c.of("all_randomised").accuracy
     chance = f"{c.majority:.3f}" if beside <= c.majority + .05 else f"{beside:.3f} with the whole layer random: something passes by it; most frequent class {c.majority:.3f}"
@@ -177,6 +182,7 @@ def _certificate_words(c: Certificate) -> str:
     if not told: return words + " There are no spectators."
     return words + f" Fresh decoders tell the class from what the spectators contribute with accuracy {told['contribution'][0]:.3f} ({told['contribution, with noise'][0]:.3f} with a little noise), and from the spectators themselves with {told['activations'][0]:.3f}: {'detached, but not erased' if told['activations'][0] - told['activations'][1] > .5 * (1 - told['activations'][1]) else 'the activations tell less than half of it'}."
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #34ad37d4
 def certify(
     model: nn.Module,
     layer: LayerState,
@@ -205,6 +211,7 @@ def certificate_figure(c: Certificate) -> Any:
     made = figure(dots, f"Certificate of {c.site}: core {c.core_size} of {c.units}", "accuracy on the test", "", height=200 + 24 * len(rows), showlegend=True, xaxis_range=[0, 1.02], yaxis=dict(autorange="reversed", type="category"))
     return made.add_vline(c.majority, line=dict(dash="dash", color=COLOURS["grey"]), annotation_text="chance")
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #67ed0a9f
 def relearning_figure(curves: pd.DataFrame, title: str = "Relearning, with the core random") -> Any:
     "Accuracy by step, as antitraining left it and made anew."
     from neural_introspection.display import colour_of, figure, interval_line

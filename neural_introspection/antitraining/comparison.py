@@ -58,6 +58,7 @@ class ComparisonTask:
     def information(self, model: nn.Module) -> Float[np.ndarray, "unit"]:
         return information_content(model, self.reference(model), self.train, self.settings.kind, self.settings.draws, seed=self.seed).loss
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #57f88117
 Found = tuple[nn.Module, Optional[Bool[Tensor, "unit"]]]   # a network, and its core; None: all that is left
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #97416a3f
@@ -66,6 +67,7 @@ def _antitrained(task: ComparisonTask, net: nn.Module, size: int) -> Found:
     run = SizedAntitraining(net, "1", task.train, settings, size, seed=task.seed).run()
     return run.model.eval(), run.layers[0].mask
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #b327d38a
 def _pruned(task: ComparisonTask, net: nn.Module, size: int, choose: Callable) -> Found:
     "Cut in stages, by what `choose` says of the network, and trained on."
     stages = falling_sizes(task.width, size, task.settings.cycles)
@@ -74,11 +76,13 @@ def _pruned(task: ComparisonTask, net: nn.Module, size: int, choose: Callable) -
         task.trained(net, task.cycle_steps + (task.final_steps if number == len(stages) - 1 else 0), number + 1)
     return net, None
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #cda0f52f
 def _penalised(task: ComparisonTask, net: nn.Module, size: int, strength: float = 1e-4) -> Found:
     task.trained(net, task.more // 2, 1, penalty=lambda m: strength * sum(layer.weight.abs().sum() for layer in (m[0], m[2])))
     net = remove_units(net, task.reference(net), torch.tensor(~kept_units(layer_norms(net[0], net[2]), size / task.width)), task.train)
     return task.trained(net, task.more - task.more // 2, 2), None
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #4025dace
 def _torch_pruned(task: ComparisonTask, net: nn.Module, size: int) -> Found:
     tp, stages = require("torch_pruning", "compare"), task.settings.cycles
     pruner = tp.pruner.BasePruner(net, task.train.inputs[:2], tp.importance.GroupTaylorImportance(), iterative_steps=stages, pruning_ratio=1 - size / task.width, ignored_layers=[net[2]])
@@ -95,6 +99,7 @@ class Routed(nn.Module):
     def __init__(self, core: Bool[Tensor, "unit"]): super().__init__(); self.register_buffer("core", core)
     def forward(self, x: Float[Tensor, "row unit"]) -> Float[Tensor, "row unit"]: return torch.where(self.core, x, x.detach())
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #c3633a73
 class Erased(nn.Module):
     "LEACE on the spectators: no linear map finds the class in them better than a constant, on what it was fitted to."
     def __init__(self, core: Bool[Tensor, "unit"]): super().__init__(); self.register_buffer("core", core); self.eraser = None
@@ -116,6 +121,7 @@ def _routed(task: ComparisonTask, net: nn.Module, size: int) -> Found:
     def only_core(m): m[2].weight.grad[:, ~core] = 0
     return task.trained(net, task.settings.train_steps + task.more, 0, after_backward=only_core), core
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #4b1297de
 def _erased(task: ComparisonTask, net: nn.Module, size: int) -> Found:
     core = torch.tensor(kept_units(task.information(net), size / task.width))
     net[1] = nn.Sequential(net[1], Erased(core))
@@ -125,8 +131,10 @@ def _erased(task: ComparisonTask, net: nn.Module, size: int) -> Found:
     refit(net)
     return net, core
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #688402e0
 def _small(task: ComparisonTask, net: nn.Module, size: int) -> Found: return task.trained(task.network(size), task.settings.train_steps + task.more, 0), None
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #5fb690d4
 METHODS: dict[str, Callable[[ComparisonTask, nn.Module, int], Found]] = dict(   # each may change the network that it gets
     antitraining=_antitrained, gradient_routing=_routed, leace=_erased, torch_pruning=_torch_pruned, l1=_penalised,
     magnitude=lambda task, net, size: _pruned(task, net, size, lambda m: layer_norms(m[0], m[2])),
@@ -145,6 +153,7 @@ def measure_method(task: ComparisonTask, net: nn.Module, core: Optional[Bool[Ten
     found = dict(core_size=int(core.sum()), whole=done.untouched, core_at_means=float(randomised_scores(net, task.test, reference, ~core[None], "mean").right.mean()), core_alone=done.spectators_randomised, core_random=done.core_randomised)
     return found | _decoded(task, net, layer) if decoding and not core.all() else found
 
+# %% ../../nbs/antitraining/32_comparison.ipynb #aec8c16d
 def _decoded(task: ComparisonTask, net: nn.Module, layer: LayerState) -> dict[str, float]:
     sides, y, z = (task.train, task.test), task.train.targets, task.test.targets
     one, other = (layer_signals(net, layer, e, ~layer.mask) for e in sides)

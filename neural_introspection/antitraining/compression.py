@@ -45,6 +45,7 @@ class TransformerSize:
     heads: tuple[int, ...]     # of each block
     dimensions: int            # of the embedding, and of what flows between the blocks
 
+# %% ../../nbs/antitraining/30_compression.ipynb #ea9d361a
 def hugging_face(model: Any) -> nn.Module:
     "The GPT-2 of transformers: the model itself, a fresh one by name, or that from which a bridge was loaded. `BadInput` for anything else, and for a bridge whose weights were changed."
     from transformers import AutoModelForCausalLM
@@ -55,6 +56,7 @@ def hugging_face(model: Any) -> nn.Module:
     if type(model).__name__ != "GPT2LMHeadModel": raise BadInput(f"a {type(model).__name__} cannot be compressed: give a GPT2LMHeadModel, such as 'pocket'.")
     return model
 
+# %% ../../nbs/antitraining/30_compression.ipynb #be2fc5c0
 def size_of(model: nn.Module) -> TransformerSize:
     "How many units a GPT-2 has by now."
     blocks = model.transformer.h
@@ -91,6 +93,7 @@ def _places(chosen: Sequence[tuple[Reference, Bool[Tensor, "unit"]]], size: Tran
         found[kind, int(match[1])] = reference, spectators
     return found
 
+# %% ../../nbs/antitraining/30_compression.ipynb #9fc37f20
 def _block_weights(state: dict[str, Tensor], i: int, neurons: Bool[Tensor, "neuron"], columns: Bool[Tensor, "column"], told: dict[str, Tensor]) -> dict[str, Tensor]:
     "A block's weights without some neurons and heads (`columns`: the heads' values), whose means go into the biases of what reads them."
     part = {k.split(f"h.{i}.")[1]: v for k, v in state.items() if f"transformer.h.{i}." in k}
@@ -108,6 +111,7 @@ def _without_dimensions(name: str, weight: Tensor, kept: Bool[Tensor, "dimension
     if re.search(r"(c_attn|c_fc)\.weight$|ln_\w\.(weight|bias)$|c_proj\.bias$", name): return weight[kept]
     return weight
 
+# %% ../../nbs/antitraining/30_compression.ipynb #29de4389
 @torch.no_grad()
 def compress_transformer(
     model: Any,                                                                # a GPT-2 of transformers, its name, or a bridge as it was loaded
@@ -138,6 +142,7 @@ def save_compressed(model: nn.Module, path: str | Path) -> Path:
     tensors = {k: v for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
     return write_tensors(path, tensors, dict(kind="compressed GPT-2", size=dataclasses.asdict(size_of(model)), config=model.config.to_dict()))
 
+# %% ../../nbs/antitraining/30_compression.ipynb #7ab6b872
 def load_compressed(path: str | Path) -> nn.Module:
     "The model that `save_compressed` wrote, in evaluation mode. `BadData` if the file is damaged, or something else."
     from transformers import GPT2Config
@@ -169,6 +174,7 @@ def stream_references(model: nn.Module, examples: Examples) -> list[Reference]:
     sites = ["transformer.drop", *[f"transformer.h.{i}.{part}" for i in range(len(model.transformer.h)) for part in ("ln_1", "attn", "ln_2", "mlp")], "transformer.ln_f"]
     return [make_reference(model, site, examples) for site in sites]
 
+# %% ../../nbs/antitraining/30_compression.ipynb #3ab2b537
 def dimension_information(model: nn.Module, examples: Examples, batch_size: int = 16) -> Float[np.ndarray, "dimension"]:
     "What it costs (nats) to have each dimension of the embedding at zero wherever it flows."
     references = stream_references(model, examples)

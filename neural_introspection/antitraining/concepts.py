@@ -71,6 +71,7 @@ def label_tokens(model: Any, text: str, characters: Bool[np.ndarray, "char"]) ->
     if sum(sizes) != len(marked): raise BadInput(f"the tokens have {sum(sizes):,} bytes and the text {len(marked):,}: labels need a tokenizer that loses nothing.")
     return np.array(ids), marked[np.cumsum(sizes) - 1]
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #509032bd
 def concept_tokens(
     model: Any,
     documents: Mapping[str, str],                              # name -> text
@@ -92,6 +93,7 @@ def concept_tokens(
     group, ids, concept = zip(*found)
     return ConceptTokens(name, torch.tensor(np.array(ids)), torch.tensor(np.array(concept).astype(int)), np.array(group), tuple(documents))
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #d1a89276
 def _windows(marked: Bool[np.ndarray, "token"], length: int) -> list[int]:
     "Where windows start: one after the other, never behind a marked token."
     starts, i = [], 0
@@ -125,6 +127,7 @@ def make_probe(kind: str, inputs: int, hidden: int = 64) -> nn.Module:
     if kind not in PROBES: raise BadInput(f"a probe cannot be {kind!r}: choose linear or mlp.")
     return nn.Linear(inputs, 1) if kind == "linear" else nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #06734b4e
 def fit_probe(
     x: Float[Tensor, "token neuron"],
     concept: Float[Tensor, "token"],
@@ -170,6 +173,7 @@ def check_chosen(chosen: Sequence[int], width: int) -> None:
     "`BadInput` unless these are different neurons of the layer, and not all of it."
     if not 0 < len(set(chosen)) == len(chosen) < width or not all(0 <= j < width for j in chosen): raise BadInput(f"neurons {list(chosen)[:9]} cannot be chosen: give different ones in 0..{width - 1}, and not all.")
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #576567cf
 def probe_concept(
     model: Any,
     site: str,
@@ -195,9 +199,11 @@ def probe_concept(
             rows.append(dict(neurons=name, count=len(which), probe=kind) | _reading(score, truth, group) | dict(shuffled=grouped_auc(null.numpy(), truth.numpy(), group, 1)[0]))
     return pd.DataFrame(rows).assign(majority=float(max(truth.mean(), 1 - truth.mean()))).set_index(["neurons", "probe"])
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #c4abbd79
 def _reading(score: Float[Tensor, "token"], truth: Float[Tensor, "token"], group: Int[np.ndarray, "token"]) -> dict[str, float]:
     return dict(zip(("auc", "low", "high"), grouped_auc(score.numpy(), truth.numpy(), group))) | dict(accuracy=float(((score > 0) == (truth > .5)).float().mean()))
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #357b3a5a
 def _token_scores(fit_on: ConceptTokens, test_on: ConceptTokens) -> Float[Tensor, "token"]:
     "The log odds of the concept, from how often each token has it."
     size = int(max(fit_on.ids.max(), test_on.ids.max())) + 1
@@ -229,6 +235,7 @@ def language_loss(model: Any, tokens: ConceptTokens, batch_size: int = 32) -> pd
         with evaluating(model): parts.append(scores(model(found.inputs), found.targets)[0].cpu())
     return pd.Series(torch.cat(parts).numpy()).groupby(tokens.group).mean()
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #77c21877
 def change_others(model: Any, site: str, chosen: Sequence[int], change: Callable[[Tensor], Tensor]) -> Any:
     "A context manager: within it the neurons of the site that are not chosen pass through the function."
     def see(x):
@@ -253,6 +260,7 @@ class ForceSettings:
     fresh: int = option(25, "After so many steps the oldest adversary is begun anew", "Adversaries", minimum=1)
     memory: int = option(8, "So many of the last batches train the adversaries", "Adversaries", minimum=1)
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #2673acf9
 def squared_correlation(x: Float[Tensor, "token *feature"], concept: Float[Tensor, "token"]) -> Float[Tensor, "*feature"]:
     "Squared Pearson correlation of each feature with the concept; 0 for what never changes."
     z = (concept - concept.mean()).view(-1, *[1] * (x.ndim - 1))

@@ -24,6 +24,7 @@ __all__ = ['CORES', 'Core', 'prefix_mask', 'check_threshold', 'core_set', 'core_
 # %% ../../nbs/antitraining/16_cores.ipynb #cddb2de4
 CORES = ("sufficient", "necessary")
 
+# %% ../../nbs/antitraining/16_cores.ipynb #16b2195a
 @dataclass(frozen=True, repr=False)
 class Core:
     "The core units of a site; the others are its spectators."
@@ -54,6 +55,7 @@ class Core:
         return f"{self.size} of {self.units.count} units of {self.units.site} ({self.share:.0%}; {self.interval[0]} to {self.interval[1]} over {len(self.sizes)} draws) {does} {self.threshold:.0%} of the way between {self.metric} {self.best:.3f} and {self.worst:.3f}."
     def __repr__(self) -> str: return self.sentence()
 
+# %% ../../nbs/antitraining/16_cores.ipynb #7e3101be
 def prefix_mask(ranking: Int[np.ndarray, "unit"], size: int) -> Bool[Tensor, "unit"]:
     "True for the first `size` units of a ranking."
     mask = torch.zeros(len(ranking), dtype=torch.bool)
@@ -69,6 +71,7 @@ def _metric(found: SetScores, metric: str) -> Float[Tensor, "draw set"]:
     "Higher is better."
     return found.right.mean(2) if metric == "accuracy" else -found.loss.mean(2)
 
+# %% ../../nbs/antitraining/16_cores.ipynb #242bc9aa
 def core_set(
     model: nn.Module,
     reference: Reference,
@@ -100,6 +103,7 @@ def _check_above_chance(ends: SetScores, metric: str, units: Units) -> None:
     if not float(gain.mean()) > 2 * float(gain.std()) / math.sqrt(len(gain)):
         raise BadInput(f"the model is no better than with all of {units.site} randomised ({metric} {abs(float(per_example[0].mean())):.3f} and {abs(float(per_example[1].mean())):.3f}): there is no information to find; train it first, or choose another layer.")
 
+# %% ../../nbs/antitraining/16_cores.ipynb #6e4845a3
 def _smallest(reaches: Callable[[int], bool], most: int) -> int:
     "The smallest size from 0 that reaches it, by binary search."
     low, high = 0, most
@@ -108,6 +112,7 @@ def _smallest(reaches: Callable[[int], bool], most: int) -> int:
         low, high = (low, middle) if reaches(middle) else (middle + 1, high)
     return low
 
+# %% ../../nbs/antitraining/16_cores.ipynb #3b5dea91
 def _reaches(model: nn.Module, examples: Examples, reference: Reference, ranking: Int[np.ndarray, "unit"], size: int, core: str, metric: str, kind: str, draw: int, seed: int, threshold: float, best: float, worst: float) -> bool:
     mask = prefix_mask(ranking, size)
     found = float(_metric(randomised_scores(model, examples, reference, (mask if core == "necessary" else ~mask)[None], kind, [draw], seed), metric))
@@ -135,6 +140,7 @@ def core_curve(
         frame |= {name: found.mean(0), f"{name}_low": found.min(0), f"{name}_high": found.max(0)}
     return pd.DataFrame(frame)
 
+# %% ../../nbs/antitraining/16_cores.ipynb #4558073d
 def core_figure(curve: pd.DataFrame, cores: Sequence[Core] = (), title: str = "How many units carry the layer") -> Any:
     "The curve, with the sizes of some cores."
     from neural_introspection.display import COLOURS, figure, interval_line

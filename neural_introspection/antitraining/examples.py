@@ -19,6 +19,7 @@ __all__ = ['IGNORED', 'FEW_CLASSES', 'Examples', 'next_tokens', 'token_windows',
 # %% ../../nbs/antitraining/10_examples.ipynb #ec260892
 IGNORED = -100   # the target of a place that does not count
 
+# %% ../../nbs/antitraining/10_examples.ipynb #67bd89c0
 @dataclass(frozen=True, repr=False)
 class Examples:
     "Inputs and their targets. `BadInput` if there are none, or not as many of one as of the other."

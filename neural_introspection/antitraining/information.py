@@ -58,6 +58,7 @@ def _random_groups(count: int, share: float, rounds: int, seed: int) -> Bool[Ten
         for group in np.array_split(draw.permutation(count), math.ceil(count / size)): masks.append(np.isin(np.arange(count), group))
     return torch.tensor(np.array(masks))
 
+# %% ../../nbs/antitraining/14_information.ipynb #5f9ca3ad
 def information_content(
     model: nn.Module,
     reference: Reference,
@@ -130,6 +131,7 @@ def shared_information(
     for name, per_example in dict(interaction=joint - first - second, together=shared - joint).items(): frame = frame.assign(**_tested(name, per_example))
     return frame
 
+# %% ../../nbs/antitraining/14_information.ipynb #662a894b
 def _tested(name: str, per_example: Float[np.ndarray, "pair example"]) -> dict[str, Float[np.ndarray, "pair"]]:
     from scipy.stats import norm
     error = per_example.std(1) / math.sqrt(per_example.shape[1])

@@ -27,6 +27,7 @@ def _dependent(value: Tensor, named: dict[str, nn.Parameter]) -> set[str]:
     grads = torch.autograd.grad(value.float().sum(), list(named.values()), allow_unused=True)
     return {name for name, grad in zip(named, grads) if grad is not None}
 
+# %% ../../nbs/antitraining/18_objective.ipynb #898e87fd
 def weights_after(model: nn.Module, site: str, examples: Examples) -> tuple[dict[str, nn.Parameter], list[str]]:
     """(trainable weights by name on which the output depends and the site does not, names of those on which both depend). A branch beside the site counts as after it.
     `BadInput` if nothing comes after it."""
@@ -69,6 +70,7 @@ class LayerState:
     @property
     def site(self) -> str: return self.reference.units.site
 
+# %% ../../nbs/antitraining/18_objective.ipynb #6269e8a7
 def antitrain_loss(
     model: nn.Module,
     batch: Examples,

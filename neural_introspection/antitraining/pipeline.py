@@ -47,6 +47,7 @@ def two_layers(features: int, width: int, classes: int, seed: int) -> nn.Sequent
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, classes))
 
+# %% ../../nbs/antitraining/24_pipeline.ipynb #53769121
 def open_antitraining(config: AntitrainConfig, seed: int) -> tuple[Antitraining, ClassificationData]:
     "The run of one seed, not yet begun, and its data."
     data = load_classification(config.data, config.label, None, None, config.test_split, seed).to(pick_device(config.device))
@@ -115,6 +116,7 @@ def _run_words(r: AntitrainResult) -> str:
     return (f"{r.config.data}, {r.config.width} neurons, {len(f)} seed{'s' * (len(f) > 1)}: {span(f.core_size).replace('.000', '')} neurons are the core ({f.core_share.mean():.0%}); test accuracy {span(f.test_accuracy)}, before antitraining {span(f.test_accuracy_before)}; "
             f"with the core random {span(f.core_randomised_accuracy)} (chance {f.chance.mean():.3f}), with the spectators random {span(f.spectators_randomised_accuracy)}.")
 
+# %% ../../nbs/antitraining/24_pipeline.ipynb #326fc51a
 def seeds_figure(r: AntitrainResult) -> Any:
     "Core share and accuracies of every seed, by phase."
     import plotly.graph_objects as go
@@ -134,8 +136,10 @@ def check_config(config: AntitrainConfig) -> None:
     check_run_folder(config.output_dir)
     pick_device(config.device)
 
+# %% ../../nbs/antitraining/24_pipeline.ipynb #dc9771f9
 def _asked(config: AntitrainConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "n_jobs")})
 
+# %% ../../nbs/antitraining/24_pipeline.ipynb #c652eee7
 def run_antitrain(config: AntitrainConfig) -> AntitrainResult:
     "Antitrain the network of every seed. `BadInput` before anything is written; an interrupted run is resumed by the same call."
     check_config(config)
@@ -150,6 +154,7 @@ def run_antitrain(config: AntitrainConfig) -> AntitrainResult:
         write_frame(run.file("datasets", "history.parquet"), result.history())
     return result
 
+# %% ../../nbs/antitraining/24_pipeline.ipynb #e7628071
 def _load_run(path: Path) -> AntitrainResult:
     "`BadData` if there is no finished run of `run_antitrain`."
     path = full_path(path)
@@ -158,6 +163,7 @@ def _load_run(path: Path) -> AntitrainResult:
     config = make_config(AntitrainConfig, manifest["config"] | dict(output_dir=str(path)))
     return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path, manifest.get("created", ""))
 
+# %% ../../nbs/antitraining/24_pipeline.ipynb #7f3f7342
 def _stored(r: AntitrainResult, seed: int) -> Antitraining:
     a, _ = open_antitraining(r.config, seed)
     if r.run_folder is None or not a.resume(find_run(r.run_folder, r.created)/"models"/f"seed_{seed}.safetensors"): raise BadData(f"the network of seed {seed} is not in {r.run_folder}: give one of {', '.join(str(run['seed']) for run in r.runs)}.")

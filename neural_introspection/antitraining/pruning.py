@@ -62,6 +62,7 @@ def _take(module: nn.Module, name: str, kept: Int[Tensor, "unit"], dim: int) -> 
     new = old.detach().index_select(dim, kept.to(old.device)).clone()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
+# %% ../../nbs/antitraining/28_pruning.ipynb #20dba7ad
 @torch.no_grad()
 def _fold(reader: nn.Module, spectators: Bool[Tensor, "unit"], constant: Float[Tensor, "unit"]) -> None:
     "Add to the reader's bias what the spectators say on average."
@@ -70,6 +71,7 @@ def _fold(reader: nn.Module, spectators: Bool[Tensor, "unit"], constant: Float[T
     if reader.bias is not None: reader.bias += told
     elif told.any(): reader.bias = nn.Parameter(told)
 
+# %% ../../nbs/antitraining/28_pruning.ipynb #76570932
 def _shrink(writer: nn.Module, norms: Sequence[nn.Module], reader: nn.Module, kept: Int[Tensor, "unit"]) -> None:
     for name in ("weight", "bias"): _take(writer, name, kept, 0)
     for norm in norms:
@@ -88,6 +90,7 @@ def check_removal(reference: Reference, spectators: Bool[Tensor, "unit"], consta
     if spectators.dtype != torch.bool or spectators.shape != (reference.units.count,) or bool(spectators.all()):
         raise BadInput(f"{int(spectators.sum())} spectators of shape {tuple(spectators.shape)} do not fit the {reference.units.count} units of {reference.units.site}: give a mask of them that leaves at least one.")
 
+# %% ../../nbs/antitraining/28_pruning.ipynb #fa97cdf1
 def remove_units(
     model: nn.Module,
     reference: Reference,                  # of the layer
@@ -164,6 +167,7 @@ def falling_sizes(count: int, size: int, steps: int) -> list[int]:
     "From `count` units to `size` in so many steps of about equal ratio."
     return [round(count * (size / count) ** ((i + 1) / steps)) for i in range(steps)]
 
+# %% ../../nbs/antitraining/28_pruning.ipynb #2951a859
 class SizedAntitraining(Antitraining):
     "Antitraining to a core of a given size: the most informative units, by a ranking that is given or measured anew in each cycle."
     def __init__(self, model: nn.Module, sites: str | Sequence[str], train: Examples, settings: AntitrainSettings, size: int, rankings: Optional[dict[str, Int[np.ndarray, "unit"]]] = None, **options: Any):
@@ -177,6 +181,7 @@ class SizedAntitraining(Antitraining):
         self.eraser = self.norms = None
         return self.cores
 
+# %% ../../nbs/antitraining/28_pruning.ipynb #95a17934
 def _sized(a: SizedAntitraining, layer: LayerState) -> LayerState:
     s, reference = a.settings, make_reference(a.model, layer.reference.units, a.measured)
     ranking = a.rankings.get(layer.site)

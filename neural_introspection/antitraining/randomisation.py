@@ -23,6 +23,7 @@ __all__ = ['HEAD_SITES', 'KINDS', 'FEW', 'ROOM', 'Units', 'run_model', 'find_uni
 # %% ../../nbs/antitraining/12_randomisation.ipynb #be501a52
 HEAD_SITES = ("hook_z", "hook_q", "hook_k", "hook_v")   # [batch, pos, head, d_head] in TransformerLens
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #99259219
 @dataclass(frozen=True)
 class Units:
     "The units of a site."
@@ -48,6 +49,7 @@ def run_model(model: Any, inputs: Any) -> Any:
     "The model's output for one tensor of inputs."
     return model(inputs)
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #bed8f56f
 def find_units(
     model: nn.Module,
     site: str,                     # a hook name, or a module's path
@@ -100,6 +102,7 @@ def make_reference(
     values = torch.cat(kept)
     return Reference(units, stats.mean.float().to(values), stats.std.float().to(values), values)
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #0a2f55de
 def _site_rows(model: nn.Module, units: Units, examples: Examples, batch_size: int) -> Iterator[Float[Tensor, "row column"]]:
     for batch in torch.arange(len(examples)).split(batch_size):
         with evaluating(model), capture(model, [units.site], stop_early=True) as acts: run_model(model, examples.inputs[batch])
@@ -108,6 +111,7 @@ def _site_rows(model: nn.Module, units: Units, examples: Examples, batch_size: i
 # %% ../../nbs/antitraining/12_randomisation.ipynb #d2c5d0d3
 KINDS = ("normal", "resample", "permute", "mean", "zero", "shared", "none")
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #03595e8a
 def random_values(
     rows: Float[Tensor, "example *place column"],   # what flows
     reference: Reference,
@@ -129,6 +133,7 @@ def random_values(
     else: places = torch.rand(pool.shape, generator=generator, device=rows.device).argsort(0)
     return pool.gather(0, places).view_as(rows)
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #1fd6bd0a
 def generator_of(device: Any, *seed: int) -> torch.Generator:
     "A generator that depends on these numbers alone, so that any step can be repeated without those before it."
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
@@ -172,6 +177,7 @@ def _swap(reference: Reference, masks: Bool[Tensor, "set unit"], new: Float[Tens
         return units.back(torch.where(gone, new[None], rows).flatten(0, 1))
     return see
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #8cbab058
 def _answers(output: Any) -> Tensor:
     found = read_logits(output)
     if not isinstance(found, Tensor): raise BadInput(f"the model returns a {type(found).__name__} without logits: give a model that returns a tensor, or an output with `logits`.")
@@ -182,6 +188,7 @@ def _whole_pass(model: nn.Module, inputs: Tensor, edits: dict[str, Callable], co
     "Everything runs for every copy."
     with hooks(model, edits): return _answers(run_model(model, inputs.repeat(copies, *[1] * (inputs.ndim - 1))))
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #0f927645
 def _from_the_layer(model: nn.Module, inputs: Tensor, edits: dict[str, Callable], copies: int) -> Optional[Tensor]:
     "What comes before the first site runs once; None for a model that this does not fit (something passes by the layer)."
     try:
@@ -189,6 +196,7 @@ def _from_the_layer(model: nn.Module, inputs: Tensor, edits: dict[str, Callable]
     except RuntimeError: return None
     return found if len(found) == copies * len(inputs) else None
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #d3726591
 def _from_block(model: Any, block: int, resid: Float[Tensor, "example pos d_model"], edits: dict[str, Callable], copies: int) -> Tensor:
     "A transformer, from the block on."
     with hooks(model, edits): return run_from(model, block, resid.repeat(copies, 1, 1))
@@ -214,6 +222,7 @@ def _added(module: nn.Module, change: Float[Tensor, "example *place column"], un
     picture, bare = units.back(change), (module.stride, module.padding, module.dilation)
     return torch.stack([nn.functional.conv2d(picture[:, [j]], module.weight[:, [j]], None, *bare) for j in unit.tolist()])
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #713052b9
 def _from_the_reader(model: nn.Module, reader: str, inputs: Tensor, masks: Bool[Tensor, "set unit"], change: Float[Tensor, "example *place column"], units: Units) -> Tensor:
     "Only what comes after the reader runs for every copy."
     module, copies = find_site(model, reader), len(masks)
@@ -241,6 +250,7 @@ class _Batch:
     reader: Optional[str] = None
     way: Optional[str] = None        # layer, block or whole; found at the first use
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #33442fce
 def _open_batch(model: nn.Module, examples: Examples, references: Sequence[Reference], reader: Optional[str]) -> _Batch:
     sites = [r.units.site for r in references]
     blocks = [site_layer(site) for site in sites]
@@ -261,6 +271,7 @@ def _run_sets(batch: _Batch, masks: list[Bool[Tensor, "set unit"]], new: list[Fl
     batch.way = "whole"
     return _whole_pass(batch.model, inputs, edits, copies)
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #e8087701
 def _checked_reader(batch: _Batch, masks: list[Bool[Tensor, "set unit"]], new: list[Tensor]) -> Optional[str]:
     "The reader, if adding to its output gives what the long way gives."
     few = [m[:3] for m in masks]
@@ -299,6 +310,7 @@ def randomised_scores(
     loss, right = torch.cat(parts, -1)
     return SetScores(loss, right)
 
+# %% ../../nbs/antitraining/12_randomisation.ipynb #f6fe7fab
 def _batch_scores(batch: _Batch, masks: list[Bool[Tensor, "set unit"]], new: list[Tensor], naive: bool) -> Float[Tensor, "2 set example"]:
     "Loss and accuracy of each example, as many sets at a time as there is room for."
     if naive: batch.way = "whole"

@@ -22,6 +22,7 @@ __all__ = ['TIE_SCORES', 'tie_scores', 'disjoint_pairs', 'tie_neurons']
 # %% ../../nbs/antitraining/44_ties.ipynb #69623cbb
 TIE_SCORES = ("together", "together_share", "interaction", "weight_cosine", "correlation")
 
+# %% ../../nbs/antitraining/44_ties.ipynb #83a68f8e
 @torch.no_grad()
 def tie_scores(
     model: nn.Module,
@@ -51,6 +52,7 @@ def disjoint_pairs(scores: pd.DataFrame, by: str, count: int) -> list[tuple[int,
         if len(chosen) < count and not {a, b} & {unit for pair in chosen for unit in pair}: chosen.append((a, b))
     return chosen
 
+# %% ../../nbs/antitraining/44_ties.ipynb #dd77347f
 def tie_neurons(incoming: nn.Linear, outgoing: nn.Linear, pairs: Sequence[tuple[int, int]]) -> tuple[nn.Linear, nn.Linear]:
     "Smaller copies of two layers: of each pair the first neuron stays, the outgoing weights are summed. `BadInput` for pairs that are none, or that share a neuron."
     units, count = [unit for pair in pairs for unit in pair], incoming.out_features

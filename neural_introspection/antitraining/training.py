@@ -59,6 +59,7 @@ class AntitrainSettings:
     weight_decay: float = option(0., "Weight decay of training", "Step", minimum=0)
     batch_size: int = option(128, "Examples in a batch", "Step", minimum=1)
 
+# %% ../../nbs/antitraining/20_training.ipynb #84c6a7ee
 def check_settings(settings: AntitrainSettings) -> None:
     "`BadInput` for values that cannot work."
     check_options(settings)
@@ -137,6 +138,7 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     if not named: raise BadInput("the model has no trainable weight: call model.requires_grad_(True) first, on a copy if it is to stay as it is.")
     return named
 
+# %% ../../nbs/antitraining/20_training.ipynb #1c5882a0
 def _open_layer(a: Antitraining, site: str) -> LayerState:
     after, shared = weights_after(a.model, site, a.examples)
     if shared: log.info("%d weights act before %s and also beyond it (tied, or passing by), so antitraining leaves them alone: %s", len(shared), site, ", ".join(shared[:3]) + ", ..." * (len(shared) > 3))
@@ -146,16 +148,19 @@ def _open_layer(a: Antitraining, site: str) -> LayerState:
         raise BadInput(f"no single linear layer or convolution reads {site}: choose scope after, without renormalise.")
     return LayerState(reference, None, after, reader)
 
+# %% ../../nbs/antitraining/20_training.ipynb #a94e30dd
 def _measured(a: Antitraining, layer: LayerState, threshold: float) -> LayerState:
     s, seed = a.settings, int(a.seed) * 1000 + a.steps["train"] % 1000
     reference = make_reference(a.model, layer.reference.units, a.measured)
     found = information_content(a.model, reference, a.measured, s.kind, s.draws, s.information, seed=seed)
     return dataclasses.replace(layer, reference=reference, core=core_set(a.model, reference, a.measured, found, threshold, s.core, s.metric, s.kind, s.draws, seed))
 
+# %% ../../nbs/antitraining/20_training.ipynb #60ba4f99
 def _refreshed(a: Antitraining) -> None:
     "The layers with what their values are by now."
     a.layers = [dataclasses.replace(layer, reference=make_reference(a.model, layer.reference.units, a.measured[:512])) for layer in a.layers]
 
+# %% ../../nbs/antitraining/20_training.ipynb #c51b760d
 def _check_measured(a: Antitraining) -> None:
     if not a.cores: raise BadInput("no core has been measured: call measure() first.")
 
@@ -169,6 +174,7 @@ def _batch(a: Antitraining, what: str) -> tuple[Examples, torch.Generator]:
     a.steps[what] += 1
     return a.examples[torch.as_tensor(rows, device=device)], generator_of(device, a.seed, stream, step)
 
+# %% ../../nbs/antitraining/20_training.ipynb #391038b4
 @contextlib.contextmanager
 def _repeatable(noise: torch.Generator) -> Iterator[None]:
     "Within the block dropout depends on the step's noise alone; torch's own generators are left as they were."
@@ -182,11 +188,13 @@ def _repeatable(noise: torch.Generator) -> Iterator[None]:
         torch.set_rng_state(before)
         if device: torch.cuda.set_rng_state(there, device)
 
+# %% ../../nbs/antitraining/20_training.ipynb #94e60ccc
 def _training_mode(a: Antitraining) -> None:
     "Training mode, but for the modules that were in evaluation mode when the rest was not."
     a.model.train()
     for m in a.resting: m.training = False
 
+# %% ../../nbs/antitraining/20_training.ipynb #e63865b4
 def train_step(a: Antitraining) -> None:
     "One ordinary training step on the next batch."
     step, s = a.steps["train"], a.settings
@@ -225,18 +233,22 @@ def antitrain_step(a: Antitraining) -> None:
     a.eraser[layer.site].step()
     if norms is not None: _cap(_read_by(a, layer), norms, ~layer.mask)
 
+# %% ../../nbs/antitraining/20_training.ipynb #7cf63da1
 def _erasable(a: Antitraining, layer: LayerState) -> list[nn.Parameter]:
     "The weights that antitraining of the layer changes."
     return list(layer.after.values()) if a.settings.scope == "after" else [_read_by(a, layer)]
 
 def _read_by(a: Antitraining, layer: LayerState) -> nn.Parameter: return find_site(a.model, layer.reader).weight
 
+# %% ../../nbs/antitraining/20_training.ipynb #c8e3b4d7
 def _keep_columns(grad: Tensor, layer: LayerState) -> None:
     "No gradient for what reads the core."
     grad[:, layer.mask.to(grad.device)] = 0
 
+# %% ../../nbs/antitraining/20_training.ipynb #2b9c0178
 def _column_norms(weight: Tensor) -> Float[Tensor, "unit"]: return weight.detach().transpose(0, 1).flatten(1).norm(dim=1)
 
+# %% ../../nbs/antitraining/20_training.ipynb #1f2dd605
 @torch.no_grad()
 def _cap(weight: Tensor, norms: Float[Tensor, "unit"], spectators: Bool[Tensor, "unit"]) -> None:
     "Scale what reads a spectator back to its norm before, where it grew."
@@ -252,6 +264,7 @@ def _cycle(a: Antitraining, number: int) -> None:
     a.measure(threshold)
     _steps(a, s.cycle_steps, s.mode, lambda: a.measure(threshold))
 
+# %% ../../nbs/antitraining/20_training.ipynb #6f466ce7
 def _steps(a: Antitraining, steps: int, mode: str, remeasure: Callable = lambda: None) -> None:
     "So many training steps, with their antitraining steps between or after them."
     s, owed = a.settings, 0.
@@ -264,10 +277,12 @@ def _steps(a: Antitraining, steps: int, mode: str, remeasure: Callable = lambda:
             owed -= 1
     if mode == "sequential": a.antitrain(int(owed))
 
+# %% ../../nbs/antitraining/20_training.ipynb #d423be08
 def phases(settings: AntitrainSettings) -> list[str]:
     "The schedule: train, then the cycles, then final."
     return ["train", *[f"cycle {i}" for i in range(settings.cycles)], *["final"] * bool(settings.cycles and settings.final_steps)]
 
+# %% ../../nbs/antitraining/20_training.ipynb #e254d952
 def _run_phases(a: Antitraining, path: Optional[str | Path], stop_after: Optional[int]) -> Antitraining:
     names = phases(a.settings)
     for i in progress(range(a.done, len(names) if stop_after is None else min(stop_after, len(names))), "antitraining", unit="phase"):
@@ -316,6 +331,7 @@ def _save(a: Antitraining, path: Path) -> Path:
     cores = {site: dict(ranking=core.ranking.tolist(), sizes=list(core.sizes), core=core.core, metric=core.metric, threshold=core.threshold, best=core.best, worst=core.worst) for site, core in a.cores.items()}
     return write_tensors(path, tensors, dict(kind="Antitraining", settings=plain(a.settings), seed=a.seed, steps=a.steps, done=a.done, history=a.history, cores=cores, rates=rates, scheduler=scheduler))
 
+# %% ../../nbs/antitraining/20_training.ipynb #14b283e1
 def _resume(a: Antitraining, path: Path) -> bool:
     "Go on where the file is; False if there is none. `BadData` if it belongs to other settings."
     if not path.exists(): return False

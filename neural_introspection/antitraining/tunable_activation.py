@@ -61,6 +61,7 @@ class ActivationComparison:
 
     def __repr__(self) -> str: return f"{len(self.shapes)} seeds, {self.shapes.shape[1]} neurons, median shape {np.median(self.shapes):.2f}"
 
+# %% ../../nbs/antitraining/42_tunable_activation.ipynb #9258dbe3
 ACTIVATIONS = {"sigmoid": 0., "tunable": .5, "relu": 1.}   # where their shape starts
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #f558c167

@@ -46,6 +46,7 @@ def split_documents(
     for name, text in documents.items(): sides[number(name) < share*10_000][name] = text
     return sides
 
+# %% ../../nbs/experiments/06_documents.ipynb #0a749084
 def documents_hash(documents: dict[str, str]) -> str:
     "SHA-256 over names and texts, in the order of the names."
     digest = hashlib.sha256()
@@ -89,6 +90,7 @@ class PocketData:
     @property
     def bytes_per_token(self) -> float: return self.about["heldout"]["bytes"]/self.about["heldout"]["tokens"]
 
+# %% ../../nbs/experiments/06_documents.ipynb #9b9b6a80
 def pocket_data(tokenizer: Any, documents: dict[str, str]) -> PocketData:
     "Split and encode the documents."
     sides = dict(zip(("train", "heldout"), split_documents(documents)))

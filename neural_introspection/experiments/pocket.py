@@ -78,6 +78,7 @@ def batch_at(
     rows = np.stack([ids[start:start + n_ctx - 1] for start in starts]).astype(np.int64)
     return torch.from_numpy(np.pad(rows, ((0, 0), (1, 0))))
 
+# %% ../../nbs/experiments/10_pocket.ipynb #3339d6cc
 def lr_at(step: int, recipe: PocketRecipe) -> float:
     "The share of the peak learning rate at a step, 0..1."
     decay = 1. if step < .5*recipe.steps else max(.02, (recipe.steps - step)/(.5*recipe.steps))
@@ -117,6 +118,7 @@ class _Group:
     named: dict[str, torch.nn.Parameter]
     learning_rate: float
 
+# %% ../../nbs/experiments/10_pocket.ipynb #ee9f965c
 def _groups(model: Any, recipe: PocketRecipe) -> dict[str, _Group]:
     named = dict(model.named_parameters())
     inside = {k: p for k, p in named.items() if p.ndim == 2 and ".h." in k}
@@ -169,6 +171,7 @@ def _save(state: _Training) -> None:
     about = dict(identity=state.identity, step=state.step, seconds=state.seconds, history=state.history)
     write_tensors(state.checkpoint, tensors, about)
 
+# %% ../../nbs/experiments/10_pocket.ipynb #b9604499
 def _resume(state: _Training) -> None:
     "Go on from the checkpoint, if there is one; `BadRunFolder` if it is of another recipe or other data."
     if not state.checkpoint.exists(): return
@@ -190,6 +193,7 @@ class PocketTraining:
     seconds: float
     threads: int       # of torch
 
+# %% ../../nbs/experiments/10_pocket.ipynb #dd03784d
 def train_pocket(
     folder: str | Path,              # keeps `checkpoint.safetensors`; the same call goes on from there
     data: PocketData,
@@ -301,6 +305,7 @@ def _markdown(frame: pd.DataFrame) -> str:
     rows = [[formats[type(value)].format(value) for value in row] for row in frame.astype(object).values.tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(frame.columns), ["---"]*frame.shape[1], *rows])
 
+# %% ../../nbs/experiments/10_pocket.ipynb #94192e3b
 def pocket_card(facts: dict) -> str:
     "The model card (Markdown) for the facts in `training.json`."
     data, recipe, results = facts["data"], facts["recipe"], facts["results"]

@@ -18,6 +18,7 @@ def _keys(ids: Int[np.ndarray, "token"], d_vocab: int) -> dict[str, Int[np.ndarr
     a, b, c = (ids[i:len(ids) - 2 + i].astype(np.int64) for i in range(3))
     return dict(trigram=(a*d_vocab + b)*d_vocab + c, pair=a*d_vocab + b, bigram=b*d_vocab + c, last=b, token=c)
 
+# %% ../../nbs/experiments/08_trigram.ipynb #010cfe8b
 def _look_up(table: tuple[np.ndarray, np.ndarray], keys: Int[np.ndarray, "token"]) -> Float[np.ndarray, "token"]:
     found, counts = table
     place = np.searchsorted(found, keys).clip(max=len(found) - 1)
@@ -26,6 +27,7 @@ def _look_up(table: tuple[np.ndarray, np.ndarray], keys: Int[np.ndarray, "token"
 # %% ../../nbs/experiments/08_trigram.ipynb #6621dd1e
 _BUCKETS = 13  # of log2(count of the context + 1)
 
+# %% ../../nbs/experiments/08_trigram.ipynb #23b82ef5
 @dataclass(frozen=True)
 class Trigram:
     "An interpolated trigram model of a token stream."
@@ -54,6 +56,7 @@ def _count(ids: Int[np.ndarray, "token"], d_vocab: int) -> Trigram:
     unigram = (np.bincount(ids, minlength=d_vocab) + 1)/(len(ids) + d_vocab)
     return Trigram(d_vocab, tables, unigram, np.full((_BUCKETS, 4), .25))
 
+# %% ../../nbs/experiments/08_trigram.ipynb #3256fff0
 def fit_trigram(
     ids: Int[np.ndarray, "token"],  # the training stream
     d_vocab: int = 2048,

@@ -46,6 +46,7 @@ class ToySettings:
         "Length of the target."
         return self.m if self.task == "random_proj" else self.N
 
+# %% ../../nbs/toy/10_model.ipynb #190e96dc
 def check_toy(settings: ToySettings) -> ToySettings:
     "The settings, or `BadInput` for values that cannot work."
     check_options(settings)
@@ -66,6 +67,7 @@ def frequencies(settings: ToySettings) -> Float[Tensor, "feature"]:
     p = torch.arange(1, settings.N + 1, dtype=torch.float64)**-1.1
     return (p * settings.N * settings.eps / p.sum()).clamp(max=1)
 
+# %% ../../nbs/toy/10_model.ipynb #624e71dc
 class Draws:
     "Samples of features, without end: the same ones for the same seed and settings."
     def __init__(self, settings: ToySettings, seed: int, device: str = "cpu"):
@@ -118,6 +120,8 @@ class Activation(NamedTuple):
     back: Callable[[Tensor, Tensor, Tensor], Tensor]  # (gradient of the values, inputs, values) -> gradient of the inputs, in place of the first
 
 _aten = torch.ops.aten
+
+# %% ../../nbs/toy/10_model.ipynb #f967b454
 ACTIVATIONS = {
     "ReLU": Activation(torch.relu, lambda z, to: z.clamp_min_(0), lambda grad, z, h: _aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad)),
     "GeLU": Activation(nn.functional.gelu, lambda z, to: _aten.gelu.out(z, out=to), lambda grad, z, h: _aten.gelu_backward.grad_input(grad, z, grad_input=grad)),
@@ -189,6 +193,7 @@ def monosemanticity(
     total = activations.sum(-2) if published else activations.abs().sum(-2)
     return activations.amax(-2) / (total + 1e-10)
 
+# %% ../../nbs/toy/10_model.ipynb #135cdfde
 def single_feature_activations(net: ToyNetwork) -> Float[Tensor, "single neuron"]:
     "What the neurons say to each feature by itself, at its full value of 1; for `abs` then at -1."
     return ACTIVATIONS[net.settings.nonlinearity].value(torch.addmm(net.bias, net.directions, net.w_in))

@@ -36,10 +36,12 @@ class Lamb:
         "The moments, by name; what is changed in them is changed here."
         return {f"{name}.{i}": t for name in ("exp_avg", "exp_avg_sq") for i, t in enumerate(getattr(self, name))}
 
+# %% ../../nbs/toy/12_optimizers.ipynb #11cec578
 def _lengths(x: Float[Tensor, "run *weight"]) -> Float[Tensor, "run"]:
     flat = x.reshape(len(x), 1, -1)
     return torch.bmm(flat, flat.mT).sqrt_().view(-1)
 
+# %% ../../nbs/toy/12_optimizers.ipynb #32a20b26
 class AdamW:
     "PyTorch's AdamW for stacked parameters, each run with its own rate."
     def __init__(self, params: Sequence[Float[Tensor, "run *weight"]], grads: Sequence[Float[Tensor, "run *weight"]]):

@@ -28,13 +28,13 @@ class Preset:
     note: str = ""
     family: tuple[str, ...] = ()     # what differs between rows that belong together
 
+# %% ../../nbs/toy/18_presets.ipynb #3ce32b70
 RATES = (.001, .003, .005, .007, .01, .03)
 BIASES = tuple(round(b, 4) for b in np.linspace(-2, 1, 11).tolist())
 DENSITIES = tuple((2**-np.linspace(1, 5, 11)).tolist())
 WIDTHS, TENTHS = tuple(float(2**i) for i in range(4, 12)), tuple(10.**-i for i in range(1, 8))
 _DOWN = dict(initial_bias=-1., decay=.03)
 _DENSER = "the program gives the values 2^-1 ... 2^-5, and does not run them"
-
 PRESETS = {p.name: p for p in (
     Preset("LR1", "learning rate", {}, "learning_rate", RATES),
     Preset("LR2", "learning rate, power-law features", dict(sample_kind="power_law"), "learning_rate", RATES),
@@ -70,6 +70,7 @@ class Scale:
     seeds: int
     about: str
 
+# %% ../../nbs/toy/18_presets.ipynb #1eb0997b
 SCALES = {
     "smoke": Scale(8, 6, 8, .5, 1, "seconds: only shows that it runs"),
     "laptop": Scale(4, 7, 13, .12, 3, "minutes on two cores"),
@@ -86,6 +87,7 @@ def scaled(name: str, value: float, scale: Scale, varied: bool = False) -> float
 # %% ../../nbs/toy/18_presets.ipynb #caf18175
 SWEEPABLE = tuple(o.name for o in options(ToySettings) if o.kind in (int, float))
 
+# %% ../../nbs/toy/18_presets.ipynb #31892bdc
 @dataclass(frozen=True)
 class ToyConfig(ToySettings):
     "Everything that decides a sweep of toy models."
@@ -119,12 +121,14 @@ def preset_config(name: str, scale: str = "laptop", **more: Any) -> ToyConfig:
     swept = tuple(dict.fromkeys(float(scaled(row.sweep_var, v, size, varied=True)) for v in row.sweep_values))   # small widths may fall together
     return make_config(ToyConfig, values | dict(preset=name, scale=scale, sweep_var=row.sweep_var, sweep_values=swept, seeds=size.seeds) | more)
 
+# %% ../../nbs/toy/18_presets.ipynb #59167fee
 def changed_options(config: ToyConfig) -> dict[str, Any]:
     "What differs from the config's preset, but for seeds, folders and hardware."
     names = [o.name for o in options(ToySettings)] + ["sweep_var", "sweep_values"]
     row = preset_config(config.preset, config.scale) if config.preset else config
     return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(row, name)}
 
+# %% ../../nbs/toy/18_presets.ipynb #c3b30717
 def presets_frame(scale: str = "paper") -> pd.DataFrame:
     "The rows as a table, at a scale."
     short = lambda v: f"{v:g}" if isinstance(v, (int, float)) else str(v)

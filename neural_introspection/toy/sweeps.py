@@ -51,6 +51,7 @@ def sweep_settings(config: ToyConfig) -> list[ToySettings]:
     whole = next(o.kind for o in options(ToySettings) if o.name == config.sweep_var) is int
     return [check_settings(make_config(ToySettings, plain(base) | {config.sweep_var: int(v) if whole and v == int(v) else v})) for v in config.sweep_values]
 
+# %% ../../nbs/toy/20_sweeps.ipynb #f13c6af1
 def check_settings(s: ToySettings) -> ToySettings:
     "`check_toy`, and a decay that does not turn biases around."
     if s.decay * s.learning_rate > 1: raise BadInput(f"decay {s.decay:g} times learning rate {s.learning_rate:g} is above 1, so that each step would turn the biases' signs: lower one of them.")
@@ -61,12 +62,14 @@ def at_once(config: ToyConfig, settings: Sequence[ToySettings]) -> int:
     "Values that a stack holds at most: what the config says, or a process's share of them."
     return config.stack or -(-len(settings) // pick_jobs(config.n_jobs))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #a4b51b2b
 def stacks(settings: Sequence[ToySettings], most: int) -> list[list[int]]:
     "Which values are trained together: of one shape, at most so many."
     groups: dict[ToySettings, list[int]] = {}
     for i, s in enumerate(settings): groups.setdefault(same_shape(s), []).append(i)
     return [group[a:a + most] for group in groups.values() for a in range(0, len(group), most)]
 
+# %% ../../nbs/toy/20_sweeps.ipynb #6eb7f59a
 def check_config(config: ToyConfig) -> list[ToySettings]:
     "The settings of each value, or `BadInput`. Trains nothing, writes nothing."
     config = make_config(ToyConfig, vars(config))
@@ -75,11 +78,13 @@ def check_config(config: ToyConfig) -> list[ToySettings]:
     _check_memory(config, found)
     return found
 
+# %% ../../nbs/toy/20_sweeps.ipynb #2c3b5182
 def stack_bytes(settings: Sequence[ToySettings], seeds: int = 1) -> int:
     "Memory that a stack of these settings takes, about: weights, gradients and moments, and what is in between."
     floats = lambda s: 5 * (s.m * s.k + s.k + s.k * s.outputs) + s.N * s.m + s.batch_size * (3 * s.k + 2 * s.outputs + s.N + 2 * s.m)
     return 4 * seeds * sum(map(floats, settings))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #612f6ded
 def _check_memory(config: ToyConfig, settings: Sequence[ToySettings]) -> None:
     device = pick_device(config.device)
     there = torch.cuda.mem_get_info(device)[1] if device.startswith("cuda") else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
@@ -100,14 +105,17 @@ def final_loss(net: ToyNetwork) -> float:
     found, silent = sum(net.loss(some) * len(some) for some in rows) / len(samples), float(net.targets(samples).square().sum(1).mean())
     return found if found <= DIVERGED * silent else math.inf
 
+# %% ../../nbs/toy/20_sweeps.ipynb #3456b4af
 def _run_file(folder: Path, value: int, seed: int) -> Path: return folder/"models"/f"value_{value}_seed_{seed}.safetensors"
 
+# %% ../../nbs/toy/20_sweeps.ipynb #814cf0fc
 def _done(path: Path, settings: ToySettings, seed: int) -> bool:
     "Whether the file holds this run; not another one's, nor half of one."
     try: about = read_tensors(path, [])[1] if path.exists() else {}
     except BadData: return False
     return (about.get("settings"), about.get("seed")) == (plain(settings), seed)
 
+# %% ../../nbs/toy/20_sweeps.ipynb #4150e14f
 def _check_owner(config: ToyConfig, folder: Path) -> None:
     "`BadRunFolder` if the folder is gone, or another sweep's: a process may outlive the one that started it."
     with contextlib.suppress(BadData):
@@ -164,6 +172,7 @@ def read_network(path: Path, step: Optional[int] = None) -> ToyNetwork:
     t, _ = read_tensors(path, ["embedder", "output_embedder", *(f"{step}.{name}" for name in ("w_in", "bias", "w_out"))])
     return ToyNetwork(t["embedder"], t[f"{step}.w_in"], t[f"{step}.bias"].view(-1), t[f"{step}.w_out"], make_config(ToySettings, about["settings"]), about["seed"], t.get("output_embedder"))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #0156ec81
 def nearly_per_feature(net: ToyNetwork, share: float = .9) -> float:
     "Neurons over features whose strongest feature makes more than this share of all that they say to single ones: the paper's measure with a softer threshold."
     return float((monosemanticity(single_feature_activations(net)) > share).sum()) / len(net.directions)
@@ -191,6 +200,7 @@ def _collect(config: ToyConfig, values: int, folder: Path) -> dict[str, pd.DataF
 WHAT = dict(learning_rate="learning rate", initial_bias="bias offset", k="neurons", decay="decay of the biases", eps="density eps", reg="L1 weight")   # on axes
 MEASURES = ("loss", "monosemantic_fraction", "per_feature", "nearly_per_feature", "mean_bias", "dead")
 
+# %% ../../nbs/toy/20_sweeps.ipynb #9bd42ce0
 @dataclass(frozen=True, repr=False)
 class ToyResult:
     "A sweep that was trained. Losses, looks and networks are read when asked for."
@@ -249,6 +259,7 @@ def _sentence(r: ToyResult) -> str:
     asleep, failed = int((f.dead == 1).sum()), int(r.runs.failed.sum())
     return f"{name}{words}; {len(r.runs)} run{'s' * (len(r.runs) > 1)}, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; in {asleep} every neuron is dead" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
 
+# %% ../../nbs/toy/20_sweeps.ipynb #108ca2ef
 def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], step: Optional[int]) -> ToyNetwork:
     seed = r.config.seed if seed is None else seed
     values = list(r.config.sweep_values or [math.nan])
@@ -257,6 +268,7 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
     if seed not in range(r.config.seed, r.config.seed + r.config.seeds): raise BadInput(f"seed {seed} is outside {r.config.seed}..{r.config.seed + r.config.seeds - 1}.")
     return read_network(_run_file(find_run(r.run_folder, r.created), i, seed), step)
 
+# %% ../../nbs/toy/20_sweeps.ipynb #b78f0487
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."
     if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
@@ -293,12 +305,14 @@ def run_toy(
         for name, fig in dict(training=result.plot_training(), **({"sweep": result.plot()} if config.sweep_var else {})).items(): save_figure(fig, run.file("figures", f"{name}.html"))
     return result
 
+# %% ../../nbs/toy/20_sweeps.ipynb #579bd07d
 def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")})
 
 def unfinished(config: ToyConfig) -> bool:
     "Whether there is something in the config's folder that `run_toy` goes on with."
     return is_resumable(config.run_folder, _asked(make_config(ToyConfig, vars(config))))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #ab3cf326
 def finished(config: ToyConfig) -> Optional[ToyResult]:
     "The sweep in the config's folder, if it is finished and these are its options; else None."
     config = make_config(ToyConfig, vars(config))
@@ -314,11 +328,13 @@ def _shade_of(values: Sequence[float]) -> dict[float, str]:
     at = np.linspace(0, .88, len(values)) if len(values) > 1 else [.2]
     return dict(zip(sorted(values), sample_colorscale("Cividis", list(at))))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #b2144eca
 def value_name(config: ToyConfig, value: float) -> str:
     "The value with four digits, or with all where these do not tell it from another."
     names = [f"{v:.4g}" for v in config.sweep_values or ()]
     return f"{value:.4g}" if names.count(f"{value:.4g}") == 1 else f"{value!r}" if config.sweep_var else "run"
 
+# %% ../../nbs/toy/20_sweeps.ipynb #0f2a4820
 def _panels(lines: Sequence[Any], titles: Sequence[str], height: int = 640, **layout: Any) -> Any:
     "Lines on y axes one above the other (`y`, `y2` ...), with one x axis."
     from neural_introspection.display import figure
@@ -326,6 +342,7 @@ def _panels(lines: Sequence[Any], titles: Sequence[str], height: int = 640, **la
     for i, title in enumerate(titles): axes[f"yaxis{i + 1 if i else ''}"] = dict(domain=[1 - (i + 1) / n + .03 * (i < n - 1), 1 - i / n], title_text=title)
     return figure(lines, layout.pop("title", ""), layout.pop("x", ""), height=height, showlegend=True, xaxis_anchor=f"y{n}", **axes, **layout)
 
+# %% ../../nbs/toy/20_sweeps.ipynb #ec4e46ee
 def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
     "Loss, monosemantic neurons over features, and mean bias, by the power of two of the steps: a line for each value, of one seed (the first if left out)."
     import plotly.graph_objects as go
@@ -341,6 +358,7 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
     swept = WHAT.get(r.config.sweep_var, r.config.sweep_var)
     return _panels(lines, ["loss", "monosemantic neurons<br>over features", "mean bias"], title=f"{r.config.preset or 'Training'}" + f": by {swept}" * bool(swept), x="steps, as a power of two", legend_title_text=swept or "")
 
+# %% ../../nbs/toy/20_sweeps.ipynb #c2228ebb
 def sweep_curves(r: ToyResult) -> Any:
     "What a sweep ends in, by its value: loss, monosemantic neurons as a share of the neurons and over the features, with 95 % intervals over seeds; failed runs are left out."
     from neural_introspection.display import COLOURS, interval_line
@@ -364,6 +382,7 @@ def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequen
     table = pd.concat(found, ignore_index=True)
     return table[["preset", "sweep_var", *(c for c in table if c not in ("preset", "sweep_var"))]]
 
+# %% ../../nbs/toy/20_sweeps.ipynb #3e5581c7
 def laptop_table(fresh: bool = False) -> pd.DataFrame:
     "The table of all rows at laptop scale that is shipped with this package; `fresh`: of three more seeds, for the values that the claims compare ([claims](../experiments/40_toy_claims.ipynb))."
     return read_frame(shipped("toy_laptop_fresh.csv" if fresh else "toy_laptop.csv"))

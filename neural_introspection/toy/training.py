@@ -97,12 +97,14 @@ def _train(t: ToyTraining, until: Optional[int], watch: Optional[Callable], ever
             watch(t)
             seen = time.monotonic()
 
+# %% ../../nbs/toy/14_training.ipynb #80cb87e4
 def _network(t: ToyTraining, run: int, step: Optional[int]) -> ToyNetwork:
     if step is not None and step not in t.snapshots: raise BadInput(f"weights after {step} steps were not kept: there are {', '.join(map(str, t.snapshots)) or 'none'}.")
     params, (settings, seed), i = t.params if step is None else t.snapshots[step], t.runs[run], run % len(t.seeds)
     out = t.output_embedder[i].cpu() if t.output_embedder is not None else None
     return ToyNetwork(t.embedder[i].cpu(), params["w_in"][run].cpu().clone(), params["bias"][run].view(-1).cpu().clone(), params["w_out"][run].cpu().clone(), settings, seed, out)
 
+# %% ../../nbs/toy/14_training.ipynb #a9257af8
 def _loss_frame(t: ToyTraining) -> pd.DataFrame:
     values, runs = torch.stack(t.losses).cpu().numpy() if t.losses else np.zeros((0, len(t.runs))), len(t.runs)
     return pd.DataFrame(dict(run=np.tile(np.arange(runs), len(values)), step=np.repeat(np.arange(len(values)) * LOSS_EVERY, runs), loss=values.ravel()))
@@ -113,6 +115,7 @@ def _state(t: ToyTraining) -> dict[str, Tensor]:
     found |= {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)} | {f"snapshot.{s}.{name}": w for s, kept in t.snapshots.items() for name, w in kept.items()}
     return found | ({"losses": torch.stack(t.losses)} if t.losses else {})
 
+# %% ../../nbs/toy/14_training.ipynb #579ae76f
 def _load_state(t: ToyTraining, tensors: dict[str, Tensor], records: Sequence[dict]) -> ToyTraining:
     mine = t.params | t.optimizer.tensors() | dict(embedder=t.embedder)
     wanted = mine | {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)} | {name: torch.tensor(0) for name in ("awake", "steps_done")}
@@ -143,6 +146,7 @@ def _make_stack(t: ToyTraining, embedder: Optional[Tensor]) -> None:
     room = lambda width: torch.empty(len(t.runs), t.shape.batch_size, width, device=t.device)
     t.z, t.h, t.back, t.y, t.x = room(t.shape.k), room(t.shape.k), room(t.shape.k), room(t.shape.outputs), room(t.shape.m)
 
+# %% ../../nbs/toy/14_training.ipynb #bb90e187
 def _samples(t: ToyTraining) -> tuple[Float[Tensor, "draw row dimension"], Float[Tensor, "draw row output"]]:
     "(embedded features, targets) of the next step, for each seed; where densities differ, for each run."
     draws = [d(t.shape.batch_size).to(t.device) for d in t.draws]
@@ -158,6 +162,7 @@ def _product(t: ToyTraining, a: Tensor, b: Tensor, out: Tensor, scale: float = 1
     found = torch.bmm(a.to(torch.bfloat16), b.to(torch.bfloat16))
     return out.add_(found, alpha=scale) if add else torch.mul(found, scale, out=out)
 
+# %% ../../nbs/toy/14_training.ipynb #34546b8d
 @torch.no_grad()
 def step(t: ToyTraining, i: int) -> None:
     "Step number `i` (from 0) of a stack."
@@ -173,6 +178,7 @@ def step(t: ToyTraining, i: int) -> None:
         t.optimizer.step(t.rates * rate_at(t.shape, i))
     if i < t.shape.training_steps / 2: t.bias.mul_(t.decays)
 
+# %% ../../nbs/toy/14_training.ipynb #89a7315f
 def _forward(t: ToyTraining, x: Float[Tensor, "run row dimension"]) -> Optional[Float[Tensor, "run row neuron"]]:
     "Activations, with the outputs added to `t.y`; None if every neuron of the stack is, and always was, silent."
     _product(t, x, t.w_in, t.z.copy_(t.bias), add=True)
@@ -182,6 +188,7 @@ def _forward(t: ToyTraining, x: Float[Tensor, "run row dimension"]) -> Optional[
     _product(t, h, t.w_out, t.y, add=True)
     return h
 
+# %% ../../nbs/toy/14_training.ipynb #7fa97c28
 def _backward(t: ToyTraining, x: Float[Tensor, "run row dimension"], h: Float[Tensor, "run row neuron"]) -> None:
     "Gradients of the loss; outputs less targets are in `t.y`."
     _product(t, h.mT, t.y, t.grads["w_out"], 2 / t.shape.batch_size)
