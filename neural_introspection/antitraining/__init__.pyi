@@ -1,35 +1,47 @@
-from .information import (
+from .examples import (
     Examples as Examples,
+    next_tokens as next_tokens,
+    scores as scores,
+    token_windows as token_windows,
+)
+from .randomisation import (
+    make_reference as make_reference,
+    randomised as randomised,
+    randomised_scores as randomised_scores,
+)
+from .information import (
     compare_information as compare_information,
+    information_content as information_content,
+    shared_information as shared_information,
+)
+from .cores import (
     core_curve as core_curve,
     core_figure as core_figure,
     core_set as core_set,
-    information_content as information_content,
-    make_reference as make_reference,
-    next_tokens as next_tokens,
     prefix_mask as prefix_mask,
-    randomised as randomised,
-    randomised_scores as randomised_scores,
-    scores as scores,
-    shared_information as shared_information,
-    token_windows as token_windows,
 )
-from .antitraining import (
-    AntitrainConfig as AntitrainConfig,
-    AntitrainResult as AntitrainResult,
+from .objective import (
+    weights_after as weights_after,
+)
+from .training import (
     AntitrainSettings as AntitrainSettings,
     Antitraining as Antitraining,
     antitrain_step as antitrain_step,
+    phases as phases,
+    train_step as train_step,
+)
+from .certificate import (
     behaviour as behaviour,
     certify as certify,
-    phases as phases,
     relearning_figure as relearning_figure,
-    run_antitrain as run_antitrain,
-    train_step as train_step,
-    two_layers as two_layers,
-    weights_after as weights_after,
 )
-from .compression import (
+from .pipeline import (
+    AntitrainConfig as AntitrainConfig,
+    AntitrainResult as AntitrainResult,
+    run_antitrain as run_antitrain,
+    two_layers as two_layers,
+)
+from .pruning import (
     remove_units as remove_units,
 )
 from .panel import (

@@ -6,150 +6,24 @@
 from __future__ import annotations
 import copy
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from ..activations import find_site, hooks
-from neural_introspection.antitraining.antitraining import (REFRESH, Antitraining, AntitrainSettings, LayerState,
-    behaviour, decode, layer_signals, two_layers)
-from .information import (IGNORED, Core, Examples, Reference, _reader,
-    information_content, make_reference, randomised, randomised_scores, run_model, scores)
-from ..core import BadData, BadInput, progress, read_tensors, require, write_tensors
-from ..data import load_classification
-from ..models import evaluating, is_as_loaded, model_name, read_logits, resolve_model
-from ..stats import interval_table, sweep
+from .examples import Examples
+from .pruning import CONSTANTS, check_removal
+from .randomisation import Reference, make_reference, randomised_scores
+from ..core import BadData, BadInput, read_tensors, write_tensors
+from ..models import is_as_loaded, model_name, resolve_model
 
 # %% auto #0
-__all__ = ['ELEMENTWISE', 'CONSTANTS', 'PLACES', 'Found', 'METHODS', 'writer_of', 'remove_units', 'train_steps',
-           'NarrowLayerNorm', 'TransformerSize', 'hugging_face', 'size_of', 'compress_transformer', 'save_compressed',
-           'load_compressed', 'layer_norms', 'transformer_norms', 'stream_references', 'dimension_information',
-           'falling_sizes', 'SizedAntitraining', 'kept_units', 'perplexity_figure', 'ComparisonTask', 'Routed',
-           'Erased', 'measure_method', 'compare_methods', 'compare_seeds', 'comparison_figure']
-
-# %% ../../nbs/antitraining/30_compression.ipynb #b6a912f8
-ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Mish, nn.Identity, nn.Dropout)
-
-def _leaf_calls(model: nn.Module, site: str, inputs: Tensor) -> tuple[list[tuple[str, Tensor, Tensor]], Tensor]:
-    "(name, what goes in, what comes out) of the innermost modules in their order up to the site, and the site's tensor."
-    waiting, calls, found, leaves = {}, [], [], [name for name, m in model.named_modules() if name and not list(m.children())]
-    def goes_in(name): return lambda x: waiting.update({name: x})
-    def comes_out(name): return lambda x: calls.append((name, waiting[name], x))
-    functions = {f"{name}.hook_in": goes_in(name) for name in leaves} | {name: comes_out(name) for name in leaves}
-    def here(x): found.append((len(calls), x))
-    with torch.no_grad(), evaluating(model), hooks(model, functions), hooks(model, {site: here}): run_model(model, inputs)
-    if len(found) != 1: raise BadInput(f"{site} flows {len(found)} times in a pass: units can be removed where it flows once.")
-    return calls[: found[0][0]], found[0][1]
-
-# %% ../../nbs/antitraining/30_compression.ipynb #bbe53638
-def writer_of(model: nn.Module, site: str, inputs: Tensor) -> tuple[str, list[str]]:
-    "(the linear layer or convolution that writes a site, the batch norms between). `BadInput` if something else lies between."
-    (calls, x), modules, norms = _leaf_calls(model, site, inputs), dict(model.named_modules()), []
-    while True:
-        place = next((i for i in reversed(range(len(calls))) if calls[i][2] is x), None)
-        name = None if place is None else calls[place][0]
-        module = modules.get(name)
-        if isinstance(module, nn.Linear) or isinstance(module, nn.Conv2d) and module.groups == 1: return name, norms
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)): norms.append(name)
-        elif not isinstance(module, ELEMENTWISE): raise BadInput(f"what writes {site} is no linear layer or convolution with only activations and batch norms behind it (found {type(module).__name__ if module else 'nothing'}): choose another site.")
-        calls, x = calls[:place], calls[place][1]
-
-# %% ../../nbs/antitraining/30_compression.ipynb #a2c40552
-def _take(module: nn.Module, name: str, kept: Int[Tensor, "unit"], dim: int) -> None:
-    "Only these rows (or columns) of a parameter or buffer."
-    old = getattr(module, name)
-    if old is None: return
-    new = old.detach().index_select(dim, kept.to(old.device)).clone()
-    setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
-
-@torch.no_grad()
-def _fold(reader: nn.Module, spectators: Bool[Tensor, "unit"], constant: Float[Tensor, "unit"]) -> None:
-    "Add to the reader's bias what the spectators say on average."
-    weight = reader.weight.flatten(2).sum(2) if reader.weight.ndim == 4 else reader.weight   # [out unit]
-    told = weight[:, spectators] @ constant.to(weight)[spectators]
-    if reader.bias is not None: reader.bias += told
-    elif told.any(): reader.bias = nn.Parameter(told)
-
-def _shrink(writer: nn.Module, norms: Sequence[nn.Module], reader: nn.Module, kept: Int[Tensor, "unit"]) -> None:
-    for name in ("weight", "bias"): _take(writer, name, kept, 0)
-    for norm in norms:
-        for name in ("weight", "bias", "running_mean", "running_var"): _take(norm, name, kept, 0)
-        norm.num_features = len(kept)
-    _take(reader, "weight", kept, 1)
-    out, into = ("out_features", "in_features") if isinstance(writer, nn.Linear) else ("out_channels", "in_channels")
-    setattr(writer, out, len(kept)); setattr(reader, into, len(kept))
-
-# %% ../../nbs/antitraining/30_compression.ipynb #74fe87f5
-CONSTANTS = ("mean", "zero")   # what removed units are taken to say
-
-def _check_removal(reference: Reference, spectators: Bool[Tensor, "unit"], constant: str) -> None:
-    if constant not in CONSTANTS: raise BadInput(f"a unit cannot be removed at {constant!r}: choose one of {', '.join(CONSTANTS)}.")
-    if spectators.dtype != torch.bool or spectators.shape != (reference.units.count,) or bool(spectators.all()):
-        raise BadInput(f"{int(spectators.sum())} spectators of shape {tuple(spectators.shape)} do not fit the {reference.units.count} units of {reference.units.site}: give a mask of them that leaves at least one.")
-
-def remove_units(
-    model: nn.Module,
-    reference: Reference,                  # of the layer
-    spectators: Bool[Tensor, "unit"],      # what goes
-    examples: Examples,                    # a few are run, to see who writes and reads, and that nothing else changed
-    constant: str = "mean",                # what they are taken to say: `mean`, or `zero`
-) -> nn.Module:
-    "A smaller copy of the model, without these units. `BadInput` if more than one linear layer or convolution writes or reads them."
-    _check_removal(reference, spectators, constant)
-    site, few = reference.units.site, examples.inputs[:8]
-    (writer, norms), copied = writer_of(model, site, few), copy.deepcopy(model)
-    with torch.no_grad(), evaluating(model): reader = _reader(model, reference.units, few)
-    if reader is None: raise BadInput(f"no single linear layer or convolution reads {site} as it is: choose another site.")
-    there, value = find_site(copied, reader), reference.mean if constant == "mean" else torch.zeros_like(reference.mean)
-    if isinstance(there, nn.Conv2d) and there.padding not in (0, (0, 0), "valid") and value[spectators].any():
-        raise BadInput(f"{reader} pads with zeros, so a mean cannot go into its bias: remove at constant zero.")
-    _fold(there, spectators, value)
-    _shrink(find_site(copied, writer), [find_site(copied, name) for name in norms], there, (~spectators).nonzero().flatten())
-    _check_same(model, copied, reference, spectators, few, constant)
-    return copied
-
-# %% ../../nbs/antitraining/30_compression.ipynb #ab7c528a
-@torch.no_grad()
-def _check_same(model: nn.Module, smaller: nn.Module, reference: Reference, spectators: Bool[Tensor, "unit"], inputs: Tensor, constant: str) -> None:
-    "`BadInput` if the smaller model answers otherwise than the whole one with these units constant."
-    with evaluating(model), randomised(model, [(reference, spectators)], constant): whole = read_logits(run_model(model, inputs))
-    try:
-        with evaluating(smaller): part = read_logits(run_model(smaller, inputs))
-    except RuntimeError: part = torch.full_like(whole, math.nan)
-    if not torch.allclose(whole, part, atol=1e-4 * float(whole.abs().max()), rtol=1e-3):
-        raise BadInput(f"without these units of {reference.units.site} the model does not answer as with them constant: something else writes or listens to them, too; choose another site.")
-
-# %% ../../nbs/antitraining/30_compression.ipynb #31b0b4ba
-def train_steps(
-    model: nn.Module,
-    examples: Examples,
-    steps: int,
-    seed: int = 0,
-    rate: float = 1e-3,
-    batch_size: int = 128,
-    penalty: Optional[Callable[[nn.Module], Tensor]] = None,   # added to the loss
-    after_backward: Optional[Callable[[nn.Module], None]] = None,
-    refresh: Optional[Callable[[nn.Module], None]] = None,      # called every `REFRESH` steps, before the step
-) -> nn.Module:
-    "The model itself, trained on random batches with AdamW, in evaluation mode."
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0., fused=True)
-    model.train()
-    for step in progress(range(steps), "train", unit="step"):
-        if refresh is not None and step % REFRESH == 0: refresh(model)
-        batch = examples[torch.as_tensor(np.random.default_rng([seed, 7, step]).integers(len(examples), size=batch_size))]
-        loss = nn.functional.cross_entropy(read_logits(run_model(model, batch.inputs)).flatten(0, -2), batch.targets.flatten(), ignore_index=IGNORED)
-        if penalty is not None: loss = loss + penalty(model)
-        optimizer.zero_grad()
-        loss.backward()
-        if after_backward is not None: after_backward(model)
-        optimizer.step()
-    return model.eval()
+__all__ = ['PLACES', 'NarrowLayerNorm', 'TransformerSize', 'hugging_face', 'size_of', 'compress_transformer', 'save_compressed',
+           'load_compressed', 'transformer_norms', 'stream_references', 'dimension_information', 'perplexity_figure']
 
 # %% ../../nbs/antitraining/30_compression.ipynb #2a2ad343
 class NarrowLayerNorm(nn.Module):
@@ -171,6 +45,7 @@ class TransformerSize:
     heads: tuple[int, ...]     # of each block
     dimensions: int            # of the embedding, and of what flows between the blocks
 
+# %% ../../nbs/antitraining/30_compression.ipynb #ea9d361a
 def hugging_face(model: Any) -> nn.Module:
     "The GPT-2 of transformers: the model itself, a fresh one by name, or that from which a bridge was loaded. `BadInput` for anything else, and for a bridge whose weights were changed."
     from transformers import AutoModelForCausalLM
@@ -181,6 +56,7 @@ def hugging_face(model: Any) -> nn.Module:
     if type(model).__name__ != "GPT2LMHeadModel": raise BadInput(f"a {type(model).__name__} cannot be compressed: give a GPT2LMHeadModel, such as 'pocket'.")
     return model
 
+# %% ../../nbs/antitraining/30_compression.ipynb #be2fc5c0
 def size_of(model: nn.Module) -> TransformerSize:
     "How many units a GPT-2 has by now."
     blocks = model.transformer.h
@@ -213,10 +89,11 @@ def _places(chosen: Sequence[tuple[Reference, Bool[Tensor, "unit"]]], size: Tran
         kind = match and ("neurons" if match["neurons"] else "heads")
         if not match or int(match[1]) >= len(size.heads): raise BadInput(f"{reference.units.site} holds no neurons or heads of this model: give blocks.0.mlp.hook_post, blocks.0.attn.hook_z, and so on.")
         if reference.units.count != getattr(size, kind)[int(match[1])]: raise BadInput(f"{reference.units.site} was measured as {reference.units.count} units, but has {getattr(size, kind)[int(match[1])]} {kind}: give heads to make_reference.")
-        _check_removal(reference, spectators, "mean")
+        check_removal(reference, spectators, "mean")
         found[kind, int(match[1])] = reference, spectators
     return found
 
+# %% ../../nbs/antitraining/30_compression.ipynb #9fc37f20
 def _block_weights(state: dict[str, Tensor], i: int, neurons: Bool[Tensor, "neuron"], columns: Bool[Tensor, "column"], told: dict[str, Tensor]) -> dict[str, Tensor]:
     "A block's weights without some neurons and heads (`columns`: the heads' values), whose means go into the biases of what reads them."
     part = {k.split(f"h.{i}.")[1]: v for k, v in state.items() if f"transformer.h.{i}." in k}
@@ -234,6 +111,7 @@ def _without_dimensions(name: str, weight: Tensor, kept: Bool[Tensor, "dimension
     if re.search(r"(c_attn|c_fc)\.weight$|ln_\w\.(weight|bias)$|c_proj\.bias$", name): return weight[kept]
     return weight
 
+# %% ../../nbs/antitraining/30_compression.ipynb #29de4389
 @torch.no_grad()
 def compress_transformer(
     model: Any,                                                                # a GPT-2 of transformers, its name, or a bridge as it was loaded
@@ -264,6 +142,7 @@ def save_compressed(model: nn.Module, path: str | Path) -> Path:
     tensors = {k: v for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
     return write_tensors(path, tensors, dict(kind="compressed GPT-2", size=dataclasses.asdict(size_of(model)), config=model.config.to_dict()))
 
+# %% ../../nbs/antitraining/30_compression.ipynb #7ab6b872
 def load_compressed(path: str | Path) -> nn.Module:
     "The model that `save_compressed` wrote, in evaluation mode. `BadData` if the file is damaged, or something else."
     from transformers import GPT2Config
@@ -276,12 +155,7 @@ def load_compressed(path: str | Path) -> nn.Module:
     except RuntimeError: raise BadData(f"{path} is damaged: its tensors do not have the sizes that it names.") from None
     return model
 
-# %% ../../nbs/antitraining/30_compression.ipynb #81578ed3
-@torch.no_grad()
-def layer_norms(writer: nn.Module, reader: nn.Module) -> Float[np.ndarray, "unit"]:
-    "Magnitude of each unit between two linear layers (or convolutions): the norm of what writes it times the norm of what reads it."
-    return (writer.weight.flatten(1).norm(dim=1) * reader.weight.transpose(0, 1).flatten(1).norm(dim=1)).cpu().numpy()
-
+# %% ../../nbs/antitraining/30_compression.ipynb #69231a2c
 @torch.no_grad()
 def transformer_norms(model: nn.Module) -> dict[str, list[Float[np.ndarray, "unit"]] | Float[np.ndarray, "dimension"]]:
     "Magnitudes in a GPT-2: of each block's `neurons` and `heads` (values and output), and of the `dimensions`."
@@ -300,6 +174,7 @@ def stream_references(model: nn.Module, examples: Examples) -> list[Reference]:
     sites = ["transformer.drop", *[f"transformer.h.{i}.{part}" for i in range(len(model.transformer.h)) for part in ("ln_1", "attn", "ln_2", "mlp")], "transformer.ln_f"]
     return [make_reference(model, site, examples) for site in sites]
 
+# %% ../../nbs/antitraining/30_compression.ipynb #3ab2b537
 def dimension_information(model: nn.Module, examples: Examples, batch_size: int = 16) -> Float[np.ndarray, "dimension"]:
     "What it costs (nats) to have each dimension of the embedding at zero wherever it flows."
     references = stream_references(model, examples)
@@ -308,38 +183,7 @@ def dimension_information(model: nn.Module, examples: Examples, batch_size: int 
     loss = randomised_scores(model, examples, references, masks, "zero", batch_size=batch_size).loss[0].mean(1)
     return (loss[1:] - loss[0]).double().numpy()
 
-# %% ../../nbs/antitraining/30_compression.ipynb #157f6da6
-def falling_sizes(count: int, size: int, steps: int) -> list[int]:
-    "From `count` units to `size` in so many steps of about equal ratio."
-    return [round(count * (size / count) ** ((i + 1) / steps)) for i in range(steps)]
-
-class SizedAntitraining(Antitraining):
-    "Antitraining to a core of a given size: the most informative units, by a ranking that is given or measured anew in each cycle."
-    def __init__(self, model: nn.Module, sites: str | Sequence[str], train: Examples, settings: AntitrainSettings, size: int, rankings: Optional[dict[str, Int[np.ndarray, "unit"]]] = None, **options: Any):
-        super().__init__(model, sites, train, settings, **options)
-        if settings.cycles < 1 or any(not 1 <= size <= layer.reference.units.count for layer in self.layers): raise BadInput(f"a core of {size} in {settings.cycles} cycles cannot be: give at least one cycle, and a size from 1 to the number of units.")
-        self.size, self.rankings = size, rankings or {}
-
-    def measure(self, threshold: Optional[float] = None) -> dict[str, Core]:
-        "Choose the core of every layer, as large as this cycle has it; returns them by site."
-        self.layers = [_sized(self, layer) for layer in self.layers]
-        self.eraser = self.norms = None
-        return self.cores
-
-def _sized(a: SizedAntitraining, layer: LayerState) -> LayerState:
-    s, reference = a.settings, make_reference(a.model, layer.reference.units, a.measured)
-    ranking = a.rankings.get(layer.site)
-    if ranking is None: ranking = information_content(a.model, reference, a.measured, s.kind, s.draws, seed=int(a.seed) * 1000 + a.steps["train"] % 1000).ranking
-    size = falling_sizes(len(ranking), a.size, s.cycles)[min(max(a.done, 1), s.cycles) - 1]   # the phase before the cycles is done
-    return dataclasses.replace(layer, reference=reference, core=Core(reference.units, ranking, (size,), "sufficient", s.metric, s.threshold, math.nan, math.nan))
-
-# %% ../../nbs/antitraining/30_compression.ipynb #c9e89e34
-def kept_units(scores: Float[np.ndarray, "unit"], share: float) -> Bool[np.ndarray, "unit"]:
-    "The share of units with the highest scores, at least one."
-    kept = np.zeros(len(scores), bool)
-    kept[np.argsort(-np.asarray(scores), kind="stable")[: max(1, round(share * len(scores)))]] = True
-    return kept
-
+# %% ../../nbs/antitraining/30_compression.ipynb #f250e410
 def perplexity_figure(frame: pd.DataFrame, title: str) -> Any:
     "Perplexity (mean and interval over seeds) against the share of all parameters that is left, a line for each way (columns way, parameters, mean, low, high)."
     from neural_introspection.display import colour_of, figure, interval_line
@@ -348,162 +192,3 @@ def perplexity_figure(frame: pd.DataFrame, title: str) -> Any:
         part = part.sort_values("parameters")
         lines.append(interval_line(part.parameters.astype("f4"), part["mean"], part.low, part.high, name=way, line_color=colour_of(way, i), hovertemplate="%{x:.0%} of the parameters: %{y:.1f}"))
     return figure(lines, title, "share of the parameters", "perplexity on held-out text", showlegend=True, yaxis_type="log", xaxis_tickformat=".0%")
-
-# %% ../../nbs/antitraining/30_compression.ipynb #9ce12509
-@dataclass(frozen=True)
-class ComparisonTask:
-    "What every method gets."
-    train: Examples
-    test: Examples
-    width: int
-    seed: int
-    settings: AntitrainSettings
-
-    @property
-    def cycle_steps(self) -> int: return round(self.settings.cycle_steps * (1 + self.settings.ratio))
-    @property
-    def final_steps(self) -> int: return round(self.settings.final_steps * (1 + self.settings.ratio))
-    @property
-    def more(self) -> int:
-        "Steps after the first training."
-        return self.settings.cycles * self.cycle_steps + self.final_steps
-
-    def network(self, width: Optional[int] = None) -> nn.Sequential: return two_layers(self.train.inputs.shape[1], width or self.width, int(self.train.targets.max()) + 1, self.seed)
-    def trained(self, model: nn.Module, steps: int, part: int, **more: Any) -> nn.Module: return train_steps(model, self.train, steps, self.seed * 100 + part, self.settings.learning_rate, self.settings.batch_size, **more)
-    def reference(self, model: nn.Module) -> Reference: return make_reference(model, "1", self.train)
-    def information(self, model: nn.Module) -> Float[np.ndarray, "unit"]:
-        return information_content(model, self.reference(model), self.train, self.settings.kind, self.settings.draws, seed=self.seed).loss
-
-Found = tuple[nn.Module, Optional[Bool[Tensor, "unit"]]]   # a network, and its core; None: all that is left
-
-# %% ../../nbs/antitraining/30_compression.ipynb #97416a3f
-def _antitrained(task: ComparisonTask, net: nn.Module, size: int) -> Found:
-    settings = dataclasses.replace(task.settings, train_steps=0)
-    run = SizedAntitraining(net, "1", task.train, settings, size, seed=task.seed).run()
-    return run.model.eval(), run.layers[0].mask
-
-def _pruned(task: ComparisonTask, net: nn.Module, size: int, choose: Callable) -> Found:
-    "Cut in stages, by what `choose` says of the network, and trained on."
-    stages = falling_sizes(task.width, size, task.settings.cycles)
-    for number, left in enumerate(stages):
-        net = remove_units(net, task.reference(net), torch.tensor(~kept_units(choose(net), left / net[0].out_features)), task.train)
-        task.trained(net, task.cycle_steps + (task.final_steps if number == len(stages) - 1 else 0), number + 1)
-    return net, None
-
-def _penalised(task: ComparisonTask, net: nn.Module, size: int, strength: float = 1e-4) -> Found:
-    task.trained(net, task.more // 2, 1, penalty=lambda m: strength * sum(layer.weight.abs().sum() for layer in (m[0], m[2])))
-    net = remove_units(net, task.reference(net), torch.tensor(~kept_units(layer_norms(net[0], net[2]), size / task.width)), task.train)
-    return task.trained(net, task.more - task.more // 2, 2), None
-
-def _torch_pruned(task: ComparisonTask, net: nn.Module, size: int) -> Found:
-    tp, stages = require("torch_pruning", "compare"), task.settings.cycles
-    pruner = tp.pruner.BasePruner(net, task.train.inputs[:2], tp.importance.GroupTaylorImportance(), iterative_steps=stages, pruning_ratio=1 - size / task.width, ignored_layers=[net[2]])
-    for number in range(stages):
-        net.zero_grad()
-        scores(net(task.train.inputs), task.train.targets)[0].mean().backward()   # its importance needs gradients
-        pruner.step()
-        task.trained(net, task.cycle_steps + (task.final_steps if number == stages - 1 else 0), number + 1)
-    return net, None
-
-# %% ../../nbs/antitraining/30_compression.ipynb #44ee7d66
-class Routed(nn.Module):
-    "Lets the gradient pass through the core only."
-    def __init__(self, core: Bool[Tensor, "unit"]): super().__init__(); self.register_buffer("core", core)
-    def forward(self, x: Float[Tensor, "row unit"]) -> Float[Tensor, "row unit"]: return torch.where(self.core, x, x.detach())
-
-class Erased(nn.Module):
-    "LEACE on the spectators: no linear map finds the class in them better than a constant, on what it was fitted to."
-    def __init__(self, core: Bool[Tensor, "unit"]): super().__init__(); self.register_buffer("core", core); self.eraser = None
-    def forward(self, x: Float[Tensor, "row unit"]) -> Float[Tensor, "row unit"]:
-        if self.eraser is None: return x
-        return x.index_copy(1, (~self.core).nonzero().flatten(), self.eraser(x[:, ~self.core]))
-
-    @torch.no_grad()
-    def fit(self, x: Float[Tensor, "row unit"], y: Int[Tensor, "row"]) -> None:
-        leace, self.eraser = require("concept_erasure", "compare"), None
-        if self.core.all(): return
-        found = leace.LeaceFitter.fit(x[:, ~self.core].double(), nn.functional.one_hot(y).double()).eraser
-        self.eraser = dataclasses.replace(found, **{f.name: getattr(found, f.name).to(x) for f in dataclasses.fields(found) if getattr(found, f.name) is not None})
-
-# %% ../../nbs/antitraining/30_compression.ipynb #173c9383
-def _routed(task: ComparisonTask, net: nn.Module, size: int) -> Found:
-    net, core = task.network(), torch.arange(task.width) < size   # from the start: `net` has been trained already
-    net[1] = nn.Sequential(net[1], Routed(core))
-    def only_core(m): m[2].weight.grad[:, ~core] = 0
-    return task.trained(net, task.settings.train_steps + task.more, 0, after_backward=only_core), core
-
-def _erased(task: ComparisonTask, net: nn.Module, size: int) -> Found:
-    core = torch.tensor(kept_units(task.information(net), size / task.width))
-    net[1] = nn.Sequential(net[1], Erased(core))
-    def refit(m):
-        with torch.no_grad(): m[1][1].fit(m[1][0](m[0](task.train.inputs)), task.train.targets)
-    task.trained(net, task.more, 1, refresh=refit)
-    refit(net)
-    return net, core
-
-def _small(task: ComparisonTask, net: nn.Module, size: int) -> Found: return task.trained(task.network(size), task.settings.train_steps + task.more, 0), None
-
-METHODS: dict[str, Callable[[ComparisonTask, nn.Module, int], Found]] = dict(   # each may change the network that it gets
-    antitraining=_antitrained, gradient_routing=_routed, leace=_erased, torch_pruning=_torch_pruned, l1=_penalised,
-    magnitude=lambda task, net, size: _pruned(task, net, size, lambda m: layer_norms(m[0], m[2])),
-    information=lambda task, net, size: _pruned(task, net, size, task.information),
-    random=lambda task, net, size: _pruned(task, net, size, lambda m: np.random.default_rng([task.seed, m[0].out_features]).random(m[0].out_features)),
-    small_network=_small)
-
-# %% ../../nbs/antitraining/30_compression.ipynb #67caf54b
-def measure_method(task: ComparisonTask, net: nn.Module, core: Optional[Bool[Tensor, "unit"]], decoding: bool = True) -> dict[str, float]:
-    """Accuracies on the test: `whole`; `core_alone` (spectators random) and `core_at_means` (spectators at their means); `core_random`; and of fresh decoders of the class from the spectators' activations and from what they contribute to
-    the output, as it is and with noise of a tenth of what the whole layer contributes. NaN where no spectator is left."""
-    reference = task.reference(net)
-    core = torch.ones(reference.units.count, dtype=torch.bool) if core is None else core
-    layer = LayerState(reference, Core(reference.units, np.argsort(~core.numpy(), kind="stable"), (int(core.sum()),), "sufficient", "accuracy", 1., math.nan, math.nan), {}, "2")
-    done = behaviour(net, layer, task.test, seed=task.seed).set_index("what").accuracy
-    found = dict(core_size=int(core.sum()), whole=done.untouched, core_at_means=float(randomised_scores(net, task.test, reference, ~core[None], "mean").right.mean()), core_alone=done.spectators_randomised, core_random=done.core_randomised)
-    return found | _decoded(task, net, layer) if decoding and not core.all() else found
-
-def _decoded(task: ComparisonTask, net: nn.Module, layer: LayerState) -> dict[str, float]:
-    sides, y, z = (task.train, task.test), task.train.targets, task.test.targets
-    one, other = (layer_signals(net, layer, e, ~layer.mask) for e in sides)
-    unit, draw = .1 * layer_signals(net, layer, task.train, torch.ones_like(layer.mask))["contribution"].std(), torch.Generator().manual_seed(task.seed)
-    noisy = [side["contribution"] + unit * torch.randn(side["contribution"].shape, generator=draw) for side in (one, other)]
-    return dict(activations_linear=decode(one["activations"], y, other["activations"], z).mean(), activations_mlp=decode(one["activations"], y, other["activations"], z, "mlp").mean(),
-                contribution_linear=decode(one["contribution"], y, other["contribution"], z).mean(), contribution_noisy=decode(noisy[0], y, noisy[1], z).mean())
-
-# %% ../../nbs/antitraining/30_compression.ipynb #b098b9f8
-def compare_methods(
-    seed: int,
-    sizes: Sequence[int] = (64, 16, 4),
-    methods: Sequence[str] = tuple(METHODS),
-    width: int = 256,
-    settings: AntitrainSettings = AntitrainSettings(),   # steps, rates and batch are the same for every method
-    data: str = "digits",
-    decoding: bool = True,                               # train decoders, too
-) -> pd.DataFrame:
-    "A row for each method and core size, with what `measure_method` finds. All of a seed share the split, and those that start from a trained network share that. `BadInput` for an unknown method."
-    unknown = [m for m in methods if m not in METHODS]
-    if unknown: raise BadInput(f"method {unknown[0]!r} is unknown: choose from {', '.join(METHODS)}.")
-    table = load_classification(data, seed=seed)
-    task = ComparisonTask(Examples(table.x_train, table.y_train), Examples(table.x_test, table.y_test), width, seed, settings)
-    base, rows = task.trained(task.network(), settings.train_steps, 0), []
-    for method, size in progress([(m, size) for m in methods for size in sizes], "compare", unit="network"):
-        net, core = METHODS[method](task, copy.deepcopy(base), size)
-        rows.append(dict(method=method, size=size, seed=seed) | measure_method(task, net, core, decoding))
-        if rows[-1]["core_size"] != size: raise BadInput(f"{method} left {rows[-1]['core_size']} units and not {size}: give a size that it can reach.")
-    return pd.DataFrame(rows).assign(before=measure_method(task, base, None, False)["whole"], chance=table.majority)
-
-# %% ../../nbs/antitraining/30_compression.ipynb #791dc87f
-def _compared(seed: int, **options: Any) -> list[dict]: return compare_methods(seed, **options).drop(columns="seed").to_dict("records")
-
-def compare_seeds(seeds: Sequence[int], sizes: Sequence[int] = (64, 16, 4), folder: Optional[str | Path] = None, methods: Sequence[str] = tuple(METHODS), **options: Any) -> pd.DataFrame:
-    "`compare_methods` for every seed. What is finished is kept in the folder, if one is given, and read back from there."
-    return sweep(_compared, dict(methods=dict(sizes=list(sizes), methods=list(methods), **options)), seeds, folder).drop(columns="setting")
-
-# %% ../../nbs/antitraining/30_compression.ipynb #6405a6d0
-def comparison_figure(frame: pd.DataFrame, value: str = "core_at_means", title: str = "What the core alone can do") -> Any:
-    "A value (mean and interval over seeds) against the core's size, a line for each method."
-    from neural_introspection.display import colour_of, figure, interval_line
-    lines, table = [], interval_table(frame, ["method", "size"], value)
-    for i, (method, part) in enumerate(table.groupby("method", sort=False)):
-        part = part.sort_values("size")
-        lines.append(interval_line(part["size"], part["mean"], part.low, part.high, name=method, line=dict(color=colour_of(method, i), dash="solid" if i < 8 else "dash"), hovertemplate="%{x} neurons: %{y:.3f}"))
-    return figure(lines, title, "neurons of the core", f"{value.replace('_', ' ')}, accuracy on the test", showlegend=True, xaxis_type="log", xaxis_tickvals=sorted(frame["size"].unique()))

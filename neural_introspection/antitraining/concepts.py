@@ -15,20 +15,18 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import capture, find_site, hooks
+from ..activations import capture, hooks
+from .examples import IGNORED, Examples, next_tokens, scores
+from .randomisation import find_units
+from ..core import BadInput, check_options, option, progress, require
 from neural_introspection.models import (bos_id, evaluating, longest_text, model_device, named_weights, token_bytes,
     with_weights)
-from ..core import BadInput, check_options, option, progress, require
-from neural_introspection.antitraining.information import (IGNORED, Examples, find_units, make_reference, next_tokens,
-    scores, shared_information)
-from ..stats import mean_interval
 
 # %% auto #0
-__all__ = ['PROBES', 'ACTIVATIONS', 'TIE_SCORES', 'string_characters', 'ConceptTokens', 'label_tokens', 'concept_tokens',
-           'site_rows', 'make_probe', 'fit_probe', 'grouped_auc', 'check_chosen', 'probe_concept', 'best_neurons',
-           'linear_eraser', 'language_loss', 'change_others', 'ForceSettings', 'squared_correlation', 'Adversaries',
-           'ForcedConcept', 'force_concept', 'TunableActivation', 'ActivationComparison', 'compare_activations',
-           'tie_scores', 'disjoint_pairs', 'tie_neurons']
+__all__ = ['PROBES', 'string_characters', 'ConceptTokens', 'label_tokens', 'concept_tokens', 'site_rows', 'make_probe',
+           'fit_probe', 'grouped_auc', 'check_chosen', 'probe_concept', 'best_neurons', 'linear_eraser',
+           'language_loss', 'change_others', 'ForceSettings', 'squared_correlation', 'Adversaries', 'ForcedConcept',
+           'force_concept']
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #d902c147
 def string_characters(source: str) -> Bool[np.ndarray, "char"]:
@@ -73,6 +71,7 @@ def label_tokens(model: Any, text: str, characters: Bool[np.ndarray, "char"]) ->
     if sum(sizes) != len(marked): raise BadInput(f"the tokens have {sum(sizes):,} bytes and the text {len(marked):,}: labels need a tokenizer that loses nothing.")
     return np.array(ids), marked[np.cumsum(sizes) - 1]
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #509032bd
 def concept_tokens(
     model: Any,
     documents: Mapping[str, str],                              # name -> text
@@ -94,6 +93,7 @@ def concept_tokens(
     group, ids, concept = zip(*found)
     return ConceptTokens(name, torch.tensor(np.array(ids)), torch.tensor(np.array(concept).astype(int)), np.array(group), tuple(documents))
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #d1a89276
 def _windows(marked: Bool[np.ndarray, "token"], length: int) -> list[int]:
     "Where windows start: one after the other, never behind a marked token."
     starts, i = [], 0
@@ -127,6 +127,7 @@ def make_probe(kind: str, inputs: int, hidden: int = 64) -> nn.Module:
     if kind not in PROBES: raise BadInput(f"a probe cannot be {kind!r}: choose linear or mlp.")
     return nn.Linear(inputs, 1) if kind == "linear" else nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #06734b4e
 def fit_probe(
     x: Float[Tensor, "token neuron"],
     concept: Float[Tensor, "token"],
@@ -172,6 +173,7 @@ def check_chosen(chosen: Sequence[int], width: int) -> None:
     "`BadInput` unless these are different neurons of the layer, and not all of it."
     if not 0 < len(set(chosen)) == len(chosen) < width or not all(0 <= j < width for j in chosen): raise BadInput(f"neurons {list(chosen)[:9]} cannot be chosen: give different ones in 0..{width - 1}, and not all.")
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #576567cf
 def probe_concept(
     model: Any,
     site: str,
@@ -197,9 +199,11 @@ def probe_concept(
             rows.append(dict(neurons=name, count=len(which), probe=kind) | _reading(score, truth, group) | dict(shuffled=grouped_auc(null.numpy(), truth.numpy(), group, 1)[0]))
     return pd.DataFrame(rows).assign(majority=float(max(truth.mean(), 1 - truth.mean()))).set_index(["neurons", "probe"])
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #c4abbd79
 def _reading(score: Float[Tensor, "token"], truth: Float[Tensor, "token"], group: Int[np.ndarray, "token"]) -> dict[str, float]:
     return dict(zip(("auc", "low", "high"), grouped_auc(score.numpy(), truth.numpy(), group))) | dict(accuracy=float(((score > 0) == (truth > .5)).float().mean()))
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #357b3a5a
 def _token_scores(fit_on: ConceptTokens, test_on: ConceptTokens) -> Float[Tensor, "token"]:
     "The log odds of the concept, from how often each token has it."
     size = int(max(fit_on.ids.max(), test_on.ids.max())) + 1
@@ -231,6 +235,7 @@ def language_loss(model: Any, tokens: ConceptTokens, batch_size: int = 32) -> pd
         with evaluating(model): parts.append(scores(model(found.inputs), found.targets)[0].cpu())
     return pd.Series(torch.cat(parts).numpy()).groupby(tokens.group).mean()
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #77c21877
 def change_others(model: Any, site: str, chosen: Sequence[int], change: Callable[[Tensor], Tensor]) -> Any:
     "A context manager: within it the neurons of the site that are not chosen pass through the function."
     def see(x):
@@ -255,6 +260,7 @@ class ForceSettings:
     fresh: int = option(25, "After so many steps the oldest adversary is begun anew", "Adversaries", minimum=1)
     memory: int = option(8, "So many of the last batches train the adversaries", "Adversaries", minimum=1)
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #2673acf9
 def squared_correlation(x: Float[Tensor, "token *feature"], concept: Float[Tensor, "token"]) -> Float[Tensor, "*feature"]:
     "Squared Pearson correlation of each feature with the concept; 0 for what never changes."
     z = (concept - concept.mean()).view(-1, *[1] * (x.ndim - 1))
@@ -370,120 +376,3 @@ def _force(model: Any, named: dict[str, nn.Parameter], site: str, chosen: list[i
         optimizer.step(); rate.step()
         rows.append(dict(language=language.item(), there=there.item(), elsewhere=elsewhere.item()))
     return readout, pd.DataFrame(rows).rename_axis("step")
-
-# %% ../../nbs/antitraining/40_concepts.ipynb #e88f9d33
-class TunableActivation(nn.Module):
-    "A learnable activation for each neuron, between sigmoid (`shape` 0) and ReLU (`shape` 1)."
-    def __init__(
-        self,
-        width: int | Sequence[int],         # neurons; or a shape that fits what flows
-        start: float | Tensor = .5,         # the shape at first; 0 and 1 stay
-    ):
-        super().__init__()
-        start = torch.as_tensor(start, dtype=torch.float32)
-        if not bool(((start >= 0) & (start <= 1)).all()): raise BadInput(f"start is {start.tolist()}, but a shape is from 0 (sigmoid) to 1 (ReLU).")
-        self.logit = nn.Parameter(torch.logit(start).expand((width,) if isinstance(width, int) else tuple(width)).clone())
-
-    @property
-    def shape(self) -> Float[Tensor, "*neuron"]: return self.logit.sigmoid()
-    def forward(self, x: Float[Tensor, "*row neuron"]) -> Float[Tensor, "*row neuron"]: return self.shape * x.relu() + (1 - self.shape) * x.sigmoid()
-    def extra_repr(self) -> str: return f"{self.logit.numel()} neurons, shape {float(self.shape.min()):.2f} to {float(self.shape.max()):.2f}"
-
-# %% ../../nbs/antitraining/40_concepts.ipynb #d79e720c
-@dataclass(frozen=True, repr=False)
-class ActivationComparison:
-    "Networks with a sigmoid, a tunable activation and a ReLU, on the same data."
-    frame: pd.DataFrame                             # a row for each activation and seed: test accuracy, test loss (nats)
-    shapes: Float[np.ndarray, "seed neuron"]        # of the tunable ones, at the end
-
-    def to_frame(self) -> pd.DataFrame:
-        "Means over seeds with 95 % intervals; `minus_tunable` is the paired difference of accuracies."
-        wide = self.frame.pivot(index="seed", columns="activation", values=["accuracy", "loss"])
-        rows = {}
-        for name in ACTIVATIONS:
-            rows[name] = dict(zip(("accuracy", "low", "high"), mean_interval(wide["accuracy", name]))) | dict(loss=wide["loss", name].mean())
-            rows[name] |= dict(zip(("minus_tunable", "difference_low", "difference_high"), mean_interval(wide["accuracy", name] - wide["accuracy", "tunable"])))
-        return pd.DataFrame(rows).T.rename_axis("activation")
-
-    def plot(self) -> Any:
-        "Where the tunable shapes ended."
-        import plotly.graph_objects as go
-        from neural_introspection.display import figure
-        return figure([go.Histogram(x=self.shapes.ravel().astype("f4"), xbins=dict(start=0, end=1.0001, size=.05))], "Shapes after training", "shape (0: sigmoid, 1: ReLU)", "neurons of all seeds", height=300)
-
-    def __repr__(self) -> str: return f"{len(self.shapes)} seeds, {self.shapes.shape[1]} neurons, median shape {np.median(self.shapes):.2f}"
-
-ACTIVATIONS = {"sigmoid": 0., "tunable": .5, "relu": 1.}   # where their shape starts
-
-# %% ../../nbs/antitraining/40_concepts.ipynb #f558c167
-def compare_activations(
-    sides: Sequence[tuple[Examples, Examples]],   # (training, test) of each seed
-    width: int = 16,
-    steps: int = 600,
-    rate: float = 1e-2,                           # Adam's; the shapes learn five times as fast
-    batch_size: int = 128,
-    seed: int = 0,
-) -> ActivationComparison:
-    "Train a network with each of `ACTIVATIONS` on each pair of sides. `BadInput` for sides whose inputs do not match."
-    if len({side.inputs.shape[1:] for pair in sides for side in pair}) != 1: raise BadInput(f"the inputs of {len(sides)} pairs of sides are not alike: give at least one pair, all with as many features.")
-    n, kinds, draw = len(sides), len(ACTIVATIONS), torch.Generator().manual_seed(seed)
-    rows, test_rows = (min(len(pair[i]) for pair in sides) for i in (0, 1))
-    (x, y), (x_test, y_test) = ((torch.stack([pair[i].inputs[:r] for pair in sides]).repeat(kinds, 1, 1), torch.stack([pair[i].targets[:r] for pair in sides]).repeat(kinds, 1)) for i, r in ((0, rows), (1, test_rows)))
-    features, classes = x.shape[2], 1 + max(int(side.targets.max()) for pair in sides for side in pair)
-    weight = lambda a, b: nn.Parameter(((torch.rand(n, a, b, generator=draw) * 2 - 1) / math.sqrt(a)).repeat(kinds, 1, 1))
-    weights = [weight(features, width), nn.Parameter(torch.zeros(kinds * n, 1, width)), weight(width, classes), nn.Parameter(torch.zeros(kinds * n, 1, classes))]
-    activation = TunableActivation((kinds * n, 1, width), torch.tensor(list(ACTIVATIONS.values())).repeat_interleave(n)[:, None, None])
-    network = lambda x: torch.baddbmm(weights[3], activation(torch.baddbmm(weights[1], x, weights[0])), weights[2])
-    optimizer = torch.optim.Adam([dict(params=weights), dict(params=activation.parameters(), lr=5 * rate)], lr=rate)
-    for _ in progress(range(steps), "train", unit="step"):
-        some = torch.randint(rows, (batch_size,), generator=draw)
-        loss = scores(network(x[:, some]), y[:, some])[0].sum()   # each network has its own gradient
-        optimizer.zero_grad(); loss.backward(); optimizer.step()
-    with torch.no_grad(): loss, right = scores(network(x_test), y_test)
-    frame = pd.DataFrame(dict(activation=np.repeat(list(ACTIVATIONS), n), seed=np.tile(np.arange(n), kinds), accuracy=right.numpy(), loss=loss.numpy()))
-    return ActivationComparison(frame, activation.shape.detach()[n:2 * n, 0].numpy())
-
-# %% ../../nbs/antitraining/40_concepts.ipynb #69623cbb
-TIE_SCORES = ("together", "together_share", "interaction", "weight_cosine", "correlation")
-
-@torch.no_grad()
-def tie_scores(
-    model: nn.Module,
-    site: str,                # activations of the layer
-    incoming: str,            # the linear layer that makes them
-    examples: Examples,
-    draws: int = 5,
-    seed: int = 0,
-) -> pd.DataFrame:
-    "A row for each pair of neurons: `TIE_SCORES` (`together` and `interaction` in nats, with q values; `together_share`: `together` as a share of the geometric mean of what each costs alone). `BadInput` if `incoming` is no linear layer with a row for each neuron."
-    reference, layer = make_reference(model, site, examples), find_site(model, incoming)
-    count = reference.units.count
-    if not isinstance(layer, nn.Linear) or layer.out_features != count or count < 2: raise BadInput(f"{incoming} is no linear layer that makes the {count} neurons of {site}: name the one before it.")
-    a, b = np.triu_indices(count, 1)
-    found = shared_information(model, reference, examples, list(zip(a.tolist(), b.tolist())), draws, seed)
-    with evaluating(model), capture(model, [site]) as acts: model(examples.inputs)
-    x = acts[site].double() - acts[site].double().mean(0)
-    cosine = lambda rows: (torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T)[a, b].numpy()
-    alone = np.sqrt(found["first"].clip(1e-4) * found["second"].clip(1e-4))   # nats
-    return found.assign(together_share=found.together / alone, weight_cosine=cosine(layer.weight.double()), correlation=cosine(x.T))
-
-# %% ../../nbs/antitraining/40_concepts.ipynb #7f0a75aa
-def disjoint_pairs(scores: pd.DataFrame, by: str, count: int) -> list[tuple[int, int]]:
-    "The pairs with the highest score, each neuron in one of them at most."
-    chosen: list[tuple[int, int]] = []
-    for a, b in scores.sort_values(by, ascending=False, kind="stable")[["a", "b"]].to_numpy().tolist():
-        if len(chosen) < count and not {a, b} & {unit for pair in chosen for unit in pair}: chosen.append((a, b))
-    return chosen
-
-def tie_neurons(incoming: nn.Linear, outgoing: nn.Linear, pairs: Sequence[tuple[int, int]]) -> tuple[nn.Linear, nn.Linear]:
-    "Smaller copies of two layers: of each pair the first neuron stays, the outgoing weights are summed. `BadInput` for pairs that are none, or that share a neuron."
-    units, count = [unit for pair in pairs for unit in pair], incoming.out_features
-    if outgoing.in_features != count or len(set(units)) != len(units) or not set(units) <= set(range(count)): raise BadInput(f"pairs {list(pairs)[:4]} cannot be tied in {count} neurons: give different neurons, each in one pair, of two layers that follow each other.")
-    kept, summed = [unit for unit in range(count) if unit not in {b for _, b in pairs}], outgoing.weight.detach().clone()
-    for a, b in pairs: summed[:, a] += summed[:, b]
-    made = nn.Linear(incoming.in_features, len(kept), incoming.bias is not None), nn.Linear(len(kept), outgoing.out_features, outgoing.bias is not None)
-    with torch.no_grad():
-        for new, weight, bias in zip(made, (incoming.weight[kept], summed[:, kept]), (None if incoming.bias is None else incoming.bias[kept], outgoing.bias)):
-            new.weight.copy_(weight)
-            if bias is not None: new.bias.copy_(bias)
-    return made

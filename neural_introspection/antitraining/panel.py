@@ -15,10 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
-from .antitraining import (AntitrainConfig, Antitraining, AntitrainResult, Certificate,
-    check_settings, open_antitraining, run_antitrain)
-from neural_introspection.antitraining.information import (Core, Information, core_set, information_content,
-    make_reference, randomised_scores)
+from .training import Antitraining, check_settings
+from .certificate import Certificate
+from neural_introspection.antitraining.pipeline import (AntitrainConfig, AntitrainResult, open_antitraining,
+    run_antitrain)
+from .information import Information, information_content
+from .randomisation import make_reference, randomised_scores
+from .cores import Core, core_set
 from ..core import BadInput, Cancelled, make_config, watch_progress
 from neural_introspection.display import (Panel, live_figure, live_or_static, options_table, renew_figure,
     report_progress)
@@ -42,6 +45,7 @@ def live_options(config: AntitrainConfig) -> Any:
 # %% ../../nbs/antitraining/50_panel.ipynb #6ad65aa8
 SAMPLE, HELD_OUT, WIDE = 256, 512, 512   # training and test examples of a reading; units above which information is estimated
 
+# %% ../../nbs/antitraining/50_panel.ipynb #b8af0bb8
 @dataclass(frozen=True, repr=False)
 class LiveReading:
     "How a network under antitraining stands."
@@ -87,6 +91,7 @@ CELL, FAINT, DEAD = 28, .02, "#d0d0d0"   # pixels of a cell's height; nats that 
 
 def _columns(units: int) -> int: return min(units, 16 if units <= 128 else 32)
 
+# %% ../../nbs/antitraining/50_panel.ipynb #a830c5be
 def _in_grid(values: Sequence, units: int, fill: Any = math.nan) -> np.ndarray:
     "The values line by line."
     columns = _columns(units)
@@ -94,6 +99,7 @@ def _in_grid(values: Sequence, units: int, fill: Any = math.nan) -> np.ndarray:
     made[:units] = values
     return made.reshape(-1, columns)
 
+# %% ../../nbs/antitraining/50_panel.ipynb #66cb875e
 def _frames(mask: Bool[np.ndarray, "unit"]) -> tuple[list, list]:
     "x and y of a frame around each chosen cell."
     x, y = [], []
@@ -110,6 +116,7 @@ def _neuron_words(reading: LiveReading) -> list[str]:
     kind = lambda i: "" if reading.core is None else ", core" if core[i] else ", spectator"
     return [f"neuron {i}: dead{kind(i)}" if f.dead[i] else f"neuron {i}: {f.loss[i]:.3g} ± {f.error[i]:.2g} nats{kind(i)}" for i in range(reading.units)]
 
+# %% ../../nbs/antitraining/50_panel.ipynb #3c514d36
 def neuron_grid(reading: LiveReading) -> Any:
     "The neurons as a grid, coloured by information content (nats), the core framed, dead ones grey; the hover tells value, standard error and whether core or spectator."
     import plotly.graph_objects as go
@@ -128,6 +135,7 @@ def neuron_grid(reading: LiveReading) -> Any:
     crosses = go.Scatter(x=column, y=line, mode="markers", marker=dict(symbol="x-thin-open", size=8, color="#5f5f5f"), hoverinfo="skip", showlegend=False)
     return figure([dead, colours, frames, crosses], "Information (framed: core, ×: dead)", height=72 + 12 + CELL * math.ceil(n / columns), **_grid_axes(n))
 
+# %% ../../nbs/antitraining/50_panel.ipynb #f1bea87d
 def _grid_axes(units: int) -> dict:
     columns, lines = _columns(units), math.ceil(units / _columns(units))
     each = max(1, lines // 8)
@@ -141,12 +149,14 @@ _SLIM = dict(height=300, margin=dict(l=52, r=14, t=86, b=50), legend=dict(font_s
 def _thinned(history: pd.DataFrame) -> pd.DataFrame:
     return history.iloc[np.unique(np.linspace(0, len(history) - 1, min(POINTS, len(history))).round().astype(int))]
 
+# %% ../../nbs/antitraining/50_panel.ipynb #43996741
 def _line(history: pd.DataFrame, column: str, name: str, colour: str, unit: str = "", **more: Any) -> Any:
     import plotly.graph_objects as go
     from neural_introspection.display import COLOURS
     made = dict(mode="lines", line=dict(color=COLOURS[colour], width=2), hovertemplate=f"step %{{x}}: %{{y:.3~g}}{unit}")
     return go.Scatter(x=history.step.to_numpy(), y=history[column].to_numpy("f8"), name=name, **made | more)
 
+# %% ../../nbs/antitraining/50_panel.ipynb #eb196852
 def core_size_figure(history: pd.DataFrame) -> Any:
     "Neurons in the core over the steps: in use, and by now."
     from neural_introspection.display import COLOURS, figure
@@ -154,6 +164,7 @@ def core_size_figure(history: pd.DataFrame) -> Any:
     lines = [_line(h, "core_now", "by now (sample)", "sky", " neurons", mode="lines+markers", marker_size=4), _line(h, "core_size", "in use", "blue", " neurons", line=dict(color=COLOURS["blue"], width=3, shape="hv"))]
     return figure(lines, "Size of the core", "step", "neurons", **_SLIM, yaxis_range=[0, int(h.units.iloc[-1]) * 1.02])
 
+# %% ../../nbs/antitraining/50_panel.ipynb #6247906b
 def accuracies_figure(history: pd.DataFrame, chance: float) -> Any:
     "Test accuracies over the steps: untouched, with spectators and with the core random; and chance."
     from neural_introspection.display import COLOURS, figure
@@ -208,17 +219,21 @@ def _open(panel: AntitrainPanel, config: AntitrainConfig) -> None:
     panel.network, panel.chance, panel.cycles, panel.made = network, data.majority, 0, {name: getattr(config, name) for name in NETWORK}
     panel.history[:] = [first]
 
+# %% ../../nbs/antitraining/50_panel.ipynb #eb2fc5f6
 def _train(panel: AntitrainPanel, config: AntitrainConfig) -> None: panel.network.train(config.train_steps)
 
+# %% ../../nbs/antitraining/50_panel.ipynb #66c7b610
 def _antitrain(panel: AntitrainPanel, config: AntitrainConfig) -> None:
     core = next(iter(panel.network.cores.values()), None)
     if core is None or (core.core, core.threshold) != (config.core, config.threshold): panel.network.measure()
     panel.network.antitrain(config.cycle_steps)
 
+# %% ../../nbs/antitraining/50_panel.ipynb #069fa08d
 def _do_cycle(panel: AntitrainPanel, config: AntitrainConfig) -> None:
     panel.network.cycle(min(panel.cycles, max(0, config.cycles - 1)))
     panel.cycles += 1
 
+# %% ../../nbs/antitraining/50_panel.ipynb #8a28d585
 ACTIONS = dict(train=_train, antitrain=_antitrain, cycle=_do_cycle, reset=_open)
 
 # %% ../../nbs/antitraining/50_panel.ipynb #7ee04da3
@@ -233,6 +248,7 @@ def _act(panel: AntitrainPanel, options: Any) -> LiveReading:
     finally: (_show if panel.what == "reset" else _look)(panel, phase)
     return panel.reading
 
+# %% ../../nbs/antitraining/50_panel.ipynb #850a7fd8
 def _see(panel: AntitrainPanel, phase: str, desc: str, done: int, total: Optional[int]) -> None:
     "Progress of the steps, and from time to time a reading; raises `Cancelled` if Cancel was pressed."
     if desc in ACTIONS:
@@ -241,8 +257,10 @@ def _see(panel: AntitrainPanel, phase: str, desc: str, done: int, total: Optiona
     elif panel._stop.is_set(): raise Cancelled("Cancelled while the core was measured.")
     else: panel.parts.status.value = "measuring the core"
 
+# %% ../../nbs/antitraining/50_panel.ipynb #678c2a92
 PAUSE = .35   # seconds between two readings, at least; and three times what a reading takes
 
+# %% ../../nbs/antitraining/50_panel.ipynb #72036c7b
 def _look(panel: AntitrainPanel, phase: str) -> None:
     "Take a reading and show it."
     start = time.monotonic()
@@ -269,15 +287,18 @@ def _make_buttons(panel: AntitrainPanel) -> dict[str, Any]:
         made[name].on_click(lambda button, name=name: panel.start(name))
     return made
 
+# %% ../../nbs/antitraining/50_panel.ipynb #52fefda5
 def _make_places(panel: AntitrainPanel) -> tuple[Any, list[Any]]:
     "Where the words stand, and the live figures."
     import ipywidgets as widgets
     return widgets.HTML(layout=widgets.Layout(width="98%")), [live_figure(fig) for fig in _figures(panel)]
 
+# %% ../../nbs/antitraining/50_panel.ipynb #cbadc17a
 def _figures(panel: AntitrainPanel) -> list[Any]:
     frame = panel.frame()
     return [neuron_grid(panel.reading), core_size_figure(frame), accuracies_figure(frame, panel.chance)]
 
+# %% ../../nbs/antitraining/50_panel.ipynb #08f0b228
 def _arrange(panel: AntitrainPanel) -> None:
     "Buttons, words and figures beside the form, or below it where it is narrow; the histories side by side where there is room."
     import ipywidgets as widgets
@@ -297,10 +318,12 @@ def _say(panel: AntitrainPanel) -> None:
     note = "<br><em>The form describes another network: Reset makes it.</em>" if other else ""
     panel.words.value = f"<div role='status' style='line-height:1.4;min-height:2.8em;margin:4px 0'>{html.escape(reading_words(panel.reading, panel.chance))}{note}</div>"
 
+# %% ../../nbs/antitraining/50_panel.ipynb #17cb9ce5
 def _show(panel: AntitrainPanel, phase: str = "") -> None:
     for live, fig in zip(panel.figures, _figures(panel)): renew_figure(live, fig)
     _say(panel)
 
+# %% ../../nbs/antitraining/50_panel.ipynb #6eca8cf5
 def _static_page(panel: AntitrainPanel) -> str:
     "What stands in the panel's place where there is no kernel."
     note = "<p><b>Antitraining, live</b>: in JupyterLab, buttons train, antitrain and cycle this network, and the figures follow. It stands at:</p>"
@@ -311,6 +334,7 @@ def antitrain_panel(**settings: Any) -> Panel:
     "A form of `AntitrainConfig` that antitrains, and shows the result with the first seed's certificate; keyword arguments are its first values."
     return Panel(make_config(AntitrainConfig, settings), run_antitrain, _shown, "Antitraining")
 
+# %% ../../nbs/antitraining/50_panel.ipynb #49d84cb5
 def _shown(result: AntitrainResult) -> list:
     "The result, its figure, and the first seed's certificate with its figure, if there is one."
     run = result.runs[0]

@@ -1,10 +1,12 @@
-from .pocket import (
-    PocketRecipe as PocketRecipe,
+from .documents import (
     encode_documents as encode_documents,
-    heldout_windows as heldout_windows,
-    make_model as make_model,
     python_documents as python_documents,
     split_documents as split_documents,
+)
+from .pocket import (
+    PocketRecipe as PocketRecipe,
+    heldout_windows as heldout_windows,
+    make_model as make_model,
     token_nats as token_nats,
 )
 from .benchmark import (

@@ -10,13 +10,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from ..antitraining import Antitraining, AntitrainSettings, phases, two_layers
-from ..antitraining import antitrain_step, train_step
+from neural_introspection.antitraining import (Antitraining, AntitrainSettings, Examples, antitrain_step,
+    compare_information, information_content, make_reference, phases, randomised_scores, scores, token_windows,
+    train_step, two_layers)
 from ..models import evaluating
 from ..data import load_classification
 from ..core import BadInput
-from ..antitraining import (Examples, compare_information, information_content, make_reference,
-    randomised_scores, scores, token_windows)
 from ..stats import mean_interval, over_seeds, sweep
 from ..display import sweep_figure
 
@@ -38,6 +37,7 @@ def task(name: Literal["digits", "teacher"] = "digits", seed: int = 0, rows: Opt
     else: raise BadInput(f"task {name!r} is unknown: choose digits or teacher.")
     return (train if rows is None else train[:rows]), test
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #681882cd
 def task_network(train: Examples, width: int, seed: int) -> nn.Sequential:
     "A network with one hidden layer (site `1`) for a task."
     return two_layers(train.inputs.shape[1], width, int(train.targets.max()) + 1, seed)
@@ -60,6 +60,7 @@ def antitrain_rows(seed: int, width: int = 256, data: str = "digits", **settings
         rows.append(row)
     return rows
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #284af757
 def last_rows(frame: pd.DataFrame) -> pd.DataFrame:
     "The last row of each setting and seed."
     return frame.groupby(["setting", "seed"], sort=False, as_index=False).tail(1)
@@ -94,11 +95,13 @@ def _penalty(net: nn.Module, method: str, strength: float) -> Tensor | float:
     if method == "l2": return strength * sum(p.square().sum() for p in net.parameters())
     return 0.
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #c202d64a
 @torch.no_grad()
 def _evaluated(net: nn.Module, examples: Examples) -> tuple[float, float]:
     with evaluating(net): loss, right = scores(net(examples.inputs), examples.targets)
     return float(loss.mean()), float(right.mean())
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #14309103
 def regularised_rows(seed: int, method: Literal["none", "l1", "l2", "dropout", "antitraining"] = "none", strength: float = 0., width: int = 256, steps: int = 1000, every: int = 20) -> list[dict]:
     "One row: losses on validation and test where the training accuracy first reaches 99 %, and at the end. Antitraining: `strength` is the threshold; a cycle is 100 steps."
     (train, test) = task("digits", seed)
@@ -118,6 +121,7 @@ def regularised_rows(seed: int, method: Literal["none", "l1", "l2", "dropout", "
             if train_accuracy >= .99 and "matched_step" not in found and (method != "antitraining" or a.cores): found |= dict(matched_step=step, **{f"matched_{k}": v for k, v in now.items()})
     return [dict(method=method, strength=strength, train_accuracy=train_accuracy, **now, **found)]
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #be779812
 def _penalised_step(a: Antitraining, method: str, strength: float) -> None:
     rows = np.random.default_rng([a.seed, 0, a.steps["train"]]).integers(len(a.examples), size=a.settings.batch_size)
     a.steps["train"] += 1
@@ -128,6 +132,7 @@ def _penalised_step(a: Antitraining, method: str, strength: float) -> None:
     loss.backward()
     a.optimizer.step()
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #3b0edbc1
 def best_strength(frame: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
     "Of each method and seed the row with the lowest `by`."
     known = frame.dropna(subset=[by, value])
@@ -145,6 +150,7 @@ class Adder(nn.Module):
 
     def forward(self, x: Int[Tensor, "example 2"]) -> Float[Tensor, "example p"]: return self.out(self.act(self.hidden(self.embed(x).flatten(1))))
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #6706da49
 def addition(p: int = 31, seed: int = 0) -> tuple[Examples, Examples, Examples]:
     "The table of addition modulo p: (60 % training, 10 % to measure with, 30 % test)."
     pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
@@ -160,6 +166,7 @@ def _fifth(model: nn.Module, which: str, train: Examples, held: Examples, seed: 
     found = compare_information(information_content(model, reference, train, draws=1, seed=seed), information_content(model, reference, held, draws=1, seed=seed))
     return found.memorising.to_numpy().argsort()[::-1 if which == "memorising" else 1][:many]
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #489fda11
 def grokking_rows(seed: int, erase: Literal["nothing", "memorising", "random", "generalising"] = "nothing", every: int = 100, erase_until: int = 1000, steps: int = 3000, p: int = 31) -> list[dict]:
     "One row: the steps at which training accuracy reaches 99 % and test accuracy 90 % (the last step if never), and the final accuracies."
     (train, held, test), net = addition(p, seed), Adder(p, seed=seed)
@@ -184,6 +191,7 @@ def _scales(net: nn.Module, train: Examples, power: float, seed: int) -> Float[T
     scale = share.pow(power).clamp(.2, 5)
     return scale / scale.mean()
 
+# %% ../../nbs/experiments/30_antitraining_claims.ipynb #f344307c
 def scaled_rows(seed: int, power: float = 0., shuffle: bool = False, width: int = 256, steps: int = 400, every: int = 25) -> list[dict]:
     "One row: the steps until the test accuracy first reaches 90 %, and test loss and accuracy at the end."
     train, test = task("digits", seed)

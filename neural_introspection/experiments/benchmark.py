@@ -26,6 +26,7 @@ def is_smoke() -> bool:
     "Whether this is a quick run (`NI_BENCH_MODEL=pocket`), whose ratios have no goal to meet."
     return os.environ.get("NI_BENCH_MODEL") == "pocket"
 
+# %% ../../nbs/experiments/20_benchmark.ipynb #b55b6375
 def rounds(
     usual: int,      # of a real run
     smoke: int = 1,  # of a quick one
@@ -35,6 +36,7 @@ def rounds(
     if not asked.isdecimal() or int(asked) < 1: raise BadInput(f"NI_BENCH_REPEATS is {asked!r}: set it to a number of rounds from 1.")
     return int(asked)
 
+# %% ../../nbs/experiments/20_benchmark.ipynb #117d26c7
 def this_machine(**more: Any) -> dict[str, Any]:
     "What a reader needs to know of the machine: cores, load, versions."
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -48,6 +50,7 @@ def seconds(work: Callable) -> float:
     work()
     return time.perf_counter() - start
 
+# %% ../../nbs/experiments/20_benchmark.ipynb #c22a4c5a
 def in_turn(
     works: Mapping[Hashable, Callable],  # by name
     repeats: int,                        # rounds
@@ -89,6 +92,7 @@ class Row:
         "Of the goal: 1 is just reached, above 1 is missed."
         return None if self.goal is None else self.goal / self.ratio if self.at_least else self.ratio / self.goal
 
+# %% ../../nbs/experiments/20_benchmark.ipynb #1cbfd356
 def ratio_row(
     id: str,
     work: str,
@@ -104,6 +108,7 @@ def ratio_row(
 # %% ../../nbs/experiments/20_benchmark.ipynb #d4894dd3
 def _spelled(value: float) -> str: return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
+# %% ../../nbs/experiments/20_benchmark.ipynb #092dcdd9
 def table(rows: Sequence[Row]) -> pd.DataFrame:
     "Rows as they are shown."
     words = {True: "yes", False: "no", None: ""}
@@ -169,6 +174,7 @@ def resident(peak: bool = False) -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
+# %% ../../nbs/experiments/20_benchmark.ipynb #834b9d81
 def peak_of(work: Callable) -> dict[str, float]:
     "MB `before` a work, at its `peak`, and what it `added`."
     gc.collect()
@@ -179,6 +185,7 @@ def peak_of(work: Callable) -> dict[str, float]:
     peak = resident(peak=True)
     return dict(before=before, peak=peak, added=peak - before)
 
+# %% ../../nbs/experiments/20_benchmark.ipynb #a2ab9b5b
 def in_fresh_process(
     code: str,            # Python that prints JSON in its last line
     argument: Any = None,  # anything that JSON can hold; the code finds it under this name

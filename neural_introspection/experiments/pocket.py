@@ -4,13 +4,11 @@
 
 # %% ../../nbs/experiments/10_pocket.ipynb #be3311bb
 from __future__ import annotations
-import contextlib
 import dataclasses
 import hashlib
 import math
 import os
 import platform
-import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,169 +18,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Bool, Float, Int
-from ..core import (BadInput, BadRunFolder, check_options, load_optimizer_tensors, option,
-    optimizer_tensors, progress, read_tensors, versions, write_json, write_tensors, write_text)
+from jaxtyping import Float, Int
+from ..core import (BadInput, BadRunFolder, check_options, load_optimizer_tensors, optimizer_tensors,
+    option, progress, read_tensors, versions, write_json, write_tensors, write_text)
 from ..display import COLOURS, SPLIT_COLOURS, Figure, figure
+from neural_introspection.experiments.documents import (PocketData, pocket_data, python_documents, seen_before,
+    split_documents, train_tokenizer)
+from .trigram import fit_trigram
 
 # %% auto #0
-__all__ = ['LEFT_OUT', 'END', 'PAD', 'python_documents', 'split_documents', 'documents_hash', 'train_tokenizer',
-           'encode_documents', 'PocketData', 'pocket_data', 'seen_before', 'Trigram', 'fit_trigram', 'PocketRecipe',
-           'make_model', 'batch_at', 'lr_at', 'heldout_windows', 'token_nats', 'PocketTraining', 'train_pocket',
+__all__ = ['PocketRecipe', 'make_model', 'batch_at', 'lr_at', 'heldout_windows', 'token_nats', 'PocketTraining', 'train_pocket',
            'heldout_table', 'pocket_facts', 'pocket_card', 'export_pocket', 'make_pocket', 'training_curve']
-
-# %% ../../nbs/experiments/10_pocket.ipynb #0b98f3eb
-LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data",
-            "lib2to3", "idlelib", "turtledemo", "ensurepip"}
-
-def python_documents() -> dict[str, str]:
-    "Name -> text: the interpreter's help topics (`topic:for`) and its standard library (`module:json/decoder.py`)."
-    from pydoc_data.topics import topics
-    documents, root = {f"topic:{name}": text for name, text in topics.items()}, Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        place = path.relative_to(root)
-        if LEFT_OUT & set(place.parts) or place.parts[0].startswith("config-"): continue
-        with contextlib.suppress(UnicodeDecodeError):
-            text = path.read_text(encoding="utf-8")
-            if len(text) > 200: documents[f"module:{place.as_posix()}"] = text
-    return documents
-
-# %% ../../nbs/experiments/10_pocket.ipynb #a8144a85
-def split_documents(
-    documents: dict[str, str],  # name -> text
-    share: float = .06,         # the share of the names that is held out
-) -> tuple[dict[str, str], dict[str, str]]:
-    "(training, held-out) documents, by SHA-256 of the name."
-    number = lambda name: int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000
-    sides = {}, {}
-    for name, text in documents.items(): sides[number(name) < share*10_000][name] = text
-    return sides
-
-def documents_hash(documents: dict[str, str]) -> str:
-    "SHA-256 over names and texts, in the order of the names."
-    digest = hashlib.sha256()
-    for name in sorted(documents): digest.update(f"{name}\0{documents[name]}\0".encode())
-    return digest.hexdigest()
-
-# %% ../../nbs/experiments/10_pocket.ipynb #e96ec0d3
-END, PAD = "<|endoftext|>", "<|pad|>"  # ids 0 and 1
-
-def train_tokenizer(
-    texts: Iterable[str],
-    d_vocab: int = 2048,  # number of tokens, the 256 bytes and the two special ones included
-    n_ctx: int = 256,     # the longest input the model will take
-) -> Any:
-    "A byte-level BPE as a `transformers` tokenizer."
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=d_vocab, special_tokens=[END, PAD], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=PAD,
-                                   model_max_length=n_ctx)
-
-# %% ../../nbs/experiments/10_pocket.ipynb #f9efd8f3
-def encode_documents(tokenizer: Any, documents: dict[str, str]) -> Int[np.ndarray, "token"]:
-    "All documents as one stream of token ids, with `END` before each; `BadInput` if there are none."
-    if not documents: raise BadInput("there are no documents: give some, or use a Python that carries its source.")
-    rows = tokenizer(list(documents.values()), add_special_tokens=False, verbose=False)["input_ids"]
-    return np.array([i for row in rows for i in (tokenizer.bos_token_id, *row)], dtype=np.uint16)
-
-# %% ../../nbs/experiments/10_pocket.ipynb #14591135
-@dataclass(frozen=True)
-class PocketData:
-    "Token streams of both sides of the split, and where they are from."
-    train: Int[np.ndarray, "token"]
-    heldout: Int[np.ndarray, "token"]
-    about: dict  # python version; documents, characters, bytes, tokens, sha256 of each side
-
-    @property
-    def bytes_per_token(self) -> float: return self.about["heldout"]["bytes"]/self.about["heldout"]["tokens"]
-
-def pocket_data(tokenizer: Any, documents: dict[str, str]) -> PocketData:
-    "Split and encode the documents."
-    sides = dict(zip(("train", "heldout"), split_documents(documents)))
-    ids = {name: encode_documents(tokenizer, side) for name, side in sides.items()}
-    about = {name: dict(documents=len(side), characters=sum(map(len, side.values())),
-                        bytes=sum(len(text.encode()) for text in side.values()),
-                        tokens=len(ids[name]), sha256=documents_hash(side)) for name, side in sides.items()}
-    return PocketData(**ids, about=dict(python=platform.python_version(), **about))
-
-# %% ../../nbs/experiments/10_pocket.ipynb #75f65139
-def seen_before(
-    train: Int[np.ndarray, "token"],
-    heldout: Int[np.ndarray, "token"],
-    n: int = 13,  # length of the runs that are looked for
-) -> Bool[np.ndarray, "token"]:
-    "Whether the run of `n` tokens that a held-out token ends occurs in the training stream (by 64-bit hash)."
-    factors = np.random.default_rng(0).integers(1, 2**63 - 1, n) | 1
-    def runs(ids):
-        total = np.zeros(max(len(ids) - n + 1, 0), dtype=np.int64)
-        for k, factor in enumerate(factors): total += ids[k:k + len(total)].astype(np.int64)*factor
-        return total
-    return np.concatenate([np.zeros(min(n - 1, len(heldout)), dtype=bool), np.isin(runs(heldout), runs(train))])
-
-# %% ../../nbs/experiments/10_pocket.ipynb #bcb33270
-def _keys(ids: Int[np.ndarray, "token"], d_vocab: int) -> dict[str, Int[np.ndarray, "token"]]:
-    "A number for each trigram in a stream, and for its parts."
-    a, b, c = (ids[i:len(ids) - 2 + i].astype(np.int64) for i in range(3))
-    return dict(trigram=(a*d_vocab + b)*d_vocab + c, pair=a*d_vocab + b, bigram=b*d_vocab + c, last=b, token=c)
-
-def _look_up(table: tuple[np.ndarray, np.ndarray], keys: Int[np.ndarray, "token"]) -> Float[np.ndarray, "token"]:
-    found, counts = table
-    place = np.searchsorted(found, keys).clip(max=len(found) - 1)
-    return np.where(found[place] == keys, counts[place], 0).astype(float)
-
-# %% ../../nbs/experiments/10_pocket.ipynb #6621dd1e
-_BUCKETS = 13  # of log2(count of the context + 1)
-
-@dataclass(frozen=True)
-class Trigram:
-    "An interpolated trigram model of a token stream."
-    d_vocab: int
-    tables: dict                                  # sorted keys and their counts, for trigram, pair, bigram and last
-    unigram: Float[np.ndarray, "token"]           # add-one smoothed probabilities
-    weights: Float[np.ndarray, "bucket part"]     # of trigram, bigram, single token, uniform guess; rows sum to 1
-
-    def parts(self, ids: Int[np.ndarray, "token"]) -> tuple[Float[np.ndarray, "token part"], Int[np.ndarray, "token"]]:
-        "The four probabilities of each token from the third on, and the bucket of its context."
-        keys = _keys(ids, self.d_vocab)
-        n = {name: _look_up(table, keys[name]) for name, table in self.tables.items()}
-        shares = n["trigram"]/n["pair"].clip(1), n["bigram"]/n["last"].clip(1), self.unigram[keys["token"]]
-        bucket = np.log2(n["pair"] + 1).astype(int).clip(max=_BUCKETS - 1)
-        return np.stack([*shares, np.full(len(bucket), 1/self.d_vocab)], 1), bucket
-
-    def nats(self, ids: Int[np.ndarray, "token"]) -> Float[np.ndarray, "token"]:
-        "The loss on each token, -ln p, given the two before it in the stream (before the first: `END`)."
-        parts, bucket = self.parts(np.concatenate([np.zeros(2, ids.dtype), ids]))
-        return -np.log((parts*self.weights[bucket]).sum(1))
-
-# %% ../../nbs/experiments/10_pocket.ipynb #98daebe3
-def _count(ids: Int[np.ndarray, "token"], d_vocab: int) -> Trigram:
-    keys = _keys(ids, d_vocab)
-    tables = {name: np.unique(keys[name], return_counts=True) for name in ("trigram", "pair", "bigram", "last")}
-    unigram = (np.bincount(ids, minlength=d_vocab) + 1)/(len(ids) + d_vocab)
-    return Trigram(d_vocab, tables, unigram, np.full((_BUCKETS, 4), .25))
-
-def fit_trigram(
-    ids: Int[np.ndarray, "token"],  # the training stream
-    d_vocab: int = 2048,
-    tune: int = 200_000,            # how many tokens at its end the weights are fitted on (at most a quarter)
-    rounds: int = 60,               # of EM
-) -> Trigram:
-    "Weights by EM on the end of the stream, counts from all of it."
-    tune = min(tune, len(ids)//4)
-    part, weights = _count(ids[:-tune], d_vocab), np.full((_BUCKETS, 4), .25)
-    parts, bucket = part.parts(ids[-tune:])
-    size = np.bincount(bucket, minlength=_BUCKETS)[:, None]
-    for _ in range(rounds):
-        share = parts*weights[bucket]
-        share /= share.sum(1, keepdims=True)
-        total = np.stack([np.bincount(bucket, column, _BUCKETS) for column in share.T], 1)
-        weights = np.where(size > 0, total/size.clip(1), weights)
-    return dataclasses.replace(_count(ids, d_vocab), weights=weights)
 
 # %% ../../nbs/experiments/10_pocket.ipynb #d8fea2bd
 @dataclass(frozen=True)
@@ -232,6 +78,7 @@ def batch_at(
     rows = np.stack([ids[start:start + n_ctx - 1] for start in starts]).astype(np.int64)
     return torch.from_numpy(np.pad(rows, ((0, 0), (1, 0))))
 
+# %% ../../nbs/experiments/10_pocket.ipynb #3339d6cc
 def lr_at(step: int, recipe: PocketRecipe) -> float:
     "The share of the peak learning rate at a step, 0..1."
     decay = 1. if step < .5*recipe.steps else max(.02, (recipe.steps - step)/(.5*recipe.steps))
@@ -271,6 +118,7 @@ class _Group:
     named: dict[str, torch.nn.Parameter]
     learning_rate: float
 
+# %% ../../nbs/experiments/10_pocket.ipynb #ee9f965c
 def _groups(model: Any, recipe: PocketRecipe) -> dict[str, _Group]:
     named = dict(model.named_parameters())
     inside = {k: p for k, p in named.items() if p.ndim == 2 and ".h." in k}
@@ -323,6 +171,7 @@ def _save(state: _Training) -> None:
     about = dict(identity=state.identity, step=state.step, seconds=state.seconds, history=state.history)
     write_tensors(state.checkpoint, tensors, about)
 
+# %% ../../nbs/experiments/10_pocket.ipynb #b9604499
 def _resume(state: _Training) -> None:
     "Go on from the checkpoint, if there is one; `BadRunFolder` if it is of another recipe or other data."
     if not state.checkpoint.exists(): return
@@ -344,6 +193,7 @@ class PocketTraining:
     seconds: float
     threads: int       # of torch
 
+# %% ../../nbs/experiments/10_pocket.ipynb #dd03784d
 def train_pocket(
     folder: str | Path,              # keeps `checkpoint.safetensors`; the same call goes on from there
     data: PocketData,
@@ -455,6 +305,7 @@ def _markdown(frame: pd.DataFrame) -> str:
     rows = [[formats[type(value)].format(value) for value in row] for row in frame.astype(object).values.tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(frame.columns), ["---"]*frame.shape[1], *rows])
 
+# %% ../../nbs/experiments/10_pocket.ipynb #94192e3b
 def pocket_card(facts: dict) -> str:
     "The model card (Markdown) for the facts in `training.json`."
     data, recipe, results = facts["data"], facts["recipe"], facts["results"]

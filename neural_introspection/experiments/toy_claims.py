@@ -24,6 +24,7 @@ def row_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
     if part.duplicated(["value", "seed"]).any(): raise BadInput(f"the table has runs of {preset} with the same value and seed: keep one of each.")
     return part
 
+# %% ../../nbs/experiments/40_toy_claims.ipynb #bfb69d7c
 def difference(table: pd.DataFrame, preset: str, low: float, high: float, measure: str = "per_feature") -> tuple[float, float, float]:
     "(mean, low, high end) of a measure at the value `high` less that at `low`, paired by seed, with its 95 % interval."
     part = row_of(table, preset)
@@ -33,6 +34,7 @@ def difference(table: pd.DataFrame, preset: str, low: float, high: float, measur
     if missing: raise BadInput(f"{preset} has no value {missing[0]:g}: choose from {', '.join(f'{v:g}' for v in wide)}.")
     return mean_interval((wide[high] - wide[low]).dropna().to_numpy())
 
+# %% ../../nbs/experiments/40_toy_claims.ipynb #922a2192
 def contrasts(table: pd.DataFrame, presets: Sequence[str], first: float, second: float, measure: str = "per_feature") -> pd.DataFrame:
     "A row for each preset: the measure at both values (means over seeds), the `gain` from the first to the second with its 95 % interval, the ratio of their losses with its own, and the `verdict`: more, fewer or unclear."
     rows = []
@@ -44,6 +46,7 @@ def contrasts(table: pd.DataFrame, presets: Sequence[str], first: float, second:
                          loss_ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high, verdict="more" if lower > 0 else "fewer" if upper < 0 else "unclear"))
     return pd.DataFrame(rows).set_index("preset")
 
+# %% ../../nbs/experiments/40_toy_claims.ipynb #a69b8437
 _RATES, _BIASES, _DENSITIES = ("LR1", "LR2", "LR3", "LR4", "LR5", "RP1"), ("B1", "B2", "B3", "B4", "B5", "G3"), ("E1", "E2", "E3", "E4")
 CLAIMS = {"rate .003 to .01": (_RATES, .003, .01), "rate .01 to .03": (_RATES, .01, .03), "bias .1 to -.5": (_BIASES, .1, -.5), "bias .1 to -1.1": (_BIASES, .1, -1.1), "neurons 128 to 512": (("K0", "K1", "K2"), 128, 512),
           "density 1/2 to 1/32": (_DENSITIES, 1/2, 1/32), "L1 to .01": (("RG1",), 1e-7, 1e-2), "L1 to .1": (("RG1",), 1e-7, 1e-1), "decay .016 to .16": (("D1",), .016, .16), "decay .016 to 1.6": (("D1",), .016, 1.6)}
@@ -52,6 +55,7 @@ def all_contrasts(table: pd.DataFrame) -> pd.DataFrame:
     "The `contrasts` of all `CLAIMS`, by claim and preset."
     return pd.concat({claim: contrasts(table, *asked) for claim, asked in CLAIMS.items()}, names=["claim"])
 
+# %% ../../nbs/experiments/40_toy_claims.ipynb #38204763
 def compared_values() -> dict[str, tuple[float, ...]]:
     "The values of each row that some claim compares."
     found: dict[str, list[float]] = {}
@@ -76,6 +80,7 @@ def repeated(first: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
     tables = {"first": first, "fresh": fresh, "all": pd.concat([first, fresh], ignore_index=True)}
     return pd.concat([all_contrasts(table)[["gain", "verdict", "loss_ratio", "ratio_low", "ratio_high"]].add_prefix(f"{name}_") for name, table in tables.items()], axis=1)
 
+# %% ../../nbs/experiments/40_toy_claims.ipynb #3a32e872
 def claims_figure(tables: dict[str, pd.DataFrame]) -> Any:
     "The gain of each contrast with its 95 % interval, for each table of runs: its colour."
     from neural_introspection.display import colour_of, figure, interval_dots

@@ -1,21 +1,27 @@
-from .models import (
+from .model import (
     Draws as Draws,
-    Lamb as Lamb,
     MONOSEMANTIC as MONOSEMANTIC,
     ToySettings as ToySettings,
-    ToyTraining as ToyTraining,
     monosemanticity as monosemanticity,
     new_network as new_network,
     single_feature_activations as single_feature_activations,
+)
+from .optimizers import (
+    Lamb as Lamb,
+)
+from .training import (
+    ToyTraining as ToyTraining,
     step as step,
+)
+from .presets import (
+    PRESETS as PRESETS,
+    ToyConfig as ToyConfig,
+    preset_config as preset_config,
 )
 from .sweeps import (
     MEASURES as MEASURES,
-    PRESETS as PRESETS,
-    ToyConfig as ToyConfig,
     ToyResult as ToyResult,
     laptop_table as laptop_table,
-    preset_config as preset_config,
     run_presets as run_presets,
     run_toy as run_toy,
     sweep_settings as sweep_settings,

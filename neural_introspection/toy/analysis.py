@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..core import BadInput, check_index
-from .models import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
+from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
 __all__ = ['with_features', 'feature_name', 'many_feature_activations', 'feature_outputs', 'single_dimension_outputs',
@@ -31,6 +31,7 @@ def with_features(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, 
         samples[:, one != 0] = one[one != 0]
     return samples
 
+# %% ../../nbs/toy/30_analysis.ipynb #bd2a048e
 def feature_name(net: ToyNetwork, feature: int) -> str:
     "A single feature's number; with its sign, where features have signs."
     return f"{'-' if feature >= len(net.embedder) else '+'}{feature % len(net.embedder)}" if net.settings.task == "abs" else str(int(feature))
@@ -39,6 +40,7 @@ def many_feature_activations(net: ToyNetwork, others: Sequence[int]) -> Float[Te
     "What the neurons say to each feature while others are there."
     return net.activations(with_features(net, others))
 
+# %% ../../nbs/toy/30_analysis.ipynb #7216432a
 def feature_outputs(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "single output"]:
     "What the network says to each feature, while others are there."
     return net.outputs(with_features(net, others))
@@ -47,6 +49,7 @@ def single_dimension_outputs(net: ToyNetwork) -> Float[Tensor, "dimension output
     "What the network says to each dimension of the embedding by itself."
     return net.module()(torch.eye(len(net.w_in))).detach()
 
+# %% ../../nbs/toy/30_analysis.ipynb #568a8dd3
 def net_embedder(net: ToyNetwork) -> Float[Tensor, "single neuron"]:
     "What each neuron gets of each feature, before bias and non-linearity: the fixed embedding times the learned weights."
     return net.directions @ net.w_in
@@ -61,6 +64,7 @@ def published_order(activations: Float[Tensor, "single neuron"]) -> tuple[Int[Te
     neurons = torch.argsort(activations.amax(0) / (activations.mean(0) + 1e-10), descending=True, stable=True)
     return torch.argsort(activations[:, neurons].argmax(1), stable=True), neurons
 
+# %% ../../nbs/toy/30_analysis.ipynb #6f2f00c0
 def feature_heat_map(net: ToyNetwork, others: Sequence[int] = (), largest: int = 256) -> Any:
     "What each neuron (rows) says to each feature (columns), sorted as published; more than `largest` rows or columns are put together, with the strongest of each group shown."
     import plotly.graph_objects as go
@@ -85,6 +89,7 @@ def feature_lines(net: ToyNetwork, features: Sequence[int] = (0, 1, 2)) -> Any:
     lines = [go.Scatter(y=acts[check_index("feature", f, len(acts), "the network"), order].numpy(), name=f"feature {feature_name(net, f)}", line_color=colour_of("", i), customdata=order.numpy(), hovertemplate="neuron %{customdata}: %{y:.3f}") for i, f in enumerate(features)]
     return figure(lines, "Neurons by feature", "neurons, sorted", "activation", showlegend=True)
 
+# %% ../../nbs/toy/30_analysis.ipynb #e12a3acb
 def bias_figure(nets: Mapping[str, ToyNetwork]) -> Any:
     "Biases of networks, neurons sorted as in their heat maps; the line marks the number of features."
     import plotly.graph_objects as go
@@ -112,6 +117,7 @@ def neuron_table(net: ToyNetwork) -> pd.DataFrame:
                    writes_elsewhere=(rest / (net.w_out.shape[1] - own)).clamp(min=0).sqrt(), features=(acts > 1e-6).sum(0))
     return pd.DataFrame({k: v.numpy() if isinstance(v, Tensor) else v for k, v in columns.items()}).rename_axis("neuron")
 
+# %% ../../nbs/toy/30_analysis.ipynb #1cc47a03
 def mechanism(net: ToyNetwork, neuron: int) -> str:
     "How a neuron works, in words. `BadAddress` for a neuron that there is not."
     r = neuron_table(net).loc[check_index("neuron", neuron, len(net.bias), "the network")]
@@ -132,6 +138,7 @@ def feature_losses(net: ToyNetwork, samples: Float[Tensor, "row feature"]) -> Fl
     "Squared error of each output, mean over the samples; they sum to the loss."
     return (net.outputs(samples) - net.targets(samples)).square().mean(0)
 
+# %% ../../nbs/toy/30_analysis.ipynb #9db37242
 def take_away(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
     "Loss without each kind of neurons: a row for each, and for as many random ones; columns neurons, loss, and, where outputs are features, its parts: `owned` (features that have a monosemantic neuron) and `unowned`, for each feature."
     table, samples = neuron_table(net), Draws(net.settings, net.seed + 10**6)(rows).clone()

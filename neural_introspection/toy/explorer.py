@@ -18,9 +18,11 @@ from neural_introspection.core import (BadData, BadInput, Cancelled, full_path, 
     shown_path)
 from ..display import Panel, error_html, live_figure, live_or_static, options_table, renew_figure
 from .analysis import feature_heat_map, feature_name, mechanism, published_order
-from .models import ToyNetwork, ToyTraining, single_feature_activations
-from .sweeps import (PRESETS, SCALES, WHAT, ToyConfig, ToyResult, check_config, finished,
-    preset_config, run_toy, training_figure, unfinished, value_name)
+from .model import ToyNetwork, single_feature_activations
+from .training import ToyTraining
+from neural_introspection.toy.sweeps import (WHAT, ToyResult, check_config, finished, run_toy, training_figure,
+    unfinished, value_name)
+from .presets import PRESETS, SCALES, ToyConfig, preset_config
 
 # %% auto #0
 __all__ = ['GIVEN', 'FIGURES', 'ToyOptions', 'run_name', 'explorer_config', 'row_words', 'SweepSoFar', 'curves', 'side_by_side',
@@ -39,17 +41,20 @@ class ToyOptions:
     seeds: Optional[int] = option(None, "How many seeds, from 0 on; the scale's if left out", "Sweep", minimum=1)
     log2_training_steps: Optional[int] = option(None, "Steps, as a power of two; the scale's if left out", "Sweep", minimum=1, maximum=30)
 
+# %% ../../nbs/toy/40_explorer.ipynb #8ce45abe
 def run_name(options: ToyOptions) -> str:
     "The folder's name: row, scale, and what was changed."
     words = lambda value: "-".join(f"{v:.15g}" for v in value) if isinstance(value, tuple) else str(value)
     name = "-".join([options.preset, options.scale, *(f"{short}-{words(value)}" for name, short in GIVEN.items() if (value := getattr(options, name)) is not None)])
     return name if len(name) <= 180 else f"{name[:170]}-{hashlib.sha256(name.encode()).hexdigest()[:9]}"
 
+# %% ../../nbs/toy/40_explorer.ipynb #9ea79fd9
 def explorer_config(options: ToyOptions, runs: str | Path) -> ToyConfig:
     "The options of the sweep, in its folder among the `runs`."
     given = {name: value for name in GIVEN if (value := getattr(options, name)) is not None}
     return preset_config(options.preset, options.scale, output_dir=str(runs), file_name=run_name(options), **given)
 
+# %% ../../nbs/toy/40_explorer.ipynb #f48d2ac2
 def row_words(config: ToyConfig) -> str:
     "What a row at a scale trains."
     row, values = PRESETS[config.preset], ", ".join(value_name(config, v) for v in config.sweep_values)
@@ -79,6 +84,7 @@ class SweepSoFar:
     def losses(self) -> pd.DataFrame: return self._all(0)
     def looks(self) -> pd.DataFrame: return self._all(1)
 
+# %% ../../nbs/toy/40_explorer.ipynb #7f47cc65
 def curves(sweep: ToyResult | SweepSoFar) -> Any:
     "`training_figure` of a sweep under way or finished, over all the steps that it takes."
     return training_figure(sweep).update_layout(xaxis_range=[-.2, sweep.config.log2_training_steps + .2], height=560)
@@ -96,6 +102,7 @@ def _reach(figs: Sequence[Any], i: int) -> Optional[list[float]]:
     air = .06 * (there.max() - there.min()) or .05
     return [float(there.min() - air), float(there.max() + air)]
 
+# %% ../../nbs/toy/40_explorer.ipynb #3a9dcf20
 def side_by_side(results: Sequence[ToyResult]) -> list[Any]:
     "The sweep curves of each result, on the same y axes."
     figs = [result.plot() for result in results]
@@ -108,6 +115,7 @@ def side_by_side(results: Sequence[ToyResult]) -> list[Any]:
 # %% ../../nbs/toy/40_explorer.ipynb #87ce5536
 def _bounds(cell: int, cells: int, size: int) -> slice: return slice(cell * size // cells, -(-(cell + 1) * size // cells))
 
+# %% ../../nbs/toy/40_explorer.ipynb #82dc716a
 def pair_at(net: ToyNetwork, row: int, column: int, shape: tuple[int, int]) -> tuple[int, int]:
     "(neuron, feature) of a cell of the heat map of this shape; where several share it, the pair that says most."
     acts = single_feature_activations(net)
@@ -116,12 +124,14 @@ def pair_at(net: ToyNetwork, row: int, column: int, shape: tuple[int, int]) -> t
     best = int(acts[features][:, neurons].argmax())
     return int(neurons[best % len(neurons)]), int(features[best // len(neurons)])
 
+# %% ../../nbs/toy/40_explorer.ipynb #18ef7fec
 def cell_of(net: ToyNetwork, neuron: int, feature: int, shape: tuple[int, int]) -> tuple[int, int]:
     "(row, column) of a neuron and a feature in the heat map of this shape."
     features, neurons = published_order(single_feature_activations(net))
     row, column = int((neurons == neuron).nonzero()), int((features == feature).nonzero())
     return row * shape[0] // len(neurons), column * shape[1] // len(features)
 
+# %% ../../nbs/toy/40_explorer.ipynb #d605f044
 def network_map(net: ToyNetwork, neuron: int, feature: int) -> Any:
     "The heat map of a network with a cross at a neuron and a feature."
     import plotly.graph_objects as go
@@ -134,6 +144,7 @@ def network_map(net: ToyNetwork, neuron: int, feature: int) -> Any:
     fig.add_trace(go.Scatter(x=x, y=y, mode="lines", line=dict(color=COLOURS["red"], width=1.5), hoverinfo="skip", showlegend=False))
     return fig.update_layout(height=560, margin=dict(l=40, r=10), xaxis=dict(type="linear", range=[-.5, columns - .5]), yaxis=dict(type="linear", range=[rows - .5, -.5], autorange=None))
 
+# %% ../../nbs/toy/40_explorer.ipynb #d364fa54
 def _cross(net: ToyNetwork, neuron: int, feature: int, shape: tuple[int, int]) -> tuple[list, list]:
     "x and y of a line across and a line down the cell."
     row, column = cell_of(net, neuron, feature, shape)
@@ -153,6 +164,7 @@ def pair_figure(net: ToyNetwork, neuron: int, feature: int) -> Any:
     heads = [head(f"Neuron {neuron}, to every feature", 1.01), head(f"All neurons, to feature {feature_name(net, feature)}", .39)]
     return figure(traces, height=500, showlegend=False, bargap=0, margin=dict(t=34, b=50), annotations=heads, **axes)
 
+# %% ../../nbs/toy/40_explorer.ipynb #726fa22d
 def _answers(values: np.ndarray, order: np.ndarray, picked: int, what: str, **axes: str) -> list[Any]:
     "Bars in an order, and a mark at the one that is picked."
     import plotly.graph_objects as go
@@ -161,6 +173,7 @@ def _answers(values: np.ndarray, order: np.ndarray, picked: int, what: str, **ax
     every = go.Bar(x=np.arange(len(order)), y=values[order], customdata=order, marker=dict(color=COLOURS["blue"], line_width=0), **more)
     return [every, go.Scatter(x=at, y=values[order[at]], customdata=order[at], mode="markers", marker=dict(color=COLOURS["red"], symbol="diamond-open", size=11, line_width=2.5), cliponaxis=False, **more)]
 
+# %% ../../nbs/toy/40_explorer.ipynb #83b9a956
 def pair_words(net: ToyNetwork, neuron: int, feature: int) -> str:
     "How the neuron works, and what it says to the feature."
     if not all(bool(p.isfinite().all()) for p in (net.w_in, net.bias, net.w_out)): return "The numbers of this network became infinite: there is nothing to tell."
@@ -176,6 +189,7 @@ def finished_sweeps(runs: str | Path) -> dict[str, ToyResult]:
         except BadData: pass   # another kind of run, or not finished
     return found
 
+# %% ../../nbs/toy/40_explorer.ipynb #a6e4c0b0
 class ToyExplorer(Panel):
     "The panel over a folder of sweeps; its controls are `controls`, by name. Keyword arguments are the form's first values."
     def __init__(self, runs: str | Path = "runs/toy-explorer", **settings: Any):
@@ -206,6 +220,7 @@ def _make_controls() -> dict[str, Any]:
     made = {name: widgets.Dropdown(description=name, **look("26em" if name in ("run", "beside") else "15em")) for name in ("run", "beside", "value", "seed", "step")}
     return made | {name: widgets.BoundedIntText(description=name, min=0, **look("11em")) for name in ("neuron", "feature")}
 
+# %% ../../nbs/toy/40_explorer.ipynb #2844efec
 def _make_places() -> dict[str, Any]:
     "Boxes for the figures, and the places for words."
     import ipywidgets as widgets
@@ -215,6 +230,7 @@ def _make_places() -> dict[str, Any]:
     boxes["beside"].layout.display = "none"
     return boxes | {name: widgets.HTML() for name in ("row", "words", "mechanism", "error")}
 
+# %% ../../nbs/toy/40_explorer.ipynb #8e319864
 def _arrange(explorer: ToyExplorer) -> None:
     "The form with the training beside it; below, comparison and network, each in a wrapping row."
     import ipywidgets as widgets
@@ -231,6 +247,7 @@ def _arrange(explorer: ToyExplorer) -> None:
                                    row(c["value"], c["seed"], c["step"], c["neuron"], c["feature"]), row(p["map"], detail)])
     explorer.widget.children = (*explorer.widget.children, p["error"], explorer.below)
 
+# %% ../../nbs/toy/40_explorer.ipynb #5c0162d6
 def _connect(explorer: ToyExplorer) -> None:
     "Have the controls do what they say."
     for name, do in dict(run=_show_run, beside=_compare, value=_show_steps, seed=_show_steps, step=_show_network, neuron=_show_pair, feature=_show_pair).items():
@@ -249,15 +266,18 @@ def _try(explorer: ToyExplorer, do: Callable, *args: Any) -> None:
         except Exception as error: explorer.places["error"].value = error_html(error)
         finally: explorer._quiet = False
 
+# %% ../../nbs/toy/40_explorer.ipynb #d247c914
 def _say_row(explorer: ToyExplorer) -> None:
     "What the form's options would train; nothing for values that do not fit."
     try: words = row_words(explorer_config(make_config(ToyOptions, explorer.form.values()), explorer.runs))
     except BadInput: words = ""   # the form itself says why
     explorer.places["row"].value = f"<div style='font-size:90%;line-height:1.4;overflow-wrap:anywhere'>{html.escape(words)}</div>"
 
+# %% ../../nbs/toy/40_explorer.ipynb #419998be
 def _say(explorer: ToyExplorer, place: str, words: str) -> None:
     explorer.places[place].value = f"<div role='status' style='line-height:1.4;margin:4px 0;overflow-wrap:anywhere'>{html.escape(words)}</div>"
 
+# %% ../../nbs/toy/40_explorer.ipynb #da64f21c
 def _draw(explorer: ToyExplorer, name: str, fig: Any) -> None:
     "Show a figure in its place, in the widget that is there if there is one."
     explorer.drawn[name] = fig
@@ -279,6 +299,7 @@ def _train(explorer: ToyExplorer, options: ToyOptions) -> ToyResult:
         _say(explorer, "words", words + result.sentence())
     return result
 
+# %% ../../nbs/toy/40_explorer.ipynb #028f1a7b
 def _run(explorer: ToyExplorer, config: ToyConfig) -> ToyResult:
     "Train with live curves; after Cancel the words say what is there."
     done = lambda: len(list((config.run_folder/"models").glob("value_*.safetensors")))
@@ -307,6 +328,7 @@ def _refresh(explorer: ToyExplorer, name: Optional[str] = None) -> None:
     c["run"].value, c["beside"].value = name if name in names else names[0], beside if beside in names else ""
     _show_run(explorer)
 
+# %% ../../nbs/toy/40_explorer.ipynb #b7983111
 def _show_run(explorer: ToyExplorer) -> None:
     "The chosen sweep: its values and seeds to choose from, its curves, its last network of the value with most monosemantic neurons."
     result, c = explorer.sweeps[explorer.controls["run"].value], explorer.controls
@@ -321,6 +343,7 @@ def _show_run(explorer: ToyExplorer) -> None:
     explorer.net = None
     _show_steps(explorer, last=True)
 
+# %% ../../nbs/toy/40_explorer.ipynb #c287de58
 def _compare(explorer: ToyExplorer) -> None:
     "The curves of the chosen sweep, and of the one beside it."
     names = [explorer.controls[name].value for name in ("run", "beside")]
@@ -341,6 +364,7 @@ def _show_steps(explorer: ToyExplorer, last: bool = False) -> None:
     c["step"].value = before if before in steps and not last else steps[-1]
     _show_network(explorer)
 
+# %% ../../nbs/toy/40_explorer.ipynb #de68aeb0
 def _show_network(explorer: ToyExplorer) -> None:
     "The chosen network; neuron and feature stay, unless another sweep was chosen or they are not there: then the first cell's."
     c, before = explorer.controls, explorer.net
@@ -362,6 +386,7 @@ def _show_pair(explorer: ToyExplorer) -> None:
     _say(explorer, "mechanism", pair_words(net, *pair))
     _draw(explorer, "pair", pair_figure(net, *pair))
 
+# %% ../../nbs/toy/40_explorer.ipynb #35ff04d9
 def _click(explorer: ToyExplorer, points: Any) -> None:
     "Pick neuron and feature of a clicked cell."
     if not len(points.xs): return
@@ -369,6 +394,7 @@ def _click(explorer: ToyExplorer, points: Any) -> None:
     explorer.controls["neuron"].value, explorer.controls["feature"].value = pair
     _show_pair(explorer)
 
+# %% ../../nbs/toy/40_explorer.ipynb #b588be5d
 def _static_page(explorer: ToyExplorer) -> str:
     "What stands in the panel's place where there is no kernel."
     note = "<p><b>Toy models</b>: in JupyterLab, or by <code>make explorer</code>, sweeps are trained and compared here, and cells of the heat map can be clicked.</p>"

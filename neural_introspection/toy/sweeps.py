@@ -11,148 +11,29 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Literal, Mapping, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from ..core import (HELP, BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, find_run,
-    full_path, is_resumable, make_config, open_run, option, options, pick_device, pick_jobs, plain, progress,
-    read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
+from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, find_run,
+    full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain, progress, read_frame,
+    read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
 from ..stats import interval_table, over_seeds
-from .models import (LOSS_EVERY, Draws, ToyNetwork, ToySettings, ToyTraining, check_toy,
-    monosemanticity, same_shape, single_feature_activations)
+from neural_introspection.toy.model import (Draws, ToyNetwork, ToySettings, check_toy, monosemanticity,
+    single_feature_activations)
+from .presets import PRESETS, SWEEPABLE, ToyConfig, changed_options, preset_config
+from .training import LOSS_EVERY, ToyTraining, same_shape
 
 # %% auto #0
-__all__ = ['log', 'RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS', 'SCALES', 'SWEEPABLE', 'FRESH', 'DIVERGED',
-           'SAVE_EVERY', 'WATCH_EVERY', 'Watch', 'LOOKED_AT', 'WHAT', 'MEASURES', 'Preset', 'Scale', 'scaled',
-           'ToyConfig', 'preset_config', 'changed_options', 'presets_frame', 'sweep_settings', 'check_settings',
-           'at_once', 'stacks', 'check_config', 'stack_bytes', 'final_loss', 'read_network', 'nearly_per_feature',
-           'ToyResult', 'run_toy', 'unfinished', 'finished', 'value_name', 'training_figure', 'sweep_curves',
-           'run_presets', 'laptop_table']
+__all__ = ['log', 'FRESH', 'DIVERGED', 'SAVE_EVERY', 'WATCH_EVERY', 'Watch', 'LOOKED_AT', 'WHAT', 'MEASURES', 'sweep_settings',
+           'check_settings', 'at_once', 'stacks', 'check_config', 'stack_bytes', 'final_loss', 'read_network',
+           'nearly_per_feature', 'ToyResult', 'run_toy', 'unfinished', 'finished', 'value_name', 'training_figure',
+           'sweep_curves', 'run_presets', 'laptop_table']
 
 # %% ../../nbs/toy/20_sweeps.ipynb #88058749
 log = logging.getLogger(__name__)
-
-# %% ../../nbs/toy/20_sweeps.ipynb #371b9bd6
-@dataclass(frozen=True)
-class Preset:
-    "A row of the paper's table: what is set, what is varied, and where the sources disagree."
-    name: str
-    about: str                       # in words
-    settings: Mapping[str, Any]      # at the paper's scale, where other than N=512, m=64, k=1024, eps=1/64
-    sweep_var: str
-    sweep_values: tuple[float, ...]  # at the paper's scale
-    note: str = ""
-    family: tuple[str, ...] = ()     # what differs between rows that belong together
-
-RATES = (.001, .003, .005, .007, .01, .03)
-BIASES = tuple(round(b, 4) for b in np.linspace(-2, 1, 11).tolist())
-DENSITIES = tuple((2**-np.linspace(1, 5, 11)).tolist())
-WIDTHS, TENTHS = tuple(float(2**i) for i in range(4, 12)), tuple(10.**-i for i in range(1, 8))
-_DOWN = dict(initial_bias=-1., decay=.03)
-_DENSER = "the program gives the values 2^-1 ... 2^-5, and does not run them"
-
-PRESETS = {p.name: p for p in (
-    Preset("LR1", "learning rate", {}, "learning_rate", RATES),
-    Preset("LR2", "learning rate, power-law features", dict(sample_kind="power_law"), "learning_rate", RATES),
-    Preset("LR3", "learning rate, bias -1 that decays", _DOWN, "learning_rate", RATES, "the program has decay 0.003"),
-    Preset("LR4", "learning rate, bias -1 that decays, power-law features", _DOWN | dict(sample_kind="power_law"), "learning_rate", RATES),
-    Preset("LR5", "learning rate, absolute values", _DOWN | dict(task="abs", k=2048), "learning_rate", RATES, "the program mixes up task and features, and does not run"),
-    Preset("B1", "bias, eps 1/16", dict(eps=1/16, learning_rate=.003, decay=.03), "initial_bias", BIASES),
-    Preset("B2", "bias, eps 1/32", dict(eps=1/32, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("B3", "bias, eps 1/64", dict(eps=1/64, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("B4", "bias, eps 1/128", dict(eps=1/128, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("B5", "bias, eps 1/256", dict(eps=1/256, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("G3", "bias, GeLU", dict(learning_rate=.003, decay=.03, nonlinearity="GeLU"), "initial_bias", BIASES, "the table varies the learning rate too (give another one); the program varies only the rate, on power-law features"),
-    Preset("E1", "density, decay 0.03", dict(learning_rate=.003, initial_bias=-1., decay=.03), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("E2", "density, decay 0.01", dict(learning_rate=.003, initial_bias=-1., decay=.01), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("E3", "density, decay 0.003", dict(learning_rate=.003, initial_bias=-1., decay=.003), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("E4", "density, decay 0.001", dict(learning_rate=.003, initial_bias=-1., decay=.001), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("K0", "neurons", dict(learning_rate=.007), "k", WIDTHS),
-    Preset("K1", "neurons, bias -1 that decays", _DOWN | dict(learning_rate=.007), "k", WIDTHS),
-    Preset("K2", "neurons, bias -1 that decays, power-law features", _DOWN | dict(learning_rate=.007, sample_kind="power_law"), "k", WIDTHS),
-    Preset("RG1", "L1", _DOWN | dict(learning_rate=.005), "reg", TENTHS),
-    Preset("RP1", "learning rate, re-projector", _DOWN | dict(task="random_proj"), "learning_rate", RATES, "the program has power-law features"),
-    Preset("D1", "decay, absolute values", dict(task="abs", k=2048, learning_rate=.007, initial_bias=-1.), "decay", TENTHS, "the program mixes up task and features, and does not run"),
-)}
-
-# %% ../../nbs/toy/20_sweeps.ipynb #a607bada
-@dataclass(frozen=True)
-class Scale:
-    "A size for all presets."
-    shrink: int          # of features, dimensions and neurons
-    log2_batch_size: int
-    log2_training_steps: int
-    decay_up_to: float   # a decay that is not swept grows no further than this
-    seeds: int
-    about: str
-
-SCALES = {
-    "smoke": Scale(8, 6, 8, .5, 1, "seconds: only shows that it runs"),
-    "laptop": Scale(4, 7, 13, .12, 3, "minutes on two cores"),
-    "paper": Scale(1, 13, 17, .03, 1, "a GPU's work"),
-}
-
-def scaled(name: str, value: float, scale: Scale, varied: bool = False) -> float:
-    "A number of the paper at another scale: sizes shrink, decay grows as steps shrink (without an end, if it is what is `varied`), the rest stays."
-    if name in ("N", "m", "k"): return max(1, int(value) // scale.shrink)
-    if name != "decay": return value
-    grown = value * 2**(17 - scale.log2_training_steps)
-    return grown if varied else min(grown, scale.decay_up_to)
-
-# %% ../../nbs/toy/20_sweeps.ipynb #caf18175
-SWEEPABLE = tuple(o.name for o in options(ToySettings) if o.kind in (int, float))
-
-@dataclass(frozen=True)
-class ToyConfig(ToySettings):
-    "Everything that decides a sweep of toy models."
-    preset: Optional[Literal[tuple(PRESETS)]] = option(None, "A row of the paper's table; the other options then begin with its values", "Sweep")
-    scale: Literal[tuple(SCALES)] = option("laptop", "Of the preset: smoke (seconds), laptop (minutes on two cores), paper (a GPU's work)", "Sweep")
-    sweep_var: Optional[Literal[SWEEPABLE]] = option(None, "The option that is varied; nothing if left out", "Sweep")
-    sweep_values: Optional[tuple[float, ...]] = option(None, "Its values, such as 0.001 0.003", "Sweep")
-    seed: int = option(0, "First seed, of embedding, weights and samples", "Sweep", minimum=0, maximum=2**32)
-    seeds: int = option(1, "How many seeds, from the first on", "Sweep", minimum=1)
-    keep_snapshots: bool = option(True, "Keep the weights after 1, 2, 4 ... steps, and not the last only", "Output")
-    output_dir: str = option("./", "Folder that the run's folder is in", "Output")
-    file_name: Optional[str] = option(None, "Name of the run's folder; toy-PRESET or toy-sweep if left out", "Output")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    n_jobs: int = option(1, "Processes that train stacks; 1: none but this one, or what the joblib.parallel_config around it says (such as \"ray\", a cluster)", "Hardware", minimum=1)
-    stack: int = option(0, "Values of a sweep that are trained at once, each with all seeds; 0: all that have one shape, shared among the processes", "Hardware", minimum=0)
-
-    @property
-    def run_folder(self) -> Path:
-        "Where the run goes: `toy-<preset>` or `toy-sweep` in `output_dir`, if `file_name` is left out."
-        return Path(self.output_dir)/(self.file_name or f"toy-{self.preset or 'sweep'}")
-
-# %% ../../nbs/toy/20_sweeps.ipynb #670f061d
-def preset_config(name: str, scale: str = "laptop", **more: Any) -> ToyConfig:
-    "The options of a row at a scale; `more`: options that are set otherwise. `BadInput` for unknown names."
-    if name not in PRESETS: raise BadInput(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}.")
-    if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose one of {', '.join(SCALES)}.")
-    row, size = PRESETS[name], SCALES[scale]
-    base = dict(N=512, m=64, k=1024, eps=1 / 64) | dict(row.settings)
-    values = {k: scaled(k, v, size, k in row.family) for k, v in base.items()} | dict(log2_batch_size=size.log2_batch_size, log2_training_steps=size.log2_training_steps)
-    swept = tuple(dict.fromkeys(float(scaled(row.sweep_var, v, size, varied=True)) for v in row.sweep_values))   # small widths may fall together
-    return make_config(ToyConfig, values | dict(preset=name, scale=scale, sweep_var=row.sweep_var, sweep_values=swept, seeds=size.seeds) | more)
-
-def changed_options(config: ToyConfig) -> dict[str, Any]:
-    "What differs from the config's preset, but for seeds, folders and hardware."
-    names = [o.name for o in options(ToySettings)] + ["sweep_var", "sweep_values"]
-    row = preset_config(config.preset, config.scale) if config.preset else config
-    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(row, name)}
-
-def presets_frame(scale: str = "paper") -> pd.DataFrame:
-    "The rows as a table, at a scale."
-    short = lambda v: f"{v:g}" if isinstance(v, (int, float)) else str(v)
-    rows = []
-    for p in PRESETS.values():
-        c = preset_config(p.name, scale)
-        cells = {name: short(getattr(c, name)) for name in ("task", "nonlinearity", "sample_kind", "N", "m", "k", "eps", "learning_rate", "decay", "initial_bias", "reg")}
-        rows.append(dict(preset=p.name) | cells | {c.sweep_var: " ".join(map(short, c.sweep_values)), "note": p.note})
-    return pd.DataFrame(rows).set_index("preset")
 
 # %% ../../nbs/toy/20_sweeps.ipynb #77ddd346
 def sweep_settings(config: ToyConfig) -> list[ToySettings]:
@@ -170,6 +51,7 @@ def sweep_settings(config: ToyConfig) -> list[ToySettings]:
     whole = next(o.kind for o in options(ToySettings) if o.name == config.sweep_var) is int
     return [check_settings(make_config(ToySettings, plain(base) | {config.sweep_var: int(v) if whole and v == int(v) else v})) for v in config.sweep_values]
 
+# %% ../../nbs/toy/20_sweeps.ipynb #f13c6af1
 def check_settings(s: ToySettings) -> ToySettings:
     "`check_toy`, and a decay that does not turn biases around."
     if s.decay * s.learning_rate > 1: raise BadInput(f"decay {s.decay:g} times learning rate {s.learning_rate:g} is above 1, so that each step would turn the biases' signs: lower one of them.")
@@ -180,12 +62,14 @@ def at_once(config: ToyConfig, settings: Sequence[ToySettings]) -> int:
     "Values that a stack holds at most: what the config says, or a process's share of them."
     return config.stack or -(-len(settings) // pick_jobs(config.n_jobs))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #a4b51b2b
 def stacks(settings: Sequence[ToySettings], most: int) -> list[list[int]]:
     "Which values are trained together: of one shape, at most so many."
     groups: dict[ToySettings, list[int]] = {}
     for i, s in enumerate(settings): groups.setdefault(same_shape(s), []).append(i)
     return [group[a:a + most] for group in groups.values() for a in range(0, len(group), most)]
 
+# %% ../../nbs/toy/20_sweeps.ipynb #6eb7f59a
 def check_config(config: ToyConfig) -> list[ToySettings]:
     "The settings of each value, or `BadInput`. Trains nothing, writes nothing."
     config = make_config(ToyConfig, vars(config))
@@ -194,11 +78,13 @@ def check_config(config: ToyConfig) -> list[ToySettings]:
     _check_memory(config, found)
     return found
 
+# %% ../../nbs/toy/20_sweeps.ipynb #2c3b5182
 def stack_bytes(settings: Sequence[ToySettings], seeds: int = 1) -> int:
     "Memory that a stack of these settings takes, about: weights, gradients and moments, and what is in between."
     floats = lambda s: 5 * (s.m * s.k + s.k + s.k * s.outputs) + s.N * s.m + s.batch_size * (3 * s.k + 2 * s.outputs + s.N + 2 * s.m)
     return 4 * seeds * sum(map(floats, settings))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #612f6ded
 def _check_memory(config: ToyConfig, settings: Sequence[ToySettings]) -> None:
     device = pick_device(config.device)
     there = torch.cuda.mem_get_info(device)[1] if device.startswith("cuda") else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
@@ -219,14 +105,17 @@ def final_loss(net: ToyNetwork) -> float:
     found, silent = sum(net.loss(some) * len(some) for some in rows) / len(samples), float(net.targets(samples).square().sum(1).mean())
     return found if found <= DIVERGED * silent else math.inf
 
+# %% ../../nbs/toy/20_sweeps.ipynb #3456b4af
 def _run_file(folder: Path, value: int, seed: int) -> Path: return folder/"models"/f"value_{value}_seed_{seed}.safetensors"
 
+# %% ../../nbs/toy/20_sweeps.ipynb #814cf0fc
 def _done(path: Path, settings: ToySettings, seed: int) -> bool:
     "Whether the file holds this run; not another one's, nor half of one."
     try: about = read_tensors(path, [])[1] if path.exists() else {}
     except BadData: return False
     return (about.get("settings"), about.get("seed")) == (plain(settings), seed)
 
+# %% ../../nbs/toy/20_sweeps.ipynb #4150e14f
 def _check_owner(config: ToyConfig, folder: Path) -> None:
     "`BadRunFolder` if the folder is gone, or another sweep's: a process may outlive the one that started it."
     with contextlib.suppress(BadData):
@@ -283,6 +172,7 @@ def read_network(path: Path, step: Optional[int] = None) -> ToyNetwork:
     t, _ = read_tensors(path, ["embedder", "output_embedder", *(f"{step}.{name}" for name in ("w_in", "bias", "w_out"))])
     return ToyNetwork(t["embedder"], t[f"{step}.w_in"], t[f"{step}.bias"].view(-1), t[f"{step}.w_out"], make_config(ToySettings, about["settings"]), about["seed"], t.get("output_embedder"))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #0156ec81
 def nearly_per_feature(net: ToyNetwork, share: float = .9) -> float:
     "Neurons over features whose strongest feature makes more than this share of all that they say to single ones: the paper's measure with a softer threshold."
     return float((monosemanticity(single_feature_activations(net)) > share).sum()) / len(net.directions)
@@ -310,6 +200,7 @@ def _collect(config: ToyConfig, values: int, folder: Path) -> dict[str, pd.DataF
 WHAT = dict(learning_rate="learning rate", initial_bias="bias offset", k="neurons", decay="decay of the biases", eps="density eps", reg="L1 weight")   # on axes
 MEASURES = ("loss", "monosemantic_fraction", "per_feature", "nearly_per_feature", "mean_bias", "dead")
 
+# %% ../../nbs/toy/20_sweeps.ipynb #9bd42ce0
 @dataclass(frozen=True, repr=False)
 class ToyResult:
     "A sweep that was trained. Losses, looks and networks are read when asked for."
@@ -368,6 +259,7 @@ def _sentence(r: ToyResult) -> str:
     asleep, failed = int((f.dead == 1).sum()), int(r.runs.failed.sum())
     return f"{name}{words}; {len(r.runs)} run{'s' * (len(r.runs) > 1)}, {r.runs.seed.nunique()} seed{'s' * (r.runs.seed.nunique() > 1)}" + f"; in {asleep} every neuron is dead" * bool(asleep) + f"; {failed} failed" * bool(failed) + "."
 
+# %% ../../nbs/toy/20_sweeps.ipynb #108ca2ef
 def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], step: Optional[int]) -> ToyNetwork:
     seed = r.config.seed if seed is None else seed
     values = list(r.config.sweep_values or [math.nan])
@@ -376,6 +268,7 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
     if seed not in range(r.config.seed, r.config.seed + r.config.seeds): raise BadInput(f"seed {seed} is outside {r.config.seed}..{r.config.seed + r.config.seeds - 1}.")
     return read_network(_run_file(find_run(r.run_folder, r.created), i, seed), step)
 
+# %% ../../nbs/toy/20_sweeps.ipynb #b78f0487
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."
     if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
@@ -412,12 +305,14 @@ def run_toy(
         for name, fig in dict(training=result.plot_training(), **({"sweep": result.plot()} if config.sweep_var else {})).items(): save_figure(fig, run.file("figures", f"{name}.html"))
     return result
 
+# %% ../../nbs/toy/20_sweeps.ipynb #579bd07d
 def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")})
 
 def unfinished(config: ToyConfig) -> bool:
     "Whether there is something in the config's folder that `run_toy` goes on with."
     return is_resumable(config.run_folder, _asked(make_config(ToyConfig, vars(config))))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #ab3cf326
 def finished(config: ToyConfig) -> Optional[ToyResult]:
     "The sweep in the config's folder, if it is finished and these are its options; else None."
     config = make_config(ToyConfig, vars(config))
@@ -433,11 +328,13 @@ def _shade_of(values: Sequence[float]) -> dict[float, str]:
     at = np.linspace(0, .88, len(values)) if len(values) > 1 else [.2]
     return dict(zip(sorted(values), sample_colorscale("Cividis", list(at))))
 
+# %% ../../nbs/toy/20_sweeps.ipynb #b2144eca
 def value_name(config: ToyConfig, value: float) -> str:
     "The value with four digits, or with all where these do not tell it from another."
     names = [f"{v:.4g}" for v in config.sweep_values or ()]
     return f"{value:.4g}" if names.count(f"{value:.4g}") == 1 else f"{value!r}" if config.sweep_var else "run"
 
+# %% ../../nbs/toy/20_sweeps.ipynb #0f2a4820
 def _panels(lines: Sequence[Any], titles: Sequence[str], height: int = 640, **layout: Any) -> Any:
     "Lines on y axes one above the other (`y`, `y2` ...), with one x axis."
     from neural_introspection.display import figure
@@ -445,6 +342,7 @@ def _panels(lines: Sequence[Any], titles: Sequence[str], height: int = 640, **la
     for i, title in enumerate(titles): axes[f"yaxis{i + 1 if i else ''}"] = dict(domain=[1 - (i + 1) / n + .03 * (i < n - 1), 1 - i / n], title_text=title)
     return figure(lines, layout.pop("title", ""), layout.pop("x", ""), height=height, showlegend=True, xaxis_anchor=f"y{n}", **axes, **layout)
 
+# %% ../../nbs/toy/20_sweeps.ipynb #ec4e46ee
 def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
     "Loss, monosemantic neurons over features, and mean bias, by the power of two of the steps: a line for each value, of one seed (the first if left out)."
     import plotly.graph_objects as go
@@ -460,6 +358,7 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
     swept = WHAT.get(r.config.sweep_var, r.config.sweep_var)
     return _panels(lines, ["loss", "monosemantic neurons<br>over features", "mean bias"], title=f"{r.config.preset or 'Training'}" + f": by {swept}" * bool(swept), x="steps, as a power of two", legend_title_text=swept or "")
 
+# %% ../../nbs/toy/20_sweeps.ipynb #c2228ebb
 def sweep_curves(r: ToyResult) -> Any:
     "What a sweep ends in, by its value: loss, monosemantic neurons as a share of the neurons and over the features, with 95 % intervals over seeds; failed runs are left out."
     from neural_introspection.display import COLOURS, interval_line
@@ -483,6 +382,7 @@ def run_presets(scale: str = "laptop", folder: str | Path = "toy", names: Sequen
     table = pd.concat(found, ignore_index=True)
     return table[["preset", "sweep_var", *(c for c in table if c not in ("preset", "sweep_var"))]]
 
+# %% ../../nbs/toy/20_sweeps.ipynb #3e5581c7
 def laptop_table(fresh: bool = False) -> pd.DataFrame:
     "The table of all rows at laptop scale that is shipped with this package; `fresh`: of three more seeds, for the values that the claims compare ([claims](../experiments/40_toy_claims.ipynb))."
     return read_frame(shipped("toy_laptop_fresh.csv" if fresh else "toy_laptop.csv"))

@@ -5,12 +5,11 @@ import signal
 import numpy as np
 import pytest
 import torch
-from neural_introspection.antitraining import Antitraining, AntitrainResult, AntitrainSettings, certify, weights_after
-from neural_introspection.antitraining.antitraining import _normalisations
+from neural_introspection.antitraining import (Antitraining, AntitrainResult, AntitrainSettings, Examples, certify,
+    core_set, information_content, make_reference, next_tokens, randomised, randomised_scores, weights_after)
+from neural_introspection.antitraining.objective import batch_norms
 from neural_introspection.data import load_classification
 from neural_introspection.core import BadInput, Cancelled, watch_progress
-from neural_introspection.antitraining import (Examples, core_set, information_content, make_reference, next_tokens,
-    randomised, randomised_scores)
 from shell import answer, shell, started, wait_until
 from torch import nn
 
@@ -169,7 +168,7 @@ def test_running_statistics_do_not_see_random_values():
     torch.manual_seed(0)
     a = Antitraining(convolutional(), "3", TRAIN, AntitrainSettings(**vars(QUICK) | dict(cycles=0, train_steps=100))).run()
     a.measure()
-    first, second = _normalisations(a.model)
+    first, second = batch_norms(a.model)
     before = {i: m.running_mean.clone() for i, m in enumerate((first, second))}
     a.antitrain(5)
     assert torch.equal(first.running_mean, before[0]) and torch.equal(second.running_mean, before[1])
