@@ -1,13 +1,3 @@
-from .tracing import (
-    METRICS as METRICS,
-    NetworkTrace as NetworkTrace,
-    NoSuchKey as NoSuchKey,
-    TraceWarning as TraceWarning,
-    TraceableNN as TraceableNN,
-    find_layers as find_layers,
-    trace_inference as trace_inference,
-    trainer_callback as trainer_callback,
-)
 from .analysis import (
     analyse_trace as analyse_trace,
     order_curves as order_curves,
@@ -32,4 +22,29 @@ from .pipeline import (
     TraceResult as TraceResult,
     run_trace as run_trace,
     trace_panel as trace_panel,
+)
+from .layers import (
+    find_layers as find_layers,
+)
+from .metrics import (
+    METRICS as METRICS,
+)
+from .store import (
+    TraceWarning as TraceWarning,
+    TraceWriter as TraceWriter,
+)
+from .addresses import (
+    NoSuchKey as NoSuchKey,
+)
+from .trace import (
+    NetworkTrace as NetworkTrace,
+)
+from .callbacks import (
+    trainer_callback as trainer_callback,
+)
+from .inference import (
+    trace_inference as trace_inference,
+)
+from .network import (
+    TraceableNN as TraceableNN,
 )

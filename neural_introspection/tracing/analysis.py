@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from ..core import BadInput, MissingExtra, progress, require, write_frame, write_json
 from ..stats import p_values
-from .tracing import NetworkTrace
+from .trace import NetworkTrace
 
 # %% auto #0
 __all__ = ['FEATURES', 'TWINS', 'BEYOND', 'NOT_BEYOND', 'OTHER_WAY', 'UNTESTED', 'STRUCTURE', 'SHUFFLED', 'METHODS', 'LEAST',

@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from ..activations import hooks
-from ..models import evaluating
 from ..core import BadAddress, BadData, BadInput, check_index, progress
+from ..models import evaluating, read_logits
 from ..stats import mean_interval
-from .tracing import Layer, NetworkTrace, TraceableNN, read_logits
+from .layers import Layer
+from .network import TraceableNN
+from .trace import NetworkTrace
 
 # %% auto #0
 __all__ = ['CONSISTENCIES', 'COMBINE', 'NULLS', 'Neurons', 'REPLACE', 'ROWS', 'READINGS', 'HURTS', 'ESTIMATORS', 'SINGLE',

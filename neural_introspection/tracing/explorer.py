@@ -20,7 +20,10 @@ from jaxtyping import Float, Int
 from torch import nn
 from neural_introspection.core import (BadAddress, BadInput, NeuralIntrospectionError, progress, seed_everything,
     watch_progress)
-from .tracing import GROUPS, NetworkTrace, NeuronTrace, TraceableNN, split_signature
+from .addresses import GROUPS, NeuronTrace, parse_epoch, parse_layer, split_signature
+from .network import TraceableNN
+from .store import stored_array
+from .trace import NetworkTrace
 
 # %% auto #0
 __all__ = ['COLUMNS', 'WIDE', 'LINES', 'SCALES', 'EAGER', 'BLOCK', 'ENDS', 'NO_VALUE', 'FRAMES', 'LONG', 'SAMPLE',
@@ -280,7 +283,7 @@ def network_map(
 ) -> Any:
     "Every neuron of the network coloured by a metric (a plotly figure), on the colour scale of all epochs."
     values = metric_map(trace, metric, scale)
-    epoch = trace._epoch(trace.epochs[-1] if epoch is None else epoch)
+    epoch = parse_epoch(trace, trace.epochs[-1] if epoch is None else epoch)
     return _map_figure(values, epoch, _map_title(values, f" at epoch {epoch}"))
 
 # %% ../../nbs/tracing/40_explorer.ipynb #8ddcd97b
@@ -316,7 +319,7 @@ SAMPLE = 2**15   # the most neurons that a layer's quartiles are taken of
 
 def layer_quartiles(trace: NetworkTrace, layer: str, epochs: Sequence[int]) -> Float[np.ndarray, "epoch quartile metric"]:
     "The quartiles of every metric over a layer's neurons (evenly spaced ones of a very wide layer); NaN where no neuron has a value."
-    array = trace.to_xarray(trace._layer(layer)).metrics
+    array = trace.to_xarray(parse_layer(trace, layer)).metrics
     array = array.isel(neuron=slice(None, None, math.ceil(array.sizes["neuron"] / SAMPLE)))
     quartiles = torch.tensor([.25, .5, .75])
     return np.stack([torch.nanquantile(torch.tensor(array.sel(epoch=e).values), quartiles, 0).numpy() for e in progress(epochs, f"quartiles of {layer}", unit="epoch")])
@@ -372,8 +375,8 @@ def shown_metrics(own: pd.DataFrame) -> list[str]:
 
 def class_means(trace: NetworkTrace, layer: str, neuron: int, epochs: Sequence[int]) -> pd.DataFrame:
     "A neuron's mean activation for each class: a row for each epoch, a column for each class. `BadInput` if the trace has no classes."
-    unit = trace.neural_index[f"L_{trace._layer(layer)}"][0] + neuron
-    array = trace._array("classes").isel(unit=unit).sel(epoch=list(epochs), class_metric="mean")
+    unit = trace.neural_index[f"L_{parse_layer(trace, layer)}"][0] + neuron
+    array = stored_array(trace, "classes").isel(unit=unit).sel(epoch=list(epochs), class_metric="mean")
     return pd.DataFrame(array.values, pd.Index(epochs, name="epoch"), pd.Index(array["class"].values, name="class"))
 
 # %% ../../nbs/tracing/40_explorer.ipynb #ac0c3824
@@ -428,7 +431,7 @@ def neuron_history(
     "A neuron's metrics by epoch, each beside the quartiles of its layer, and its mean activation by class (a plotly figure)."
     epochs = some_epochs(trace.epochs, LONG)
     if not epochs: raise BadInput(f"{trace.path.name} has no epoch yet: trace one first.")
-    found = find_neuron(trace, f"L_{trace._layer(layer)}/n_{neuron}", epochs[-1])
+    found = find_neuron(trace, f"L_{parse_layer(trace, layer)}/n_{neuron}", epochs[-1])
     own = found.history().loc[epochs]
     if quartiles is None: quartiles = layer_quartiles(trace, found.layer, epochs)
     profile = class_means(trace, found.layer, found.neuron, epochs) if "classes" in trace.to_xarray() else None
@@ -457,8 +460,8 @@ ORDERS = ("class", "neuron")
 
 def class_table(trace: NetworkTrace, layer: str, epoch: int, relative: bool = True) -> pd.DataFrame:
     "The mean activation of a layer's neurons (rows) for each class (columns); `relative`: its distance from the neuron's mean, in standard deviations, NaN for a neuron that is constant."
-    trace._array("classes")
-    one = trace.to_xarray(layer).sel(epoch=trace._epoch(epoch))
+    stored_array(trace, "classes")
+    one = trace.to_xarray(layer).sel(epoch=parse_epoch(trace, epoch))
     means = one["classes"].sel(class_metric="mean")
     table = pd.DataFrame(means.values, pd.RangeIndex(len(means), name="neuron"), pd.Index(means["class"].values, name="class"))
     if not relative: return table
@@ -475,7 +478,7 @@ def class_map(
     "Classes by neurons of a layer at an epoch (a plotly figure). `BadInput` if the trace has no classes."
     from neural_introspection.display import heat_map
     if order not in ORDERS: raise BadInput(f"order {order!r} is unknown: choose {' or '.join(ORDERS)}.")
-    name, epoch = trace._layer(layer), trace._epoch(trace.epochs[-1] if epoch is None else epoch)
+    name, epoch = parse_layer(trace, layer), parse_epoch(trace, trace.epochs[-1] if epoch is None else epoch)
     table = class_table(trace, name, epoch, relative)
     spread = (table.max(axis=1) - table.min(axis=1)).fillna(0)
     shown = table.loc[np.sort(spread.nlargest(CLASS_NEURONS).index)]
@@ -576,7 +579,7 @@ class TraceExplorer:
         if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose {' or '.join(SCALES)}.")
         self.parts, self.quartiles, self._quiet = ExplorerParts.make(), {}, False
         self.neuron: Optional[NeuronTrace] = None   # the one in detail
-        _fill(self, metric, None if epoch is None else self.trace._epoch(epoch), scale)
+        _fill(self, metric, None if epoch is None else parse_epoch(self.trace, epoch), scale)
         self.widget = self.parts.lay_out()
         _connect(self)
 

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/tracing/50_pipeline.ipynb #0a0ab1f6
 from __future__ import annotations
-import dataclasses
 import html
 import logging
 import shutil
@@ -15,14 +14,16 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from ..models import accuracy, evaluating
-from ..data import DATA_SETS, ClassificationData, epoch_batches, load_classification, whole_numbers
 from neural_introspection.core import (HELP, BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
     check_run_folder, check_store, full_path, load_optimizer_tensors, make_config, open_run, optimizer_tensors, option,
     pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions, weight_hash,
     write_tensors)
-from neural_introspection.tracing.tracing import (InferenceHistory, Intervals, NetworkTrace, TraceableNN,
-    trace_inference, traced_epochs)
+from ..data import DATA_SETS, ClassificationData, epoch_batches, load_classification, whole_numbers
+from ..models import accuracy, evaluating
+from .inference import trace_inference
+from .network import Intervals, TraceableNN, traced_epochs
+from .samples import InferenceHistory
+from .trace import NetworkTrace
 
 # %% auto #0
 __all__ = ['log', 'TraceConfig', 'parse_intervals', 'check_config', 'train_epoch', 'untrained_epoch', 'make_network',

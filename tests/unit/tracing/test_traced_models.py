@@ -513,13 +513,13 @@ def test_a_batch_of_several_inputs_and_labels():
         assert frame.prediction.tolist() == net(X[:40], mask).argmax(1).tolist() and frame.label.notna().all() == labelled
 
 
-def test_a_neuron_that_knows_a_hard_class_makes_no_contrast():
+def test_a_neuron_that_knows_a_hard_class_makes_nocontrast_groups():
     "Class 0 is hard: a neuron that tells it from the others differs between right and wrong samples, but not within a class."
     rng, labels = np.random.default_rng(0), np.repeat([0, 1], 200)
     right = np.where(labels == 0, rng.random(400) < .5, rng.random(400) < .98)
     acts = np.stack([labels + .1 * rng.standard_normal(400), right + rng.standard_normal(400)], 1).astype("f4")
-    from neural_introspection.tracing.tracing import _contrast
-    found = _contrast(acts, right, labels.astype("f4"), 199, 0)
+    from neural_introspection.tracing.samples import contrast_groups
+    found = contrast_groups(acts, right, labels.astype("f4"), 199, 0)
     assert found.p[0] > .05 > found.p[1] and abs(found.right[0] - found.wrong[0]) > .3 and abs(found.difference[0]) < .1
 
 
