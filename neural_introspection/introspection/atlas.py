@@ -56,6 +56,7 @@ def _add_sums(sums: Sums, more: Sums) -> Sums:
     for key, value in more.items(): sums[key] = sums[key].add_(value) if key in sums else value
     return sums
 
+# %% ../../nbs/introspection/70_atlas.ipynb #c2e5f189
 def add_products(sums: Sums, x1: Float[Tensor, "row d1"], blocks: dict[str, Float[Tensor, "row target"]]) -> Sums:
     "`sums` with a batch added to it: products in float32, as fast as the device goes, and kept in float64."
     _add_sums(sums, {"xx": _precise(x1.T @ x1)})
@@ -113,6 +114,7 @@ def held_out_errors(
         rows.append(quadratic(fold.held, w) - (w * twice).sum(0))
     return (start + torch.stack(rows).double()).clamp(min=0)
 
+# %% ../../nbs/introspection/70_atlas.ipynb #119c7fa6
 def upper_form(square: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     "The upper triangular matrix with the quadratic form of a symmetric one."
     return square.triu() + square.triu(1)
@@ -131,6 +133,7 @@ class CrossFit:
     choice: Int[Tensor, "fold target"]       # which penalty was used on each fold
     best: Int[Tensor, "target"]              # which penalty all folds together choose
 
+# %% ../../nbs/introspection/70_atlas.ipynb #947f84fa
 def cross_fit(
     errors: Float[Tensor, "fold penalty target"],
     deviation: Float[Tensor, "target"],      # squared deviation from the mean, over all rows; NaN for a constant
@@ -457,6 +460,7 @@ def _plan(atlas: NeuronAtlas, texts: Sequence[str],
     about = _about(atlas, plan, chosen) | dict(texts_hash=text_hash([texts[i] for i in chosen]))
     return _shifted(model, plan, chosen), plan_parts(model, ids, chosen, fold, atlas.batch_size), about
 
+# %% ../../nbs/introspection/70_atlas.ipynb #d30b7d23
 def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Sequence[int]) -> Int[np.ndarray, "text"]:
     "The fold of each chosen text, -1 for the others; `BadTexts` if there are fewer groups than folds."
     found = len(np.unique(groups[chosen]))
@@ -488,12 +492,14 @@ def _drawn(atlas: NeuronAtlas, sites: Sequence[str]) -> tuple[dict[str, Tensor],
     values = rng.standard_normal((atlas.model.cfg.d_vocab, atlas.control_tasks), dtype=np.float32)
     return sample, torch.as_tensor(values, device=device)
 
+# %% ../../nbs/introspection/70_atlas.ipynb #d189358a
 def _shifted(model: Any, plan: _AtlasPlan, chosen: Sequence[int], few: int = 4) -> _AtlasPlan:
     "The plan with the mean values over a few texts of middling length."
     middle = sorted(chosen, key=lambda i: (len(plan.ids[i]), i))[max(0, (len(chosen) - few)//2):][:few]
     acts, _, _ = _read_batch(model, plan, token_batch(model, [plan.ids[i] for i in middle]))
     return dataclasses.replace(plan, shift={s: x.mean(0) for s, x in acts.items() if len(x)})
 
+# %% ../../nbs/introspection/70_atlas.ipynb #84acdf55
 def _identity(atlas: NeuronAtlas, about: dict) -> dict:
     "What stored sums depend on."
     return about | dict(null_neurons=atlas.null_neurons, batch_size=atlas.batch_size,
@@ -509,6 +515,7 @@ def _score_block(bases: Sequence[FoldBasis], sums: Sequence[Sums], name: str, pe
                           for basis, s in zip(bases, sums)])
     return cross_fit(errors, spread), errors/spread
 
+# %% ../../nbs/introspection/70_atlas.ipynb #87d1e0c2
 def _control_r2(shares: Float[Tensor, "fold penalty task"],
                 choice: Int[Tensor, "fold target"]) -> Float[Tensor, "target"]:
     "The control tasks' mean R² under each target's own penalties; 0 where it is below."
@@ -602,6 +609,7 @@ def _layer_list(layers: Optional[str]) -> Optional[list[int]]:
     except ValueError:
         raise BadInput(f"layers is {layers!r}, but must be numbers with commas between them, such as 0,3,5.") from None
 
+# %% ../../nbs/introspection/70_atlas.ipynb #d122b7c1
 def _check_config(config: AtlasConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
     check_options(config)
@@ -630,6 +638,7 @@ def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
         shutil.rmtree(parts)
     return result
 
+# %% ../../nbs/introspection/70_atlas.ipynb #babb8b6c
 def _archive(path: Path) -> None:
     "Put an atlas that is there aside."
     if not (path/"zarr.json").exists(): return
@@ -656,6 +665,7 @@ def cell_address(result: AtlasResult, layer: int | str, rank: int | str, columns
     neuron = _map_neurons(result, columns)[layers.index(int(layer)), ranks.index(int(rank))]
     return NeuronAddress.of(result.about["layer_type"], int(layer), int(neuron))
 
+# %% ../../nbs/introspection/70_atlas.ipynb #81f8aea6
 def neuron_row(result: AtlasResult, address: NeuronAddress) -> pd.DataFrame:
     "The neuron's row of the table, as a column of values."
     frame = result.to_frame()

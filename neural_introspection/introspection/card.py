@@ -50,6 +50,7 @@ class Resamples:
         np.add.at(sums, self.group, x)
         return self.counts @ sums
 
+# %% ../../nbs/introspection/60_card.ipynb #1796c2e1
 def resamples(groups: Shaped[np.ndarray, "row"], draws: int = 1000, seed: int = 0) -> Resamples:
     "Draws of as many groups as there are, with replacement; the same for the same groups and seed."
     names, group = np.unique(np.asarray(groups), return_inverse=True)
@@ -65,6 +66,7 @@ def _columns(values: Any) -> Float[np.ndarray, "row target"]:
     x = np.asarray(values, float)
     return x[:, None] if x.ndim == 1 else x
 
+# %% ../../nbs/introspection/60_card.ipynb #0bcdb7ae
 def _mean_known(x: Float[np.ndarray, "draw target"]) -> Float[np.ndarray, "draw"]:
     "The mean over targets that have a number; NaN if none has."
     known = np.isfinite(x)
@@ -87,6 +89,7 @@ def r_squared(
         dull = [not varies(column[keep > 0]) for column in actual.T] | (spread <= 1e-12 * squares[:1])
         return _mean_known(np.where(dull, np.nan, 1 - error/spread))
 
+# %% ../../nbs/introspection/60_card.ipynb #d5f28b65
 def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "row target"], sample: Resamples,
              keep: Optional[Bool[np.ndarray, "row"]] = None) -> Float[np.ndarray, "draw"]:
     "The share of rows in the right bin, in each resample."
@@ -96,6 +99,7 @@ def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "
 
 METRICS = {"R²": r_squared, "accuracy": accuracy}
 
+# %% ../../nbs/introspection/60_card.ipynb #b955349f
 def interval(sample: Float[np.ndarray, "draw"]) -> tuple[float, float]:
     "The middle 95 % of all resamples but the first; NaN if there are none."
     known = sample[1:][np.isfinite(sample[1:])]
@@ -126,6 +130,7 @@ def _enough(actual: Any) -> None:
     if len(actual) < 2:
         raise BadData(f"{len(actual)} rows are too few for a score: give more texts, or a larger test split.")
 
+# %% ../../nbs/introspection/60_card.ipynb #eaa6399a
 def score_predictions(
     actual: Float[np.ndarray, "row target"],      # or [row]
     predicted: Float[np.ndarray, "row target"],
@@ -143,6 +148,7 @@ def score_predictions(
     return Score(float(r2[0]), *interval(r2), float(ranks), float(_mean_known(np.array([errors]))[0]), len(actual),
                  sample.counts.shape[1])
 
+# %% ../../nbs/introspection/60_card.ipynb #ae4033a1
 def _rank_correlation(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"]) -> float:
     from scipy.stats import rankdata
     if not (varies(actual) and varies(predicted)): return 0.0
@@ -159,6 +165,7 @@ class Difference:
     @property
     def beats(self) -> bool: return bool(self.low > 0)
 
+# %% ../../nbs/introspection/60_card.ipynb #b55e4ee3
 def difference(
     actual: Shaped[np.ndarray, "row target"],
     a: Shaped[np.ndarray, "row target"],       # predictions
@@ -211,6 +218,7 @@ def score_bins(
     off = float(np.abs(actual - predicted).mean())
     return ClassScore(float(hits[0]), *interval(hits), float(f1), off, len(actual), sample.counts.shape[1])
 
+# %% ../../nbs/introspection/60_card.ipynb #15204c42
 def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"], n: int) -> pd.DataFrame:
     "How many rows of each actual bin (row) were predicted to be in each bin (column)."
     from sklearn.metrics import confusion_matrix
@@ -220,6 +228,7 @@ def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"],
 def _bin_table(counts: Int[np.ndarray, "bin bin"]) -> pd.DataFrame:
     return pd.DataFrame(counts, pd.RangeIndex(len(counts), name="bin"), pd.RangeIndex(len(counts), name="predicted"))
 
+# %% ../../nbs/introspection/60_card.ipynb #f81f3956
 def confusion_figure(table: pd.DataFrame, target: str = "") -> Any:
     "The confusion matrix as a heat map with its counts."
     from neural_introspection.display import heat_map
@@ -239,6 +248,7 @@ _ORDER = (("hook_resid_pre", "hook_in"), ("ln1", "hook_attn_in", "hook_q_input",
           ("hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out"), ("hook_resid_post", "hook_out"))
 _OWN_INPUT = (4, 5)  # places whose values are the MLP's input
 
+# %% ../../nbs/introspection/60_card.ipynb #56aab281
 def _written(site: str) -> tuple[int, int]:
     "When a site is computed: (block, place in it)."
     layer = site_layer(site)
@@ -260,6 +270,7 @@ def own_token(dataset: ActivationDataset, frame: pd.DataFrame) -> Shaped[np.ndar
     "The token at which each row's activation was read."
     return np.array([tokens[position] for tokens, position in zip(frame.tokens, frame.position)])
 
+# %% ../../nbs/introspection/60_card.ipynb #09ed4acc
 def token_means(
     train_tokens: Shaped[np.ndarray, "row"],          # token id of each training row
     train_values: Float[np.ndarray, "row target"],
@@ -297,6 +308,7 @@ def _apply(head: Head, features: Float[Tensor, "row d"]) -> Float[np.ndarray, "r
 def _rows(dataset: ActivationDataset, split: str) -> Int[Tensor, "part"]:
     return torch.as_tensor(np.flatnonzero(dataset.frame.split == split))
 
+# %% ../../nbs/introspection/60_card.ipynb #7068df4c
 def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
                  split: str) -> Rows:
     "The head's predictions (with bins: the bin) for the rows of a split."
@@ -340,6 +352,7 @@ def random_twin(model: Any, seed: int = 0) -> Any:
     twin.cfg.default_prepend_bos = model.cfg.default_prepend_bos
     return twin
 
+# %% ../../nbs/introspection/60_card.ipynb #cdb58a66
 def twin_features(predictor: ActivationPredictor, dataset: ActivationDataset, twin: Any,
                   folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
     "The features that the random twin has at the same layer and positions."
@@ -361,6 +374,7 @@ def relative_layer(layer: int, layers: int, other: int) -> int:
     "The layer of a model with `other` layers that is as deep as `layer` of one with `layers`."
     return max(0, round((layer + 1)/layers * other) - 1)
 
+# %% ../../nbs/introspection/60_card.ipynb #6e5a3a82
 def other_features(predictor: ActivationPredictor, dataset: ActivationDataset, other: Any) -> Float[Tensor, "row d_other"]:
     "The other model's residual stream for each row; where it has no token that early, the mean of the others' rows."
     texts, frame, p = dataset.texts, dataset.frame, predictor
@@ -398,6 +412,7 @@ def control_task(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset
     drawn = train[np.random.default_rng(seed).integers(len(train), size=token.max() + 1)]
     return dataset.with_values(drawn[token])
 
+# %% ../../nbs/introspection/60_card.ipynb #e9d1cd3a
 def seen_tokens(dataset: ActivationDataset, split: str = "test") -> Bool[np.ndarray, "part"]:
     "Whether the token of each row occurs in training."
     return np.isin(own_token(dataset, dataset.part(split)), own_token(dataset, dataset.part("train")))
@@ -442,6 +457,7 @@ def changed_site(predictor: ActivationPredictor, texts: Sequence[str]) -> dict[s
     return dict(current=p.target.values(after).numpy(), before=before.std(0, keepdim=True, correction=0).numpy(),
                 after=after.std(0, keepdim=True, correction=0).numpy())
 
+# %% ../../nbs/introspection/60_card.ipynb #cda4b476
 def dead_share(before: Float[np.ndarray, "1 d"], after: Float[np.ndarray, "1 d"]) -> float:
     "The share of a site's neurons (that varied before) whose standard deviation fell below 1 % of what it was."
     lively = before > 0
@@ -459,6 +475,7 @@ class Check:
     @property
     def outcome(self) -> str: return {True: "passed", False: "FAILED", None: "not measured" if self.value is None else "not counted"}[self.passed]
 
+# %% ../../nbs/introspection/60_card.ipynb #bfd0959c
 VERDICTS = {
     "introspects": ("green", "The model's own representations predict this target, every control was made, and none explains it away."),
     "unrefuted": ("blue", "The target is predicted and no control that was made explains it away, but not every control was made."),
@@ -469,7 +486,6 @@ VERDICTS = {
     "collapse": ("red", "Collapse, not introspection: training changed the neuron instead of predicting it."),
     "no evidence": ("grey", "No evidence: the score cannot be told from chance."),
 }
-
 DECISION = (
     ("leak", ("groups apart", "near-duplicates apart", "own output")),
     ("collapse", ("spread kept", "original still predicted")),
@@ -480,6 +496,7 @@ DECISION = (
 )
 _ANSWERED = {"selectivity": "beats last token"}   # what answers for a check that cannot be made
 
+# %% ../../nbs/introspection/60_card.ipynb #570a9cd0
 def verdict_of(checks: Sequence[Check]) -> str:
     "A key of `VERDICTS`: the first in `DECISION` with a failed check; green only if every check was made and passed."
     outcome = {c.name: c.passed for c in checks}
@@ -500,6 +517,7 @@ def split_checks(dataset: ActivationDataset) -> list[Check]:
 # %% ../../nbs/introspection/60_card.ipynb #027914b1
 SHUFFLES, TASKS = 5, 3     # heads trained on shuffled targets, and on control tasks
 
+# %% ../../nbs/introspection/60_card.ipynb #8bec6dc9
 @dataclass(frozen=True)
 class Case:
     "A trained head and what it is judged on."
@@ -550,12 +568,14 @@ def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"],
                         track_gradients=False, track_activations=False).fit(case.dataset, features)
     return predict_rows(fresh, case.dataset, fresh.features(case.dataset.texts), "test")
 
+# %% ../../nbs/introspection/60_card.ipynb #2da8f50b
 def _twin_run(case: Case) -> Rows:
     "Predictions from the random twin; trained as the model was, if that was."
     p, twin = case.predictor, random_twin(case.predictor.model, case.seed)
     x = twin_features(p, case.dataset, twin, case.folder and case.folder/"twin")
     return _tuned_again(case, twin, x, "tuned-twin") if p.weights else control_rows(case.trainer, case.dataset, x)
 
+# %% ../../nbs/introspection/60_card.ipynb #ac2c2ea2
 def _makers(case: Case) -> dict[str, Callable[[], Rows]]:
     "Every control that this case needs, by name: a function that gives its predictions for the test rows."
     t, d, x, p = case.trainer, case.dataset, case.features, case.predictor
@@ -578,6 +598,7 @@ def _identity(case: Case) -> dict:
     tensors = dict(x=case.features, base=case.base_features, y=torch.tensor(case.dataset.values())) | p.head.state_dict() | p.weights
     return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed)
 
+# %% ../../nbs/introspection/60_card.ipynb #69e83de2
 def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     "The named arrays, read back or made and kept."
     path = case.folder and case.folder/f"{name.replace(' ', '-')}.safetensors"
@@ -589,6 +610,7 @@ def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np
     if path: write_tensors(path, {k: torch.as_tensor(v) for k, v in found.items()}, identity)
     return found
 
+# %% ../../nbs/introspection/60_card.ipynb #0e24d3e1
 def _control_predictions(case: Case) -> dict[str, Rows]:
     "What every control predicts for the test rows."
     makers, identity = _makers(case), _identity(case) if case.folder else {}
@@ -606,6 +628,7 @@ def _compare(case: Case, head: Rows, others: dict[str, Rows]) -> dict[str, Compa
     "Each prediction's score, and how much better the head is."
     return {name: Compared(case.score(p), case.minus(head, p)) for name, p in others.items()}
 
+# %% ../../nbs/introspection/60_card.ipynb #bf7c7990
 def _luckiest(case: Case, predictions: dict[str, Rows]) -> dict[str, Rows]:
     "The predictions without control tasks, and of the shuffled heads the best one."
     blind = [p for name, p in predictions.items() if name.startswith("shuffled ")]
@@ -626,6 +649,7 @@ def _measure_selectivity(case: Case, head: Rows,
     floor = case.sample(predictions["most frequent bin"])[0] if case.bins else 0.
     return selectivity(case.sample(head), [np.nan_to_num(t, nan=floor) for t in tasks], floor)
 
+# %% ../../nbs/introspection/60_card.ipynb #e6809c67
 def _measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
     "What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least); None if it was frozen."
     p, texts = case.predictor, case.dataset.part("test").drop_duplicates("index").text.tolist()
@@ -640,6 +664,7 @@ def _measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
                 moving_target=float(case.training.moving),
                 **{k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")})
 
+# %% ../../nbs/introspection/60_card.ipynb #17404ec2
 def _std_ratios(case: Case, current: Rows) -> Float[np.ndarray, "target"]:
     "Standard deviation of the current values over that of the original ones, on the test rows."
     before = case.dataset.values("test").std(0)
@@ -656,6 +681,7 @@ def _lead(d: Difference) -> str:
     "Such as `better by 0.35 (0.17 to 0.62)`, or `worse by ...`."
     return f"better by {_span(d)}" if not d.value < 0 else f"worse by {_number(-d.value)} ({_number(-d.high)} to {_number(-d.low)})"
 
+# %% ../../nbs/introspection/60_card.ipynb #f5bdd957
 _BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random twin", "other model")
 
 def _beat_checks(baselines: dict[str, Compared]) -> list[Check]:
@@ -666,6 +692,7 @@ def _beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
     return found
 
+# %% ../../nbs/introspection/60_card.ipynb #5640c84c
 def _selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
     "`selectivity`, measured only if there are more token types than a linear head could memorise."
     types, inputs = len(np.unique(own_token(case.dataset, case.dataset.part("train")))), case.features.shape[1]
@@ -675,6 +702,7 @@ def _selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
     known = f"a linear head with {inputs} inputs can memorise {types} token types: see beats last token"
     return Check("selectivity", selective.value, None, f"{words}, but {known}")
 
+# %% ../../nbs/introspection/60_card.ipynb #20056f66
 def _score_checks(case: Case, score: Score | ClassScore, selective: Optional[Difference]) -> list[Check]:
     "`enough groups` (5, or an interval means little), `above zero` (of R²), `losses agree`, `selectivity`, `not its own input`."
     gap = getattr(case.training, "loss_gap", None)
@@ -719,6 +747,7 @@ def change_checks(change: Optional[dict]) -> list[Check]:
                   f"KL from the base model is {_number(change['kl'], 3)} nats per token, perplexity {_number(before, 1)} before and "
                   f"{_number(after, 1)} after")]
 
+# %% ../../nbs/introspection/60_card.ipynb #be104315
 def _still(change: dict, followed: bool) -> Optional[bool]:
     "Whether the original is predicted about as well as the current one; None if neither is."
     if max(change["current"], change["original"]) <= 0 and not followed: return None
@@ -726,6 +755,7 @@ def _still(change: dict, followed: bool) -> Optional[bool]:
 
 _SIMPLE = ("mean", "most frequent bin", "last token", "input only", "shuffled targets")
 
+# %% ../../nbs/introspection/60_card.ipynb #fead3103
 def _frozen_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Rows]) -> list[Check]:
     "`readable when frozen`: whether a head on the base model beats what the trained one beats, for a model that was trained."
     if "frozen head" not in predictions: return []
@@ -807,6 +837,7 @@ def _neuron_frame(case: Case, head: Rows, change: Optional[dict]) -> pd.DataFram
     left = change["std_ratios"] if change else [1.0]*len(names)
     return pd.DataFrame([dict(neuron=n) | vars(s) | dict(std_ratio=r) for n, s, r in zip(names, scores, left)])
 
+# %% ../../nbs/introspection/60_card.ipynb #d07a5cc8
 def _about(case: Case, chosen: str) -> dict:
     "Everything else that a reader may ask for."
     p, d = case.predictor, case.dataset
@@ -822,6 +853,7 @@ def _best_baseline(card: IntrospectionCard) -> str:
     "The name of the strongest baseline."
     return max(card.baselines, key=lambda n: np.nan_to_num(card.baselines[n].score.value, nan=-np.inf))
 
+# %% ../../nbs/introspection/60_card.ipynb #dbe61c4c
 def _sentences(card: IntrospectionCard) -> list[str]:
     "The verdict, the score, the best baseline, what failed, what was not measured."
     s, a, best, removed = card.score, card.about, _best_baseline(card), card.controls.get("own output removed")
@@ -834,6 +866,7 @@ def _sentences(card: IntrospectionCard) -> list[str]:
             *(f"{o.capitalize()}: {', '.join(c.name.removeprefix('beats ') for c in missing if c.outcome == o)}."
               for o in dict.fromkeys(c.outcome for c in missing))]
 
+# %% ../../nbs/introspection/60_card.ipynb #4c78395a
 def _predictor_frame(card: IntrospectionCard) -> pd.DataFrame:
     "The head, the baselines and the other controls: score, and the head's lead with its interval."
     lead = lambda d: dict(zip(("lead", "lead_low", "lead_high"), (d.value, d.low, d.high) if d else [np.nan]*3))
@@ -841,6 +874,7 @@ def _predictor_frame(card: IntrospectionCard) -> pd.DataFrame:
     rows = [vars(card.score) | lead(None), *(vars(c.score) | lead(c.head_minus) for c in others.values())]
     return pd.DataFrame(rows, pd.Index(["head", *others], name="predictor"))
 
+# %% ../../nbs/introspection/60_card.ipynb #14525f1c
 def _summary(card: IntrospectionCard) -> dict:
     "One JSON-able object."
     change, name = card.self_modification, "r2" if card.score.metric == "R²" else "accuracy"
@@ -868,6 +902,7 @@ def _table(card: IntrospectionCard) -> pd.DataFrame:
     shown = frame[[c for c in _SHOWN if c in frame]].map(_number)
     return shown.set_axis([_SHOWN[c] for c in shown], axis=1).assign(**{"head minus this": lead})
 
+# %% ../../nbs/introspection/60_card.ipynb #965df7df
 def _facts(card: IntrospectionCard) -> dict[str, str]:
     "What is worth a line each."
     a, c, s = card.about, card.self_modification, card.selectivity
@@ -889,6 +924,7 @@ def _markdown_table(frame: pd.DataFrame, corner: str = "") -> str:
     rows = [[i, *row] if corner else row for i, row in zip(frame.index, frame.to_numpy().tolist())]
     return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in (head, ["---"]*len(head), *rows))
 
+# %% ../../nbs/introspection/60_card.ipynb #005570f8
 def _markdown(card: IntrospectionCard) -> str:
     "The card as a report."
     checks = card.checks_frame()[["outcome", "check", "found"]]
@@ -906,6 +942,7 @@ def _fold(title: str, frame: Optional[pd.DataFrame]) -> str:
     table = frame.to_html(float_format="{:.3f}".format, justify="left", index=frame.index.name is not None)
     return f"<details><summary>{html.escape(title)}</summary>{table}</details>"
 
+# %% ../../nbs/introspection/60_card.ipynb #579cdadf
 def _html(card: IntrospectionCard) -> str:
     "The verdict as a band with words, the sentence, numbers and checks; the rest is folded. Colours of tables are the page's own."
     back, text = _BANDS[card.colour]
@@ -923,6 +960,7 @@ def _html(card: IntrospectionCard) -> str:
             f"{_fold('Each neuron', card.per_neuron if len(card.per_neuron) > 1 else None)}"
             f"{_fold('Confusion', card.confusion)}{_fold('Directions', card.directions)}</div>")
 
+# %% ../../nbs/introspection/60_card.ipynb #f6495f6d
 def _bars(card: IntrospectionCard) -> Any:
     "The head beside its controls, with intervals."
     from neural_introspection.display import baseline_bars
@@ -943,6 +981,7 @@ def _save(card: IntrospectionCard, folder: Path) -> Path:
     write_json(folder/"card.json", dict(format=1, metric=card.score.metric) | fields)
     return folder
 
+# %% ../../nbs/introspection/60_card.ipynb #7cf2bd26
 def _load(folder: Path) -> IntrospectionCard:
     stored = read_json(folder/"card.json")
     if stored.pop("format", None) != 1: raise BadData(f"{folder} holds no card that this version can read: make it anew.")

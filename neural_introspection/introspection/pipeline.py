@@ -98,6 +98,7 @@ def parse_neurons(neuron: Optional[str]) -> Optional[tuple[int, ...]]:
         raise BadInput(f"neuron is {neuron!r}, but must be a whole number from 0, or several different ones such as 1,2,3.")
     return tuple(map(int, parts))
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #ffdbeae9
 def unfreezing_of(config: IntrospectionConfig) -> Unfreezing:
     "What the config unfreezes; `BadInput` for options that do not go together."
     components = tuple(part.strip() for part in config.unfreeze_components.split(",") if part.strip())
@@ -121,6 +122,7 @@ def check_config(config: IntrospectionConfig) -> None:
     if unfreezing_of(config).strategy == "lora": require("peft", "peft")
     for name in _without_effect(config): log.info("%s has no effect here", name)
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #54917d5c
 def _without_effect(config: IntrospectionConfig) -> list[str]:
     "Options that were changed and that another option switches off."
     default, named = IntrospectionConfig(), config.layer is not None and config.neuron is not None
@@ -160,6 +162,7 @@ def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
     split = split_groups(groups, config.val_split, config.test_split, config.seed)
     return Prepared(config, model, corpus, groups, split, other and load_model(other, config.device, config.dtype))
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #434582b3
 def _other_name(config: IntrospectionConfig) -> Optional[str]:
     "The model that is the control: as given, else pocket, unless that is the model."
     return config.other_model or (None if config.model == "pocket" else "pocket")
@@ -175,6 +178,7 @@ def _check_places(config: IntrospectionConfig, model: Any) -> None:
     if config.target_values == "recomputed": sites.append(target.site)
     learning_weights(model, unfreezing_of(config), target, sites)
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #c5ee6b2b
 def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
     "The texts that have the token position."
     if len(fit) == len(corpus): return corpus
@@ -222,6 +226,7 @@ def _summary(r: IntrospectionResult) -> dict:
     sizes = dict(test_rows=found.pop("rows"), test_groups=found.pop("groups"), best_epoch=r.training.best_epoch)
     return plain(found | sizes | dict(model=r.about["model"], chosen=r.about["chosen"], run_folder=shown_path(r.run_folder)))
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #79877e91
 def _markdown(r: IntrospectionResult) -> str:
     "The report: the card, and what the run was."
     a, c = r.about, r.about["config"]
@@ -235,6 +240,7 @@ def _markdown(r: IntrospectionResult) -> str:
 - Model: {a['model']['name']}, weights {a['model']['weights']}, {a['model']['dtype']}; seed {c['seed']}
 """
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #bc154d63
 def _html(r: IntrospectionResult) -> str:
     "The card first, settings folded."
     folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
@@ -255,6 +261,7 @@ def _choose(p: Prepared, run: RunFolder) -> tuple[Target, str]:
     return Target.of(best), (f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; "
                              "the test texts were never scanned.")
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #8aa66a03
 def _layers(config: IntrospectionConfig, model: Any) -> list[int]:
     "The layers that a scan may choose from: those that leave something to train."
     if config.layer is not None: return [check_layer(model, config.layer)]
@@ -273,6 +280,7 @@ def _scan(p: Prepared, run: RunFolder, texts: list[str], layers: list[int]) -> S
         _write_figure(run, "scan", scan.plot(c.score))
     return scan
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #15cf7186
 def _best_norm(p: Prepared, texts: list[str], layers: list[int]) -> tuple[Target, str]:
     "The layer whose residual stream's norm varies most."
     c, targets = p.config, {layer: Target(site_name("resid_post", layer), None) for layer in layers}
@@ -343,6 +351,7 @@ def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: s
                  corpus=_corpus_words(p.corpus), chosen=chosen, feature_site=predictor.feature_site)
     return IntrospectionResult(dataset.target, card, _predictions(predictor, dataset, tuned), training, plain(about), run.path)
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #7f0b17dd
 def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, features: Any) -> pd.DataFrame:
     "What the head says of every text (with bins: the bin, beside the value's own)."
     columns, parts, head = dataset.target.columns, [], predictor.head
@@ -479,6 +488,7 @@ def neuron_card(atlas: AtlasResult, address: NeuronAddress | str, **settings: An
     own = dict(layer=target.layer, neuron=",".join(map(str, target.neurons)), output_dir=f"{tempfile.mkdtemp()}/card")
     return run_introspection(make_config(IntrospectionConfig, shared | own | settings))
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #8aaa80ec
 def atlas_explorer(**settings: Any) -> Any:
     "The atlas's panel; a click on a neuron brings its card."
     return atlas_panel(lambda atlas, address: neuron_card(atlas, address).card, **settings)

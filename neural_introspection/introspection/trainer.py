@@ -33,6 +33,7 @@ __all__ = ['Strategy', 'PARTS', 'PROBE', 'Unfreezing', 'learning_weights', 'Trai
 Strategy = Literal["none", "all", "after_target", "from_layer", "selective", "lora"]
 PARTS = ("attention", "mlp", "embeddings")
 
+# %% ../../nbs/introspection/50_trainer.ipynb #d6edad13
 @dataclass(frozen=True)
 class Unfreezing:
     "What of the model is trained beside the head."
@@ -54,6 +55,7 @@ class Unfreezing:
                 raise BadInput(f"{flag} is only used with --unfreeze {needed} or lora, and this is {self.strategy}.")
             if not given and self.strategy == needed: raise BadInput(f"--unfreeze {needed} needs {_EXAMPLES[needed]}.")
 
+# %% ../../nbs/introspection/50_trainer.ipynb #6cfa9042
 _EXAMPLES = {"from_layer": "the first layer to train, such as --unfreeze-from 2",
              "selective": "the components to train, such as --unfreeze-components attention,mlp"}
 
@@ -92,12 +94,14 @@ def learning_weights(
                        f"before the features ({sites[0]}) for target {target}; choose an earlier target or other weights.")
     return [n for n in names if any(n in reached for reached in found.values())]
 
+# %% ../../nbs/introspection/50_trainer.ipynb #8f7b086e
 def _reached(total: Tensor, names: Sequence[str], weights: Sequence[Tensor]) -> set[str]:
     "The weights that a number depends on."
     if not total.requires_grad: return set()
     grads = torch.autograd.grad(total, weights, allow_unused=True, retain_graph=True)
     return {name for name, grad in zip(names, grads) if grad is not None}
 
+# %% ../../nbs/introspection/50_trainer.ipynb #f810f0b2
 @contextlib.contextmanager
 def _asking(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     "Within the block the parameters ask for gradients."
@@ -116,12 +120,14 @@ class Trainable:
     parameters: dict[str, nn.Parameter]    # what an optimiser changes
     weights: Any                           # () -> the model's weights as they are now, by name
 
+# %% ../../nbs/introspection/50_trainer.ipynb #8eafe700
 @contextlib.contextmanager
 def trainable(model: Any, names: Sequence[str], rank: int = 0) -> Iterator[Trainable]:
     "Within the block these weights (with a rank: adapters beside them) can be trained; the model is restored after it."
     with (_adapted(model, names, rank) if rank else _copied(model, names)) as found:
         with _asking(list(found.parameters.values())): yield found
 
+# %% ../../nbs/introspection/50_trainer.ipynb #e234f147
 @contextlib.contextmanager
 def _copied(model: Any, names: Sequence[str]) -> Iterator[Trainable]:
     named = named_weights(model)
@@ -149,6 +155,7 @@ def _adapted(model: Any, names: Sequence[str], rank: int) -> Iterator[Trainable]
         for path, module in before.items(): inner.set_submodule(path, module)
         for name in set(vars(inner)) - own: delattr(inner, name)
 
+# %% ../../nbs/introspection/50_trainer.ipynb #3ee07c0e
 @torch.no_grad()
 def _folded(layer: Any) -> Tensor:
     weight = layer.base_layer.weight
@@ -159,6 +166,7 @@ def lowest_block(names: Sequence[str]) -> int:
     "The first block that has to run when these weights change: 0 if an embedding is among them."
     return min((weight_place(name)[0] or 0 for name in names), default=0)
 
+# %% ../../nbs/introspection/50_trainer.ipynb #00b708b1
 @torch.no_grad()
 def _entering(model: Any, ids: Sequence[Sequence[int]], block: int, batch_size: int) -> list[Float[Tensor, "pos d_model"]]:
     "The residual stream that enters a block, BOS included, for each text, on the CPU."
@@ -170,6 +178,7 @@ def _entering(model: Any, ids: Sequence[Sequence[int]], block: int, batch_size: 
         with hooks(model, {f"blocks.{block}.hook_resid_pre": keep}, stop_early=True): model(batch.ids)
     return found
 
+# %% ../../nbs/introspection/50_trainer.ipynb #1c36a0f1
 def _padding(mask: Shaped[Tensor, "pos"]) -> int: return len(mask) - 1 - int(mask.nonzero()[-1])
 
 # %% ../../nbs/introspection/50_trainer.ipynb #35d7cd30
@@ -249,6 +258,7 @@ def _check_rows(dataset: ActivationDataset, features: Float[Tensor, "row d_model
     if (np.diff(place) <= 0).any(): raise BadData("the rows are not in the order of texts and positions, as features are: sort them.")
     if not (dataset.frame.split == "train").any(): raise BadInput("the data set has no training rows: split it first.")
 
+# %% ../../nbs/introspection/50_trainer.ipynb #59ce9837
 @torch.no_grad()
 def evaluate(source: Source, batch_size: int = 16) -> dict[str, float]:
     "The loss of each split, over all of its rows."
@@ -259,6 +269,7 @@ def evaluate(source: Source, batch_size: int = 16) -> dict[str, float]:
                                                          torch.cat([y for _, y in parts])))
     return losses
 
+# %% ../../nbs/introspection/50_trainer.ipynb #65f824f3
 def _chunks(units: Int[np.ndarray, "unit"], size: int) -> list[Int[np.ndarray, "part"]]:
     return [units[i:i + size] for i in range(0, len(units), max(1, size))]
 
@@ -349,6 +360,7 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         yield
 
+# %% ../../nbs/introspection/50_trainer.ipynb #fcccf096
 def _moves(trainer: PredictorTrainer, found: Trainable) -> bool:
     "Whether what is trained can change the target, and the loss follows it."
     names, p = {name.split(":")[0] for name in found.parameters}, trainer.predictor
@@ -413,6 +425,7 @@ def _record(state: _TrainingState, epoch: int) -> None:
     if state.drift and epoch % state.trainer.activation_interval == 0: state.drift.record(epoch)
     state.epoch = epoch
 
+# %% ../../nbs/introspection/50_trainer.ipynb #b33d914d
 def _batches(state: _TrainingState) -> Iterator[Int[Tensor, "unit"]]:
     "The epoch's batches; accelerate shares them out where there are several processes."
     if state.accelerator.num_processes > 1: return iter(state.loader)
@@ -426,6 +439,7 @@ def _optimizer_and_batches(state: _TrainingState) -> tuple[torch.optim.Optimizer
 
 PROBE = 128  # texts on which activations are followed
 
+# %% ../../nbs/introspection/50_trainer.ipynb #597c8206
 def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationDrift:
     "Follows the target on a fixed set of validation (else training) texts."
     side = "val" if (dataset.frame.split == "val").any() else "train"
@@ -433,6 +447,7 @@ def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationD
     p = trainer.predictor
     return ActivationDrift(p.model, p.target, texts, p.token_pos, trainer.activation_interval)
 
+# %% ../../nbs/introspection/50_trainer.ipynb #aa1925db
 def _accelerator(device: torch.device, batch_size: int) -> Any:
     "An accelerator that leaves things on `device`; its process-wide state is made anew if it is for another kind."
     from accelerate import Accelerator
@@ -456,6 +471,7 @@ def fit_identity(trainer: PredictorTrainer, dataset: ActivationDataset, tensors:
         model=dataset.about["model"]["weights"], target=str(p.target), feature_layer=p.feature_layer, token_pos=p.token_pos,
         hidden=p.head.hidden, bins=p.head.bins, rows=weight_hash(tensors.items()), sides=sides))
 
+# %% ../../nbs/introspection/50_trainer.ipynb #ef7e4ce6
 def _checkpoint(state: _TrainingState) -> Optional[Path]:
     return state.trainer.folder and Path(state.trainer.folder)/"checkpoint.safetensors"
 
@@ -483,6 +499,7 @@ def _resume(state: _TrainingState) -> None:
     for name in ("gradients", "drift"):
         if getattr(state, name): getattr(state, name).load_state(about[name])
 
+# %% ../../nbs/introspection/50_trainer.ipynb #f24eae31
 @torch.no_grad()
 def _put(state: _TrainingState, values: dict[str, Tensor]) -> None:
     for name, value in values.items(): state.parameters[name].copy_(value)
@@ -496,6 +513,7 @@ def _finish(state: _TrainingState, dataset: ActivationDataset) -> TrainResult:
     return TrainResult(pd.DataFrame(state.history), state.best_epoch, state.exhausted and state.epoch < state.trainer.epochs,
                        state.resumed_from, 0.0, state.moving, weights, state.gradients, state.drift)
 
+# %% ../../nbs/introspection/50_trainer.ipynb #685e4d12
 @torch.no_grad()
 def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
     "The loss of the finished predictor on the first training batch, from its texts on."
