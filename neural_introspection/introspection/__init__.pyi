@@ -15,43 +15,70 @@ from .predictor import (
     fold_of as fold_of,
     ridge as ridge,
 )
-from .trainer import (
-    PredictorTrainer as PredictorTrainer,
-    Replay as Replay,
+from .unfreezing import (
     Unfreezing as Unfreezing,
     learning_weights as learning_weights,
-    lowest_block as lowest_block,
     trainable as trainable,
 )
-from .card import (
-    VERDICTS as VERDICTS,
+from .replay import (
+    Replay as Replay,
+    lowest_block as lowest_block,
+)
+from .trainer import (
+    PredictorTrainer as PredictorTrainer,
+)
+from .leakage import (
+    leakage_label as leakage_label,
+)
+from .baselines import (
+    predict_rows as predict_rows,
+    simple_guess as simple_guess,
+)
+from .drift import (
     changed_site as changed_site,
     dead_share as dead_share,
     language_drift as language_drift,
-    leakage_label as leakage_label,
-    make_card as make_card,
-    predict_rows as predict_rows,
-    score_predictions as score_predictions,
-    simple_guess as simple_guess,
+)
+from .checks import (
+    VERDICTS as VERDICTS,
     split_checks as split_checks,
 )
-from .atlas import (
-    AtlasConfig as AtlasConfig,
-    AtlasResult as AtlasResult,
-    NeuronAtlas as NeuronAtlas,
+from .card import (
+    make_card as make_card,
+)
+from .crossfit import (
     PENALTIES as PENALTIES,
+)
+from .null import (
     paired_rows as paired_rows,
     partners as partners,
+)
+from .atlas_result import (
+    AtlasResult as AtlasResult,
+)
+from .atlas import (
+    NeuronAtlas as NeuronAtlas,
+)
+from .atlas_run import (
+    AtlasConfig as AtlasConfig,
     run_atlas as run_atlas,
     summary as summary,
 )
-from .pipeline import (
+from .config import (
     IntrospectionConfig as IntrospectionConfig,
+)
+from .result import (
     IntrospectionResult as IntrospectionResult,
+    result_figures as result_figures,
+)
+from .pipeline import (
+    run_introspection as run_introspection,
+)
+from .scan_run import (
     ScanConfig as ScanConfig,
+    run_scan as run_scan,
+)
+from .panels import (
     atlas_explorer as atlas_explorer,
     introspection_panel as introspection_panel,
-    result_figures as result_figures,
-    run_introspection as run_introspection,
-    run_scan as run_scan,
 )

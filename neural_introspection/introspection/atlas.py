@@ -4,394 +4,29 @@
 
 # %% ../../nbs/introspection/70_atlas.ipynb #f31799dc
 from __future__ import annotations
-import contextlib
 import dataclasses
 import functools
-import html
-import json
-import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Literal, Optional, Sequence
+from typing import Any, Optional, Sequence
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
-from neural_introspection.activations import (SINK, Position, chosen_tokens, fitting_texts, hooks, parse_position,
-    sink_tokens)
-from .card import leakage_label
-from ..core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, archive_folder,
-    atomic_folder, check_options, check_store, full_path, make_config, option, plain, progress, read_tensors,
-    shown_path, site_name, watch_progress, write_tensors)
+from ..activations import SINK, Position, fitting_texts, parse_position
+from ..core import BadAddress, BadInput, BadTexts, plain, progress, site_name
+from ..data import group_texts
+from .atlas_result import AtlasResult
+from .crossfit import PENALTIES, Sums, as_float64, control_r2, fold_basis, score_block
 from .dataset import text_hash
-from ..models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
-    model_device, resolve_model, spread, token_batch, token_batches)
+from .leakage import leakage_label
 from .predictor import fold_of
+from .sums import PART, AtlasPlan, Part, fold_sums, part_sums, plan_parts, read_batch
+from ..models import check_layer, describe, encode, layer_width, model_device, spread, token_batch
 from ..stats import p_values, q_values
-from ..data import group_texts, load_texts
 
 # %% auto #0
-__all__ = ['Sums', 'PENALTIES', 'PART', 'LEVEL', 'with_ones', 'add_products', 'FoldBasis', 'fold_basis', 'held_out_errors',
-           'upper_form', 'quadratic', 'CrossFit', 'cross_fit', 'partners', 'paired_rows', 'Part', 'plan_parts',
-           'fold_sums', 'AtlasResult', 'NeuronAtlas', 'AtlasConfig', 'run_atlas', 'summary', 'cell_address',
-           'neuron_row', 'AtlasMap', 'atlas_panel']
-
-# %% ../../nbs/introspection/70_atlas.ipynb #0be60332
-Sums = dict[str, Tensor]   # "xx" and, for each block of targets, "{block}/xy" and "{block}/yy"; float64
-
-def with_ones(x: Float[Tensor, "row d"]) -> Float[Tensor, "row d1"]:
-    "The features and a column of ones."
-    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
-
-def _precise(x: Tensor) -> Tensor:
-    "float64, on the CPU if the device (MPS) has none."
-    return (x.cpu() if x.device.type == "mps" else x).double()
-
-# %% ../../nbs/introspection/70_atlas.ipynb #55bbfc72
-def _add_sums(sums: Sums, more: Sums) -> Sums:
-    "The sum of both, in the first one's memory."
-    for key, value in more.items(): sums[key] = sums[key].add_(value) if key in sums else value
-    return sums
-
-def add_products(sums: Sums, x1: Float[Tensor, "row d1"], blocks: dict[str, Float[Tensor, "row target"]]) -> Sums:
-    "`sums` with a batch added to it: products in float32, as fast as the device goes, and kept in float64."
-    _add_sums(sums, {"xx": _precise(x1.T @ x1)})
-    for name, y in blocks.items():
-        _add_sums(sums, {f"{name}/xy": _precise(x1.T @ y)})   # one block after the other: memory is used again
-        _add_sums(sums, {f"{name}/yy": _precise(y.square().sum(0))})
-    return sums
-
-# %% ../../nbs/introspection/70_atlas.ipynb #9f65a255
-PENALTIES = tuple(10.0**k for k in range(6))
-
-@dataclass(frozen=True)
-class FoldBasis:
-    "All folds but one, in the eigenvectors of their standardised Gram matrix."
-    mean: Float[Tensor, "d"]          # of the training side's features, float64
-    basis: Float[Tensor, "d d"]       # centred features -> coordinates, float32
-    values: Float[Tensor, "d"]        # eigenvalues, float32
-    held: Float[Tensor, "d d"]        # the held-out fold's products of coordinates, as an upper form, float32
-    offset: Float[Tensor, "d"]        # the held-out fold's sum of centred features, float64
-    train: float                      # rows on the training side
-    rows: float                       # rows held out
-
-# %% ../../nbs/introspection/70_atlas.ipynb #9f8c8053
-def fold_basis(total: Float[Tensor, "d1 d1"], held: Float[Tensor, "d1 d1"]) -> FoldBasis:
-    "The basis for a held-out fold, from `xx` of all rows and of its own. Standardised on the training side."
-    train = total - held
-    n, rows = train[-1, -1], held[-1, -1]
-    mean = train[-1, :-1]/n
-    gram = train[:-1, :-1] - n * torch.outer(mean, mean)
-    std = (gram.diagonal()/n).clamp(min=0).sqrt()
-    std = torch.where(std > 1e-6 * std.max(), std, 1.0)
-    values, vectors = torch.linalg.eigh(gram/torch.outer(std, std))
-    basis, offset = vectors/std[:, None], held[-1, :-1] - rows * mean
-    centred = held[:-1, :-1] - torch.outer(mean, held[-1, :-1]) - torch.outer(offset, mean)
-    form = upper_form(basis.T @ centred @ basis)
-    return FoldBasis(mean, basis.float(), values.clamp(min=0).float(), form.float(), offset, float(n), float(rows))
-
-# %% ../../nbs/introspection/70_atlas.ipynb #10f7c34c
-def held_out_errors(
-    fold: FoldBasis,
-    total_xy: Float[Tensor, "d1 target"],   # of all rows
-    held_xy: Float[Tensor, "d1 target"],    # of the held-out fold
-    held_yy: Float[Tensor, "target"],
-    penalties: Sequence[float] = PENALTIES,
-) -> Float[Tensor, "penalty target"]:
-    "Squared error, summed over the held-out fold, of the ridge probes fitted to the other folds (float64)."
-    train, held_y = total_xy - held_xy, held_xy[-1]
-    mean_y = train[-1]/fold.train
-    moment = fold.basis.T @ torch.addr(train[:-1], fold.mean, train[-1], alpha=-1).float()
-    held = torch.addr(held_xy[:-1], fold.mean, held_y, alpha=-1).addr_(fold.offset, mean_y, alpha=-1)
-    twice = 2 * (fold.basis.T @ held.float())
-    start, rows = held_yy - 2*mean_y*held_y + fold.rows*mean_y**2, []
-    for penalty in penalties:
-        w = moment/(fold.values + penalty)[:, None]
-        rows.append(quadratic(fold.held, w) - (w * twice).sum(0))
-    return (start + torch.stack(rows).double()).clamp(min=0)
-
-def upper_form(square: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    "The upper triangular matrix with the quadratic form of a symmetric one."
-    return square.triu() + square.triu(1)
-
-def quadratic(upper: Float[Tensor, "d d"], w: Float[Tensor, "d target"], bands: int = 6) -> Float[Tensor, "target"]:
-    "w'Uw of each column for an upper triangular U: bands of rows, each multiplied from its diagonal on."
-    edges, found = torch.linspace(0, len(w), bands + 1).long().tolist(), torch.zeros_like(w[0])
-    for i, j in zip(edges, edges[1:]): found += (w[i:j] * (upper[i:j, i:] @ w[i:])).sum(0)
-    return found
-
-# %% ../../nbs/introspection/70_atlas.ipynb #63076440
-@dataclass(frozen=True)
-class CrossFit:
-    "Cross-fitted scores of a block of targets."
-    r2: Float[Tensor, "target"]              # 1 - held-out error/squared deviation from the mean; NaN if constant
-    choice: Int[Tensor, "fold target"]       # which penalty was used on each fold
-    best: Int[Tensor, "target"]              # which penalty all folds together choose
-
-def cross_fit(
-    errors: Float[Tensor, "fold penalty target"],
-    deviation: Float[Tensor, "target"],      # squared deviation from the mean, over all rows; NaN for a constant
-) -> CrossFit:
-    "R² over all held-out folds, each fold's penalty chosen by the other folds."
-    whole = errors.sum(0)
-    choice = (whole - errors).argmin(1)
-    used = errors.gather(1, choice[:, None])[:, 0].sum(0)
-    return CrossFit(1 - used/deviation, choice, whole.argmin(0))
-
-# %% ../../nbs/introspection/70_atlas.ipynb #e388d2fe
-def _deviations(xx: Float[Tensor, "d1 d1"], xy: Float[Tensor, "d1 target"], yy: Float[Tensor, "target"],
-                shift: float | Float[Tensor, "target"] = 0.) -> Float[Tensor, "target"]:
-    "Squared deviation of each target from its mean; NaN where it is no more than float32 rounding (a constant)."
-    n, mean = xx[-1, -1], xy[-1]/xx[-1, -1]
-    found = yy - n * mean**2
-    rounding = 1e-6 * (mean + shift).abs().clamp(min=1)
-    return torch.where(found > n * rounding**2, found, float("nan"))
-
-# %% ../../nbs/introspection/70_atlas.ipynb #3c1fc4e2
-def partners(groups: Shaped[np.ndarray, "text"], rng: np.random.Generator) -> Int[np.ndarray, "text"]:
-    "A permutation that gives each text another one, of another group unless one group has more than half of them."
-    names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.lexsort((rng.random(len(group)), rng.permutation(len(names))[group]))   # groups stay together
-    n, largest = len(order), min(int(sizes.max()), len(order) // 2)
-    partner = np.empty(n, dtype=np.int64)
-    partner[order] = np.roll(order, -int(rng.integers(largest, n - largest + 1)) if n > 1 else 0)
-    return partner
-
-# %% ../../nbs/introspection/70_atlas.ipynb #9af585b0
-def paired_rows(
-    text: Int[np.ndarray, "row"],            # which text of the batch each row belongs to, ascending
-    groups: Shaped[np.ndarray, "text"],      # group of each text of the batch
-    permutations: int,
-    rng: np.random.Generator,
-) -> tuple[Int[np.ndarray, "permutation row"], int]:
-    "(for each row the row of its text's partner at the same place, how many texts met their own group)"
-    present, text, length = np.unique(text, return_inverse=True, return_counts=True)
-    start, groups = length.cumsum() - length, groups[present]
-    place = np.arange(len(text)) - start[text]
-    drawn = [partners(groups, rng) for _ in range(permutations)] if len(present) else []
-    rows = [start[p][text] + place % length[p][text] for p in drawn]   # a shorter partner starts again
-    alike = sum(int((groups[p] == groups).sum()) for p in drawn)
-    return np.array(rows, dtype=np.int64).reshape(permutations, -1), alike
-
-# %% ../../nbs/introspection/70_atlas.ipynb #04b18a97
-PART = 8   # batches in a part; a killed atlas goes on after its last whole part
-
-@dataclass(frozen=True)
-class Part:
-    "Some batches of one fold."
-    fold: int
-    number: int                          # its place among the parts of the fold
-    batches: tuple[tuple[int, ...], ...]  # texts of each batch
-
-# %% ../../nbs/introspection/70_atlas.ipynb #e03eb4db
-@dataclass(frozen=True)
-class _AtlasPlan:
-    "What all parts share."
-    feature_site: str
-    sites: tuple[str, ...]                   # of the neurons, in the order of the layers
-    token_pos: Position
-    sink_ratio: float
-    permutations: int
-    seed: int
-    ids: list[list[int]]                     # tokens of each text
-    groups: Int[np.ndarray, "text"]
-    sample: dict[str, Int[Tensor, "some"]]   # by site: neurons of the null
-    control: Float[Tensor, "token task"]     # a number for each token type and control task
-    shift: dict[str, Float[Tensor, "d"]]     # by site: subtracted from all values
-
-    @property
-    def layers(self) -> list[int]: return [NeuronAddress(s, 0).layer for s in self.sites]
-
-# %% ../../nbs/introspection/70_atlas.ipynb #06ce3841
-def plan_parts(model: Any, ids: Sequence[Sequence[int]], chosen: Sequence[int], fold: Int[np.ndarray, "text"],
-               batch_size: int = 16) -> list[Part]:
-    "The chosen texts as parts: fold by fold, short texts first, batches of one fold as even as they can be."
-    parts = []
-    for k in np.unique(fold[chosen]):
-        texts = [i for i in chosen if fold[i] == k]
-        even = -(-len(texts) // -(-len(texts) // batch_size))
-        batches = [tuple(texts[i] for i in rows) for rows in token_batches(model, [ids[i] for i in texts], even)]
-        parts += [(int(k), n, batches[i:i + PART]) for n, i in enumerate(range(0, len(batches), PART))]
-    return [Part(k, n, tuple(b)) for k, n, b in parts]
-
-# %% ../../nbs/introspection/70_atlas.ipynb #c05f5460
-@torch.no_grad()
-def _read_batch(model: Any, plan: _AtlasPlan, batch: TokenBatch) -> tuple[dict[str, Tensor], Int[Tensor, "row"], int]:
-    "(values by site, float32 `[row, d]`; where each row stands in the flattened batch; how many sinks were masked)"
-    rows, acts = chosen_tokens(batch, plan.token_pos).flatten().nonzero()[:, 0], {}
-    sinks = torch.zeros_like(batch.mask)
-    def look(x): sinks.logical_or_(sink_tokens(x, batch.mask, plan.sink_ratio))
-    def keep(site):
-        def store(x):
-            if site == plan.feature_site: look(x)
-            acts[site] = x.flatten(0, 1).index_select(0, rows).float()
-        return store
-    functions: dict[str, Callable] = {f"blocks.{layer}.hook_resid_pre": look for layer in plan.layers}
-    functions |= {site: keep(site) for site in (*plan.sites, plan.feature_site)}
-    with hooks(model, functions, stop_early=True): model(batch.ids)
-    own = ~sinks.flatten()[rows]
-    if bool(own.all()): return acts, rows, 0
-    return {site: x[own] for site, x in acts.items()}, rows[own], int((~own).sum())
-
-# %% ../../nbs/introspection/70_atlas.ipynb #5f74c23c
-def _add_batch(sums: Sums, model: Any, plan: _AtlasPlan, texts: Sequence[int]) -> Sums:
-    "`sums` with a batch of texts added: neurons of every site, the null's wrong pairs, and the control tasks."
-    batch = token_batch(model, [plan.ids[i] for i in texts])
-    acts, rows, sinks = _read_batch(model, plan, batch)
-    acts = {site: x.sub_(plan.shift[site]) if site in plan.shift else x for site, x in acts.items()}
-    text = (rows // batch.ids.shape[1]).cpu().numpy()
-    rng = np.random.default_rng([plan.seed, *texts[:1]])
-    wrong, alike = paired_rows(text, plan.groups[list(texts)], plan.permutations, rng)
-    some = torch.cat([acts[site].index_select(1, plan.sample[site]) for site in plan.sites], 1)
-    null = torch.cat([some.index_select(0, torch.as_tensor(w, device=some.device)) for w in wrong], 1)
-    blocks = {site: acts[site] for site in plan.sites}
-    blocks |= {"null": null, "control": plan.control[batch.ids.flatten()[rows]]}
-    _add_sums(sums, {"sinks": torch.tensor(sinks).double(), "alike": torch.tensor(alike).double()})
-    return add_products(sums, with_ones(acts[plan.feature_site]), blocks)
-
-# %% ../../nbs/introspection/70_atlas.ipynb #5a8cc6f2
-def _part_sums(plan: _AtlasPlan, model: Any, part: Part) -> Sums:
-    "The sums of a part: what one worker does."
-    sums: Sums = {}
-    for texts in progress(part.batches, "part", unit="batch"): _add_batch(sums, model, plan, texts)
-    return sums
-
-# %% ../../nbs/introspection/70_atlas.ipynb #eb3fcad2
-def fold_sums(
-    parts: Sequence[Part],
-    work: Callable[[list[Part]], Iterable[Sums]],   # the sums of some parts, in order
-    folder: Optional[str | Path] = None,   # where sums are kept, to go on after a kill
-    identity: Optional[dict] = None,       # what they depend on; sums of another identity are not used
-    device: Any = "cpu",
-) -> dict[int, Sums]:
-    "The sums of each fold: those in the folder, and the parts that were not yet in them, in order."
-    identity, paths = plain(identity or {}), {}
-    if folder is not None: paths = {p.fold: Path(folder)/f"fold-{p.fold}.safetensors" for p in parts}
-    stored = {k: _stored_sums(path, identity, device) for k, path in paths.items()}
-    sums, done = ({k: s[i] for k, s in stored.items()} for i in (0, 1))
-    todo = [p for p in parts if p.number >= done.get(p.fold, 0)]
-    for part, found in zip(todo, work(todo)):
-        sums[part.fold] = _add_sums(sums.get(part.fold, {}), {k: v.to(device) for k, v in found.items()})
-        if paths: write_tensors(paths[part.fold], sums[part.fold], dict(identity=identity, parts=part.number + 1))
-    return sums
-
-# %% ../../nbs/introspection/70_atlas.ipynb #6d98e400
-def _stored_sums(path: Path, identity: dict, device: Any) -> tuple[Sums, int]:
-    "(sums, parts in them); none if there are none of this identity."
-    with contextlib.suppress(BadData):
-        if path.exists():
-            tensors, about = read_tensors(path)
-            if about.get("identity") == identity: return {k: v.to(device) for k, v in tensors.items()}, about["parts"]
-    return {}, 0
-
-# %% ../../nbs/introspection/70_atlas.ipynb #e2ec2737
-LEVEL = 0.05   # q-value below which a neuron counts as significant
-
-def _significant(frame: pd.DataFrame) -> pd.Series: return frame.q < LEVEL
-
-def _best_first(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-    if by not in ("r2", "selectivity"): raise BadInput(f"neurons are ranked by r2 or selectivity, and not by {by!r}.")
-    return frame.sort_values(by, ascending=False, kind="stable")
-
-# %% ../../nbs/introspection/70_atlas.ipynb #96473aef
-@dataclass(frozen=True, repr=False)
-class AtlasResult:
-    "A probe's scores for every neuron, by layer; `about` says of what model, from which features, on which texts."
-    data: Any      # xarray.Dataset: r2, selectivity, penalty, p, q, count [layer, neuron]; fold_penalty [fold, layer,
-                   # neuron]; null [permutation, sampled], R² of wrong pairs
-    about: dict    # model, layer_type, feature_site, token_pos, texts, tokens, sinks, folds, leakage (by layer), ...
-
-    def to_frame(self) -> pd.DataFrame:
-        "One row for each neuron: layer, neuron, address, r2, selectivity, penalty, p, q, count, leakage."
-        return _atlas_frame(self)
-
-    def top(self, k: int = 10, by: str = "r2", layer: Optional[int] = None, significant: bool = True) -> pd.DataFrame:
-        "The k best neurons by `r2` or `selectivity`, in one layer if given; by default only those with q below 0.05."
-        frame = self.to_frame()
-        frame = frame[(frame.layer == layer) | (layer is None)]
-        frame = frame[_significant(frame)] if significant else frame[frame.r2.notna()]
-        return _best_first(frame, by).head(k).reset_index(drop=True)
-
-    @property
-    def neurons(self) -> int: return self.data.r2.size
-
-    @property
-    def significant(self) -> int: return int((self.data.q.values < LEVEL).sum())
-
-    @property
-    def resolution(self) -> float:
-        "The smallest p-value the null can give."
-        return 1/(1 + int(np.isfinite(self.data.null.values).sum()))
-
-    def plot(self, columns: int = 96) -> Any:
-        "R² by layer and rank, the best neurons on the left (a plotly figure); hover names the neuron."
-        return _atlas_figure(self, columns)
-
-    def save(self, path: str | Path) -> Path: return _save(self, Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> AtlasResult: return _load(Path(path))
-
-    def sentence(self) -> str: return _sentence(self)
-    def __repr__(self) -> str: return self.sentence()
-
-    def _repr_html_(self) -> str:
-        best = self.top(5)[["address", "r2", "selectivity", "q", "leakage"]]
-        table = best.to_html(index=False, float_format="{:.2g}".format)
-        return f"<b>Atlas</b>: {html.escape(self.sentence())}<div style='overflow-x:auto'>{table}</div>"
-
-# %% ../../nbs/introspection/70_atlas.ipynb #fb2a6631
-def _atlas_frame(result: AtlasResult) -> pd.DataFrame:
-    data, layer_type = result.data, result.about["layer_type"]
-    layer, neuron = (a.ravel() for a in np.meshgrid(data.layer.values, data.neuron.values, indexing="ij"))
-    sites = {int(l): site_name(layer_type, int(l)) for l in data.layer.values}
-    columns = {k: data[k].values.ravel() for k in ("r2", "selectivity", "penalty", "p", "q", "count")}
-    address = [f"{sites[l]}[{n}]" for l, n in zip(layer.tolist(), neuron.tolist())]
-    frame = pd.DataFrame(dict(layer=layer, neuron=neuron, address=address, **columns))
-    return frame.assign(leakage=frame.layer.map({int(l): label for l, label in result.about["leakage"].items()}))
-
-# %% ../../nbs/introspection/70_atlas.ipynb #5bb83d1e
-def _sentence(result: AtlasResult) -> str:
-    "How many were probed, from where, on what, and how many are significant."
-    a, labels = result.about, list(result.about["leakage"].values())
-    where = ", ".join(f"{labels.count(name)} {name}" for name in dict.fromkeys(labels))
-    constant = int(np.isnan(result.data.r2.values).sum())
-    return (f"{result.neurons:,} neurons of {Path(a['model']['name']).name} ({a['layer_type']}) probed from "
-            f"{a['feature_site']} on {a['tokens']:,} tokens of {a['texts']:,} texts in {a['groups']:,} groups, "
-            f"{a['folds']} folds by group: {result.significant:,} are significant (q < {LEVEL:g}; no p below "
-            f"{result.resolution:.1g}), {constant:,} constant. Layers by leakage: {where}.")
-
-# %% ../../nbs/introspection/70_atlas.ipynb #ce505848
-def _map_ranks(width: int, columns: int = 96) -> Int[np.ndarray, "column"]:
-    "The ranks that a heat map of so many neurons shows, from 0, ascending."
-    return np.unique(np.geomspace(1, width, min(columns, width)).round().astype(int)) - 1
-
-def _map_neurons(result: AtlasResult, columns: int = 96) -> Int[np.ndarray, "layer column"]:
-    "The neuron in each cell of the heat map: the best of each layer on the left."
-    r2 = result.data.r2.values
-    order = np.argsort(-np.nan_to_num(r2, nan=-np.inf), axis=1, kind="stable")
-    return order[:, _map_ranks(r2.shape[1], columns)]
-
-# %% ../../nbs/introspection/70_atlas.ipynb #b0d5f62f
-def _atlas_figure(result: AtlasResult, columns: int = 96) -> Any:
-    "The heat map: layers by rank, R² as colour (below 0 as 0), the neuron's address and q on hover."
-    from neural_introspection.display import heat_map
-    a, layers = result.about, result.data.layer.values.tolist()
-    neuron = _map_neurons(result, columns)
-    r2, q = (np.take_along_axis(result.data[k].values, neuron, 1) for k in ("r2", "q"))
-    ranks = (_map_ranks(result.data.sizes["neuron"], columns) + 1).tolist()
-    fig = heat_map(r2.clip(0), layers, ranks, f"Probes from {a['feature_site']}",
-                   "rank in its layer (1 is the best)", "layer", "R²")
-    counts = f"{result.significant:,} of {result.neurons:,} neurons significant"
-    fig.add_annotation(text=counts, xref="paper", x=0, yref="paper", y=1, yanchor="bottom", showarrow=False)
-    round_ones = [next(r for r in ranks if r >= n) for n in (1, 5, 10, 20, 50, 100, 200, 500) if n <= ranks[-1]]
-    fig.update_xaxes(tickvals=[str(r) for r in dict.fromkeys([*round_ones, ranks[-1]])], tickangle=0)
-    fig.data[0].text = [[f"{site_name(a['layer_type'], l)}[{n}]: R² {v:.3f}, q {w:.2g}" for n, v, w in zip(*row)]
-                        for l, row in zip(layers, zip(neuron.tolist(), r2.tolist(), q.tolist()))]
-    fig.data[0].update(hovertemplate="%{text}<br>rank %{x}<extra></extra>", zmin=0, hoverongaps=False)
-    return fig
+__all__ = ['NeuronAtlas']
 
 # %% ../../nbs/introspection/70_atlas.ipynb #e770c7d3
 @dataclass(frozen=True)
@@ -419,7 +54,7 @@ class NeuronAtlas:
     ) -> AtlasResult:
         "Scores of every neuron, cross-fitted over grouped folds. `BadInput` before the pass for what cannot work."
         plan, parts, about = _plan(self, texts, groups)
-        make = functools.partial(_part_sums, plan)
+        make = functools.partial(part_sums, plan)
         work = lambda some: spread(make, self.model, some, "atlas", [len(p.batches) for p in some])
         device = model_device(self.model)
         sums = fold_sums(parts, work, folder, _identity(self, about), "cpu" if device.type == "mps" else device)
@@ -442,7 +77,7 @@ def _check(atlas: NeuronAtlas) -> list[int]:
 
 # %% ../../nbs/introspection/70_atlas.ipynb #2e13c782
 def _plan(atlas: NeuronAtlas, texts: Sequence[str],
-          groups: Optional[Sequence[int]]) -> tuple[_AtlasPlan, list[Part], dict]:
+          groups: Optional[Sequence[int]]) -> tuple[AtlasPlan, list[Part], dict]:
     "(what all parts share, the parts, what the result is about)"
     layers, model, token_pos = _check(atlas), atlas.model, parse_position(atlas.token_pos)
     feature = site_name("resid_post", check_layer(model, atlas.feature_layer))
@@ -451,11 +86,12 @@ def _plan(atlas: NeuronAtlas, texts: Sequence[str],
     if len(groups) != len(texts): raise BadTexts(f"{len(texts)} texts came with {len(groups)} groups: give one each.")
     chosen = fitting_texts(ids, token_pos)
     fold = _folds(atlas, groups, chosen)
-    plan = _AtlasPlan(feature, sites, token_pos, atlas.sink_ratio, atlas.permutations, atlas.seed, ids, groups,
+    plan = AtlasPlan(feature, sites, token_pos, atlas.sink_ratio, atlas.permutations, atlas.seed, ids, groups,
                      *_drawn(atlas, sites), {})
     about = _about(atlas, plan, chosen) | dict(texts_hash=text_hash([texts[i] for i in chosen]))
     return _shifted(model, plan, chosen), plan_parts(model, ids, chosen, fold, atlas.batch_size), about
 
+# %% ../../nbs/introspection/70_atlas.ipynb #d30b7d23
 def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Sequence[int]) -> Int[np.ndarray, "text"]:
     "The fold of each chosen text, -1 for the others; `BadTexts` if there are fewer groups than folds."
     found = len(np.unique(groups[chosen]))
@@ -467,7 +103,7 @@ def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Seque
     return fold
 
 # %% ../../nbs/introspection/70_atlas.ipynb #8a7dfe68
-def _about(atlas: NeuronAtlas, plan: _AtlasPlan, chosen: Sequence[int]) -> dict:
+def _about(atlas: NeuronAtlas, plan: AtlasPlan, chosen: Sequence[int]) -> dict:
     "What the result is about: model, sites, texts, settings, and the leakage label of each layer."
     leakage = {str(l): leakage_label(plan.feature_site, s) for l, s in zip(plan.layers, plan.sites)}
     settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "permutations", "control_tasks", "seed")}
@@ -487,34 +123,21 @@ def _drawn(atlas: NeuronAtlas, sites: Sequence[str]) -> tuple[dict[str, Tensor],
     values = rng.standard_normal((atlas.model.cfg.d_vocab, atlas.control_tasks), dtype=np.float32)
     return sample, torch.as_tensor(values, device=device)
 
-def _shifted(model: Any, plan: _AtlasPlan, chosen: Sequence[int], few: int = 4) -> _AtlasPlan:
+# %% ../../nbs/introspection/70_atlas.ipynb #d189358a
+def _shifted(model: Any, plan: AtlasPlan, chosen: Sequence[int], few: int = 4) -> AtlasPlan:
     "The plan with the mean values over a few texts of middling length."
     middle = sorted(chosen, key=lambda i: (len(plan.ids[i]), i))[max(0, (len(chosen) - few)//2):][:few]
-    acts, _, _ = _read_batch(model, plan, token_batch(model, [plan.ids[i] for i in middle]))
+    acts, _, _ = read_batch(model, plan, token_batch(model, [plan.ids[i] for i in middle]))
     return dataclasses.replace(plan, shift={s: x.mean(0) for s, x in acts.items() if len(x)})
 
+# %% ../../nbs/introspection/70_atlas.ipynb #84acdf55
 def _identity(atlas: NeuronAtlas, about: dict) -> dict:
     "What stored sums depend on."
     return about | dict(null_neurons=atlas.null_neurons, batch_size=atlas.batch_size,
                         sink_ratio=str(atlas.sink_ratio), part=PART)
 
-# %% ../../nbs/introspection/70_atlas.ipynb #3303dba5
-def _score_block(bases: Sequence[FoldBasis], sums: Sequence[Sums], name: str, penalties: Sequence[float],
-                 shift: float | Tensor = 0.) -> tuple[CrossFit, Float[Tensor, "fold penalty target"]]:
-    "(scores, each fold's errors as shares of the targets' squared deviation)"
-    xy, yy = (sum(s[f"{name}/{k}"] for s in sums) for k in ("xy", "yy"))
-    spread = _deviations(sum(s["xx"] for s in sums), xy, yy, shift)
-    errors = torch.stack([held_out_errors(basis, xy, s[f"{name}/xy"], s[f"{name}/yy"], penalties)
-                          for basis, s in zip(bases, sums)])
-    return cross_fit(errors, spread), errors/spread
-
-def _control_r2(shares: Float[Tensor, "fold penalty task"],
-                choice: Int[Tensor, "fold target"]) -> Float[Tensor, "target"]:
-    "The control tasks' mean R² under each target's own penalties; 0 where it is below."
-    return (1 - shares.mean(2).gather(1, choice).sum(0)).clamp(min=0)
-
 # %% ../../nbs/introspection/70_atlas.ipynb #aadf046e
-def _solve(atlas: NeuronAtlas, plan: _AtlasPlan, sums: dict[int, Sums], about: dict) -> AtlasResult:
+def _solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: dict) -> AtlasResult:
     "The result, from the sums of every fold. `BadTexts` if masking left a fold without a row."
     folds = [sums[k] for k in sorted(sums)]
     empty = [k for k, s in enumerate(folds) if s["xx"][-1, -1] < 1]
@@ -522,19 +145,19 @@ def _solve(atlas: NeuronAtlas, plan: _AtlasPlan, sums: dict[int, Sums], about: d
                              "or another position.")
     total = sum(s["xx"] for s in folds)
     bases = [fold_basis(total, s["xx"]) for s in folds]
-    _, shares = _score_block(bases, folds, "control", atlas.penalties)
-    null = _score_block(bases, folds, "null", atlas.penalties)[0].r2.cpu().numpy().reshape(plan.permutations, -1)
+    _, shares = score_block(bases, folds, "control", atlas.penalties)
+    null = score_block(bases, folds, "null", atlas.penalties)[0].r2.cpu().numpy().reshape(plan.permutations, -1)
     rows = []
     for site in progress(plan.sites, "solve", unit="layer"):
-        shift = _precise(plan.shift.get(site, torch.zeros(1))).to(total.device)
-        fit, _ = _score_block(bases, folds, site, atlas.penalties, shift)
-        rows.append((fit.r2, fit.r2 - _control_r2(shares, fit.choice), fit.best, fit.choice))
+        shift = as_float64(plan.shift.get(site, torch.zeros(1))).to(total.device)
+        fit, _ = score_block(bases, folds, site, atlas.penalties, shift)
+        rows.append((fit.r2, fit.r2 - control_r2(shares, fit.choice), fit.best, fit.choice))
     scores = [torch.stack(c).cpu().numpy() for c in zip(*rows)]
     counts = dict(tokens=int(total[-1, -1]), **{k: int(sum(s[k] for s in folds)) for k in ("sinks", "alike")})
     return AtlasResult(_as_data(plan, atlas.penalties, *scores, null, counts["tokens"]), plain(about | counts))
 
 # %% ../../nbs/introspection/70_atlas.ipynb #6e7404a6
-def _as_data(plan: _AtlasPlan, penalties: Sequence[float], r2: np.ndarray, selectivity: np.ndarray, best: np.ndarray,
+def _as_data(plan: AtlasPlan, penalties: Sequence[float], r2: np.ndarray, selectivity: np.ndarray, best: np.ndarray,
              choice: np.ndarray, null: np.ndarray, tokens: int) -> Any:
     "The labelled data set; a constant neuron has NaN everywhere but in `count`."
     import xarray
@@ -548,157 +171,3 @@ def _as_data(plan: _AtlasPlan, penalties: Sequence[float], r2: np.ndarray, selec
                "null_neuron": torch.cat(list(plan.sample.values())).cpu().numpy()}
     coords = dict(layer=plan.layers, neuron=np.arange(r2.shape[1]), fold=np.arange(choice.shape[1]))
     return xarray.Dataset(data, coords | {k: (("sampled",), v) for k, v in sampled.items()})
-
-# %% ../../nbs/introspection/70_atlas.ipynb #01e3a4b5
-def _save(result: AtlasResult, path: Path) -> Path:
-    "Write the atlas; `BadInput` if the name is another's."
-    check_store(path, "an atlas")
-    data = result.data.assign_attrs(format=1, atlas=json.dumps(plain(result.about)))
-    one = {"layer": 1}   # a chunk for each layer
-    chunks = {k: dict(chunks=tuple(one.get(d, n) for d, n in v.sizes.items())) for k, v in data.data_vars.items()}
-    with atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks)
-    return path
-
-# %% ../../nbs/introspection/70_atlas.ipynb #6b4c0160
-def _load(path: Path) -> AtlasResult:
-    import xarray
-    try:
-        data = xarray.open_zarr(path, chunks=None, consolidated=False)
-        about = json.loads(data.attrs.pop("atlas"))
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise BadData(f"{path} holds no atlas that this version can read ({reason}): make it anew.") from None
-    if data.attrs.pop("format", None) != 1: raise BadData(f"{path} is an atlas of another format: make it anew.")
-    return AtlasResult(data, about)
-
-# %% ../../nbs/introspection/70_atlas.ipynb #6627aae2
-@dataclass(frozen=True)
-class AtlasConfig:
-    "Everything that decides an atlas."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", HELP["layer_type"], "Model selection")
-    layers: Optional[str] = option(None, "Layers to probe, such as 0,3,5; all of them if left out", "Model selection")
-    feature_layer: int = option(-1, "Layer whose residual stream the probes read; -1 is the last", "Model selection")
-    token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
-    num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
-    batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
-    folds: int = option(5, "Parts of the texts; each is predicted from the others", "Probing", minimum=3)
-    permutations: int = option(8, "Wrong pairings of texts; the null pools them over a sample of neurons", "Probing", minimum=1)
-    score: Literal["r2", "selectivity"] = option("r2", "What the best neurons are ranked by", "Ranking")
-    top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
-    output: Optional[str] = option(None, "Folder for the atlas, ending in .zarr", "Output")
-    force_overwrite: bool = option(False, "Remove an existing atlas; by default it is archived", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the model", "Hardware")
-    seed: int = option(0, "Seed of texts, folds, null and control tasks", "Hardware", minimum=0)
-
-# %% ../../nbs/introspection/70_atlas.ipynb #417f91aa
-def _layer_list(layers: Optional[str]) -> Optional[list[int]]:
-    "The layers in a text such as `0,3,5`; None for all."
-    if layers is None: return None
-    try: return [int(part) for part in layers.split(",")]
-    except ValueError:
-        raise BadInput(f"layers is {layers!r}, but must be numbers with commas between them, such as 0,3,5.") from None
-
-def _check_config(config: AtlasConfig) -> None:
-    "`BadInput` for values that cannot work. Loads nothing."
-    check_options(config)
-    parse_position(config.token_pos)
-    _layer_list(config.layers)
-    if config.output: check_store(config.output, "an atlas")
-
-# %% ../../nbs/introspection/70_atlas.ipynb #6bf475c1
-def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
-    """The atlas as configured; writes `output` if given (an atlas that is there is archived, or removed with
-    `force_overwrite`), and goes on where a killed one stopped. Raises `BadInput` before the pass."""
-    _check_config(config)
-    if model is None: resolve_model(config.model)
-    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
-    if model is None: model = load_model(config.model, config.device, config.dtype)
-    atlas = NeuronAtlas(model, config.layer_type, config.feature_layer, config.token_pos, _layer_list(config.layers),
-                        config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)
-    output = full_path(config.output) if config.output else None
-    parts = output and output.with_name(f"{output.name}.parts")
-    result = atlas.probe(corpus.texts, group_texts(corpus.texts, corpus.groups), parts)
-    asked = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # it is the same anywhere
-    result = dataclasses.replace(result, about=result.about | dict(config=asked))
-    if output:
-        if not config.force_overwrite: _archive(output)
-        result.save(output)
-        shutil.rmtree(parts)
-    return result
-
-def _archive(path: Path) -> None:
-    "Put an atlas that is there aside."
-    if not (path/"zarr.json").exists(): return
-    logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", shown_path(archive_folder(path, remove=False)))
-
-# %% ../../nbs/introspection/70_atlas.ipynb #4e96ae20
-def summary(result: AtlasResult, config: AtlasConfig) -> dict:
-    "The result as one JSON-able object."
-    columns = ["address", "r2", "selectivity", "q", "penalty", "leakage"]
-    best = result.top(config.top, config.score)[columns].to_dict("records")
-    kept = ("feature_site", "layer_type", "token_pos", "texts", "groups", "tokens", "sinks", "skipped", "folds",
-            "permutations", "leakage")
-    return plain(dict(neurons=result.neurons, significant=result.significant, level=LEVEL, smallest_p=result.resolution,
-                      constant=int(np.isnan(result.data.r2.values).sum()), top=best, ranked_by=config.score,
-                      model=result.about["model"], output=config.output) | {k: result.about[k] for k in kept})
-
-# %% ../../nbs/introspection/70_atlas.ipynb #452aa6f8
-def cell_address(result: AtlasResult, layer: int | str, rank: int | str, columns: int = 96) -> NeuronAddress:
-    "The neuron in the heat map's cell of this layer and rank (from 1); `BadAddress` if there is no such cell."
-    layers = result.data.layer.values.tolist()
-    ranks = (_map_ranks(result.data.sizes["neuron"], columns) + 1).tolist()
-    if int(layer) not in layers or int(rank) not in ranks:
-        raise BadAddress(f"the map has no cell at layer {layer}, rank {rank}.")
-    neuron = _map_neurons(result, columns)[layers.index(int(layer)), ranks.index(int(rank))]
-    return NeuronAddress.of(result.about["layer_type"], int(layer), int(neuron))
-
-def neuron_row(result: AtlasResult, address: NeuronAddress) -> pd.DataFrame:
-    "The neuron's row of the table, as a column of values."
-    frame = result.to_frame()
-    return frame[frame.address == str(address)].drop(columns=["layer", "neuron"]).T.set_axis([""], axis=1)
-
-# %% ../../nbs/introspection/70_atlas.ipynb #d46e7b58
-class AtlasMap:
-    "The heat map as a live figure; `pick` (a click) shows what `on_pick` returns for the neuron."
-    def __init__(self, result: AtlasResult, on_pick: Optional[Callable[[NeuronAddress], Any]] = None):
-        import ipywidgets as widgets
-        from neural_introspection.display import live_figure
-        self.result, self.on_pick = result, on_pick or (lambda address: neuron_row(result, address))
-        self.figure = live_figure(result.plot())
-        self.status, self.output = widgets.HTML("Click a cell to see its neuron."), widgets.Output()
-        self.widget = widgets.VBox([self.figure, self.status, self.output])
-        self.figure.data[0].on_click(lambda trace, points, state: self.clicked(points))
-
-    def clicked(self, points: Any) -> None:
-        "Pick the neuron of a clicked cell."
-        if len(points.xs): self.pick(cell_address(self.result, points.ys[0], points.xs[0]))
-
-    def pick(self, address: NeuronAddress) -> None:
-        "Show the neuron, and how far the work for it is; an error is shown in its place."
-        from neural_introspection.display import as_output, error_html, progress_words
-        def say(words): self.status.value = html.escape(f"{address}{words}")
-        say(" ...")
-        self.output.outputs = ()
-        try:
-            with watch_progress(lambda *step: say(f": {progress_words(*step, 0)}")): found = self.on_pick(address)
-            self.output.outputs = (as_output(found),)
-            say("")
-        except Exception as error: self.status.value = error_html(error)
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        from neural_introspection.display import live_or_static
-        return live_or_static(self.widget, self.result.plot()._repr_mimebundle_()["text/html"])
-
-# %% ../../nbs/introspection/70_atlas.ipynb #1e3cd835
-def atlas_panel(
-    on_pick: Optional[Callable[[AtlasResult, NeuronAddress], Any]] = None,  # a click shows what it returns
-    **settings: Any,
-) -> Any:
-    "A form of `AtlasConfig` that makes the atlas and its map; keyword arguments are its first values."
-    from neural_introspection.display import Panel
-    start = make_config(AtlasConfig, settings)
-    pick = lambda result: on_pick and (lambda address: on_pick(result, address))
-    return Panel(start, run_atlas, lambda result: [result, AtlasMap(result, pick(result))], "Atlas")

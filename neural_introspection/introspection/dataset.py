@@ -80,6 +80,7 @@ def _collect_piece(
     rows["text"] = torch.tensor(chosen)[rows["text"]]
     return {name: x[order] for name, x in rows.items()}
 
+# %% ../../nbs/introspection/20_dataset.ipynb #30fbd8be
 def _pick(x: Float[Tensor, "row d"], site: str, target: Optional[Target]) -> Float[Tensor, "row kept"]:
     "What is kept of a site's activations, float32 on the CPU."
     for neuron in target.neurons or () if target else (): check_index("neuron", neuron, x.shape[1], site)
@@ -95,6 +96,7 @@ def dataset_columns(target: Target) -> list[str]:
     "The columns of a data set's table."
     return ["index", "text", "tokens", "position", *target.columns, "group", "split"]
 
+# %% ../../nbs/introspection/20_dataset.ipynb #963546bf
 @dataclass(frozen=True, repr=False)
 class ActivationDataset:
     "Rows of (text, activation) for a target, sorted by text; `about` says whose."

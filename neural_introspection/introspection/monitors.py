@@ -45,6 +45,7 @@ def _depth(place: tuple[Optional[int], str]) -> tuple[float, int]:
 def _place_label(layer: Optional[int], component: str) -> str:
     return component if layer is None else f"{layer} {component}"
 
+# %% ../../nbs/introspection/40_monitors.ipynb #4680a503
 def _by_place(named: dict[str, nn.Parameter]) -> dict[tuple[Optional[int], str], list[nn.Parameter]]:
     "The parameters of each place, in order of depth."
     places: dict = {}
@@ -60,6 +61,7 @@ def _stack(scalars: Sequence[Tensor]) -> Tensor:
     "Scalars of any devices on the first one's, to be read at once."
     return torch.stack([s.to(scalars[0].device) for s in scalars])
 
+# %% ../../nbs/introspection/40_monitors.ipynb #a23c7c7b
 def _gradient(p: nn.Parameter) -> Optional[Tensor]:
     return p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad
 
@@ -73,6 +75,7 @@ def _readings(parameters: Sequence[nn.Parameter]) -> dict[str, float]:
 # %% ../../nbs/introspection/40_monitors.ipynb #bf73d560
 COLUMNS = ("step", "layer", "component", "gradient_norm", "weight_norm", "update_ratio", "dead_share")
 
+# %% ../../nbs/introspection/40_monitors.ipynb #009b6fa0
 class GradientTracker:
     "Gradients and updates by layer and component, on the first and then every `interval`-th step of an optimiser."
     def __init__(self,
@@ -119,6 +122,7 @@ def _before(places: dict) -> dict:
     copied = lambda parameters: [(p, p.detach().clone()) for p in parameters if p.grad is not None]
     return {place: (_readings(parameters), copied(parameters)) for place, parameters in places.items()}
 
+# %% ../../nbs/introspection/40_monitors.ipynb #322d5937
 @torch.no_grad()
 def _after(readings: dict[str, float], copied: Sequence[tuple[nn.Parameter, Tensor]]) -> dict[str, Optional[float]]:
     "The readings with the update ratio, after the step; None for what is not finite (weights all zero)."
@@ -148,6 +152,7 @@ def _html(frame: pd.DataFrame, by: Optional[str] = None) -> str:
     last = frame if by is None or frame.empty else frame[frame[by] == frame[by].max()]
     return last.to_html(index=False, float_format="{:.3g}".format, na_rep="")
 
+# %% ../../nbs/introspection/40_monitors.ipynb #c099bf53
 def _save(folder: str | Path, name: str, raw: dict, frame: pd.DataFrame) -> Path:
     "Write `{name}.json` and `{name}.parquet`; returns the folder."
     write_json(Path(folder)/f"{name}.json", raw)
@@ -157,6 +162,7 @@ def _save(folder: str | Path, name: str, raw: dict, frame: pd.DataFrame) -> Path
 READINGS = {"gradient_norm": "gradient norm", "weight_norm": "weight norm",
             "update_ratio": "update ratio (change / weights)", "dead_share": "dead share of the gradient"}
 
+# %% ../../nbs/introspection/40_monitors.ipynb #42f1e91e
 def gradient_map(
     frame: pd.DataFrame,             # as from `GradientTracker.to_frame`
     reading: str = "gradient_norm",  # one of `READINGS`
@@ -173,6 +179,7 @@ def gradient_map(
                   plot_bgcolor="#dcdcdc", xaxis_showgrid=False, margin_t=56,
                   yaxis=dict(type="category", showgrid=False, autorange="reversed"))
 
+# %% ../../nbs/introspection/40_monitors.ipynb #b9700059
 def _by_step(frame: pd.DataFrame, reading: str) -> pd.DataFrame:
     "A reading with a row for each place, in order of depth, and a column for each step."
     if reading not in READINGS: raise BadInput(f"reading {reading!r} is unknown: choose one of {', '.join(READINGS)}.")
@@ -189,6 +196,7 @@ def _shown(table: pd.DataFrame, reading: str) -> Float[np.ndarray, "place step"]
     if reading == "dead_share": return table.to_numpy("f4")
     return np.log10(table.where(table > 0)).to_numpy("f4")
 
+# %% ../../nbs/introspection/40_monitors.ipynb #701709bf
 def _scale(table: pd.DataFrame, reading: str) -> dict:
     "The colours and their bar: shares from 0 to 1, all else in powers of ten."
     bar = dict(thickness=14)
@@ -300,6 +308,7 @@ def _drift_rows(drift: ActivationDrift, epoch: int, values: Float[np.ndarray, "r
     found[drift.target.site] = moved(site, drift._first, sketch_distance(site, drift._first))
     return [dict(epoch=epoch, address=address, **readings) for address, readings in found.items()]
 
+# %% ../../nbs/introspection/40_monitors.ipynb #bbdd2926
 def _drift_frame(rows: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["epoch", "address", *DRIFT]).astype(dict.fromkeys(DRIFT, float))
 
@@ -308,6 +317,7 @@ def _about(drift: ActivationDrift) -> dict:
     return dict(target=str(drift.target), token_pos=drift.token_pos, interval=drift.interval, texts=drift.texts,
                 rows=drift.rows, values={str(epoch): values.tolist() for epoch, values in drift.values.items()})
 
+# %% ../../nbs/introspection/40_monitors.ipynb #2921c069
 def _take_up(drift: ActivationDrift, state: dict) -> None:
     "Go on from what `state` returned."
     size = len(drift.target)
@@ -368,6 +378,7 @@ def _recoloured(trace: Any, colour: str, name: str, dash: Optional[str] = None) 
     if dash: return trace.update(line=dict(color=rgb, dash=dash), fillcolor=rgb + ("00" if dash == "dot" else "30"))
     return trace.update(y=[name], marker_color=rgb)
 
+# %% ../../nbs/introspection/40_monitors.ipynb #64f0aefd
 def _stage(layout: Any, names: Sequence[str], top: float) -> Any:
     "The layout with fixed axes, a slider and a play button."
     still = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))

@@ -5,241 +5,30 @@
 # %% ../../nbs/introspection/80_pipeline.ipynb #57d0534d
 from __future__ import annotations
 import dataclasses
-import html
-import logging
 import shutil
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional
-import numpy as np
+from typing import Any
 import pandas as pd
 import torch
-from ..activations import NeuronStats, fitting_texts, parse_position
-from ..core import (HELP, BadData, BadInput, NeuronAddress, RunFolder, Target, check_options,
-    check_run_folder, check_writable, is_resumable, make_config, open_run, option, plain, read_frame, read_json,
-    require, seed_everything, shown_path, site_name, write_frame, write_json, write_text)
-from ..data import Corpus, group_texts, load_texts, split_groups
-from .atlas import AtlasResult, atlas_panel
-from .card import IntrospectionCard, confusion_figure, make_card, predict_rows, varies
+from ..activations import NeuronStats
+from neural_introspection.core import (BadData, RunFolder, Target, is_resumable, open_run, plain, shown_path, site_name,
+    write_frame)
+from ..data import Corpus
+from .baselines import predict_rows
+from .card import make_card
+from neural_introspection.introspection.config import (IntrospectionConfig, Prepared, log, parse_neurons, prepare,
+    unfreezing_of)
 from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
     collect_activations, text_hash)
-from .predictor import ActivationPredictor, BinKind, Head, head_directions, make_bins
+from .predictor import ActivationPredictor, Head, head_directions, make_bins
+from .result import IntrospectionResult, write_figure, write_result
 from .scanner import NeuronScanner, ScanResult, neuron_scores
-from neural_introspection.introspection.trainer import (PredictorTrainer, Strategy, TrainResult, Unfreezing,
-    learning_weights)
-from neural_introspection.models import (check_layer, check_neuron, describe, encode, load_model, longest_text,
-    resolve_model)
+from .trainer import PredictorTrainer, TrainResult
+from ..models import check_layer, describe
+from ..stats import varies
 
 # %% auto #0
-__all__ = ['log', 'LayerType', 'ScoreName', 'Dtype', 'IntrospectionConfig', 'parse_neurons', 'unfreezing_of', 'check_config',
-           'Prepared', 'prepare', 'IntrospectionResult', 'check_stored', 'result_figures', 'run_introspection',
-           'ScanConfig', 'run_scan', 'introspection_panel', 'neuron_card', 'atlas_explorer']
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #5e5336b9
-log = logging.getLogger("neural_introspection")
-
-LayerType = Literal["mlp_out", "resid_post"]
-ScoreName = Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-_NEURON = "Target neuron, or several such as 1,2,3; if left out the scan picks one (resid_post: the norm is the target)"
-_TOKEN_POS = "Token whose activation is predicted: last, an integer from 0 (the text's first token), or all"
-_OTHER = "Another model, whose features are a control; pocket if left out, and none for pocket itself"
-_TARGET = "What an unfrozen model is compared with: its neuron's value now (recomputed) or the original one (fixed)"
-_COMPONENTS = "Comma-separated, from attention, mlp, embeddings; for --unfreeze selective or lora"
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #1dbeb23b
-@dataclass(frozen=True)
-class IntrospectionConfig:
-    "Everything that decides a run."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layer: Optional[int] = option(None, "Target layer; the scan picks one if left out", "Model selection")
-    neuron: Optional[str] = option(None, _NEURON, "Model selection")
-    layer_type: LayerType = option("mlp_out", HELP["layer_type"], "Model selection")
-    token_pos: str = option("last", _TOKEN_POS, "Model selection")
-    score: ScoreName = option("quantile_range", "What makes a neuron interesting to the scan", "Model selection")
-    num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
-    output_dir: str = option("output", "Folder of the run", "Dataset")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Dataset")
-    regression: bool = option(True, "True: predict the value; False: predict its bin", "Training")
-    num_bins: int = option(10, "Bins, with --regression False", "Training", minimum=2)
-    bins: BinKind = option("quantile", "Equally full bins (quantile) or equally wide ones (equal_width)", "Training")
-    head: Literal["linear", "mlp"] = option("linear", "linear, or mlp: a hidden layer beside the linear map", "Training")
-    hidden: int = option(256, "Width of the hidden layer, with --head mlp", "Training", minimum=1)
-    batch_size: int = option(16, "Texts in a batch", "Training", minimum=1)
-    epochs: int = option(20, "Largest number of epochs", "Training", minimum=1)
-    learning_rate: float = option(1e-4, "Learning rate of AdamW", "Training", minimum=0)
-    val_split: float = option(0.15, "Share of the texts for validation", "Training", minimum=0, maximum=1)
-    test_split: float = option(0.15, "Share of the texts for the test", "Training", minimum=0, maximum=1)
-    early_stopping: bool = option(True, "Stop when the validation loss stops improving", "Training")
-    feature_layer: int = option(-1, "Layer whose residual stream is the head's input; -1 is the last", "Training")
-    other_model: Optional[str] = option(None, _OTHER, "Training")
-    seed: int = option(0, "Seed of texts, split, training and intervals", "Training", minimum=0)
-    unfreeze: Strategy = option("none", "What of the model is trained beside the head", "Unfreezing")
-    unfreeze_from: Optional[int] = option(None, "First trained layer, for --unfreeze from_layer or lora", "Unfreezing", minimum=0)
-    unfreeze_components: str = option("", _COMPONENTS, "Unfreezing")
-    lora_rank: int = option(8, "Rank of the adapters, for --unfreeze lora", "Unfreezing", minimum=1)
-    target_values: Literal["recomputed", "fixed"] = option("recomputed", _TARGET, "Unfreezing")
-    track_gradients: bool = option(False, "Record how gradients flow", "Monitoring")
-    track_activations: bool = option(False, "Record how activations change", "Monitoring")
-    activation_interval: int = option(5, "Epochs between two records of activations", "Monitoring", minimum=1)
-    gradient_interval: int = option(50, "Steps between two records of gradients", "Monitoring", minimum=1)
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    dtype: Dtype = option("float32", "Precision of the model", "Hardware")
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #13656429
-def parse_neurons(neuron: Optional[str]) -> Optional[tuple[int, ...]]:
-    "The neurons in `7` or `1,2,3`; `BadInput` for anything else."
-    if neuron is None: return None
-    parts = [part.strip() for part in str(neuron).split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise BadInput(f"neuron is {neuron!r}, but must be a whole number from 0, or several different ones such as 1,2,3.")
-    return tuple(map(int, parts))
-
-def unfreezing_of(config: IntrospectionConfig) -> Unfreezing:
-    "What the config unfreezes; `BadInput` for options that do not go together."
-    components = tuple(part.strip() for part in config.unfreeze_components.split(",") if part.strip())
-    return Unfreezing(config.unfreeze, config.unfreeze_from, components, config.lora_rank)
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #736be705
-def check_config(config: IntrospectionConfig) -> None:
-    "`BadInput` for values that cannot work. Loads nothing."
-    check_options(config)
-    parse_position(config.token_pos)
-    neurons = parse_neurons(config.neuron)
-    if neurons and len(neurons) > 1 and config.layer is None:
-        raise BadInput(f"neurons {config.neuron} need a layer: add --layer, because a scan chooses one neuron.")
-    if neurons and len(neurons) > 1 and not config.regression:
-        raise BadInput(f"neurons {config.neuron} cannot be put into bins together: give one neuron, or --regression True.")
-    if config.val_split + config.test_split >= 1:
-        raise BadInput(f"val_split {config.val_split} and test_split {config.test_split} leave nothing to train on: "
-                       "their sum must be below 1.")
-    if config.test_split == 0:
-        raise BadInput("test_split is 0, so there would be nothing to evaluate on: give a share such as 0.15.")
-    if unfreezing_of(config).strategy == "lora": require("peft", "peft")
-    for name in _without_effect(config): log.info("%s has no effect here", name)
-
-def _without_effect(config: IntrospectionConfig) -> list[str]:
-    "Options that were changed and that another option switches off."
-    default, named = IntrospectionConfig(), config.layer is not None and config.neuron is not None
-    off = {"lora_rank": config.unfreeze != "lora", "target_values": config.unfreeze == "none", "hidden": config.head != "mlp",
-           "num_bins": config.regression, "bins": config.regression, "score": named,
-           "gradient_interval": not config.track_gradients, "activation_interval": not config.track_activations}
-    return [f"--{n.replace('_', '-')}" for n, idle in off.items() if idle and getattr(config, n) != getattr(default, n)]
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #5ac94df4
-@dataclass(frozen=True)
-class Prepared:
-    "A checked question."
-    config: IntrospectionConfig
-    model: Any
-    corpus: Corpus
-    groups: np.ndarray   # group of each text
-    split: np.ndarray    # train, val or test for each text
-    other: Any = None    # the model whose features are a control
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #4613e31e
-def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
-    "Check everything, load the models that are not given, split the texts by group. Raises `BadInput`; writes nothing."
-    check_config(config)
-    seed_everything(config.seed)
-    if model is None: resolve_model(config.model)
-    other = _other_name(config)
-    if other: resolve_model(other)
-    check_run_folder(config.output_dir)
-    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
-    if model is None: model = load_model(config.model, config.device, config.dtype)
-    _check_places(config, model)
-    ids = encode(model, corpus.texts)
-    corpus = _fitting(corpus, fitting_texts(ids, config.token_pos))
-    if (cut := sum(len(row) >= longest_text(model) for row in ids)):
-        log.info("%d of %d texts fill the context of %d tokens; what is beyond was cut", cut, len(ids), longest_text(model))
-    groups = group_texts(corpus.texts, corpus.groups)
-    split = split_groups(groups, config.val_split, config.test_split, config.seed)
-    return Prepared(config, model, corpus, groups, split, other and load_model(other, config.device, config.dtype))
-
-def _other_name(config: IntrospectionConfig) -> Optional[str]:
-    "The model that is the control: as given, else pocket, unless that is the model."
-    return config.other_model or (None if config.model == "pocket" else "pocket")
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #c0657968
-def _check_places(config: IntrospectionConfig, model: Any) -> None:
-    "`BadInput` if the model has no such layer or neuron, or nothing could be learned by unfreezing."
-    layer = check_layer(model, config.layer if config.layer is not None else 0)
-    for neuron in parse_neurons(config.neuron) or (): check_neuron(model, config.layer_type, layer, neuron)
-    check_layer(model, config.feature_layer)
-    target = Target(site_name(config.layer_type, layer), parse_neurons(config.neuron) or (0,))
-    sites = [site_name("resid_post", check_layer(model, config.feature_layer))]
-    if config.target_values == "recomputed": sites.append(target.site)
-    learning_weights(model, unfreezing_of(config), target, sites)
-
-def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
-    "The texts that have the token position."
-    if len(fit) == len(corpus): return corpus
-    log.info("%d of %d texts are too short for the token position and are left out",
-             len(corpus) - len(fit), len(corpus))
-    return dataclasses.replace(corpus, texts=tuple(corpus.texts[i] for i in fit),
-                               groups=tuple(corpus.groups[i] for i in fit))
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #61c54d00
-@dataclass(frozen=True, repr=False)
-class IntrospectionResult:
-    "What a run found; `load` reads it back from the run folder."
-    target: Target
-    card: IntrospectionCard        # score, controls, verdict
-    predictions: pd.DataFrame      # text, position, split, group, activation, predicted (a column for each neuron)
-    training: TrainResult
-    about: dict                    # config, model, corpus, how the target was chosen
-    run_folder: Path
-
-    @property
-    def score(self) -> Any: return self.card.score
-    @property
-    def baselines(self) -> dict[str, Any]: return self.card.baselines
-    @property
-    def leakage(self) -> str: return self.card.leakage
-    @property
-    def verdict(self) -> str: return self.card.verdict
-    def to_frame(self) -> pd.DataFrame: return self.card.to_frame()
-    def table(self) -> pd.DataFrame: return self.card.table()
-    def sentence(self) -> str: return self.card.sentence()
-    def __repr__(self) -> str: return self.sentence()
-    def plot(self) -> Any: return next(iter(result_figures(self).values()))
-    def to_markdown(self) -> str: return _markdown(self)
-    def _repr_html_(self) -> str: return _html(self)
-    def summary(self) -> dict: return _summary(self)
-
-    @classmethod
-    def load(cls, run_folder: str | Path) -> IntrospectionResult: return _load_result(Path(run_folder))
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #83b321ff
-def _summary(r: IntrospectionResult) -> dict:
-    "The result as one JSON-able object."
-    always = dict.fromkeys(("r2", "r2_low", "r2_high", "spearman", "r2_original", "r2_current"))
-    found = always | r.card.summary()
-    sizes = dict(test_rows=found.pop("rows"), test_groups=found.pop("groups"), best_epoch=r.training.best_epoch)
-    return plain(found | sizes | dict(model=r.about["model"], chosen=r.about["chosen"], run_folder=shown_path(r.run_folder)))
-
-def _markdown(r: IntrospectionResult) -> str:
-    "The report: the card, and what the run was."
-    a, c = r.about, r.about["config"]
-    return f"""# {r.target} in {a['model']['name']}
-
-{r.card.to_markdown()}
-- Target: `{r.target}` at token position {c['token_pos']}; {a['chosen']}
-- Features: `{a['feature_site']}`, leakage label **{r.leakage}**
-- Texts: {a['corpus']}, split by group; {r.score.rows} test rows in {r.score.groups} groups; intervals resample groups
-- Training: {r.training!r}
-- Model: {a['model']['name']}, weights {a['model']['weights']}, {a['model']['dtype']}; seed {c['seed']}
-"""
-
-def _html(r: IntrospectionResult) -> str:
-    "The card first, settings folded."
-    folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
-    return (f"{r.card._repr_html_()}<details><summary>{html.escape(r.run_folder.name)}: {html.escape(repr(r.training))}</summary>"
-            f"<pre>{folded}</pre></details>")
+__all__ = ['check_stored', 'run_introspection']
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #788ac863
 def _choose(p: Prepared, run: RunFolder) -> tuple[Target, str]:
@@ -255,6 +44,7 @@ def _choose(p: Prepared, run: RunFolder) -> tuple[Target, str]:
     return Target.of(best), (f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; "
                              "the test texts were never scanned.")
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #8aa66a03
 def _layers(config: IntrospectionConfig, model: Any) -> list[int]:
     "The layers that a scan may choose from: those that leave something to train."
     if config.layer is not None: return [check_layer(model, config.layer)]
@@ -270,9 +60,10 @@ def _scan(p: Prepared, run: RunFolder, texts: list[str], layers: list[int]) -> S
         scan.save(path)
         neurons = parse_neurons(c.neuron)
         write_frame(run.file("reports", "scan.csv"), scan.top(50, c.score, neuron=neurons and neurons[0]))
-        _write_figure(run, "scan", scan.plot(c.score))
+        write_figure(run, "scan", scan.plot(c.score))
     return scan
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #15cf7186
 def _best_norm(p: Prepared, texts: list[str], layers: list[int]) -> tuple[Target, str]:
     "The layer whose residual stream's norm varies most."
     c, targets = p.config, {layer: Target(site_name("resid_post", layer), None) for layer in layers}
@@ -343,6 +134,7 @@ def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: s
                  corpus=_corpus_words(p.corpus), chosen=chosen, feature_site=predictor.feature_site)
     return IntrospectionResult(dataset.target, card, _predictions(predictor, dataset, tuned), training, plain(about), run.path)
 
+# %% ../../nbs/introspection/80_pipeline.ipynb #7f0b17dd
 def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, features: Any) -> pd.DataFrame:
     "What the head says of every text (with bins: the bin, beside the value's own)."
     columns, parts, head = dataset.target.columns, [], predictor.head
@@ -352,55 +144,6 @@ def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, fea
         if head.bins: values["bin"] = head.bins.of(part[columns[0]].to_numpy())
         parts.append(part[["text", "position", "split", "group", *columns]].assign(**values))
     return pd.concat([part for part in parts if len(part)]).reset_index(drop=True)
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #836b82d6
-def result_figures(r: IntrospectionResult) -> dict[str, Any]:
-    "The figures of a result by name (plotly)."
-    from neural_introspection.display import figures as viz
-    found, test, columns = {}, r.predictions[r.predictions.split == "test"], r.target.columns
-    if r.card.confusion is not None: found["confusion"] = confusion_figure(r.card.confusion, str(r.target))
-    for column in columns if not found else ():
-        name = "predicted_vs_actual" + column.removeprefix("activation")
-        one = r.card.per_neuron.iloc[columns.index(column)]
-        found[name] = viz.predicted_vs_actual(
-            test[column].to_numpy(), test[column.replace("activation", "predicted")].to_numpy(), ["test"] * len(test),
-            test.text.tolist(), one.r2, (one.r2_low, one.r2_high), title=str(one.neuron))
-    by_split = {s: part[columns[0]].to_numpy() for s, part in r.predictions.groupby("split", sort=False)}
-    found |= {"baselines": r.card.plot(), "learning_curves": r.training.plot(),
-              "activations": viz.activation_histogram(by_split, str(r.target))}
-    if r.training.gradients: found["gradients"] = r.training.gradients.plot()
-    if r.training.drift: found |= {"drift": r.training.drift.plot(), "drift_animation": r.training.drift.animate()}
-    return found
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #7750359d
-def _write_figure(run: RunFolder, name: str, figure: Any) -> Path:
-    from neural_introspection.display import save_figure
-    return Path(save_figure(figure, run.file("figures", f"{name}.html")))
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #9da26bee
-def _write_result(run: RunFolder, r: IntrospectionResult) -> None:
-    "Predictions, history, figures, monitors, the report, the card, and last the JSON that says it is all there."
-    write_frame(run.file("reports", "predictions.parquet"), r.predictions)
-    write_frame(run.file("reports", "history.parquet"), r.training.history)
-    for monitor in (r.training.gradients, r.training.drift):
-        if monitor: monitor.save(run.path/"reports")
-    for name, figure in result_figures(r).items(): _write_figure(run, name, figure)
-    write_text(run.file("reports", "report.md"), r.to_markdown())
-    r.card.save(run.path/"reports"/"card")
-    training = dict(best_epoch=r.training.best_epoch, stopped_early=r.training.stopped_early,
-                    resumed_from=r.training.resumed_from, loss_gap=r.training.loss_gap, moving=r.training.moving)
-    write_json(run.file("reports", "result.json"),
-               dict(format=2, target=str(r.target), training=training, about=r.about, summary=r.summary()))
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #df877459
-def _load_result(folder: Path) -> IntrospectionResult:
-    "The result in a run folder; the fine-tuned weights stay in `models/predictor.safetensors`."
-    stored = read_json(folder/"reports"/"result.json")
-    if stored.get("format") != 2:
-        raise BadData(f"{folder} holds a result of format {stored.get('format')}, and this version reads format 2: run it anew.")
-    training = TrainResult(read_frame(folder/"reports"/"history.parquet"), **stored["training"])
-    return IntrospectionResult(Target.of(stored["target"]), IntrospectionCard.load(folder/"reports"/"card"),
-                               read_frame(folder/"reports"/"predictions.parquet"), training, stored["about"], folder)
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #2f9900c4
 def run_introspection(config: IntrospectionConfig, model: Any = None) -> IntrospectionResult:
@@ -419,7 +162,7 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
         with run.stage("dataset"): dataset = _dataset(p, run, target)
         with run.stage("train"): trainer, training, features = _train(p, run, dataset)
         with run.stage("card"): result = _evaluate(p, run, dataset, chosen, trainer, training, features)
-        with run.stage("report"): _write_result(run, result)
+        with run.stage("report"): write_result(run, result)
         for name in ("pieces", "features", "controls"): shutil.rmtree(run.file("datasets", name), ignore_errors=True)
     return result
 
@@ -427,58 +170,3 @@ def run_introspection(config: IntrospectionConfig, model: Any = None) -> Introsp
 def _announce(run: RunFolder) -> None:
     if run.resumed:
         log.info("resuming the run in %s (it stopped in stage %s)", shown_path(run.path), run.manifest.get("stage", "none"))
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #0db6aecb
-@dataclass(frozen=True)
-class ScanConfig:
-    "Everything that decides a scan."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layer: Optional[int] = option(None, "One layer; all of them if left out", "Model selection")
-    layer_type: LayerType = option("mlp_out", HELP["layer_type"], "Model selection")
-    token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
-    num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
-    batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
-    score: ScoreName = option("quantile_range", "What makes a neuron interesting", "Ranking")
-    top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
-    output: Optional[str] = option(None, "File for all statistics: .safetensors (to load again) or .csv", "Ranking")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    dtype: Dtype = option("float32", "Precision of the model", "Hardware")
-    seed: int = option(0, "Seed of the texts", "Hardware", minimum=0)
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #9be77b90
-def run_scan(config: ScanConfig, model: Any = None) -> ScanResult:
-    "Scan as configured; writes `output` if given. Raises `BadInput` before the pass."
-    check_options(config)
-    parse_position(config.token_pos)
-    if config.output and Path(config.output).suffix not in (".safetensors", ".csv"):
-        raise BadInput(f"output {config.output} must end in .safetensors or .csv.")
-    if config.output: check_writable(config.output)
-    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
-    if model is None: model = load_model(config.model, config.device, config.dtype)
-    layers = None if config.layer is None else [check_layer(model, config.layer)]
-    scan = NeuronScanner(model, config.layer_type, config.token_pos, layers, config.batch_size).scan(corpus.texts)
-    if config.output:
-        if config.output.endswith(".safetensors"): scan.save(config.output)
-        else: write_frame(config.output, scan.to_frame())
-    return scan
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #6668f0fa
-def introspection_panel(**settings: Any) -> Any:
-    "A form of `IntrospectionConfig` that runs the pipeline; keyword arguments are its first values."
-    from neural_introspection.display import Panel
-    start = make_config(IntrospectionConfig, settings)
-    return Panel(start, run_introspection, lambda r: [r, r.plot()], "Introspection")
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #11188112
-def neuron_card(atlas: AtlasResult, address: NeuronAddress | str, **settings: Any) -> IntrospectionResult:
-    "Run the pipeline for a neuron of an atlas (from `run_atlas`), in a folder of its own."
-    target, c = Target.of(address), atlas.about["config"]
-    shared = {name: c[name] for name in ("model", "layer_type", "feature_layer", "token_pos", "num_samples", "texts", "batch_size",
-                                         "device", "dtype", "seed")}
-    own = dict(layer=target.layer, neuron=",".join(map(str, target.neurons)), output_dir=f"{tempfile.mkdtemp()}/card")
-    return run_introspection(make_config(IntrospectionConfig, shared | own | settings))
-
-def atlas_explorer(**settings: Any) -> Any:
-    "The atlas's panel; a click on a neuron brings its card."
-    return atlas_panel(lambda atlas, address: neuron_card(atlas, address).card, **settings)

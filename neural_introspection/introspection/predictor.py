@@ -121,6 +121,7 @@ class RidgeFit:
     penalty: Float[Tensor, "target"]
     held_out: Float[Tensor, "row target"]  # predictions for each row from the folds without its group
 
+# %% ../../nbs/introspection/30_predictor.ipynb #d35b2e18
 def ridge_by_groups(
     z: Float[Tensor, "row d"],           # standardised features
     y: Float[Tensor, "row target"],      # standardised targets
@@ -148,6 +149,7 @@ def start_head(head: Head, z: Float[Tensor, "row d"], encoded: Shaped[Tensor, "r
         if head.bins: return _start_bins(head, z, encoded, groups)
         head.linear.weight.copy_(ridge_by_groups(z, encoded, groups).weights)
 
+# %% ../../nbs/introspection/30_predictor.ipynb #560bfc43
 def _start_bins(head: Head, z: Float[Tensor, "row d"], bins: Int[Tensor, "row"], groups: Shaped[np.ndarray, "row"]) -> None:
     indicator = nn.functional.one_hot(bins.cpu(), head.bins.n).float()
     share = indicator.mean(0)
@@ -214,6 +216,7 @@ def _save(p: ActivationPredictor, path: str | Path) -> Path:
     tensors = {f"head/{k}": v for k, v in p.head.state_dict().items()}
     return write_tensors(path, tensors | {f"weights/{k}": v for k, v in p.weights.items()}, about)
 
+# %% ../../nbs/introspection/30_predictor.ipynb #23b0b5ea
 def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
     "The predictor at `path`; `BadData` if it is damaged or was trained on another model."
     tensors, about = read_tensors(path)
@@ -239,6 +242,7 @@ def own_weights(model: Any, target: Target) -> dict[str, Float[Tensor, "d_model 
     own = {kind: _through_norm(model, block, w.float().cpu()) for kind, w in read.items()}
     return own | {"output": block.mlp.W_out.float().cpu().T}
 
+# %% ../../nbs/introspection/30_predictor.ipynb #3705368b
 def _through_norm(model: Any, block: Any, w: Float[Tensor, "d_model neuron"]) -> Float[Tensor, "d_model neuron"]:
     "Input weights as directions before the norm: times its gain and, for a LayerNorm, without their mean."
     gain = getattr(getattr(block, "ln2", None), "weight", None)
@@ -259,6 +263,7 @@ def head_vectors(
     x = features.float().cpu() - features.float().cpu().mean(0)
     return {"filter": weights, "pattern": (weights @ x.T) @ x / len(x)}
 
+# %% ../../nbs/introspection/30_predictor.ipynb #c31b0526
 def _direction_cosines(
     predictor: ActivationPredictor,
     features: Optional[Float[Tensor, "row d_model"]] = None,
@@ -285,6 +290,7 @@ def _against_null(cosines: Float[np.ndarray, "neuron"], neuron: int) -> dict[str
     p = (1 + as_far)/(1 + len(null))
     return dict(cosine=own, p=p, null_mean=null.mean(), null_std=null.std(), null_neurons=len(null))
 
+# %% ../../nbs/introspection/30_predictor.ipynb #fe21d95d
 def head_directions(
     predictor: ActivationPredictor,
     features: Optional[Float[Tensor, "row d_model"]] = None,  # some that it was trained on; without: no pattern
@@ -320,6 +326,7 @@ def direction_figure(
                   height=230 + 190*len(vectors), margin_t=100, showlegend=True, **axes,
                   xaxis=dict(anchor="y2" if len(vectors) > 1 else "y", range=ends))
 
+# %% ../../nbs/introspection/30_predictor.ipynb #877ade87
 def _null_traces(cosines: Float[np.ndarray, "neuron"], neuron: int, kind: str, index: int, panel: int) -> list:
     "The histogram of the null, and the own neuron's mark."
     import plotly.graph_objects as go

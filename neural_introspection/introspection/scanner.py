@@ -51,6 +51,7 @@ def _layer_frame(layer: int, stats: NeuronStats) -> pd.DataFrame:
     frame.insert(0, "layer", layer)
     return frame
 
+# %% ../../nbs/introspection/10_scanner.ipynb #ed77cee1
 def _ranking(scores: dict[int, list[float]]) -> pd.DataFrame:
     "All neurons, best first; equal ones in the order of layer and neuron."
     rows = [(layer, neuron, score) for layer, column in scores.items() for neuron, score in enumerate(column)]
@@ -150,6 +151,7 @@ class NeuronScanner:
 # %% ../../nbs/introspection/10_scanner.ipynb #6b9ef264
 PART = 16  # batches
 
+# %% ../../nbs/introspection/10_scanner.ipynb #06f1eb0c
 def _scan_all(scanner: NeuronScanner, layers: list[int], texts: list[tuple[int, list[int]]]) -> tuple[dict, dict]:
     "(statistics, masked sinks) of each layer for all (number, token ids) of the texts."
     rows = token_batches(scanner.model, [ids for _, ids in texts], scanner.batch_size)
@@ -164,6 +166,7 @@ def _scan_all(scanner: NeuronScanner, layers: list[int], texts: list[tuple[int, 
             sinks[layer] += masked[layer]
     return stats, sinks
 
+# %% ../../nbs/introspection/10_scanner.ipynb #d9fd4f71
 def _scan_part(
     model: Any,
     part: list[list[tuple[int, list[int]]]],   # batches of texts

@@ -7,205 +7,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Literal, Optional, Sequence
+from typing import Any, Iterator, Optional
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from ..activations import hooks, run_from
 from ..core import (BadData, BadInput, NeuralIntrospectionError, Target, load_optimizer_tensors,
-    optimizer_tensors, plain, progress, read_tensors, require, weight_hash, write_tensors)
+    optimizer_tensors, plain, progress, read_tensors, weight_hash, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
-from ..models import (bos_id, check_layer, encode, model_name, named_weights, token_batch,
-    token_batches, weight_place, with_weights)
 from .monitors import ActivationDrift, GradientTracker
 from .predictor import ActivationPredictor, Head, set_scale, start_head
+from .replay import Replay, lowest_block
+from .unfreezing import Trainable, Unfreezing, learning_weights, trainable
+from ..models import weight_place, with_weights
 
 # %% auto #0
-__all__ = ['Strategy', 'PARTS', 'PROBE', 'Unfreezing', 'learning_weights', 'Trainable', 'trainable', 'lowest_block', 'Replay',
-           'Source', 'evaluate', 'TrainResult', 'PredictorTrainer', 'fit_identity', 'fit_head']
-
-# %% ../../nbs/introspection/50_trainer.ipynb #bd1d320d
-Strategy = Literal["none", "all", "after_target", "from_layer", "selective", "lora"]
-PARTS = ("attention", "mlp", "embeddings")
-
-@dataclass(frozen=True)
-class Unfreezing:
-    "What of the model is trained beside the head."
-    strategy: Strategy = "none"
-    from_layer: Optional[int] = None     # first trained block, for `from_layer` (needed) and `lora`
-    components: tuple[str, ...] = ()     # some of `PARTS`, for `selective` (needed) and `lora`
-    rank: int = 8                        # of the adapters, for `lora`
-
-    def __post_init__(self):
-        wrong = [c for c in self.components if c not in PARTS]
-        if self.strategy not in (known := Strategy.__args__):
-            raise BadInput(f"unfreeze is {self.strategy!r}, but must be one of {', '.join(known)}.")
-        if wrong: raise BadInput(f"component {wrong[0]!r} cannot be unfrozen: choose from {', '.join(PARTS)}.")
-        if self.strategy == "lora" and "embeddings" in self.components:
-            raise BadInput("adapters are made for attention and mlp, and not for embeddings: leave those out of --unfreeze-components.")
-        for name, flag, needed in (("from_layer", "--unfreeze-from", "from_layer"), ("components", "--unfreeze-components", "selective")):
-            given = getattr(self, name) not in (None, ())
-            if given and self.strategy not in (needed, "lora"):
-                raise BadInput(f"{flag} is only used with --unfreeze {needed} or lora, and this is {self.strategy}.")
-            if not given and self.strategy == needed: raise BadInput(f"--unfreeze {needed} needs {_EXAMPLES[needed]}.")
-
-_EXAMPLES = {"from_layer": "the first layer to train, such as --unfreeze-from 2",
-             "selective": "the components to train, such as --unfreeze-components attention,mlp"}
-
-# %% ../../nbs/introspection/50_trainer.ipynb #184c7ff7
-def _chosen_weights(model: Any, unfreezing: Unfreezing, target: Target) -> list[str]:
-    "The names of the weights that a strategy chooses."
-    u, after = unfreezing, target.layer
-    start = None if u.from_layer is None else check_layer(model, u.from_layer)
-    matrices = u.components or ("attention", "mlp")
-    def chosen(name, weight):
-        layer, component = weight_place(name)
-        return {"none": False, "all": True, "after_target": layer is not None and after is not None and layer > after,
-                "from_layer": start is not None and layer is not None and layer >= start,
-                "selective": component in u.components,
-                "lora": component in matrices and layer is not None and layer >= (start or 0) and weight.ndim == 2,
-                }[u.strategy]
-    return [name for name, weight in named_weights(model).items() if chosen(name, weight)]
-
-# %% ../../nbs/introspection/50_trainer.ipynb #0dcfabb7
-def learning_weights(
-    model: Any,
-    unfreezing: Unfreezing,
-    target: Target,
-    sites: Sequence[str],       # where the loss looks: the features, and the target if it moves
-) -> list[str]:
-    "Those chosen weights that the sites depend on, by one backward pass; `BadInput` if the features depend on none."
-    names, named, seen = _chosen_weights(model, unfreezing, target), named_weights(model), {}
-    if unfreezing.strategy == "none": return []
-    chosen = [named[n] for n in names]
-    look = {s: lambda x, s=s: seen.__setitem__(s, x.sum()) for s in sites}
-    with torch.enable_grad(), _asking(chosen):
-        with hooks(model, look, stop_early=True): model(token_batch(model, [[0, 1]]).ids)
-        found = {s: _reached(seen[s], names, chosen) for s in dict.fromkeys(sites)}
-    if not found[sites[0]]:
-        raise BadInput(f"--unfreeze {unfreezing.strategy} leaves nothing to train: no such weight of {model_name(model)} lies "
-                       f"before the features ({sites[0]}) for target {target}; choose an earlier target or other weights.")
-    return [n for n in names if any(n in reached for reached in found.values())]
-
-def _reached(total: Tensor, names: Sequence[str], weights: Sequence[Tensor]) -> set[str]:
-    "The weights that a number depends on."
-    if not total.requires_grad: return set()
-    grads = torch.autograd.grad(total, weights, allow_unused=True, retain_graph=True)
-    return {name for name, grad in zip(names, grads) if grad is not None}
-
-@contextlib.contextmanager
-def _asking(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    "Within the block the parameters ask for gradients."
-    try:
-        for p in parameters: p.requires_grad_(True)
-        yield
-    finally:
-        for p in parameters:
-            p.requires_grad_(False)
-            p.grad = None
-
-# %% ../../nbs/introspection/50_trainer.ipynb #10b4a2eb
-@dataclass(frozen=True)
-class Trainable:
-    "Weights of a model while they are trained."
-    parameters: dict[str, nn.Parameter]    # what an optimiser changes
-    weights: Any                           # () -> the model's weights as they are now, by name
-
-@contextlib.contextmanager
-def trainable(model: Any, names: Sequence[str], rank: int = 0) -> Iterator[Trainable]:
-    "Within the block these weights (with a rank: adapters beside them) can be trained; the model is restored after it."
-    with (_adapted(model, names, rank) if rank else _copied(model, names)) as found:
-        with _asking(list(found.parameters.values())): yield found
-
-@contextlib.contextmanager
-def _copied(model: Any, names: Sequence[str]) -> Iterator[Trainable]:
-    named = named_weights(model)
-    parameters = {name: named[name] for name in names}
-    with with_weights(model, {name: p.detach() for name, p in parameters.items()}):
-        yield Trainable(parameters, lambda: {name: p.detach().cpu().clone() for name, p in parameters.items()})
-
-# %% ../../nbs/introspection/50_trainer.ipynb #87cd75dd
-@contextlib.contextmanager
-def _adapted(model: Any, names: Sequence[str], rank: int) -> Iterator[Trainable]:
-    "Adapters on the modules that hold these weights; the modules are put back afterwards."
-    peft, inner, named = require("peft", "peft"), model.original_model, named_weights(model)
-    path_of = {id(module.weight): path for path, module in inner.named_modules()
-               if isinstance(getattr(module, "weight", None), nn.Parameter)}
-    paths = {name: path_of[id(named[name])] for name in names}
-    before, own = {path: inner.get_submodule(path) for path in paths.values()}, set(vars(inner))
-    try:
-        with warnings.catch_warnings(action="ignore"):  # peft says that it turned the matrices of GPT-2 the right way
-            peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(before)), inner)
-        layers = {name: inner.get_submodule(path) for name, path in paths.items()}
-        halves = {f"{name}:{half}": getattr(layer, half)["default"].weight
-                  for name, layer in layers.items() for half in ("lora_A", "lora_B")}
-        yield Trainable(halves, lambda: {name: _folded(layer) for name, layer in layers.items()})
-    finally:
-        for path, module in before.items(): inner.set_submodule(path, module)
-        for name in set(vars(inner)) - own: delattr(inner, name)
-
-@torch.no_grad()
-def _folded(layer: Any) -> Tensor:
-    weight = layer.base_layer.weight
-    return (weight.float() + layer.get_delta_weight("default").float()).to(weight.dtype).cpu().clone()
-
-# %% ../../nbs/introspection/50_trainer.ipynb #e77563f9
-def lowest_block(names: Sequence[str]) -> int:
-    "The first block that has to run when these weights change: 0 if an embedding is among them."
-    return min((weight_place(name)[0] or 0 for name in names), default=0)
-
-@torch.no_grad()
-def _entering(model: Any, ids: Sequence[Sequence[int]], block: int, batch_size: int) -> list[Float[Tensor, "pos d_model"]]:
-    "The residual stream that enters a block, BOS included, for each text, on the CPU."
-    found: list = [None] * len(ids)
-    for group in progress(token_batches(model, ids, batch_size), "residual stream", unit="batch"):
-        batch = token_batch(model, [ids[i] for i in group])
-        def keep(x):
-            for row, i in enumerate(group): found[i] = x[row, :batch.ids.shape[1] - _padding(batch.mask[row])].cpu().clone()
-        with hooks(model, {f"blocks.{block}.hook_resid_pre": keep}, stop_early=True): model(batch.ids)
-    return found
-
-def _padding(mask: Shaped[Tensor, "pos"]) -> int: return len(mask) - 1 - int(mask.nonzero()[-1])
-
-# %% ../../nbs/introspection/50_trainer.ipynb #35d7cd30
-class Replay(nn.Module):
-    "Runs texts of a data set through the part of the model that can change."
-    def __init__(self, predictor: ActivationPredictor, dataset: ActivationDataset, block: int = 0, moving: bool = False):
-        super().__init__()
-        block = min(block, predictor.feature_layer)
-        self.model, self.predictor, self.block = predictor.model, [predictor], block   # a list: no second registration
-        self.ids, index = encode(predictor.model, dataset.texts), dataset.frame["index"].to_numpy()
-        _, self.text = np.unique(index, return_inverse=True)
-        self.column = dataset.frame.position.to_numpy() + (bos_id(predictor.model) is not None)
-        self.sites = [predictor.feature_site] + [predictor.target.site] * moving
-        self.residual = _entering(self.model, self.ids, block, predictor.batch_size) if block else None
-
-    def rows(self, texts: Int[np.ndarray, "text"]) -> tuple[Int[np.ndarray, "row"], Int[np.ndarray, "row"]]:
-        "(rows of the data set, which of these texts each belongs to)."
-        place = np.full(len(self.ids), -1)
-        place[texts] = np.arange(len(texts))
-        rows = np.flatnonzero(place[self.text] >= 0)
-        return rows, place[self.text[rows]]
-
-    def forward(self, texts: Int[np.ndarray, "text"]) -> tuple[Float[Tensor, "row d_model"], Optional[Float[Tensor, "row target"]]]:
-        "Features of the texts' rows, and the target's values now (None unless it moves)."
-        seen: dict[str, Tensor] = {}
-        rows, local = self.rows(texts)
-        with hooks(self.model, {s: lambda x, s=s: seen.__setitem__(s, x) for s in dict.fromkeys(self.sites)}, stop_early=True): self._run(texts)
-        pick = lambda site: seen[site][torch.as_tensor(local), torch.as_tensor(self.column[rows])].float()
-        target = self.predictor[0].target
-        return pick(self.sites[0]), target.values(pick(target.site)) if len(self.sites) > 1 else None
-
-    def _run(self, texts: Int[np.ndarray, "text"]) -> None:
-        batch = token_batch(self.model, [self.ids[t] for t in texts])
-        if self.residual is None: return self.model(batch.ids)
-        kept = nn.utils.rnn.pad_sequence([self.residual[t] for t in texts], batch_first=True)
-        run_from(self.model, self.block, kept.to(batch.ids.device))
+__all__ = ['PROBE', 'Source', 'evaluate', 'TrainResult', 'PredictorTrainer', 'fit_identity', 'fit_head']
 
 # %% ../../nbs/introspection/50_trainer.ipynb #4c7c2d68
 class Source(nn.Module):
@@ -249,6 +69,7 @@ def _check_rows(dataset: ActivationDataset, features: Float[Tensor, "row d_model
     if (np.diff(place) <= 0).any(): raise BadData("the rows are not in the order of texts and positions, as features are: sort them.")
     if not (dataset.frame.split == "train").any(): raise BadInput("the data set has no training rows: split it first.")
 
+# %% ../../nbs/introspection/50_trainer.ipynb #59ce9837
 @torch.no_grad()
 def evaluate(source: Source, batch_size: int = 16) -> dict[str, float]:
     "The loss of each split, over all of its rows."
@@ -259,6 +80,7 @@ def evaluate(source: Source, batch_size: int = 16) -> dict[str, float]:
                                                          torch.cat([y for _, y in parts])))
     return losses
 
+# %% ../../nbs/introspection/50_trainer.ipynb #65f824f3
 def _chunks(units: Int[np.ndarray, "unit"], size: int) -> list[Int[np.ndarray, "part"]]:
     return [units[i:i + size] for i in range(0, len(units), max(1, size))]
 
@@ -349,6 +171,7 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         yield
 
+# %% ../../nbs/introspection/50_trainer.ipynb #fcccf096
 def _moves(trainer: PredictorTrainer, found: Trainable) -> bool:
     "Whether what is trained can change the target, and the loss follows it."
     names, p = {name.split(":")[0] for name in found.parameters}, trainer.predictor
@@ -413,6 +236,7 @@ def _record(state: _TrainingState, epoch: int) -> None:
     if state.drift and epoch % state.trainer.activation_interval == 0: state.drift.record(epoch)
     state.epoch = epoch
 
+# %% ../../nbs/introspection/50_trainer.ipynb #b33d914d
 def _batches(state: _TrainingState) -> Iterator[Int[Tensor, "unit"]]:
     "The epoch's batches; accelerate shares them out where there are several processes."
     if state.accelerator.num_processes > 1: return iter(state.loader)
@@ -426,6 +250,7 @@ def _optimizer_and_batches(state: _TrainingState) -> tuple[torch.optim.Optimizer
 
 PROBE = 128  # texts on which activations are followed
 
+# %% ../../nbs/introspection/50_trainer.ipynb #597c8206
 def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationDrift:
     "Follows the target on a fixed set of validation (else training) texts."
     side = "val" if (dataset.frame.split == "val").any() else "train"
@@ -433,6 +258,7 @@ def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationD
     p = trainer.predictor
     return ActivationDrift(p.model, p.target, texts, p.token_pos, trainer.activation_interval)
 
+# %% ../../nbs/introspection/50_trainer.ipynb #aa1925db
 def _accelerator(device: torch.device, batch_size: int) -> Any:
     "An accelerator that leaves things on `device`; its process-wide state is made anew if it is for another kind."
     from accelerate import Accelerator
@@ -456,6 +282,7 @@ def fit_identity(trainer: PredictorTrainer, dataset: ActivationDataset, tensors:
         model=dataset.about["model"]["weights"], target=str(p.target), feature_layer=p.feature_layer, token_pos=p.token_pos,
         hidden=p.head.hidden, bins=p.head.bins, rows=weight_hash(tensors.items()), sides=sides))
 
+# %% ../../nbs/introspection/50_trainer.ipynb #ef7e4ce6
 def _checkpoint(state: _TrainingState) -> Optional[Path]:
     return state.trainer.folder and Path(state.trainer.folder)/"checkpoint.safetensors"
 
@@ -483,6 +310,7 @@ def _resume(state: _TrainingState) -> None:
     for name in ("gradients", "drift"):
         if getattr(state, name): getattr(state, name).load_state(about[name])
 
+# %% ../../nbs/introspection/50_trainer.ipynb #f24eae31
 @torch.no_grad()
 def _put(state: _TrainingState, values: dict[str, Tensor]) -> None:
     for name, value in values.items(): state.parameters[name].copy_(value)
@@ -496,6 +324,7 @@ def _finish(state: _TrainingState, dataset: ActivationDataset) -> TrainResult:
     return TrainResult(pd.DataFrame(state.history), state.best_epoch, state.exhausted and state.epoch < state.trainer.epochs,
                        state.resumed_from, 0.0, state.moving, weights, state.gradients, state.drift)
 
+# %% ../../nbs/introspection/50_trainer.ipynb #685e4d12
 @torch.no_grad()
 def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
     "The loss of the finished predictor on the first training batch, from its texts on."

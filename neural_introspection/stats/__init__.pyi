@@ -8,3 +8,22 @@ from .seeds import (
     over_seeds as over_seeds,
     sweep as sweep,
 )
+from .bootstrap import (
+    Resamples as Resamples,
+    interval as interval,
+    resamples as resamples,
+)
+from .scores import (
+    ClassScore as ClassScore,
+    Difference as Difference,
+    METRICS as METRICS,
+    Score as Score,
+    as_columns as as_columns,
+    bin_table as bin_table,
+    confusion as confusion,
+    difference as difference,
+    r_squared as r_squared,
+    score_bins as score_bins,
+    score_predictions as score_predictions,
+    varies as varies,
+)

@@ -124,7 +124,7 @@ def test_cuda(corpus, serial):
 def test_bad_values_are_refused_before_the_model_loads(bad, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     def never(*args, **kwargs): raise AssertionError("a model was loaded")
-    monkeypatch.setattr("neural_introspection.introspection.atlas.load_model", never)
+    monkeypatch.setattr("neural_introspection.introspection.atlas_run.load_model", never)
     start = time.monotonic()
     with pytest.raises(BadInput, match=words): run_atlas(AtlasConfig(**dict(model="pocket", device="cpu") | bad))
     assert time.monotonic() - start < 30 and list(tmp_path.iterdir()) == []

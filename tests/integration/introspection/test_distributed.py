@@ -14,11 +14,10 @@ from neural_introspection.core import read_tensors
 SCRIPT = '''
 import json, sys
 from pathlib import Path
-from neural_introspection.introspection import ActivationDatasetGenerator
+from neural_introspection.introspection import (ActivationDatasetGenerator, ActivationPredictor, PredictorTrainer,
+    Unfreezing)
 from neural_introspection.models import load_model
-from neural_introspection.introspection import ActivationPredictor
 from neural_introspection.data import group_texts, load_texts, split_groups
-from neural_introspection.introspection import PredictorTrainer, Unfreezing
 
 def main(strategy, folder):
     from accelerate import PartialState

@@ -5,13 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from neural_introspection.introspection import AtlasResult
+from neural_introspection.introspection import AtlasResult, ScanResult
 from neural_introspection.activations import edit
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
 from neural_introspection.models import (cache_folder, encode, fetch_smollm2, load_model, preflight, token_batch,
     token_losses)
 from neural_introspection.analysis import scan_polysemantic
-from neural_introspection.introspection import ScanResult
 from neural_introspection.data import leaked_share, load_texts
 from neural_introspection.analysis import ablation_effect, logit_attribution, logit_view, token_activations
 from shell import ANSWER, answer, manifest, shell
