@@ -5,7 +5,6 @@ from .models import (
     as_bridge as as_bridge,
     bos_id as bos_id,
     cache_folder as cache_folder,
-    check_index as check_index,
     check_layer as check_layer,
     check_neuron as check_neuron,
     describe as describe,
