@@ -22,9 +22,10 @@ from torch import Tensor
 from neural_introspection.activations import (SINK, Position, chosen_tokens, fitting_texts, hooks, parse_position,
     sink_tokens)
 from .card import leakage_label
-from ..core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, archive_folder,
-    atomic_folder, check_options, check_store, full_path, make_config, option, plain, progress, read_tensors,
-    shown_path, site_name, watch_progress, write_tensors)
+from ..core import (HELP, BadAddress, BadData, BadInput, BadTexts, NeuronAddress, atomic_folder,
+    check_options, check_store, full_path, make_config, option, plain, progress, read_tensors, shown_path, site_name,
+    watch_progress, write_tensors)
+from ..core import archive_folder
 from .dataset import text_hash
 from ..models import (TokenBatch, check_layer, describe, encode, layer_width, load_model,
     model_device, resolve_model, spread, token_batch, token_batches)

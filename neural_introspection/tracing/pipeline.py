@@ -17,10 +17,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from ..models import accuracy, evaluating
 from ..data import DATA_SETS, ClassificationData, epoch_batches, load_classification, whole_numbers
-from neural_introspection.core import (HELP, BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
+from neural_introspection.core import (HELP, BadData, BadInput, RunFolder, atomic_folder, check_options,
     check_run_folder, check_store, full_path, load_optimizer_tensors, make_config, open_run, optimizer_tensors, option,
     pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions, weight_hash,
     write_tensors)
+from ..core import archive_folder
 from neural_introspection.tracing.tracing import (InferenceHistory, Intervals, NetworkTrace, TraceableNN,
     trace_inference, traced_epochs)
 
