@@ -1,21 +1,9 @@
 from .capturing import (
-    ActivationMonitor as ActivationMonitor,
-    ModelInterface as ModelInterface,
-    Position as Position,
-    SINK as SINK,
-    activation_batches as activation_batches,
     capture as capture,
-    chosen_tokens as chosen_tokens,
     edit as edit,
     find_site as find_site,
-    fitting_texts as fitting_texts,
     hooks as hooks,
-    neuron_axis as neuron_axis,
-    parse_position as parse_position,
-    pick_positions as pick_positions,
     run_from as run_from,
-    sink_rows as sink_rows,
-    sink_tokens as sink_tokens,
     site_names as site_names,
 )
 from .statistics import (
@@ -30,4 +18,22 @@ from .backends import (
     framework_of as framework_of,
     register_backend as register_backend,
     replace_first as replace_first,
+)
+from .positions import (
+    Position as Position,
+    SINK as SINK,
+    chosen_tokens as chosen_tokens,
+    fitting_texts as fitting_texts,
+    parse_position as parse_position,
+    pick_positions as pick_positions,
+    sink_rows as sink_rows,
+    sink_tokens as sink_tokens,
+)
+from .batches import (
+    activation_batches as activation_batches,
+)
+from .interface import (
+    ActivationMonitor as ActivationMonitor,
+    ModelInterface as ModelInterface,
+    neuron_axis as neuron_axis,
 )

@@ -42,11 +42,13 @@ def framework_of(model: Any) -> str:
         if packages & set(backend.packages): return backend.name
     raise BadInput(f"a {type(model).__name__} is no model of a known framework: give a torch.nn.Module or a {' or '.join(_BACKENDS).title()} model.")
 
+# %% ../../nbs/activations/10_backends.ipynb #bec83ae7
 def framework_name(name: Optional[str]) -> Optional[str]:
     "The name that `framework_of` gives to a framework which a user may call otherwise, such as torch; None stays None."
     aliases = {"torch": "pytorch"} | {alias: b.name for b in _BACKENDS.values() for alias in b.aliases}
     return aliases.get(name, name)
 
+# %% ../../nbs/activations/10_backends.ipynb #73f46991
 def backend_of(model: Any) -> Optional[types.ModuleType]:
     "The module that captures models (or layers) of this framework, imported; None for PyTorch."
     name = framework_of(model)
@@ -59,12 +61,14 @@ def _parts(flowing: Any) -> dict:
     if isinstance(flowing, (tuple, list)): return dict(enumerate(flowing))
     return vars(flowing) if dataclasses.is_dataclass(flowing) else {}
 
+# %% ../../nbs/activations/10_backends.ipynb #3cb04b41
 def first_tensor(flowing: Any, kind: type = Tensor) -> Any:
     "The first tensor (of `kind`) in a possibly nested output; None if there is none."
     if isinstance(flowing, kind): return flowing
     for part in flowing if isinstance(flowing, (tuple, list)) else _parts(flowing).values():
         if (found := first_tensor(part, kind)) is not None: return found
 
+# %% ../../nbs/activations/10_backends.ipynb #d8d7fcbd
 def replace_first(flowing: Any, new: Any, kind: type = Tensor) -> Any:
     "A copy of a possibly nested output, of the same type, with its first tensor (of `kind`) replaced."
     if isinstance(flowing, kind): return new

@@ -6,22 +6,16 @@
 from __future__ import annotations
 import contextlib
 import difflib
-from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
-import pandas as pd
+from typing import Any, Callable, Iterator, Optional, Sequence
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from neural_introspection.activations.backends import (backend_of, first_tensor, framework_name, framework_of,
-    replace_first)
-from ..core import BadAddress, BadInput, BadTexts, progress
-from ..models import TokenBatch, encode, token_batch, token_batches
-from ..models.evaluation import evaluating
+from .backends import backend_of, first_tensor, replace_first
+from .positions import Position, parse_position, pick_positions, position_index
+from ..core import BadAddress, BadInput, BadTexts
 
 # %% auto #0
-__all__ = ['Position', 'SINK', 'site_names', 'find_site', 'hooks', 'parse_position', 'position_index', 'Captured', 'capture',
-           'pick_positions', 'edit', 'run_from', 'ActivationBatch', 'chosen_tokens', 'fitting_texts',
-           'activation_batches', 'sink_tokens', 'sink_rows', 'neuron_axis', 'ModelInterface', 'ActivationMonitor']
+__all__ = ['site_names', 'find_site', 'hooks', 'Captured', 'capture', 'edit', 'run_from']
 
 # %% ../../nbs/activations/20_capturing.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
@@ -35,6 +29,7 @@ def find_site(model: Any, site: str) -> Any:
     "The module or layer (or TransformerLens hook point) at a site, or whose input it is; `BadAddress` names the nearest ones."
     return _place(model, site)[0]
 
+# %% ../../nbs/activations/20_capturing.ipynb #fc07a7c6
 def _place(model: Any, site: str) -> tuple[Any, bool]:
     "(the module of a site, whether the site is its input); names of the model's own come first."
     points = model.hook_dict if hasattr(model, "hook_dict") else {}
@@ -82,34 +77,12 @@ def hooks(
     finally:
         for handle in handles: handle.remove()
 
+# %% ../../nbs/activations/20_capturing.ipynb #8e50ac05
 def _listen(module: Any, before: bool, see: Callable) -> Any:
     "Call `see` with what goes into the module (arguments and keyword arguments) or comes out; the handle that ends it."
     if backend := backend_of(module): return backend.listen(module, before, see)
     if before: return module.register_forward_pre_hook(lambda m, *inputs: see(inputs), with_kwargs=True)
     return module.register_forward_hook(lambda m, inputs, output: see(output))
-
-# %% ../../nbs/activations/20_capturing.ipynb #79469025
-Position = Union[str, int]
-
-def parse_position(token_pos: Position) -> Position:
-    "`last`, `all` or an integer from 0; `BadInput` for anything else."
-    text = str(token_pos).strip()
-    if text in ("last", "all"): return text
-    if text.isdecimal(): return int(text)
-    raise BadInput(f"token position {token_pos!r} is unknown: "
-                   "give last, all, or an integer from 0 (a text's first token).")
-
-# %% ../../nbs/activations/20_capturing.ipynb #a6b42b36
-def position_index(
-    mask: Bool[Tensor, "batch pos"],  # true for the text's own tokens
-    token_pos: Position,              # `last` or an integer
-) -> Int[Tensor, "batch"]:
-    "The column of that position in each row; -1 where the text is too short."
-    place = parse_position(token_pos)
-    rank = mask.int().cumsum(1) - 1
-    wanted = rank.amax(1, keepdim=True) if place == "last" else place
-    hit = mask & (rank == wanted)
-    return torch.where(hit.any(1), hit.int().argmax(1), -1)
 
 # %% ../../nbs/activations/20_capturing.ipynb #26aed7a4
 class Captured(dict):
@@ -117,6 +90,7 @@ class Captured(dict):
     def __missing__(self, site: str) -> Tensor:
         raise BadInput(f"nothing flowed at {site!r}: within the block, call the model itself in a way that runs this site (Keras' predict and fit run compiled code).")
 
+# %% ../../nbs/activations/20_capturing.ipynb #6d1435e4
 @contextlib.contextmanager
 def capture(
     model: nn.Module,
@@ -138,18 +112,6 @@ def capture(
         raise BadTexts(f"token position {positions} is beyond the end of some texts: "
                        "leave those out, or give a smaller one.")
     with hooks(model, {site: keep(site) for site in sites}, stop_early): yield acts
-
-# %% ../../nbs/activations/20_capturing.ipynb #b8e8de2a
-def pick_positions(x: Float[Tensor, "batch pos *d"], positions: Position,
-                   mask: Optional[Bool[Tensor, "batch pos"]] = None) -> Tensor:
-    """The activations at one position of each text, `[batch, *d]`; all of `x` for `all`. Without a mask columns are
-    taken as they are, BOS and padding included."""
-    place = parse_position(positions)
-    if place == "all": return x
-    if mask is None:
-        if place != "last" and place >= x.shape[1]: raise BadTexts(f"position {place} is beyond the {x.shape[1]} there are.")
-        return x[:, -1 if place == "last" else place]
-    return x[torch.arange(len(x), device=x.device), position_index(mask, place).to(x.device)]
 
 # %% ../../nbs/activations/20_capturing.ipynb #924e293c
 @contextlib.contextmanager
@@ -187,6 +149,7 @@ def _skip_blocks(model: Any, blocks: Sequence[int]) -> Iterator[None]:
             if own is None: del attributes["forward"]
             else: attributes["forward"] = own
 
+# %% ../../nbs/activations/20_capturing.ipynb #d6909148
 def run_from(
     model: Any,
     block: int,                               # the first one that runs
@@ -194,141 +157,3 @@ def run_from(
 ) -> Float[Tensor, "batch pos d_vocab"]:
     "A transformer's logits, from a block on."
     with _skip_blocks(model, range(block)): return model(resid, start_at_layer=block)
-
-# %% ../../nbs/activations/20_capturing.ipynb #5535d4f1
-@dataclass(frozen=True)
-class ActivationBatch:
-    "Activations of some texts, one row for each chosen token."
-    values: dict[str, Float[Tensor, "row d"]]  # by site
-    text: Int[Tensor, "row"]                   # which text
-    position: Int[Tensor, "row"]               # which of the text's own tokens, from 0
-    token: Int[Tensor, "row"]                  # its token id
-
-    def __len__(self) -> int: return len(self.text)
-
-# %% ../../nbs/activations/20_capturing.ipynb #699b576f
-def chosen_tokens(batch: TokenBatch, token_pos: Position) -> Bool[Tensor, "batch pos"]:
-    "Which tokens of a batch a position means."
-    place = parse_position(token_pos)
-    if place == "all": return batch.mask
-    column = position_index(batch.mask, place)[:, None]
-    return torch.arange(batch.mask.shape[1], device=batch.mask.device) == column
-
-# %% ../../nbs/activations/20_capturing.ipynb #bf72f6a0
-def fitting_texts(ids: Sequence[Sequence[int]], token_pos: Position) -> list[int]:
-    "The texts that have the position; `BadTexts` if none has."
-    place = parse_position(token_pos)
-    fit = [i for i, row in enumerate(ids) if isinstance(place, str) or len(row) > place]
-    if not fit:
-        longest = max(map(len, ids))
-        raise BadTexts(f"token position {token_pos} is beyond every text: "
-                       f"the longest has {longest} tokens (0..{longest - 1}).")
-    return fit
-
-# %% ../../nbs/activations/20_capturing.ipynb #7a9a4d3b
-@torch.no_grad()
-def activation_batches(
-    model: nn.Module,
-    texts: Sequence[str],
-    sites: Sequence[str],
-    token_pos: Position = "last",
-    batch_size: int = 16,         # texts
-    desc: str = "activations",    # label of the progress bar
-) -> Iterator[ActivationBatch]:
-    "Activations of all texts at the sites, batch by batch, stopping each forward pass at the last site."
-    ids = encode(model, texts)
-    fit = fitting_texts(ids, token_pos)
-    groups = [[fit[i] for i in g] for g in token_batches(model, [ids[i] for i in fit], batch_size)]
-    for group in progress(groups, desc, unit="batch"):
-        batch = token_batch(model, [ids[i] for i in group], group)
-        chosen = chosen_tokens(batch, token_pos)
-        acts: dict[str, Tensor] = {}
-        with evaluating(model), hooks(model, {s: lambda x, s=s: acts.__setitem__(s, x[chosen]) for s in sites}, stop_early=True):
-            model(batch.ids)
-        row, _ = chosen.nonzero(as_tuple=True)
-        rank = (batch.mask.int().cumsum(1) - 1)[chosen]
-        yield ActivationBatch(acts, batch.index[row.cpu()], rank.cpu(), batch.ids[chosen].cpu())
-
-# %% ../../nbs/activations/20_capturing.ipynb #d9557ef8
-SINK = 100.0  # times the median norm of the text's tokens
-
-def sink_tokens(
-    resid: Float[Tensor, "batch pos d_model"],  # residual stream before the layer
-    mask: Bool[Tensor, "batch pos"],            # the text's own tokens
-    ratio: float = SINK,
-) -> Bool[Tensor, "batch pos"]:
-    "Tokens whose norm is over `ratio` times the median norm of their text."
-    norm = resid.float().norm(dim=-1)
-    median = norm.masked_fill(~mask, float("nan")).nanmedian(1, keepdim=True).values
-    return mask & (norm > ratio * median)
-
-def sink_rows(
-    resid: Float[Tensor, "row d_model"],  # residual stream before the layer, as in an `ActivationBatch`
-    text: Int[Tensor, "row"],             # the text of each row
-    ratio: float = SINK,
-) -> Bool[Tensor, "row"]:
-    "The same for rows, on their device."
-    norm = resid.float().norm(dim=-1)
-    median = pd.Series(norm.cpu().numpy()).groupby(text.cpu().numpy()).quantile(.5, interpolation="lower")   # as torch takes it
-    return norm > ratio * torch.tensor(median.loc[text.cpu().numpy()].to_numpy()).to(norm)
-
-# %% ../../nbs/activations/20_capturing.ipynb #7126c844
-_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, *_POOLS)
-
-def neuron_axis(module: Any, ndim: int) -> int:
-    "The axis of a module's output along which its neurons (or channels) are, counted from the end if it is the last: 1 or -1."
-    if backend := backend_of(module): return backend.neuron_axis(module, ndim)
-    rows = isinstance(module, (nn.Linear, nn.LayerNorm)) or type(module).__name__ == "Conv1D"   # GPT-2's linear layer
-    return 1 if ndim > 2 and (isinstance(module, _CHANNELS_FIRST) or (ndim in (4, 5) and not rows)) else -1
-
-# %% ../../nbs/activations/20_capturing.ipynb #70ec225a
-class ModelInterface:
-    "A model of PyTorch or Keras: its layer names, and its activations for inputs, as torch tensors. `BadInput` for another framework."
-    def __init__(self, model: Any, framework: Optional[str] = None):  # None finds out
-        self.model, self.framework, self.mask = model, framework_of(model), None
-        if framework_name(framework) not in (None, self.framework): raise BadInput(f"framework {framework!r} does not fit: this is a model of {self.framework}.")
-
-    def layer_names(self) -> list[str]: return site_names(self.model)
-
-    def activations(self, layers: Sequence[str], inputs: Any, stop_early: bool = True) -> dict[str, Tensor]:
-        "The output of each layer for the inputs: text(s), a tensor or array, or a tuple or dict of arguments."
-        self.mask = None
-        with torch.no_grad(), capture(self.model, layers, stop_early=stop_early) as acts: self.run(inputs)
-        return acts
-
-    def run(self, inputs: Any) -> Any:
-        "The model's own output for the inputs."
-        texts = [inputs] if isinstance(inputs, str) else inputs
-        if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str):
-            if getattr(self.model, "tokenizer", None) is None:
-                raise BadInput("this model has no tokenizer: give it tensors and not text.")
-            batch = token_batch(self.model, encode(self.model, texts))
-            self.mask = batch.mask
-            inputs = batch.ids
-        if backend := backend_of(self.model): return backend.call_model(self.model, inputs)
-        if isinstance(inputs, dict): return self.model(**inputs)
-        return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
-
-# %% ../../nbs/activations/20_capturing.ipynb #218e2d2f
-class ActivationMonitor:
-    "Watches the layers registered with it."
-    def __init__(self, interface: ModelInterface):
-        self.interface, self.layers = interface, []
-
-    def register_layers(self, layers: Sequence[str]) -> ActivationMonitor:
-        "Add layers to watch; `BadAddress` names the nearest for a wrong one. Returns the monitor."
-        for layer in layers:
-            find_site(self.interface.model, layer)
-            if layer not in self.layers: self.layers.append(layer)
-        return self
-
-    @property
-    def mask(self) -> Optional[Bool[Tensor, "batch pos"]]:
-        "Which columns of the last captured texts are their own tokens (not BOS, not padding); None for other inputs."
-        return self.interface.mask
-
-    def capture(self, inputs: Any) -> dict[str, Tensor]:
-        "The registered layers' outputs for the inputs; `BadInput` if none is registered. For texts see `mask`."
-        if not self.layers: raise BadInput("no layers are registered: call register_layers([...]) first.")
-        return self.interface.activations(self.layers, inputs)

@@ -5,268 +5,20 @@
 # %% ../../nbs/activations/40_statistics.ipynb #fb6f8171
 from __future__ import annotations
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Optional, Sequence
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from .capturing import ModelInterface, find_site, neuron_axis
+from .capturing import find_site
+from .contexts import Top, batch_top
+from .interface import ModelInterface, neuron_axis
+from .moments import Moments, batch_sums, joint_moments
+from .quantiles import SKETCH_SLOTS, count_cells, counts_in_order, sketch_quantiles
 from ..core import BadData, BadInput, progress, read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['Moments', 'batch_moments', 'cell_edges', 'quantile_bound', 'Top', 'batch_top', 'Readings', 'NeuronStats',
-           'sketch_distance', 'layer_statistics']
-
-# %% ../../nbs/activations/40_statistics.ipynb #2350ab02
-def _block_shape(
-    acts: Float[Tensor, "row neuron"],
-    columns: int,  # about so many, on a CPU
-    room: int,     # values of a block on a CPU
-) -> tuple[int, int]:
-    "(rows, columns) of the blocks to cut a batch into: cache-sized on a CPU, large on an accelerator."
-    neurons = acts.shape[1]
-    if acts.device.type != "cpu": columns, room = neurons, 2**24
-    columns = math.ceil(neurons / max(1, round(neurons / max(columns, room // len(acts)))))
-    return max(1, room // columns), columns
-
-def _range(acts: Float[Tensor, "row neuron"]) -> list[Float[Tensor, "neuron"]]:
-    "[lowest, highest] activation of each neuron. Torch is twenty times slower with fewer than 32 columns, so those are read 32 rows at a time."
-    if acts.shape[1] >= 32 or acts.numel() < 2**13: return [acts.amin(0), acts.amax(0)]
-    even = len(acts) // 32 * 32
-    wide, rest = acts[:even].reshape(even // 32, -1), acts[even:]
-    return [of(torch.cat([of(wide, 0).view(32, -1), rest]), 0) for of in (torch.amin, torch.amax)]
-
-def _centre(acts: Float[Tensor, "row neuron"]) -> Float[Tensor, "neuron"]:
-    "The mean of every seventh row, or of all if they are few; of a neuron that never changes, exactly its value."
-    if len(acts) > 500: acts = acts[::7]
-    return (acts.sum(0) / len(acts)).clamp(*_range(acts))
-
-def _block_sums(
-    block: Float[Tensor, "row neuron"],
-    centre: Float[Tensor, "neuron"],
-) -> list[Float[Tensor, "neuron"]]:
-    "Lowest, highest, how many above 0; sums of the first four powers of (activation - centre), and the centre."
-    first = block - centre
-    second = first * first
-    sums = [first.sum(0), second.sum(0), first.mul_(second).sum(0), second.mul_(second).sum(0)]
-    positive = torch.gt(block, 0, out=first).sum(0)  # as floats, because torch sums booleans slowly
-    return [*_range(block), positive, *sums, centre]
-
-def _sums(acts: Float[Tensor, "row neuron"]) -> Float[Tensor, "8 neuron"]:
-    "As `_block_sums`, for all rows; float64."
-    (rows, columns), parts = _block_shape(acts, 640, 2**18 // acts.element_size()), []
-    for part in acts.split(columns, 1):
-        centre = _centre(part)
-        parts.append(torch.stack([sums for block in part.split(rows) for sums in _block_sums(block, centre)]).view(-1, 8, len(centre)))
-    blocks = torch.cat(parts, 2)
-    if len(blocks) == 1: return blocks[0].double()
-    return torch.cat([blocks[:, :1].amin(0), blocks[:, 1:2].amax(0), blocks[:, 2:7].sum(0, dtype=torch.float64), blocks[0, 7:]])
-
-# %% ../../nbs/activations/40_statistics.ipynb #6ea40079
-def _light(tensor: Tensor) -> Tensor | np.ndarray:
-    "The tensor; if it is on a CPU, NumPy's view of it. With few values a call of NumPy takes a third of the time of torch's."
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
-
-def _joined(
-    counts: list[Int[Tensor, "neuron"]],     # rows of each set
-    sets: list[Float[Tensor, "5 neuron"]],   # sums of the first four powers about a centre, and the centre; float64
-) -> dict[str, Float[Tensor, "neuron"]]:
-    "Mean and central sums of all rows of the sets."
-    count, (*sums, centre) = _light(torch.stack(counts)), _light(torch.stack(sets, 1))
-    n = count.sum(0).clip(1)
-    mean = centre[0] + (count / n * (centre - centre[0])).sum(0) + sums[0].sum(0) / n
-    offset, sums, moved = centre - mean, [count, *sums], []
-    for _ in range(4):
-        sums = [above + offset * below for below, above in zip(sums, sums[1:])]
-        moved.append(sums[0])
-    m2, m3, m4 = (sums.sum(0) for sums in moved[1:])
-    return {name: torch.as_tensor(of) for name, of in dict(mean=mean, m2=m2.clip(0), m3=m3, m4=m4.clip(0)).items()}
-
-# %% ../../nbs/activations/40_statistics.ipynb #9d5e3644
-@dataclass(frozen=True)
-class Moments:
-    "Count, mean and central sums of every neuron, all float64 but the count; `a + b` is exact to rounding."
-    count: Int[Tensor, "neuron"]
-    mean: Float[Tensor, "neuron"]  # 0 where the count is 0
-    m2: Float[Tensor, "neuron"]    # sum of (x - mean)**2
-    m3: Float[Tensor, "neuron"]    # sum of (x - mean)**3
-    m4: Float[Tensor, "neuron"]    # sum of (x - mean)**4
-
-    def __add__(self, other: Moments) -> Moments: return Moments(self.count + other.count, **_joined([self.count, other.count], [self._set(), other._set()]))
-
-    def _set(self) -> Float[Tensor, "5 neuron"]:
-        "As `_joined` reads it."
-        return torch.stack([torch.zeros_like(self.mean), self.m2, self.m3, self.m4, self.mean])
-
-# %% ../../nbs/activations/40_statistics.ipynb #3696d096
-@np.errstate(invalid="ignore")
-def _doubtful(sums: Float[Tensor, "8 neuron"], n: int) -> Bool[Tensor, "neuron"]:
-    "Which neurons are not all finite, or beyond float32."
-    low, high, _, s1, s2, _, s4, _ = _light(sums)
-    return torch.as_tensor((high - low != 0) & ~((s4 > n * 2.0**-100) & (s4 < math.inf) & (2 * s1 * s1 < n * s2)))
-
-def _fill(acts: Float[Tensor, "row neuron"]) -> tuple[Float[Tensor, "row neuron"], Bool[Tensor, "row neuron"]]:
-    "(activations with the non-finite ones replaced by their neuron's first finite one, or 0; which were finite)."
-    finite = acts.isfinite()
-    first = acts.gather(0, finite.int().argmax(0, keepdim=True))
-    return torch.where(finite, acts, torch.where(first.isfinite(), first, 0.)), finite
-
-def _take_back(
-    sums: Float[Tensor, "8 neuron"],  # as of `_sums`, changed in place
-    first: Float[Tensor, "neuron"],   # the first row
-    times: Int[Tensor, "neuron"],
-) -> None:
-    "Take so many rows equal to the first out of the sums."
-    sums[2] -= times * (first > 0)
-    sums[3:7] -= times * torch.stack([(first - sums[7])**power for power in (1, 2, 3, 4)])
-
-# %% ../../nbs/activations/40_statistics.ipynb #3afb61dd
-def _batch(acts: Float[Tensor, "row neuron"]) -> tuple[
-    Int[Tensor, "neuron"],                 # how many are finite
-    Float[Tensor, "8 neuron"],             # their sums, as of `_sums`
-    Float[Tensor, "row neuron"],           # the activations, the non-finite filled
-    Optional[Bool[Tensor, "row neuron"]],  # which were finite; None if all were
-]:
-    "All that is to be known of a batch but for quantiles and top."
-    sums, finite = _sums(acts), None
-    count = torch.full_like(sums[0], len(acts), dtype=torch.int64)
-    doubtful = _doubtful(sums, len(acts))
-    if bool(doubtful.any()):
-        if not bool(sums[:2].isfinite().all()): acts, finite = _fill(acts)
-        sums[:, doubtful] = _sums(acts[:, doubtful].double())
-    if finite is not None:
-        count = finite.sum(0)
-        _take_back(sums, acts[0], len(acts) - count)
-        sums[0, count == 0], sums[1, count == 0] = math.inf, -math.inf
-    return count, sums, acts, finite
-
-def batch_moments(acts: Float[Tensor, "row neuron"]) -> Moments:
-    "The moments of one batch with at least one row, right to six digits; what is not finite is left out."
-    count, sums, _, _ = _batch(acts.detach())
-    return Moments(count, **_joined([count], [sums[3:]]))
-
-# %% ../../nbs/activations/40_statistics.ipynb #fa0f61ab
-_SLOTS = 505  # 256 + 249: cells of magnitude 0 (zero) to 248 (overflow), the negative ones first; 7 are never used
-
-def _slots(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-    "Where in the sketch each value counts: the top nine bits of its half-precision float."
-    return values.half().view(torch.int16).bitwise_right_shift_(7).add_(256).long()
-
-def _in_order(sketch: Int[Tensor, "neuron slot"]) -> Int[Tensor, "neuron cell"]:
-    "The counts in the order of the values; plus and minus zero are one cell."
-    return torch.cat([sketch[:, 1:249].flip(1), sketch[:, :1] + sketch[:, 256:257], sketch[:, 257:]], 1)
-
-def cell_edges() -> Float[Tensor, "edge"]:
-    "The 498 borders of the 497 cells, float32, ascending: where rounding to half precision tips over. A border belongs to the cell further from zero; the outermost are infinite."
-    first = (torch.arange(1, 249, dtype=torch.int16) << 7)  # the bits of the smallest half of each magnitude
-    halves = torch.stack([first, first - 1]).view(torch.float16).float().clamp(max=2.0**16)
-    inner, end = halves.mean(0), torch.tensor([math.inf])
-    return torch.cat([-end, -inner.flip(0), inner, end])
-
-# %% ../../nbs/activations/40_statistics.ipynb #19fd0f04
-def _count_cells(
-    sketch: Int[Tensor, "neuron slot"],  # int32 counts, changed in place
-    acts: Float[Tensor, "row neuron"],
-    left_out: Int[Tensor, "neuron"],     # how many of a neuron's rows equal its first and do not count
-) -> None:
-    "Count every activation in its neuron's row of the sketch."
-    one = torch.ones(1, dtype=torch.int32, device=acts.device)
-    sketch.scatter_add_(1, _slots(acts[0])[:, None], -left_out[:, None].int())
-    rows, columns = _block_shape(acts, 128, 2**15)
-    for start in range(0, acts.shape[1], columns):
-        part = slice(start, start + columns)
-        for block in acts[:, part].split(rows):
-            slots = _slots(block).T
-            sketch[part].scatter_add_(1, slots, one.expand(slots.shape))
-
-# %% ../../nbs/activations/40_statistics.ipynb #84e06662
-def quantile_bound(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    "How far `NeuronStats.quantile` can be from an order statistic of this value, if that is within +-65,504."
-    return values.abs() / 7.99 + 2.0**-17
-
-def _sketch_quantiles(
-    sketch: Int[Tensor, "neuron slot"],
-    low: Float[Tensor, "neuron"],    # smallest value seen
-    high: Float[Tensor, "neuron"],   # largest value seen
-    ranks: Int[Tensor, "neuron q"],  # wanted order statistics, from 0
-) -> Float[Tensor, "neuron q"]:
-    "The order statistics of these ranks: the right cell, interpolated within it and within what was seen."
-    cells = _in_order(sketch)
-    upto = cells.cumsum(1, dtype=torch.int64)
-    cell = torch.searchsorted(upto, ranks, right=True).clamp_(max=cells.shape[1] - 1)
-    inside = cells.gather(1, cell)
-    share = (ranks - upto.gather(1, cell) + inside + .5) / inside.clamp(min=1)
-    edges, low, high = cell_edges().to(cells.device), low[:, None], high[:, None]
-    start, end = edges[cell].maximum(low), edges[cell + 1].minimum(high)
-    return torch.where(cell == 248, torch.zeros_like(start).clamp(low, high), start + (end - start) * share)
-
-# %% ../../nbs/activations/40_statistics.ipynb #7ae4a56c
-def _pack(contexts: Int[Tensor, "row 2"]) -> Int[Tensor, "row"]:
-    "(text, position) as one int64 of the same order."
-    return (contexts[:, 0].long() << 32) + contexts[:, 1].long()
-
-def _ordered(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-    "Integers in the order of float32 `values`; the two zeros are one. Shifted left by 32 bits, to make room for a tie-break."
-    bits = (values + 0.).view(torch.int32)
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
-
-def _candidates(
-    acts: Float[Tensor, "row neuron"],
-    k: int,
-    size: int = 8,  # rows of a group
-) -> Int[Tensor, "neuron candidate"]:
-    "Row numbers among which each neuron's `k` highest activations are, ties going to the lower row."
-    n_groups, device = len(acts) // size, acts.device
-    if n_groups <= k: return torch.arange(len(acts), device=device).expand(acts.shape[1], -1)
-    best = acts[:n_groups * size].view(n_groups, size, -1).amax(1).T.contiguous()
-    key = _ordered(best) - torch.arange(n_groups, device=device)
-    group = key.topk(k, dim=1, sorted=False).indices
-    rows = (group[:, :, None] * size + torch.arange(size, device=device)).flatten(1)
-    rest = torch.arange(n_groups * size, len(acts), device=device)
-    return torch.cat([rows, rest.expand(len(rows), -1)], 1)
-
-# %% ../../nbs/activations/40_statistics.ipynb #a3d3df57
-@dataclass(frozen=True)
-class Top:
-    "The highest activations of every neuron, in order, and where they occurred; `a + b` is exact."
-    values: Float[Tensor, "neuron k"]  # -inf where there are fewer
-    codes: Int[Tensor, "neuron k"]     # packed contexts, -1 where there are fewer
-
-    def __add__(self, other: Top) -> Top:
-        mine, yours = self.values[:, :, None], other.values[:, None, :]
-        ahead = (mine > yours) | ((mine == yours) & (self.codes[:, :, None] <= other.codes[:, None, :]))
-        k = self.values.shape[1]
-        place = torch.arange(k, device=ahead.device)
-        rank = torch.cat([place + (~ahead).sum(2), place + ahead.sum(1)], 1)
-        merge = lambda a, b: torch.empty_like(torch.cat([a, b], 1)).scatter_(1, rank, torch.cat([a, b], 1))[:, :k].contiguous()
-        return Top(merge(self.values, other.values), merge(self.codes, other.codes))
-
-# %% ../../nbs/activations/40_statistics.ipynb #5c48e734
-def batch_top(
-    acts: Float[Tensor, "row neuron"],   # -inf is left out
-    contexts: Int[Tensor, "row 2"],      # (text index, position) of every row
-    k: int,
-) -> Top:
-    "The `k` highest activations of every neuron in one batch, equal ones in the order of their contexts."
-    codes = _pack(contexts)
-    if bool((codes[1:] < codes[:-1]).any()):
-        codes, order = codes.sort()
-        acts = acts[order]
-    width = 2048 if acts.device.type == "cpu" else acts.shape[1]
-    parts = [_top_of(columns, codes, k) for columns in acts.split(width, 1)]
-    return Top(torch.cat([top.values for top in parts]), torch.cat([top.codes for top in parts]))
-
-def _top_of(acts: Float[Tensor, "row neuron"], codes: Int[Tensor, "row"], k: int) -> Top:
-    "As `batch_top`, for a cacheful of neurons and rows in the order of their codes."
-    rows = _candidates(acts, k)
-    key = _ordered(acts.gather(0, rows.T).T) - rows
-    rows = rows.gather(1, key.topk(min(k, key.shape[1]), dim=1).indices)
-    values = acts.T.gather(1, rows)
-    codes = torch.where(values > -math.inf, codes[rows], -1)
-    missing = (0, k - rows.shape[1])
-    return Top(torch.nn.functional.pad(values, missing, value=-math.inf), torch.nn.functional.pad(codes, missing, value=-1))
+__all__ = ['NeuronStats', 'sketch_distance', 'layer_statistics']
 
 # %% ../../nbs/activations/40_statistics.ipynb #21ead07b
 def _checked(
@@ -299,14 +51,17 @@ def _empty(n_neurons: int, quantiles: bool, top_k: int) -> dict[str, Tensor]:
     state = {name: zeros(torch.int64 if name == "count" else torch.float64) for name in _MOMENTS}
     state |= {"min": zeros(torch.float32) + math.inf, "max": zeros(torch.float32) - math.inf,
               "positive": zeros(torch.int64), "nonfinite": zeros(torch.int64)}
-    if quantiles: state["sketch"] = zeros(torch.int32, _SLOTS)
+    if quantiles: state["sketch"] = zeros(torch.int32, SKETCH_SLOTS)
     if top_k: state |= {"top_values": zeros(torch.float32, top_k) - math.inf, "top_codes": zeros(torch.int64, top_k) - 1}
     return state
 
+# %% ../../nbs/activations/40_statistics.ipynb #1b2fa244
 def _moments(state: dict[str, Tensor]) -> Moments: return Moments(*(state[name] for name in _MOMENTS))
 
+# %% ../../nbs/activations/40_statistics.ipynb #4b0b9f7d
 def _top(state: dict[str, Tensor]) -> Top: return Top(state["top_values"], state["top_codes"])
 
+# %% ../../nbs/activations/40_statistics.ipynb #5bce1e1a
 @torch.inference_mode(False)
 def _merge(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
     "The state after the rows of both: counts add, ranges widen, moments and tops combine."
@@ -317,6 +72,7 @@ def _merge(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
         state |= {"top_values": top.values, "top_codes": top.codes}
     return state
 
+# %% ../../nbs/activations/40_statistics.ipynb #8ce83664
 def _tallied(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
     "The range of both, and their counts added."
     tally = {"min": a["min"].minimum(b["min"]), "max": a["max"].maximum(b["max"])}
@@ -327,6 +83,7 @@ def _tally(sums: Float[Tensor, "8 neuron"], count: Int[Tensor, "neuron"], rows: 
     "Range and counts of a batch of so many rows, as in the state."
     return {"min": sums[0].float(), "max": sums[1].float(), "positive": sums[2].long(), "count": count, "nonfinite": rows - count}
 
+# %% ../../nbs/activations/40_statistics.ipynb #8fac541d
 @torch.inference_mode(False)
 def _absorb(
     state: dict[str, Tensor],
@@ -335,21 +92,90 @@ def _absorb(
 ) -> dict[str, Tensor]:
     "The state after one more batch, on the batch's device; the sketch is changed in place."
     if state["count"].device != acts.device: state = {name: tensor.to(acts.device) for name, tensor in state.items()}
-    count, sums, filled, finite = _batch(acts)
+    count, sums, filled, finite = batch_sums(acts)
     tally = _tally(sums, count, len(acts))
-    after = state | _tallied(state, tally) | _joined([count, state["count"]], [sums[3:], _moments(state)._set()])
-    if "sketch" in state: _count_cells(state["sketch"], filled, tally["nonfinite"])
+    after = state | _tallied(state, tally) | joint_moments([count, state["count"]], [sums[3:], _moments(state).as_sums()])
+    if "sketch" in state: count_cells(state["sketch"], filled, tally["nonfinite"])
     if "top_values" in state:
         shown = acts if finite is None else torch.where(finite, acts, -math.inf)
         top = _top(state) + batch_top(shown, contexts, state["top_codes"].shape[1])
         after |= {"top_values": top.values, "top_codes": top.codes}
     return after
 
-# %% ../../nbs/activations/40_statistics.ipynb #55b3a80a
-class Readings:
-    "The values that `NeuronStats` offers, each a tensor of one per neuron; NaN where there is nothing to tell."
-    _state: dict[str, Tensor]
+# %% ../../nbs/activations/40_statistics.ipynb #3ae85784
+def _or_nan(values: Float[Tensor, "..."], known: Bool[Tensor, "..."]) -> Float[Tensor, "..."]: return torch.where(known, values, math.nan)
 
+def _sketch(state: dict[str, Tensor]) -> Int[Tensor, "neuron slot"]:
+    if "sketch" not in state: raise BadInput("quantiles were switched off for these statistics: make them with quantiles=True.")
+    return state["sketch"]
+
+def _entropy(sketch: Int[Tensor, "neuron slot"]) -> Float[Tensor, "neuron"]:
+    parts = map(counts_in_order, sketch.split(4096))
+    return torch.cat([torch.special.entr(cells / cells.sum(1, keepdim=True)).sum(1) for cells in parts])
+
+# %% ../../nbs/activations/40_statistics.ipynb #b0df8180
+def _quantile(state: dict[str, Tensor], q: float) -> Float[Tensor, "neuron"]:
+    "The quantile of every neuron's sketch; `BadInput` if q is not in 0..1 or there is no sketch."
+    if not 0 <= q <= 1: raise BadInput(f"quantile {q} is outside 0..1: give a share of the rows, such as 0.25.")
+    ranks = (q * (state["count"] - 1).clamp(min=0).double()).long()[:, None]
+    parts = zip(*(t.split(4096) for t in (_sketch(state), state["min"], state["max"], ranks)))
+    return torch.cat([sketch_quantiles(*part) for part in parts])[:, 0]
+
+# %% ../../nbs/activations/40_statistics.ipynb #247db363
+def _top_values(state: dict[str, Tensor]) -> tuple[Float[Tensor, "neuron k"], Int[Tensor, "neuron k 2"]]:
+    "(the highest activations, their (text, position)); NaN and -1 where fewer were seen."
+    top = _top(state) if "top_codes" in state else Top(*(torch.empty(len(state["count"]), 0, dtype=d) for d in (torch.float32, torch.int64)))
+    seen = top.codes >= 0
+    return _or_nan(top.values, seen), torch.where(seen[..., None], torch.stack([top.codes >> 32, top.codes & 0xFFFFFFFF], -1), -1)
+
+# %% ../../nbs/activations/40_statistics.ipynb #7011ded7
+def _joint_state(a: NeuronStats, b: NeuronStats) -> dict[str, Tensor]:
+    "The state after the rows of both; `BadInput` if they keep different things."
+    keeps = lambda stats: (stats.n_neurons, stats.quantiles, stats.top_k)
+    if keeps(a) != keeps(b): raise BadInput(f"{a!r} and {b!r} do not add up: merge what was made with the same options.")
+    return _merge(a._state, {k: t.to(a.count.device) for k, t in b._state.items()})
+
+# %% ../../nbs/activations/40_statistics.ipynb #6a16bcf5
+_QUANTILES = {"q05": .05, "q25": .25, "median": .5, "q75": .75, "q95": .95}
+
+def _frame(stats: NeuronStats) -> Any:
+    import pandas as pd
+    names = ["count", "nonfinite", "mean", "std", "skewness", "kurtosis", "min", "max", "firing_rate"]
+    columns = {name: getattr(stats, name) for name in names + ["iqr", "entropy"] * stats.quantiles}
+    if stats.quantiles: columns |= {name: stats.quantile(q) for name, q in _QUANTILES.items()}
+    if stats.top_k: columns |= {"top_text": stats.top[1][:, 0, 0], "top_position": stats.top[1][:, 0, 1]}
+    return pd.DataFrame({"neuron": range(stats.n_neurons)} | {name: t.cpu().numpy() for name, t in columns.items()})
+
+# %% ../../nbs/activations/40_statistics.ipynb #9448504c
+def _describe(stats: NeuronStats) -> str:
+    keeps = ", quantiles" * stats.quantiles + f", top {stats.top_k}" * bool(stats.top_k)
+    return f"NeuronStats({stats.n_neurons} neurons, up to {int(stats.count.max())} values each{keeps}, {stats.nbytes / 1000:,.0f} KB)"
+
+# %% ../../nbs/activations/40_statistics.ipynb #646d828c
+def _restored(cls: type, tensors: dict[str, Tensor]) -> NeuronStats:
+    "Statistics of this state, which is not copied; `BadData` if it is not a state."
+    top_k = tensors["top_codes"].shape[1:].numel() if "top_codes" in tensors else 0
+    stats = cls(max(1, tensors["count"].numel()) if "count" in tensors else 1, "sketch" in tensors, top_k)
+    kind = lambda state: {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+    if kind(tensors) != kind(stats._state):
+        raise BadData(f"tensors {', '.join(sorted(tensors)) or '(none)'} are not statistics of this version: give what NeuronStats.tensors() returned.")
+    stats._state = dict(tensors)
+    return stats
+
+# %% ../../nbs/activations/40_statistics.ipynb #3be6f181
+class NeuronStats:
+    "Streaming statistics of neurons: `update` with batches, `a + b` to merge, read at any time; one value per neuron, NaN where nothing is known."
+    def __init__(self,
+        n_neurons: int,
+        quantiles: bool = True,  # keep the sketch that `quantile`, `iqr` and `entropy` need: 2 KB a neuron
+        top_k: int = 0,          # keep this many of the highest activations with their contexts: 12 bytes each
+    ) -> None:
+        if n_neurons < 1 or top_k < 0: raise BadInput(f"{n_neurons} neurons with top_k {top_k} cannot be kept: give at least 1 and at least 0.")
+        self._state = _empty(n_neurons, quantiles, top_k)
+
+    n_neurons = property(lambda self: len(self._state["count"]), doc="How many neurons.")
+    quantiles = property(lambda self: "sketch" in self._state, doc="Whether the sketch is kept.")
+    top_k = property(lambda self: self._state["top_codes"].shape[1] if "top_codes" in self._state else 0, doc="How many contexts are kept.")
     count = property(lambda self: self._state["count"], doc="Finite activations seen.")
     nonfinite = property(lambda self: self._state["nonfinite"], doc="NaN and infinite activations, left out of everything else.")
     mean = property(lambda self: _or_nan(self._state["mean"], self.count > 0), doc="Mean, float64.")
@@ -363,81 +189,11 @@ class Readings:
     iqr = property(lambda self: self.quantile(.75) - self.quantile(.25), doc="Interquartile range, float32.")
     entropy = property(lambda self: _entropy(_sketch(self._state)), doc="Entropy of the sketch's histogram, in nats.")
     nbytes = property(lambda self: sum(t.nbytes for t in self._state.values()), doc="Size of the state in bytes, for all neurons.")
+    top = property(lambda self: _top_values(self._state), doc="(the highest activations, descending; their (text, position)); NaN and -1 where fewer were seen.")
 
     def quantile(self, q: float) -> Float[Tensor, "neuron"]:
         "The order statistic of rank floor(q * (count - 1)), within `quantile_bound`; `BadInput` if q is not in 0..1."
-        if not 0 <= q <= 1: raise BadInput(f"quantile {q} is outside 0..1: give a share of the rows, such as 0.25.")
-        parts = zip(*(t.split(4096) for t in (_sketch(self._state), self._state["min"], self._state["max"], self._ranks(q))))
-        return _or_nan(torch.cat([_sketch_quantiles(*part) for part in parts])[:, 0], self.count > 0)
-
-    def _ranks(self, q: float) -> Int[Tensor, "neuron 1"]: return (q * (self.count - 1).clamp(min=0).double()).long()[:, None]
-
-    def to_frame(self) -> Any:
-        "A pandas frame with one row per neuron; quantiles and the strongest context only if they were kept."
-        return _frame(self)
-
-    def tensors(self) -> dict[str, Tensor]:
-        "A copy of the state by name, for files of one's own and for `NeuronStats.from_tensors`."
-        return {name: tensor.clone() for name, tensor in self._state.items()}
-
-    @property
-    def top(self) -> tuple[Float[Tensor, "neuron k"], Int[Tensor, "neuron k 2"]]:
-        "(the highest activations, descending; their (text, position)); NaN and -1 where fewer were seen."
-        top = _top(self._state) if "top_codes" in self._state else Top(*(torch.empty(len(self.count), 0, dtype=d) for d in (torch.float32, torch.int64)))
-        seen = top.codes >= 0
-        return _or_nan(top.values, seen), torch.where(seen[..., None], torch.stack([top.codes >> 32, top.codes & 0xFFFFFFFF], -1), -1)
-
-# %% ../../nbs/activations/40_statistics.ipynb #3ae85784
-def _or_nan(values: Float[Tensor, "..."], known: Bool[Tensor, "..."]) -> Float[Tensor, "..."]: return torch.where(known, values, math.nan)
-
-def _sketch(state: dict[str, Tensor]) -> Int[Tensor, "neuron slot"]:
-    if "sketch" not in state: raise BadInput("quantiles were switched off for these statistics: make them with quantiles=True.")
-    return state["sketch"]
-
-def _entropy(sketch: Int[Tensor, "neuron slot"]) -> Float[Tensor, "neuron"]:
-    parts = map(_in_order, sketch.split(4096))
-    return torch.cat([torch.special.entr(cells / cells.sum(1, keepdim=True)).sum(1) for cells in parts])
-
-# %% ../../nbs/activations/40_statistics.ipynb #6a16bcf5
-_QUANTILES = {"q05": .05, "q25": .25, "median": .5, "q75": .75, "q95": .95}
-
-def _frame(stats: NeuronStats) -> Any:
-    import pandas as pd
-    names = ["count", "nonfinite", "mean", "std", "skewness", "kurtosis", "min", "max", "firing_rate"]
-    columns = {name: getattr(stats, name) for name in names + ["iqr", "entropy"] * stats.quantiles}
-    if stats.quantiles: columns |= {name: stats.quantile(q) for name, q in _QUANTILES.items()}
-    if stats.top_k: columns |= {"top_text": stats.top[1][:, 0, 0], "top_position": stats.top[1][:, 0, 1]}
-    return pd.DataFrame({"neuron": range(stats.n_neurons)} | {name: t.cpu().numpy() for name, t in columns.items()})
-
-def _describe(stats: NeuronStats) -> str:
-    keeps = ", quantiles" * stats.quantiles + f", top {stats.top_k}" * bool(stats.top_k)
-    return f"NeuronStats({stats.n_neurons} neurons, up to {int(stats.count.max())} values each{keeps}, {stats.nbytes / 1000:,.0f} KB)"
-
-def _restored(cls: type, tensors: dict[str, Tensor]) -> NeuronStats:
-    "Statistics of this state, which is not copied; `BadData` if it is not a state."
-    top_k = tensors["top_codes"].shape[1:].numel() if "top_codes" in tensors else 0
-    stats = cls(max(1, tensors["count"].numel()) if "count" in tensors else 1, "sketch" in tensors, top_k)
-    kind = lambda state: {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
-    if kind(tensors) != kind(stats._state):
-        raise BadData(f"tensors {', '.join(sorted(tensors)) or '(none)'} are not statistics of this version: give what NeuronStats.tensors() returned.")
-    stats._state = dict(tensors)
-    return stats
-
-# %% ../../nbs/activations/40_statistics.ipynb #3be6f181
-class NeuronStats(Readings):
-    "Streaming statistics of neurons: `update` with batches, `a + b` to merge, read at any time."
-    def __init__(self,
-        n_neurons: int,
-        quantiles: bool = True,  # keep the sketch that `quantile`, `iqr` and `entropy` need: 2 KB a neuron
-        top_k: int = 0,          # keep this many of the highest activations with their contexts: 12 bytes each
-    ) -> None:
-        if n_neurons < 1 or top_k < 0: raise BadInput(f"{n_neurons} neurons with top_k {top_k} cannot be kept: give at least 1 and at least 0.")
-        self._state = _empty(n_neurons, quantiles, top_k)
-
-    n_neurons = property(lambda self: len(self._state["count"]), doc="How many neurons.")
-    quantiles = property(lambda self: "sketch" in self._state, doc="Whether the sketch is kept.")
-    top_k = property(lambda self: self._state["top_codes"].shape[1] if "top_codes" in self._state else 0, doc="How many contexts are kept.")
-
+        return _or_nan(_quantile(self._state, q), self.count > 0)
     def update(self,
         acts: Float[Tensor, "row neuron"],                # read as float32
         mask: Optional[Bool[Tensor, "row"]] = None,       # rows that count; all if left out
@@ -447,20 +203,22 @@ class NeuronStats(Readings):
         acts, contexts = _checked(acts, mask, contexts, self.n_neurons, self.top_k)
         if len(acts): self._state = _absorb(self._state, acts, contexts)
         return self
-
     def __add__(self, other: NeuronStats) -> NeuronStats:
         "What one would have who saw the rows of both, as a new object; `BadInput` if the two keep different things."
-        keeps = lambda stats: (stats.n_neurons, stats.quantiles, stats.top_k)
-        if keeps(self) != keeps(other): raise BadInput(f"{self!r} and {other!r} do not add up: merge what was made with the same options.")
-        return NeuronStats.from_tensors(_merge(self._state, {k: t.to(self.count.device) for k, t in other._state.items()}))
-
+        return _restored(NeuronStats, _joint_state(self, other))
     def __repr__(self) -> str: return _describe(self)
+    def to_frame(self) -> Any:
+        "A pandas frame with one row per neuron; quantiles and the strongest context only if they were kept."
+        return _frame(self)
+    def tensors(self) -> dict[str, Tensor]:
+        "A copy of the state by name, for files of one's own and for `from_tensors`."
+        return {name: tensor.clone() for name, tensor in self._state.items()}
     def save(self, path: str | Path) -> Path:
         "Write the state as safetensors, atomically; returns the path."
         return write_tensors(path, self._state, {"kind": "NeuronStats"})
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> NeuronStats:
-        "Statistics that go on from what `tensors` returned (not copied); `BadData` if it is anything else."
+        "Statistics that resume from what `tensors` returned (not copied); `BadData` if it is anything else."
         return _restored(cls, tensors)
     @classmethod
     def load(cls, path: str | Path) -> NeuronStats:
@@ -471,7 +229,7 @@ class NeuronStats(Readings):
 def sketch_distance(a: NeuronStats, b: NeuronStats) -> Float[Tensor, "neuron"]:
     "A lower bound of each neuron's KS distance, float64; `BadInput` if the two are not of the same neurons, or without quantiles."
     if a.n_neurons != b.n_neurons: raise BadInput(f"{a!r} and {b!r} cannot be compared: give statistics of the same neurons.")
-    upto = lambda stats: _in_order(_sketch(stats._state)).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
+    upto = lambda stats: counts_in_order(_sketch(stats._state)).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
     return (upto(a) - upto(b)).abs().amax(1)
 
 # %% ../../nbs/activations/40_statistics.ipynb #8abc6272

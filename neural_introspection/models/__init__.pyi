@@ -1,39 +1,51 @@
-from .models import (
-    COMPONENTS as COMPONENTS,
-    ModelInfo as ModelInfo,
-    TokenBatch as TokenBatch,
-    as_bridge as as_bridge,
-    bos_id as bos_id,
-    cache_folder as cache_folder,
-    check_layer as check_layer,
-    check_neuron as check_neuron,
-    describe as describe,
-    encode as encode,
-    fetch_smollm2 as fetch_smollm2,
-    is_as_loaded as is_as_loaded,
-    layer_width as layer_width,
-    load_model as load_model,
-    longest_text as longest_text,
-    model_device as model_device,
-    model_hash as model_hash,
-    model_name as model_name,
-    named_weights as named_weights,
-    pocket_folder as pocket_folder,
-    preflight as preflight,
-    resolve_model as resolve_model,
-    spread as spread,
-    spread_pieces as spread_pieces,
-    token_batch as token_batch,
-    token_batches as token_batches,
-    token_bytes as token_bytes,
-    token_losses as token_losses,
-    token_strings as token_strings,
-    token_text as token_text,
-    weight_place as weight_place,
-    with_weights as with_weights,
-)
 from .evaluation import (
     accuracy as accuracy,
     evaluating as evaluating,
     read_logits as read_logits,
+)
+from .gguf import (
+    cache_folder as cache_folder,
+)
+from .loading import (
+    ModelInfo as ModelInfo,
+    as_bridge as as_bridge,
+    check_layer as check_layer,
+    check_neuron as check_neuron,
+    describe as describe,
+    is_as_loaded as is_as_loaded,
+    layer_width as layer_width,
+    load_model as load_model,
+    model_device as model_device,
+    model_hash as model_hash,
+    model_name as model_name,
+    pocket_folder as pocket_folder,
+    resolve_model as resolve_model,
+)
+from .weights import (
+    COMPONENTS as COMPONENTS,
+    named_weights as named_weights,
+    weight_place as weight_place,
+    with_weights as with_weights,
+)
+from .tokens import (
+    TokenBatch as TokenBatch,
+    bos_id as bos_id,
+    encode as encode,
+    longest_text as longest_text,
+    token_batch as token_batch,
+    token_batches as token_batches,
+    token_bytes as token_bytes,
+    token_strings as token_strings,
+    token_text as token_text,
+)
+from .check import (
+    preflight as preflight,
+    token_losses as token_losses,
+)
+from .workers import (
+    spread as spread,
+    spread_pieces as spread_pieces,
+)
+from .smollm2 import (
+    fetch_smollm2 as fetch_smollm2,
 )
