@@ -67,6 +67,7 @@ def check_threshold(threshold: float) -> None:
     "`BadInput` outside (0, 1]."
     if not 0 < threshold <= 1: raise BadInput(f"threshold is {threshold}, but must be above 0 and at most 1: the share of best - worst.")
 
+# %% ../../nbs/antitraining/16_cores.ipynb #a5279817
 def _metric(found: SetScores, metric: str) -> Float[Tensor, "draw set"]:
     "Higher is better."
     return found.right.mean(2) if metric == "accuracy" else -found.loss.mean(2)

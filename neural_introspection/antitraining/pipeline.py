@@ -55,6 +55,15 @@ def open_antitraining(config: AntitrainConfig, seed: int) -> tuple[Antitraining,
     net = two_layers(len(data.features), config.width, len(data.classes), seed).to(data.x_train.device)
     return Antitraining(net, "1", Examples(data.x_train, data.y_train), settings, seed, Examples(data.x_test, data.y_test)), data
 
+# %% ../../nbs/antitraining/24_pipeline.ipynb #322ea674
+def _seed_row(a: Antitraining, data: ClassificationData, seed: int) -> dict:
+    "Core size and share, and test accuracies of an antitrained network: before, after, with core and with spectators randomised."
+    layer = a.layers[0]
+    random = behaviour(a.model, layer, a.test, a.settings.kind, seed=seed).set_index("what")
+    return dict(seed=seed, core_size=layer.core.size, core_share=layer.core.share, test_accuracy_before=a.history[0]["test_accuracy"], test_accuracy=float(random.accuracy["untouched"]),
+                core_randomised_accuracy=float(random.accuracy["core_randomised"]), core_randomised_low=float(random.low["core_randomised"]), core_randomised_high=float(random.high["core_randomised"]),
+                spectators_randomised_accuracy=float(random.accuracy["spectators_randomised"]), chance=data.majority)
+
 # %% ../../nbs/antitraining/24_pipeline.ipynb #d47a8302
 def _one_seed(config: AntitrainConfig, seed: int, folder: Path) -> dict:
     "Run, or read what a run before left; everything that the result needs, JSON-able."
@@ -66,13 +75,9 @@ def _one_seed(config: AntitrainConfig, seed: int, folder: Path) -> dict:
     if a.resume(state): log.info("seed %d goes on after phase %r", seed, a.history[-1]["phase"])
     a.run(state)
     if not a.cores: a.measure()
-    layer = a.layers[0]
-    random = behaviour(a.model, layer, a.test, config.kind, seed=seed).set_index("what")
-    found = dict(seed=seed, core_size=layer.core.size, core_share=layer.core.share, test_accuracy_before=a.history[0]["test_accuracy"], test_accuracy=float(random.accuracy["untouched"]),
-                 core_randomised_accuracy=float(random.accuracy["core_randomised"]), core_randomised_low=float(random.low["core_randomised"]), core_randomised_high=float(random.high["core_randomised"]),
-                 spectators_randomised_accuracy=float(random.accuracy["spectators_randomised"]), chance=data.majority)
+    found = _seed_row(a, data, seed)
     if config.certificate:
-        c = certify(a.model, layer, a.examples, a.test, kind=config.kind, seed=seed)
+        c = certify(a.model, a.layers[0], a.examples, a.test, kind=config.kind, seed=seed)
         found |= dict(at_chance=c.at_chance, certificate=c.sentence(), behaviour=c.behaviour.to_dict("records"), decoders=c.decoders.to_dict("records"), relearning=c.relearning.to_dict("records"))
     found |= dict(history=a.history)
     write_json(done, found)

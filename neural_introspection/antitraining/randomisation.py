@@ -129,6 +129,16 @@ def random_values(
     if kind not in KINDS: raise BadInput(f"a unit cannot be randomised by {kind!r}: choose one of {', '.join(KINDS)}.")
     pool = reference.pool.to(rows) if kind == "resample" else rows.flatten(0, -2)
     if kind == "permute" and len(pool) < 2: raise BadInput("a single row cannot be permuted: give more examples in a batch, or another kind.")
+    return _drawn_values(rows, pool, kind, generator)
+
+# %% ../../nbs/antitraining/12_randomisation.ipynb #326ebe06
+def _drawn_values(
+    rows: Float[Tensor, "example *place column"],
+    pool: Float[Tensor, "row column"],
+    kind: str,                                 # resample or permute
+    generator: Optional[torch.Generator],
+) -> Float[Tensor, "example *place column"]:
+    "Values of the pool in the rows' shape, each column by itself: any of them, or each exactly once."
     if kind == "resample": places = torch.randint(len(pool), (rows[..., 0].numel(), rows.shape[-1]), generator=generator, device=rows.device)
     else: places = torch.rand(pool.shape, generator=generator, device=rows.device).argsort(0)
     return pool.gather(0, places).view_as(rows)

@@ -36,6 +36,7 @@ def feature_name(net: ToyNetwork, feature: int) -> str:
     "A single feature's number; with its sign, where features have signs."
     return f"{'-' if feature >= len(net.embedder) else '+'}{feature % len(net.embedder)}" if net.settings.task == "abs" else str(int(feature))
 
+# %% ../../nbs/toy/30_analysis.ipynb #df1fca82
 def many_feature_activations(net: ToyNetwork, others: Sequence[int]) -> Float[Tensor, "single neuron"]:
     "What the neurons say to each feature while others are there."
     return net.activations(with_features(net, others))
@@ -45,6 +46,7 @@ def feature_outputs(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor
     "What the network says to each feature, while others are there."
     return net.outputs(with_features(net, others))
 
+# %% ../../nbs/toy/30_analysis.ipynb #f84b24be
 def single_dimension_outputs(net: ToyNetwork) -> Float[Tensor, "dimension output"]:
     "What the network says to each dimension of the embedding by itself."
     return net.module()(torch.eye(len(net.w_in))).detach()
@@ -54,6 +56,7 @@ def net_embedder(net: ToyNetwork) -> Float[Tensor, "single neuron"]:
     "What each neuron gets of each feature, before bias and non-linearity: the fixed embedding times the learned weights."
     return net.directions @ net.w_in
 
+# %% ../../nbs/toy/30_analysis.ipynb #766d28c3
 def linear_part(net: ToyNetwork) -> Float[Tensor, "single output"]:
     "The network without bias and non-linearity."
     return net_embedder(net) @ net.w_out
@@ -134,6 +137,7 @@ def without(net: ToyNetwork, neurons: Bool[Tensor, "neuron"]) -> ToyNetwork:
     "The network with some neurons' outputs taken away."
     return replace(net, w_out=net.w_out * ~neurons[:, None])
 
+# %% ../../nbs/toy/30_analysis.ipynb #bb31cc97
 def feature_losses(net: ToyNetwork, samples: Float[Tensor, "row feature"]) -> Float[Tensor, "output"]:
     "Squared error of each output, mean over the samples; they sum to the loss."
     return (net.outputs(samples) - net.targets(samples)).square().mean(0)

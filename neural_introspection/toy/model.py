@@ -119,6 +119,7 @@ class Activation(NamedTuple):
     into: Callable[[Tensor, Tensor], Tensor]          # (inputs, where to) -> values; in place of the inputs, where these are not needed any more
     back: Callable[[Tensor, Tensor, Tensor], Tensor]  # (gradient of the values, inputs, values) -> gradient of the inputs, in place of the first
 
+# %% ../../nbs/toy/10_model.ipynb #5d870aa8
 _aten = torch.ops.aten
 
 # %% ../../nbs/toy/10_model.ipynb #f967b454

@@ -35,6 +35,8 @@ DENSITIES = tuple((2**-np.linspace(1, 5, 11)).tolist())
 WIDTHS, TENTHS = tuple(float(2**i) for i in range(4, 12)), tuple(10.**-i for i in range(1, 8))
 _DOWN = dict(initial_bias=-1., decay=.03)
 _DENSER = "the program gives the values 2^-1 ... 2^-5, and does not run them"
+
+# %% ../../nbs/toy/18_presets.ipynb #d1b4d24d
 PRESETS = {p.name: p for p in (
     Preset("LR1", "learning rate", {}, "learning_rate", RATES),
     Preset("LR2", "learning rate, power-law features", dict(sample_kind="power_law"), "learning_rate", RATES),
