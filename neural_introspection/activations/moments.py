@@ -95,7 +95,9 @@ class Moments:
     m3: Float[Tensor, "neuron"]    # sum of (x - mean)**3
     m4: Float[Tensor, "neuron"]    # sum of (x - mean)**4
 
-    def __add__(self, other: Moments) -> Moments: return Moments(self.count + other.count, **joint_moments([self.count, other.count], [self.as_sums(), other.as_sums()]))
+    def __add__(self, other: Moments) -> Moments:
+        counts, sums = [self.count, other.count], [self.as_sums(), other.as_sums()]
+        return Moments(self.count + other.count, **joint_moments(counts, sums))
 
     def as_sums(self) -> Float[Tensor, "5 neuron"]:
         "Sums of the first four powers about the mean, and the mean, as `joint_moments` takes them."

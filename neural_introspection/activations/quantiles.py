@@ -14,7 +14,8 @@ from .moments import block_shape
 __all__ = ['SKETCH_SLOTS', 'counts_in_order', 'cell_edges', 'count_cells', 'quantile_bound', 'sketch_quantiles']
 
 # %% ../../nbs/activations/34_quantiles.ipynb #fa0f61ab
-SKETCH_SLOTS = 505  # 256 + 249: cells of magnitude 0 (zero) to 248 (overflow), the negative ones first; 7 are never used
+# 256 + 249: cells of magnitude 0 (zero) to 248 (overflow), the negative ones first; 7 are never used
+SKETCH_SLOTS = 505
 
 def _slots(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
     "Where in the sketch each value counts: the top nine bits of its half-precision float."

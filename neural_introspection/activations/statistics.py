@@ -94,7 +94,8 @@ def _absorb(
     if state["count"].device != acts.device: state = {name: tensor.to(acts.device) for name, tensor in state.items()}
     count, sums, filled, finite = batch_sums(acts)
     tally = _tally(sums, count, len(acts))
-    after = state | _tallied(state, tally) | joint_moments([count, state["count"]], [sums[3:], _moments(state).as_sums()])
+    moments = joint_moments([count, state["count"]], [sums[3:], _moments(state).as_sums()])
+    after = state | _tallied(state, tally) | moments
     if "sketch" in state: count_cells(state["sketch"], filled, tally["nonfinite"])
     if "top_values" in state:
         shown = acts if finite is None else torch.where(finite, acts, -math.inf)
@@ -123,16 +124,18 @@ def _quantile(state: dict[str, Tensor], q: float) -> Float[Tensor, "neuron"]:
 
 # %% ../../nbs/activations/40_statistics.ipynb #247db363
 def _top_values(state: dict[str, Tensor]) -> tuple[Float[Tensor, "neuron k"], Int[Tensor, "neuron k 2"]]:
-    "(the highest activations, their (text, position)); NaN and -1 where fewer were seen."
-    top = _top(state) if "top_codes" in state else Top(*(torch.empty(len(state["count"]), 0, dtype=d) for d in (torch.float32, torch.int64)))
-    seen = top.codes >= 0
-    return _or_nan(top.values, seen), torch.where(seen[..., None], torch.stack([top.codes >> 32, top.codes & 0xFFFFFFFF], -1), -1)
+    "(the highest activations, descending; their (text, position)); NaN and -1 where fewer were seen."
+    none = (torch.empty(len(state["count"]), 0, dtype=d) for d in (torch.float32, torch.int64))
+    top = _top(state) if "top_codes" in state else Top(*none)
+    seen, places = top.codes >= 0, torch.stack([top.codes >> 32, top.codes & 0xFFFFFFFF], -1)
+    return _or_nan(top.values, seen), torch.where(seen[..., None], places, -1)
 
 # %% ../../nbs/activations/40_statistics.ipynb #7011ded7
 def _joint_state(a: NeuronStats, b: NeuronStats) -> dict[str, Tensor]:
     "The state after the rows of both; `BadInput` if they keep different things."
     keeps = lambda stats: (stats.n_neurons, stats.quantiles, stats.top_k)
-    if keeps(a) != keeps(b): raise BadInput(f"{a!r} and {b!r} do not add up: merge what was made with the same options.")
+    if keeps(a) != keeps(b):
+        raise BadInput(f"{a!r} and {b!r} do not add up: merge what was made with the same options.")
     return _merge(a._state, {k: t.to(a.count.device) for k, t in b._state.items()})
 
 # %% ../../nbs/activations/40_statistics.ipynb #6a16bcf5
@@ -164,7 +167,7 @@ def _restored(cls: type, tensors: dict[str, Tensor]) -> NeuronStats:
 
 # %% ../../nbs/activations/40_statistics.ipynb #3be6f181
 class NeuronStats:
-    "Streaming statistics of neurons: `update` with batches, `a + b` to merge, read at any time; one value per neuron, NaN where nothing is known."
+    "Streaming statistics of neurons: `update` with batches, `a + b` to merge, read at any time; NaN where unknown."
     def __init__(self,
         n_neurons: int,
         quantiles: bool = True,  # keep the sketch that `quantile`, `iqr` and `entropy` need: 2 KB a neuron
@@ -189,7 +192,7 @@ class NeuronStats:
     iqr = property(lambda self: self.quantile(.75) - self.quantile(.25), doc="Interquartile range, float32.")
     entropy = property(lambda self: _entropy(_sketch(self._state)), doc="Entropy of the sketch's histogram, in nats.")
     nbytes = property(lambda self: sum(t.nbytes for t in self._state.values()), doc="Size of the state in bytes, for all neurons.")
-    top = property(lambda self: _top_values(self._state), doc="(the highest activations, descending; their (text, position)); NaN and -1 where fewer were seen.")
+    top = property(lambda self: _top_values(self._state), doc="(highest activations, descending; their (text, position)).")
 
     def quantile(self, q: float) -> Float[Tensor, "neuron"]:
         "The order statistic of rank floor(q * (count - 1)), within `quantile_bound`; `BadInput` if q is not in 0..1."

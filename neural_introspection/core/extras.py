@@ -17,7 +17,8 @@ __all__ = ['BRING_TENSORFLOW', 'triton_first', 'require']
 BRING_TENSORFLOW = ("tensorflow", "keras", "umap")
 
 def triton_first() -> None:
-    "Make tensorflow and triton safe in one process. Where tensorflow is there already, triton counts as not installed: `torch.compile` for GPUs is off."
+    """Make tensorflow and triton safe in one process. Where tensorflow is there already, triton counts as not installed:
+    `torch.compile` for GPUs is off."""
     if "triton" in sys.modules: return
     if "tensorflow" in sys.modules: sys.modules["triton"] = None
     else:

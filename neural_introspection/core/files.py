@@ -34,7 +34,9 @@ def full_path(
         path = Path(path).expanduser()
         fine = "\0" not in str(path) and all(len(os.fsencode(part)) <= longest for part in path.parts)
     except (RuntimeError, UnicodeEncodeError): fine = False
-    if not fine: raise BadRunFolder(f"{str(path)[:60]!r} cannot be a folder here: give names of at most {longest} plain letters, and a home folder that is there.")
+    if not fine:
+        raise BadRunFolder(f"{str(path)[:60]!r} cannot be a folder here: give names of at most {longest} plain letters, "
+                           "and a home folder that is there.")
     return path.absolute()
 
 # %% ../../nbs/core/50_files.ipynb #b7b0c05a

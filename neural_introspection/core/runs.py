@@ -127,7 +127,8 @@ def open_run(
         if not force_overwrite and is_resumable(path, config): run = RunFolder(path.absolute(), before, resumed=True, lock=lock)
         else:
             archived = archive_folder(path, force_overwrite) if before else None
-            start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="microseconds"))   # tells it from any other run
+            # the time tells it from any other run
+            start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="microseconds"))
             run = RunFolder(path.absolute(), start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
             if archived and not force_overwrite: logging.getLogger("neural_introspection").info("the previous run was archived as %s", shown_path(archived))
         for name in RUN_FOLDERS: (path/name).mkdir(parents=True, exist_ok=True)

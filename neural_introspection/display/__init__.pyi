@@ -2,33 +2,41 @@ from .figures import (
     COLOURS as COLOURS,
     Figure as Figure,
     SPLIT_COLOURS as SPLIT_COLOURS,
-    activation_histogram as activation_histogram,
-    baseline_bars as baseline_bars,
     colour_of as colour_of,
     distinct as distinct,
     figure as figure,
-    heat_map as heat_map,
-    interval_dots as interval_dots,
-    interval_line as interval_line,
     label as label,
-    layer_scores as layer_scores,
-    learning_curves as learning_curves,
     save_figure as save_figure,
-    sweep_figure as sweep_figure,
-    token_html as token_html,
-    token_view as token_view,
 )
 from .panels import (
     Panel as Panel,
     as_output as as_output,
+    progress_words as progress_words,
+    report_progress as report_progress,
+)
+from .charts import (
+    activation_histogram as activation_histogram,
+    baseline_bars as baseline_bars,
+    heat_map as heat_map,
+    interval_dots as interval_dots,
+    interval_line as interval_line,
+    layer_scores as layer_scores,
+    learning_curves as learning_curves,
+    sweep_figure as sweep_figure,
+)
+from .tokens import (
+    token_html as token_html,
+    token_view as token_view,
+)
+from .forms import (
     control as control,
     error_html as error_html,
     form as form,
-    live_figure as live_figure,
     live_or_static as live_or_static,
     options_table as options_table,
-    progress_words as progress_words,
+)
+from .live import (
+    live_figure as live_figure,
     renew_figure as renew_figure,
-    report_progress as report_progress,
     without_nan as without_nan,
 )

@@ -10,19 +10,15 @@ import hashlib
 import html
 import json
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
-
+from typing import Any, Sequence
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
-
 from ..core import BadInput, write_text
 
 # %% auto #0
 __all__ = ['COLOURS', 'SPLIT_COLOURS', 'SPLIT_MARKERS', 'colour_of', 'label', 'distinct', 'Figure', 'figure', 'to_numbers',
-           'activation_histogram', 'r2_text', 'predicted_vs_actual', 'best_epoch', 'learning_curves', 'baseline_bars',
-           'layer_scores', 'heat_map', 'interval_line', 'interval_dots', 'sweep_figure', 'token_html', 'token_view',
-           'save_figure']
+           'check_lengths', 'rgb', 'save_figure']
 
 # %% ../../nbs/display/10_figures.ipynb #8d357e4c
 COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", pink="#CC79A7", sky="#56B4E9", yellow="#F0E442", grey="#767676")
@@ -66,6 +62,7 @@ const load = () => new Promise((resolve, reject) => document.head.append(Object.
   () => box.textContent = "This figure needs plotly.js, which could not be fetched: open the notebook in JupyterLab, or go online.");
 }})()</script>"""
 
+# %% ../../nbs/display/10_figures.ipynb #ff05b54d
 @functools.cache
 def _plotly_js() -> dict[str, str]:
     "Address and hash of the plotly.js that belongs to the installed plotly."
@@ -94,6 +91,7 @@ _LOOK = dict(layout=dict(
     margin=dict(l=60, r=30, t=72, b=56), xaxis=_AXIS, yaxis=_AXIS, hoverlabel=dict(align="left"),
     legend=dict(orientation="h", x=0, xanchor="left", y=1.01, yanchor="bottom")))
 
+# %% ../../nbs/display/10_figures.ipynb #88120082
 def figure(
     traces: Sequence[Any] = (),  # plotly traces
     title: str = "",             # what is shown; escaped
@@ -120,301 +118,16 @@ def to_numbers(
     if not np.isfinite(array).any(): raise BadInput(f"{what} has no finite value among {array.size}: there is nothing to draw.")
     return array
 
-def _series(values: Any, what: str) -> dict[str, np.ndarray]:
-    named = values if isinstance(values, Mapping) else {what: values}
-    arrays = {str(k): to_numbers(v, f"{what} {k}") for k, v in named.items()}
-    return {k: v[np.isfinite(v)] for k, v in arrays.items()}
-
-# %% ../../nbs/display/10_figures.ipynb #2ab7546c
-def _density(edges: np.ndarray, name: str, values: np.ndarray, colour: str) -> go.Scatter:
-    height = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
-    xs, ys = np.repeat(edges, 2).astype("f4"), np.concatenate([[0], np.repeat(height, 2), [0]]).astype("f4")
-    return go.Scatter(x=xs, y=ys, name=f"{label(name, 40)} ({len(values):,})", legendgroup=name, mode="lines",
-                      line=dict(color=colour, width=1.5), fill="tozeroy", fillcolor=f"rgba{(*_rgb(colour), .15)}",
-                      hovertemplate="%{x:.4g}: density %{y:.3g}")
-
-def _box(name: str, values: np.ndarray, colour: str) -> go.Box:
-    low, q1, median, q3, high = np.quantile(values, [.01, .25, .5, .75, .99])
-    return go.Box(q1=[q1], median=[median], q3=[q3], lowerfence=[low], upperfence=[high], y=[label(name, 40)], yaxis="y2",
-                  orientation="h", legendgroup=name, showlegend=False, marker_color=colour, line_width=1.5, name=label(name, 40))
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return tuple(int(colour[i:i + 2], 16) for i in (1, 3, 5))
-
-# %% ../../nbs/display/10_figures.ipynb #abee949e
-def activation_histogram(
-    values: Float[np.ndarray, "count"] | Mapping[str, Float[np.ndarray, "count"]],  # activations, or one array per split, epoch, ...
-    title: str = "Distribution of activations",
-    unit: str = "activation",  # what is measured: title of the x axis
-    bins: int = 60,            # number of bins over the whole range
-) -> Figure:
-    "Density of each group over common bins, with its quartile box above; values that are not finite are left out."
-    groups = _series(values, unit)
-    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins)
-    colours = [colour_of(name, i) for i, name in enumerate(groups)]
-    traces = [draw(name, values, colour) for draw in (functools.partial(_density, edges), _box)
-              for (name, values), colour in zip(groups.items(), colours)]
-    boxes = min(.3, .06 + .05*len(groups))  # the boxes' share of the height
-    return figure(traces, title, unit, height=400 + 20*len(groups),
-                  yaxis=dict(domain=[0, .98 - boxes], title_text="density", rangemode="tozero"),
-                  yaxis2=dict(domain=[1 - boxes, 1], showticklabels=False, showgrid=False, ticks="", autorange="reversed"))
-
-# %% ../../nbs/display/10_figures.ipynb #2a87f1c6
-def r2_text(
-    r2: Optional[float],                                # R², or None
-    interval: Optional[tuple[float, float]] = None,     # its confidence interval
-    name: str = "",                                     # of which split
-) -> str:
-    "R² in words: `test R² 0.71 [0.65, 0.77]`; empty for None."
-    if r2 is None: return ""
-    span = f" [{_two_digits(interval[0])}, {_two_digits(interval[1])}]" if interval else ""
-    return f"{name} R² {_two_digits(r2)}{span}".strip()
-
-def _two_digits(value: float) -> str: return f"{round(value, 2) + 0.:.2f}"  # adding 0 turns -0.00 into 0.00
-
-def _points(actual: np.ndarray, predicted: np.ndarray, hover: np.ndarray, name: str, index: int) -> go.Scatter:
-    return go.Scatter(x=actual.astype("f4"), y=predicted.astype("f4"), name=f"{label(name, 40)} ({len(actual):,})" if name else f"texts ({len(actual):,})",
-                      text=hover.tolist(), mode="markers",
-                      marker=dict(color=colour_of(name, index), symbol=SPLIT_MARKERS.get(name, "circle"), size=6, opacity=.6),
-                      hovertemplate="actual %{x:.4g}, predicted %{y:.4g}<br>%{text}<extra>" + label(name, 40) + "</extra>")
-
-def _identity(actual: np.ndarray, predicted: np.ndarray) -> go.Scatter:
-    ends = [float(np.nanmin([actual, predicted])), float(np.nanmax([actual, predicted]))]
-    return go.Scatter(x=ends, y=ends, mode="lines", name="perfect prediction", line=dict(color=COLOURS["grey"], dash="dash"), hoverinfo="skip")
-
-def _same_length(**columns: Any) -> None:
+# %% ../../nbs/display/10_figures.ipynb #886663fe
+def check_lengths(**columns: Any) -> None:
+    "`BadInput` if columns that are not None differ in length."
     sizes = {k: len(v) for k, v in columns.items() if v is not None}
     if len(set(sizes.values())) > 1: raise BadInput(f"{', '.join(f'{k} has {n}' for k, n in sizes.items())} values: they must be of one length.")
 
-# %% ../../nbs/display/10_figures.ipynb #e1896623
-def predicted_vs_actual(
-    actual: Float[np.ndarray, "text"],
-    predicted: Float[np.ndarray, "text"],
-    split: Optional[Sequence[str]] = None,  # the split of each text
-    texts: Optional[Sequence[str]] = None,  # shown on hover, escaped and shortened
-    r2: Optional[float] = None,             # shown beside the title
-    interval: Optional[tuple[float, float]] = None,  # confidence interval of `r2`
-    r2_of: str = "test",                    # the split that `r2` belongs to
-    title: str = "Predicted versus actual",
-    unit: str = "activation",
-) -> Figure:
-    "Scatter of predictions with the identity line, coloured by split; `BadInput` if the lengths differ."
-    actual, predicted = to_numbers(actual, "actual"), to_numbers(predicted, "predicted")
-    _same_length(actual=actual, predicted=predicted, split=split, texts=texts)
-    split = np.array([""]*len(actual) if split is None else split)
-    hover = np.array([label(t) for t in texts] if texts is not None else [""]*len(actual), dtype=object)
-    traces = [_points(actual[split == s], predicted[split == s], hover[split == s], s, i) for i, s in enumerate(dict.fromkeys(split.tolist()))]
-    about = " · ".join(filter(None, [title, r2_text(r2, interval, r2_of)]))
-    square = dict(constrain="domain", constraintoward="left")
-    return figure([_identity(actual, predicted), *traces], about, height=560, showlegend=True,
-                  xaxis=dict(title_text=label(f"actual {unit}"), **square),
-                  yaxis=dict(title_text=label(f"predicted {unit}"), scaleanchor="x", scaleratio=1, **square | dict(constraintoward="bottom")))
-
-# %% ../../nbs/display/10_figures.ipynb #9361674b
-def _need(frame: Any, *columns: str) -> None:
-    missing = [c for c in columns if c not in frame.columns]
-    if missing: raise BadInput(f"the frame has no column {', '.join(missing)}: give {', '.join(columns)}.")
-    if not len(frame): raise BadInput(f"the frame has no row: give at least one, with {', '.join(columns)}.")
-
-def best_epoch(
-    history: Any,    # frame with columns epoch, split, loss
-    split: str = "val",
-) -> Optional[int]:
-    "The epoch with the lowest finite loss on `split` (the first of several); None if that split has none."
-    losses = history[(history["split"] == split) & np.isfinite(history["loss"])]
-    return None if losses.empty else int(losses.loc[losses["loss"].idxmin(), "epoch"])
-
-def learning_curves(
-    history: Any,           # frame with columns epoch, split, loss
-    title: str = "Learning curves",
-    unit: str = "loss (mean squared error, in target variances)",
-    best_by: str = "val",   # the split that chooses the best epoch
-) -> Figure:
-    "Loss of each split by epoch; a dashed line marks the best epoch."
-    _need(history, "epoch", "split", "loss")
-    traces = [_curve(h, s, i) for i, (s, h) in enumerate(history.groupby("split", sort=False))]
-    fig, best = figure(traces, title, "epoch", unit, yaxis_rangemode="tozero", showlegend=True), best_epoch(history, best_by)
-    if best is not None:
-        fig.add_vline(best, line=dict(color=COLOURS["grey"], dash="dash"), annotation_text=f"best epoch {best}", annotation_position="top left")
-    return fig
-
-def _curve(history: Any, split: str, index: int) -> go.Scatter:
-    return go.Scatter(x=history["epoch"].to_numpy(), y=history["loss"].to_numpy("f4"), name=label(split, 40), mode="lines+markers",
-                      marker=dict(size=5, symbol=SPLIT_MARKERS.get(split, "circle")), line_color=colour_of(split, index),
-                      hovertemplate="epoch %{x}: %{y:.4g}")
-
-# %% ../../nbs/display/10_figures.ipynb #2d06c16f
-def _score_words(row: Any, floor: float) -> str:
-    if row.r2 != row.r2: return "not defined"
-    interval = (row.low, row.high) if row.low == row.low else None
-    return "◂ "*(row.r2 < floor) + r2_text(row.r2, interval).removeprefix("R² ")
-
-def _finite(values: np.ndarray) -> np.ndarray: return np.where(np.isfinite(values), values, 0)
-
-def _error_bars(middle: Any, low: Any, high: Any) -> dict:
-    middle, low, high = (np.asarray(values, "f4") for values in (middle, low, high))
-    return dict(type="data", symmetric=False, array=_finite(high - middle), arrayminus=_finite(middle - low), thickness=1.5)
-
-def _bars(names: list[str], r2: np.ndarray, low: np.ndarray, high: np.ndarray, words: list[str]) -> go.Bar:
-    return go.Bar(x=r2, y=distinct(names), orientation="h", width=.6, error_x=_error_bars(r2, low, high) | dict(color="#222"), customdata=words,
-                  marker_color=[COLOURS["blue"]] + ["#b5b5b5"]*(len(names) - 1), hovertemplate="%{y}: %{customdata}<extra></extra>")
-
-# %% ../../nbs/display/10_figures.ipynb #a6f6e21b
-def baseline_bars(
-    frame: Any,  # columns name, r2 and optionally low, high (the confidence interval); the result comes first
-    title: str = "R² beside its baselines",
-    unit: str = "R² (1 is perfect, 0 is predicting the mean)",
-    floor: float = -.5,  # the lowest R² drawn to scale
-) -> Figure:
-    "One bar per row with its interval and its value; the first row stands out. An undefined R² (NaN) is named as such."
-    _need(frame, "name", "r2")
-    frame = frame.reindex(columns=["name", "r2", "low", "high"])
-    words = [_score_words(row, floor) for row in frame.itertuples()]
-    r2, low, high = (np.clip(frame[c].to_numpy(float), floor, None) for c in ("r2", "low", "high"))
-    notes = [dict(x=1.02, xref="paper", xanchor="left", y=i, text=w, showarrow=False) for i, w in enumerate(words)]
-    ends = np.nan_to_num(np.concatenate([r2, low, high, [0, 1]]))
-    fig = figure([_bars(list(frame["name"]), r2, low, high, words)], title, unit, height=130 + 38*len(frame), annotations=notes,
-                 margin_r=170, yaxis=dict(autorange="reversed", showgrid=False), xaxis_range=[ends.min() - .02, ends.max()])
-    fig.add_vline(0, line_color="#222", line_width=1)
-    return fig
-
-# %% ../../nbs/display/10_figures.ipynb #a15f741f
-def layer_scores(
-    frame: Any,               # columns layer, neuron, score: one row per neuron
-    top: int = 5,             # how many of the best neurons to name
-    title: str = "Scores by layer",
-    unit: str = "score",
-) -> Figure:
-    "The distribution of neuron scores in each layer, the `top` neurons labelled `layer[neuron]`."
-    _need(frame, "layer", "neuron", "score")
-    frame = frame[np.isfinite(frame["score"])]
-    _need(frame, "score")
-    spread = frame["score"].min() > 0 and frame["score"].max() > 100 * frame["score"].median()
-    few = frame["layer"].nunique() <= 40
-    near = .04 * (np.ptp(np.log(frame["score"])) if spread else np.ptp(frame["score"]))
-    return figure([_layer_boxes(frame), _named_neurons(frame.nlargest(top, "score"), near, np.log if spread else np.positive)], title, "layer", unit + (" (log)" if spread else ""),
-                  yaxis_type="log" if spread else "linear", xaxis_dtick=1 if few else None)
-
-# %% ../../nbs/display/10_figures.ipynb #108da6a0
-def _layer_boxes(frame: Any) -> go.Box:
-    q = frame.groupby("layer")["score"].quantile([.01, .25, .5, .75, .99]).unstack()
-    return go.Box(x=q.index.to_numpy(), lowerfence=q[.01], q1=q[.25], median=q[.5], q3=q[.75], upperfence=q[.99],
-                  name=f"all {len(frame):,} neurons", marker_color=COLOURS["grey"], line_width=1.5)
-
-def _named_neurons(best: Any, near: float, scale: Any) -> go.Scatter:
-    names = [f"{row.layer}[{row.neuron}]" for row in best.itertuples()]
-    return go.Scatter(x=best["layer"].to_numpy(), y=best["score"].to_numpy("f4"), customdata=names, mode="markers+text",
-                      text=_shared_labels(names, best["layer"].tolist(), scale(best["score"]).tolist(), near), textposition="middle right",
-                      name=f"top {len(best)}: layer[neuron]", marker=dict(color=COLOURS["red"], size=8), cliponaxis=False,
-                      hovertemplate="%{customdata}: %{y:.4g}<extra></extra>")
-
-def _shared_labels(names: list[str], layers: list, heights: list[float], near: float) -> list[str]:
-    "A label per point, best first: names of one layer within `near` of the last labelled point join its label, and have none of their own."
-    labels, last = [""]*len(names), {}
-    for i, (name, layer, height) in enumerate(zip(names, layers, heights)):
-        if layer in last and heights[last[layer]] - height < near: labels[last[layer]] += f", {name}"
-        else: labels[i], last[layer] = name, i
-    return labels
-
-# %% ../../nbs/display/10_figures.ipynb #3d6d655e
-def heat_map(
-    matrix: Float[np.ndarray, "row column"],
-    rows: Optional[Sequence[Any]] = None,     # label of each row; its number if left out
-    columns: Optional[Sequence[Any]] = None,  # label of each column
-    title: str = "",
-    x: str = "",
-    y: str = "",
-    unit: str = "value",                      # title of the colour bar
-) -> Figure:
-    "A matrix as colours, the first row on top; `BadInput` if it is not a matrix or the labels do not fit."
-    matrix = np.asarray(matrix.detach().cpu() if hasattr(matrix, "detach") else matrix, "f4")
-    if matrix.ndim != 2: raise BadInput(f"a matrix of shape {matrix.shape} was given: it must have two axes.")
-    to_numbers(matrix, unit)
-    rows, columns = (range(n) if names is None else names for n, names in zip(matrix.shape, (rows, columns)))
-    if (len(rows), len(columns)) != matrix.shape:
-        raise BadInput(f"{len(rows)} row and {len(columns)} column labels do not fit a matrix of shape {matrix.shape}: give one per row and column.")
-    signed = np.nanmin(matrix) < 0 < np.nanmax(matrix)
-    trace = go.Heatmap(z=matrix, x=distinct(columns), y=distinct(rows), colorscale="RdBu_r" if signed else "Cividis", zmid=0 if signed else None,
-                       colorbar=dict(title_text=label(unit), title_side="right", thickness=14, ypad=0, outlinewidth=0), hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>")
-    return figure([trace], title, x, y, height=int(np.clip(140 + 22*len(rows), 240, 900)), xaxis=dict(type="category", showgrid=False),
-                  yaxis=dict(type="category", showgrid=False, autorange="reversed"), margin_t=56)
-
-# %% ../../nbs/display/10_figures.ipynb #576cf851
-def interval_line(
-    x: Any,
-    middle: Float[np.ndarray, "point"],   # mean, or accuracy
-    low: Float[np.ndarray, "point"],
-    high: Float[np.ndarray, "point"],
-    **more: Any,                          # of plotly's Scatter: name, colour, axis, mode
-) -> Any:
-    "Points joined by a line, with their intervals as error bars; an end that is not finite draws none."
-    return go.Scatter(**dict(x=x, y=np.asarray(middle, "f4"), mode="lines+markers", error_y=_error_bars(middle, low, high)) | more)
-
-def interval_dots(
-    names: Sequence[str],                 # a line of the figure each
-    middle: Float[np.ndarray, "point"],
-    low: Float[np.ndarray, "point"],
-    high: Float[np.ndarray, "point"],
-    **more: Any,                          # of plotly's Scatter: name, marker
-) -> Any:
-    "Named values below each other, with their intervals as error bars along x; an end that is not finite draws none."
-    return go.Scatter(**dict(x=np.asarray(middle, "f4"), y=list(names), mode="markers", error_x=_error_bars(middle, low, high)) | more)
-
-def sweep_figure(frame: Any, x: str, y: str, title: str, by: str = "setting", **axes: Any) -> Any:
-    "Mean over seeds by `x`, with the 95 % interval, a line for each setting."
-    import pandas as pd
-    from neural_introspection.stats import mean_interval
-    lines = []
-    for i, (name, part) in enumerate(frame.dropna(subset=[y]).groupby(by, sort=False)):
-        points = pd.DataFrame([(at, *mean_interval(some[y].to_numpy(float))) for at, some in part.groupby(x, sort=False)], columns=["x", "mean", "low", "high"])
-        lines.append(interval_line(points.x, points["mean"], points.low, points.high, name=label(name), line_color=colour_of(str(name), i), hovertemplate="%{x}: %{y:.3f}"))
-    return figure(lines, title, axes.pop("x_title", x.replace("_", " ")), axes.pop("y_title", y.replace("_", " ")), showlegend=True, **axes)
-
-# %% ../../nbs/display/10_figures.ipynb #52e4bdae
-_POSITIVE, _NEGATIVE = COLOURS["orange"], COLOURS["sky"]
-_INVISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
-
-def _shade(value: float, scale: float) -> str:
-    part, colour = min(abs(value) / scale, 1), _rgb(_POSITIVE if value > 0 else _NEGATIVE)
-    return "#" + "".join(f"{round(255 - part*(255 - c)):02x}" for c in colour)
-
-def _span(token: str, value: float, scale: float) -> str:
-    shown = "".join(_INVISIBLE.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in token)
-    style, hover = ("", "no value") if value != value else (f' style="background:{_shade(value, scale)}"', f"{value:.4g}")
-    return f'<span title="{hover}"{style}>{html.escape(shown)}</span>' + "<br>"*token.count("\n")
-
-def _checked(tokens: Sequence[str], values: Any) -> tuple[np.ndarray, float]:
-    values = to_numbers(values, "token values")
-    _same_length(tokens=tokens, values=values)
-    return values, float(np.nanmax(np.abs(values[np.isfinite(values)]))) or 1.
-
-# %% ../../nbs/display/10_figures.ipynb #c2a131ac
-def token_html(
-    tokens: Sequence[str],             # tokens as strings, with their leading spaces
-    values: Float[np.ndarray, "pos"],  # one value per token; NaN means none
-    title: str = "",
-    scale: Optional[float] = None,     # the magnitude that gets the full colour; the largest one if left out
-) -> Any:
-    "An `IPython.display.HTML` of the text with each token coloured by its value; everything is escaped."
-    from IPython.display import HTML
-    values, largest = _checked(tokens, values)
-    spans = "".join(_span(t, v, scale or largest) for t, v in zip(tokens, values.tolist()))
-    head = f'<p style="margin:0 0 4px"><b>{html.escape(title)}</b> <small>full colour: ±{scale or largest:.3g}</small></p>'
-    return HTML(f'<div style="background:#fff;color:#111;padding:8px 12px;border-radius:4px;font-family:system-ui,sans-serif">{head}'
-                f'<div style="white-space:pre-wrap;font-family:ui-monospace,monospace;line-height:1.7;overflow-wrap:anywhere">{spans}</div></div>')
-
-# %% ../../nbs/display/10_figures.ipynb #89066271
-def token_view(
-    tokens: Sequence[str],             # tokens as strings, with their leading spaces
-    values: Float[np.ndarray, "pos"],  # one value per token; NaN is shown as 0
-    title: str = "",
-) -> Any:
-    "An `IPython.display.HTML` with CircuitsVis' `colored_tokens`: interactive, works offline, opens no connection."
-    from circuitsvis.tokens import colored_tokens
-    from IPython.display import HTML
-    values, largest = _checked(tokens, values)
-    view = colored_tokens([html.escape(t) for t in tokens], np.nan_to_num(values), -largest, largest, _NEGATIVE, _POSITIVE)
-    return HTML(f"<p><b>{html.escape(title)}</b></p>{view.local_src}")
+# %% ../../nbs/display/10_figures.ipynb #aa617f60
+def rgb(colour: str) -> tuple[int, int, int]:
+    "Red, green and blue, 0 to 255, of a colour such as `#0072B2`."
+    return tuple(int(colour[i:i + 2], 16) for i in (1, 3, 5))
 
 # %% ../../nbs/display/10_figures.ipynb #af4ec319
 _PAGE = """<!doctype html>
@@ -423,6 +136,7 @@ _PAGE = """<!doctype html>
 <body>{body}</body></html>
 """
 
+# %% ../../nbs/display/10_figures.ipynb #a6241b48
 def save_figure(
     figure: Any,       # a plotly figure, or anything with `_repr_html_`
     path: str | Path,  # ends in .html

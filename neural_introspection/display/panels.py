@@ -4,158 +4,22 @@
 
 # %% ../../nbs/display/20_panels.ipynb #d85dcdd7
 from __future__ import annotations
-import contextlib
 import contextvars
-import functools
 import html
-import itertools
-import re
 import threading
 import time
-import traceback
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
-
 import ipywidgets as widgets
-import numpy as np
-import traitlets
-from jaxtyping import Float
-
-from neural_introspection.core import (BadInput, Cancelled, NeuralIntrospectionError, Option, make_config, options,
-    watch_progress)
+from ..core import BadInput, Cancelled, NeuralIntrospectionError, watch_progress
+from .forms import Form, error_html, form, live_or_static, options_table
 
 # %% auto #0
-__all__ = ['control', 'options_table', 'error_html', 'Form', 'live_or_static', 'form', 'as_output', 'without_nan', 'live_figure',
-           'renew_figure', 'PanelParts', 'lay_out', 'progress_words', 'Panel', 'report_progress']
+__all__ = ['as_output', 'PanelParts', 'lay_out', 'progress_words', 'Panel', 'report_progress']
 
-# %% ../../nbs/display/20_panels.ipynb #bddbf00c
-_LABEL = "11.5em"  # the width of an option's name
-
-def control(
-    o: Option,   # what the form asks for
-    value: Any,  # what it shows at first
-) -> widgets.Widget:
-    "The widget for one option; its `value` is what `make_config` takes."
-    about = dict(description=o.name, tooltip=_words(o), layout=widgets.Layout(width="98%"), style=dict(description_width=_LABEL))
-    if o.choices: return widgets.Dropdown(options=[(str(c), c) for c in o.choices] + [("(none)", None)]*o.optional, value=value, **about)
-    if o.kind is bool: return widgets.Checkbox(value=bool(value), **about)
-    about |= dict(continuous_update=False)
-    if o.optional or o.kind in (str, tuple): return widgets.Text(value=_shown(o, value), placeholder="left out" if o.optional else "", **about)
-    if o.kind is int: return widgets.IntText(value=value, **about)
-    if o.minimum is None or o.maximum is None: return widgets.FloatText(value=value, step=None, **about)
-    return widgets.FloatSlider(value=value, min=o.minimum, max=o.maximum, step=(o.maximum - o.minimum) / 100, readout_format=".3g", **about)
-
-def _words(o: Option) -> str:
-    "The option's help, with other options named as the form names them and not as the shell does."
-    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), o.help)
-
-def _shown(o: Option, value: Any) -> Any:
-    "The value as the option's control holds it."
-    if o.choices or not (o.optional or o.kind in (str, tuple)): return value
-    return "" if value is None else " ".join(map(str, value)) if o.kind is tuple else str(value)
-
-# %% ../../nbs/display/20_panels.ipynb #2c8c419b
-def options_table(
-    config: Any,  # a config dataclass or an instance of one
-) -> str:
-    "An HTML table of the options: group, name, value, what is allowed, help; everything escaped."
-    config = config() if isinstance(config, type) else config
-    rows, head = [], "".join(f"<th style='text-align:left'>{name}</th>" for name in ("option", "value", "allowed", "help"))
-    for group, some in itertools.groupby(options(config), lambda o: o.group):
-        rows.append(f"<tr><th colspan=4 style='text-align:left'>{html.escape(group)}</th></tr>")
-        rows += [_row(f"<code>{o.name}</code>", *map(html.escape, (_plain(getattr(config, o.name)), _allowed(o), o.help))) for o in some]
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-def _row(*cells: str) -> str: return "<tr>" + "".join(f"<td style='text-align:left'>{cell}</td>" for cell in cells) + "</tr>"
-
-def _plain(value: Any) -> str: return "" if value is None else str(value)
-
-def _allowed(o: Option) -> str:
-    if o.choices: return ", ".join(map(str, o.choices))
-    ends = [f"≥ {o.minimum:g}" if o.minimum is not None else "", f"≤ {o.maximum:g}" if o.maximum is not None else ""]
-    kind = "numbers" if o.kind is tuple else o.kind.__name__
-    return " ".join(filter(None, [kind, ", ".join(filter(None, ends)), "or left out" if o.optional else ""]))
-
-# %% ../../nbs/display/20_panels.ipynb #44ba80f4
-def error_html(
-    error: BaseException,      # what went wrong
-    details: bool = False,     # whether to add the traceback, folded
-) -> str:
-    "The error's sentence and notes as escaped HTML, announced by screen readers."
-    words = str(error) if isinstance(error, NeuralIntrospectionError) else f"{type(error).__name__}: {error}"
-    lines = "<br>".join(html.escape(line) for line in [words, *getattr(error, "__notes__", [])])
-    trace = html.escape("".join(traceback.format_exception(error))) if details else ""
-    fold = f"<details><summary>Where it happened</summary><pre style='overflow:auto'>{trace}</pre></details>" if details else ""
-    colour = "#5F5F5F" if isinstance(error, Cancelled) else "#B00020"
-    return f"<div role='alert' style='color:{colour};line-height:1.4;overflow-wrap:anywhere'>{lines}{fold}</div>"
-
-# %% ../../nbs/display/20_panels.ipynb #0afa6313
-@dataclass(frozen=True)
-class Form:
-    "A form for a config dataclass, made by `form`. Displays itself: live in a notebook, as a table on a static page."
-    cls: type                            # the config dataclass
-    controls: dict[str, widgets.Widget]  # by option name
-    sections: widgets.Accordion          # the controls, by group
-    message: widgets.HTML                # empty, or why the values don't fit
-    widget: widgets.VBox                 # what is displayed: sections and message
-
-    def values(self) -> dict[str, Any]:
-        "What the controls hold, unchecked."
-        return {name: c.value for name, c in self.controls.items()}
-
-    def config(self) -> Any:
-        "The config; `BadInput` if a value does not fit, which the form then also says."
-        try: config = make_config(self.cls, self.values())
-        except BadInput as error:
-            self.message.value = error_html(error)
-            raise
-        self.message.value = ""
-        return config
-
-    def set(self, **values: Any) -> Form:
-        "Change some values; `BadInput`, and no change, if they do not fit."
-        config = make_config(self.cls, self.values() | values)
-        for o in options(config): self.controls[o.name].value = _shown(o, getattr(config, o.name))
-        return self
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return live_or_static(self.widget, options_table(self._latest()))
-
-    def _latest(self) -> Any:
-        try: return make_config(self.cls, self.values())
-        except BadInput: return self.cls
-
-# %% ../../nbs/display/20_panels.ipynb #5dd40702
-def live_or_static(
-    widget: widgets.Widget,  # for a notebook with a kernel
-    page: str,               # HTML for everything else
-) -> dict[str, Any]:
-    "A mime bundle that shows `widget` where widgets live, and `page` where they don't (a published page, a saved notebook)."
-    return (widget._repr_mimebundle_() or {}) | {"text/html": page}
-
+# %% ../../nbs/display/20_panels.ipynb #a1c9bd47
 def _static_note(title: str) -> str:
     return f"<p><b>{html.escape(title or 'Panel')}</b>: live in JupyterLab, where these options are a form with Run and Cancel.</p>"
-
-def form(
-    config: Any,  # a config dataclass, or an instance whose values are shown at first
-) -> Form:
-    "The form of a config, with a section for each group of options."
-    config = config() if isinstance(config, type) else config
-    controls = {o.name: control(o, getattr(config, o.name)) for o in options(config)}
-    groups = [(group, list(some)) for group, some in itertools.groupby(options(config), lambda o: o.group)]
-    sections = [widgets.VBox([part for o in some for part in (controls[o.name], _help(o))]) for _, some in groups]
-    message = widgets.HTML()
-    accordion = widgets.Accordion(sections, titles=[group for group, _ in groups], selected_index=0)
-    made = Form(type(config), controls, accordion, message, widgets.VBox([accordion, message]))
-    for c in controls.values(): c.observe(lambda change: _check(made), "value")
-    return made
-
-def _help(o: Option) -> widgets.HTML:
-    words = f"<div style='font-size:90%;line-height:1.3;opacity:.75'>{html.escape(_words(o))}</div>"
-    return widgets.HTML(f"<div style='margin:-4px 0 6px calc({_LABEL} + 8px)'>{words}</div>")
-
-def _check(made: Form) -> None:
-    with contextlib.suppress(BadInput): made.config()
 
 # %% ../../nbs/display/20_panels.ipynb #7bb63705
 def as_output(
@@ -168,135 +32,6 @@ def as_output(
     formatter = shell.display_formatter if shell else DisplayFormatter()
     data, metadata = formatter.format(thing)
     return dict(output_type="display_data", data=data, metadata=metadata)
-
-# %% ../../nbs/display/20_panels.ipynb #8a3de122
-_SHARED = """
-const PLOTLY = globalThis.neuralIntrospectionPlotly ??= {};   // by version: what the page has read
-const EDITS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate", "removeLayoutProps", "removeTraceProps"].map(name => `_py2js_${name}`);
-
-async function find(model) {   // a page that is loaded anew makes the models in any order
-  for (const end = Date.now() + 60000; ;)
-    try { return (await model.widget_manager.get_model(model.get("_plotly").source)).get("source"); }
-    catch (error) { if (Date.now() > end) throw error; await new Promise(later => setTimeout(later, 50)); }
-}
-
-async function read(source) {
-  await new Promise(later => setTimeout(later, 200));   // the page stands still while it reads: other models are made first
-  const url = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
-  let plotly;
-  try { plotly = await import(url); } finally { URL.revokeObjectURL(url); }
-  for (const name of ["_sendTraceDeltas", "_sendLayoutDelta", "handle_plotly_hover", "handle_plotly_unhover"]) plotly.FigureView.prototype[name] = () => {};
-  return plotly;
-}
-
-async function shared(model) {
-  const version = model.get("_plotly").version, source = PLOTLY[version] ? "" : await find(model), reading = PLOTLY[version] ??= read(source);
-  try { return await reading; } catch (error) { if (PLOTLY[version] === reading) delete PLOTLY[version]; throw error; }
-}
-"""
-
-# %% ../../nbs/display/20_panels.ipynb #743e524f
-_LIVE = _SHARED + """
-export default () => {
-  let bundle, figure, off;
-  const heard = [];
-  return {
-    initialize({model}) {
-      const early = [], notes = EDITS.map(name => [`change:${name}`, () => early.push([name, model.get(name)])]);
-      notes.push(["change:_widget_data", () => early.length = 0]);   // all of it, with the edits done
-      for (const [event, note] of notes) model.on(event, note);
-      off = ([event, note]) => model.off(event, note);
-      bundle = shared(model).then(plotly => {
-        notes.forEach(off);
-        figure = plotly.default();
-        figure.initialize({model: {...model, on(event, note) { heard.push([event, note]); model.on(event, note); }}});
-        for (const [name, edit] of early) model.set(name, edit);
-        return plotly;
-      });
-      bundle.catch(() => {});   // told by render
-    },
-    async render({model, el}) {
-      const {FigureView} = await bundle, before = heard.length, remove = figure.render({model, el}), mine = heard.splice(before);
-      const ask = {model: {get: name => ({relayout_data: {autosize: true}})}, el, viewID: "place", _sendLayoutDelta() {}};   // as if Python asked
-      const fit = () => { if (el.clientWidth && el._fullLayout?.width !== el.clientWidth) FigureView.prototype.do_relayout.call(ask); };
-      let later;
-      const place = new ResizeObserver(() => { clearTimeout(later); later = setTimeout(fit, 120); });   // plotly itself hears of the window only
-      place.observe(el);
-      return () => { place.disconnect(); clearTimeout(later); mine.forEach(off); remove(); };   // plotly's view would hear on, and fail
-    },
-  };
-};
-"""
-
-# %% ../../nbs/display/20_panels.ipynb #e8487bee
-class _Plotly(widgets.Widget):
-    "Plotly's code for the browser, which all live figures of a kernel share."
-    source = traitlets.Unicode().tag(sync=True)
-
-@functools.cache
-def _live_class() -> type:
-    "The class of live figures; made late, since plotly is slow to import."
-    import plotly
-    import plotly.graph_objects as go
-    shared = []
-    def source() -> str:
-        "The name by which the browser finds plotly's code."
-        if not shared or shared[-1].comm is None: shared.append(_Plotly(source=str(go.FigureWidget._esm)))   # closed: Widget.close_all()
-        return shared[-1].model_id
-
-    class LiveFigure(go.FigureWidget):
-        "A `FigureWidget` that shares plotly's code, is as wide as its place, and shows its present state wherever it is opened. It hears clicks and selections, not hovering."
-        _esm = _LIVE
-        _plotly = traitlets.Dict().tag(sync=True)
-
-        @traitlets.default("_plotly")
-        def _shared(self) -> dict[str, str]: return dict(version=plotly.__version__, source=source())
-
-        def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            state = super().get_state(*args, **kwargs)
-            now = {f"_widget{name}": self.__dict__[name] for name in ("_data", "_layout") if name in self.__dict__}   # not there yet while it is made
-            return state | {name: self.trait_metadata(name, "to_json")(value, self) for name, value in now.items() if name in state}
-
-        def on_edits_completed(self, fn: Callable[[], Any]) -> None:
-            "Call `fn` at once: the browser does not tell when it has drawn."
-            fn()
-    return LiveFigure
-
-def without_nan(matrix: Float[np.ndarray, "row column"]) -> np.ndarray:
-    "The matrix with None for NaN: a widget's matrices travel as JSON, which has no NaN."
-    return np.where(np.isnan(matrix), None, matrix)
-
-def live_figure(fig: Any) -> Any:
-    "A figure as a widget that is as wide as its place on the page."
-    import plotly.graph_objects as go
-    fig = go.Figure(fig).update_layout(width=None)
-    for heat in fig.select_traces(dict(type="heatmap")): heat.z = without_nan(heat.z)
-    live = _live_class()(fig)
-    live._config = dict(responsive=True, displaylogo=False)
-    return live
-
-# %% ../../nbs/display/20_panels.ipynb #6b7a5418
-_RENEWED = dict(heatmap=("text", "zmax"), bar=("x", "y", "customdata"), scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line"))
-_RENEWED_AXIS = ("range", "type", "tickvals", "ticktext")
-
-def renew_figure(
-    live: Any,   # made by `live_figure`
-    fig: Any,    # a figure with traces of the same kinds
-) -> None:
-    "Give a live figure the data, height, axes, titles and annotations of another one."
-    if len(live.data) > len(fig.data): live.data = live.data[:len(fig.data)]
-    elif len(live.data) < len(fig.data): live.add_traces(fig.data[len(live.data):])
-    with live.batch_update():
-        for old, new in zip(live.data, fig.data):
-            if new.type == "heatmap": old.z = without_nan(np.asarray(new.z, "f8"))
-            old.update({key: new[key] for key in _RENEWED[new.type]}, overwrite=True)
-        if fig.layout.annotations: live.layout.annotations = fig.layout.annotations
-        live.update_layout({key: value for key, value in _renewed_layout(fig).items() if value is not None and value != live.layout[key]})   # the same would be sent, and drawn, all the same
-
-def _renewed_layout(fig: Any) -> dict[str, Any]:
-    axes = [name for name in fig.layout if name[1:5] == "axis"]
-    wanted = {f"{name}_{key}": fig.layout[name][key] for name in axes for key in _RENEWED_AXIS} | {f"{name}_title_text": fig.layout[name].title.text for name in axes}
-    return wanted | dict(height=fig.layout.height, title_text=fig.layout.title.text, legend_title_text=fig.layout.legend.title.text)
 
 # %% ../../nbs/display/20_panels.ipynb #0df139ab
 @dataclass(frozen=True)
@@ -317,6 +52,7 @@ class PanelParts:
                    widgets.Button(description="Cancel", icon="stop", disabled=True, tooltip="Stop at the next step; what is complete is kept"),
                    widgets.IntProgress(value=0, max=1, layout=wide), widgets.HTML("Ready."), widgets.HTML(), widgets.Output(layout=wide))
 
+# %% ../../nbs/display/20_panels.ipynb #e450fe7c
 def lay_out(
     form: Form,
     parts: PanelParts,
@@ -395,14 +131,17 @@ def _accept(panel: Panel) -> bool:
     panel.parts.status.value = "Starting."
     return True
 
+# %% ../../nbs/display/20_panels.ipynb #73cbd42e
 def _ask_to_stop(panel: Panel) -> None:
     panel._stop.set()
     panel.parts.cancel.disabled = True
     panel.parts.status.value = "Cancelling: it stops at the next step."
 
+# %% ../../nbs/display/20_panels.ipynb #bedfbce5
 def _set_running(panel: Panel, running: bool) -> None:
     panel.running, panel.parts.run.disabled, panel.parts.cancel.disabled = running, running, not running
 
+# %% ../../nbs/display/20_panels.ipynb #b55b8aa4
 def _work(panel: Panel, config: Any) -> None:
     "One run, in its thread; never raises."
     start = time.monotonic()
@@ -425,10 +164,12 @@ def report_progress(panel: Panel, desc: str, done: int, total: Optional[int]) ->
     panel.parts.bar.max, panel.parts.bar.value = total or 1, done if total else 1
     panel.parts.status.value = html.escape(progress_words(desc, done, total, now - clock["began"]))
 
+# %% ../../nbs/display/20_panels.ipynb #13040f17
 def _finish(panel: Panel, style: str, words: str) -> None:
     panel.parts.bar.bar_style, panel.parts.status.value = style, words
     if style == "success": panel.parts.bar.value = panel.parts.bar.max
 
+# %% ../../nbs/display/20_panels.ipynb #be687f92
 def _fail(panel: Panel, error: BaseException) -> None:
     panel.error = error
     cancelled = isinstance(error, Cancelled)

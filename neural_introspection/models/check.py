@@ -58,7 +58,8 @@ def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS, reference: boo
 # %% ../../nbs/models/50_check.ipynb #e1aefec6
 def _reference_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
     from transformers import AutoModelForCausalLM
-    with quiet_transformers(): hf = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=model.cfg.dtype).to(ids.device).eval()
+    with quiet_transformers(): hf = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=model.cfg.dtype)
+    hf = hf.to(ids.device).eval()
     return hf(ids).logits.float()
 
 # %% ../../nbs/models/50_check.ipynb #37289019
