@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from ..activations import capture, hooks
-from .randomisation import Reference, randomised, run_model
-from .examples import Examples, scores
 from .cores import Core
+from .examples import Examples, scores
+from .randomisation import Reference, randomised, run_model
 from ..core import BadInput
 from ..models import evaluating, read_logits
 

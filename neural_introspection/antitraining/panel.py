@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
-from .training import Antitraining, check_settings
 from .certificate import Certificate
+from .cores import Core, core_set
+from .information import Information, information_content
 from neural_introspection.antitraining.pipeline import (AntitrainConfig, AntitrainResult, open_antitraining,
     run_antitrain)
-from .information import Information, information_content
 from .randomisation import make_reference, randomised_scores
-from .cores import Core, core_set
+from .training import Antitraining, check_settings
 from ..core import BadInput, Cancelled, make_config, watch_progress
 from neural_introspection.display import (Panel, live_figure, live_or_static, options_table, renew_figure,
     report_progress)

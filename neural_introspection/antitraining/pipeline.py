@@ -13,9 +13,9 @@ from typing import Any, Optional
 import pandas as pd
 import torch
 from torch import nn
-from .training import Antitraining, AntitrainSettings, check_settings, log
 from .certificate import behaviour, certify
 from .examples import Examples
+from .training import Antitraining, AntitrainSettings, check_settings, log
 from ..core import (HELP, BadData, BadInput, check_run_folder, find_run, full_path, make_config,
     open_run, option, pick_device, plain, read_json, shown_path, spread_calls, write_frame, write_json)
 from ..data import DATA_SETS, ClassificationData, load_classification

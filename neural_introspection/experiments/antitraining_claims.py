@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from neural_introspection.antitraining import (Antitraining, AntitrainSettings, Examples, antitrain_step,
     compare_information, information_content, make_reference, phases, randomised_scores, scores, token_windows,
     train_step, two_layers)
-from ..models import evaluating
-from ..data import load_classification
 from ..core import BadInput
-from ..stats import mean_interval, over_seeds, sweep
+from ..data import load_classification
 from ..display import sweep_figure
+from ..models import evaluating
+from ..stats import mean_interval, over_seeds, sweep
 
 # %% auto #0
 __all__ = ['SHORT', 'task', 'task_network', 'antitrain_rows', 'last_rows', 'pocket_rows', 'width_slope', 'regularised_rows',

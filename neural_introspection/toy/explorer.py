@@ -19,10 +19,10 @@ from neural_introspection.core import (BadData, BadInput, Cancelled, full_path, 
 from ..display import Panel, error_html, live_figure, live_or_static, options_table, renew_figure
 from .analysis import feature_heat_map, feature_name, mechanism, published_order
 from .model import ToyNetwork, single_feature_activations
-from .training import ToyTraining
+from .presets import PRESETS, SCALES, ToyConfig, preset_config
 from neural_introspection.toy.sweeps import (WHAT, ToyResult, check_config, finished, run_toy, training_figure,
     unfinished, value_name)
-from .presets import PRESETS, SCALES, ToyConfig, preset_config
+from .training import ToyTraining
 
 # %% auto #0
 __all__ = ['GIVEN', 'FIGURES', 'ToyOptions', 'run_name', 'explorer_config', 'row_words', 'SweepSoFar', 'curves', 'side_by_side',
