@@ -35,20 +35,28 @@ def split_signature(text: str) -> list[str]:
 
 # %% ../../nbs/tracing/18_addresses.ipynb #872c128f
 def parse_epoch(trace: Mapping, key: Any) -> int:
+    "The number of an epoch from its key, such as `E_30` or 30; `NoSuchKey` if the trace lacks it. Reads the store again if it has changed."
     if trace.changed(): trace.refresh()
     label = strip_key(key, "E")
     if not label.isdecimal() or int(label) not in trace.slots:
         raise NoSuchKey(f"epoch {key!r} is not in the trace: it has {number_range(trace.epochs)}, such as 'E_{trace.epochs[0] if trace.epochs else 0}'.")
     return int(label)
 
-def slot_of(trace: Mapping, epoch: int) -> int: return trace.slots[parse_epoch(trace, epoch)]
+# %% ../../nbs/tracing/18_addresses.ipynb #e47de226
+def slot_of(trace: Mapping, epoch: int) -> int:
+    "The place of an epoch along the first axis of the trace's arrays."
+    return trace.slots[parse_epoch(trace, epoch)]
 
+# %% ../../nbs/tracing/18_addresses.ipynb #ebc7417f
 def parse_layer(trace: Mapping, key: Any) -> str:
+    "The name of a layer from its key, such as `L_hidden_1`; `NoSuchKey` if the trace lacks it."
     name = key if key in trace.layers else strip_key(key, "L")
     if name not in trace.layers: raise NoSuchKey(f"layer {key!r} is not in the trace: it has {', '.join(l.key for l in trace.layers.values())}.")
     return name
 
+# %% ../../nbs/tracing/18_addresses.ipynb #4c14ae03
 def parse_neuron(trace: Mapping, layer: str, key: Any) -> int:
+    "The index of a neuron in its layer from its key, such as `n_20`; `NoSuchKey` if the layer is narrower."
     label, width = strip_key(key, "n"), trace.layers[layer].width
     if not label.isdecimal() or int(label) >= width: raise NoSuchKey(f"neuron {key!r} is not in L_{layer}: it has n_0 to n_{width - 1}.")
     return int(label)
@@ -152,6 +160,7 @@ class EpochTrace(Mapping):
     def to_frame(self) -> pd.DataFrame: return self.trace.to_frame(epochs=[self.epoch]).droplevel("epoch")
     def _repr_html_(self) -> str: return f"<p><b>[E_{self.epoch}]</b> {', '.join(self)}</p>{self.to_frame().groupby('layer', sort=False).mean().to_html(float_format='{:.3g}'.format)}"
 
+# %% ../../nbs/tracing/18_addresses.ipynb #97e92630
 def _unit_neuron(trace: Mapping, epoch: int, key: str) -> NeuronTrace:
     "The neuron of that number in the whole network."
     label = strip_key(key, "n")

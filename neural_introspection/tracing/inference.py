@@ -80,6 +80,7 @@ class ReadAnswers:
 # %% ../../nbs/tracing/28_inference.ipynb #922bc388
 def _nan_where(x: Float[Tensor, "sample"], values: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]: return torch.where(x.isnan(), math.nan, values)
 
+# %% ../../nbs/tracing/28_inference.ipynb #3da72d2d
 def _truth(labels: Any, samples: int) -> Float[np.ndarray, "sample"]:
     "The class of each sample as it should be; NaN where there is no label, or a negative one. `BadInput` for labels that are no classes."
     if labels is None: return np.full(samples, math.nan, "f4")
@@ -144,6 +145,7 @@ def trace_inference(
         group.attrs.put(dict(samples=done, epochs=trace.epochs[-1:]))
     return trace.inference(name)
 
+# %% ../../nbs/tracing/28_inference.ipynb #a7ffa3d8
 def _extend(group: Any, name: str, array: Float[np.ndarray, "sample *unit"], start: int) -> None:
     "Write rows from `start` on."
     if name not in group:
@@ -152,6 +154,7 @@ def _extend(group: Any, name: str, array: Float[np.ndarray, "sample *unit"], sta
     group[name].resize((start + len(array), *array.shape[1:]))
     group[name][start:] = array
 
+# %% ../../nbs/tracing/28_inference.ipynb #cc1eab2b
 def run_model(model: nn.Module, inputs: Any) -> Any:
     "The model's output for one batch: a tensor, a tuple or dict of arguments."
     if isinstance(inputs, Mapping): return model(**inputs)

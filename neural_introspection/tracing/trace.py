@@ -161,6 +161,7 @@ def _read_store(trace: NetworkTrace, attrs: dict) -> None:
     trace.data = open_data(trace)
     if trace.epochs and "metrics" not in trace.data: raise BadData(f"{trace.path} is damaged: its metrics are gone.")
 
+# %% ../../nbs/tracing/22_trace.ipynb #0e2e7b97
 def _kept(trace: NetworkTrace, what: str, layer: str) -> Any:
     name = parse_layer(trace, layer)
     if what in trace.about["dropped"]: raise BadInput(f"{trace.path.name} has no {what}: trace with drop_{what}=False to keep them.")
@@ -170,6 +171,7 @@ def _kept(trace: NetworkTrace, what: str, layer: str) -> Any:
     array = found[name].rename(dict(zip(found[name].dims, ("epoch", "neuron", "connection"))))
     return array.rename(what)
 
+# %% ../../nbs/tracing/22_trace.ipynb #cab518ad
 def _select(trace: NetworkTrace, epoch: Optional[int] = None, layer: Optional[str] = None, neuron: Optional[int] = None) -> Union[EpochTrace, LayerTrace, NeuronTrace]:
     if epoch is None: raise BadInput(f"an address begins with the epoch: give epoch=, one of {number_range(trace.epochs)}.")
     if layer is None and neuron is not None: raise BadInput("a neuron without a layer is not an address: give layer= too.")
@@ -177,11 +179,13 @@ def _select(trace: NetworkTrace, epoch: Optional[int] = None, layer: Optional[st
     found = found if layer is None else found[layer]
     return found if neuron is None else found[f"n_{strip_key(neuron, 'n')}"]
 
+# %% ../../nbs/tracing/22_trace.ipynb #f777ab7e
 def _neuron_history(trace: NetworkTrace, layer: str, neuron: int) -> pd.DataFrame:
     name = parse_layer(trace, layer)
     unit = trace.neural_index[f"L_{name}"][0] + parse_neuron(trace, name, neuron)
     return pd.DataFrame(load_values(trace, stored_array(trace, "metrics").isel(unit=unit)), index=pd.Index(trace.epochs, name="epoch"), columns=trace.metrics)
 
+# %% ../../nbs/tracing/22_trace.ipynb #db81a531
 def _inference(trace: NetworkTrace, name: Optional[str] = None) -> Any:
     if name is None and len(trace.history_names()) == 1: name = trace.history_names()[0]
     if name not in trace.history_names(): raise BadInput(f"{trace.path.name} has no history {name!r}: it has {', '.join(trace.history_names()) or 'none'}.")
@@ -197,6 +201,7 @@ def _chosen(trace: NetworkTrace, epochs: Optional[Sequence[int]], layers: Option
     spans = [index[f"L_{parse_layer(trace, layer)}"] for layer in layers]
     return array.isel(unit=np.concatenate([np.arange(a, b + 1) for a, b in spans]) if len(spans) > 1 else slice(spans[0][0], spans[0][1] + 1))
 
+# %% ../../nbs/tracing/22_trace.ipynb #9edb040f
 def _to_frame(trace: NetworkTrace, epochs: Any, layers: Any, metrics: Any, form: str, by_class: bool) -> pd.DataFrame:
     epochs, layers, metrics = ([x] if isinstance(x, (str, int)) else x for x in (epochs, layers, metrics))
     if any(x is not None and not len(x) for x in (epochs, layers, metrics)): raise BadInput("an empty list selects nothing: name at least one, or leave it out for all.")
