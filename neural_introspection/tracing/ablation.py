@@ -32,8 +32,10 @@ REPLACE = ("zero", "mean", "none")
 ROWS = 2**16                                 # samples, over all sets, in one forward pass
 
 def _check_ablation(net: TraceableNN, sets: Sequence[Neurons], how: str) -> None:
-    if not isinstance(net, TraceableNN): raise BadInput(f"a {type(net).__name__} cannot be ablated: give the TraceableNN, with its trace.")
-    if how not in REPLACE: raise BadInput(f"a neuron cannot be replaced by {how!r}: choose one of {', '.join(REPLACE)}.")
+    if not isinstance(net, TraceableNN):
+        raise BadInput(f"a {type(net).__name__} cannot be ablated: give the TraceableNN, with its trace.")
+    if how not in REPLACE:
+        raise BadInput(f"a neuron cannot be replaced by {how!r}: choose one of {', '.join(REPLACE)}.")
     layers = net.network_trace.layers
     for layer, neuron in {pair for some in sets for pair in some}:
         if layer not in layers: raise BadAddress(f"layer {layer!r} is not in the trace: it has {', '.join(layers)}.")
@@ -46,7 +48,8 @@ def _replacements(net: TraceableNN, layer: Layer, how: str) -> Optional[Float[Te
     if how == "none": return None
     if how == "zero": return torch.zeros(layer.width)
     trace = net.network_trace
-    if not trace.epochs: raise BadInput(f"the mean of layer {layer.name} is not known: trace an epoch first, or ablate with zero.")
+    if not trace.epochs:
+        raise BadInput(f"the mean of layer {layer.name} is not known: trace an epoch first, or ablate with zero.")
     mean = trace.to_frame(trace.epochs[-1:], [layer.name], ["activation_mean"]).to_numpy().ravel()
     if not np.isfinite(mean).all(): raise BadData(f"layer {layer.name} has no mean activation at epoch {trace.epochs[-1]}: trace an epoch that runs it, or ablate with zero.")
     return torch.tensor(mean)
@@ -106,7 +109,8 @@ def _ablated(net: TraceableNN, x: Float[Tensor, "sample ..."], y: Tensor, sets: 
                 gone = torch.zeros(len(some), layer.width, dtype=torch.bool)
                 for i, pairs in enumerate(some): gone[i, [n for name, n in pairs if name == layer.name]] = True
                 edits[layer.site] = _replace(gone, values[layer.name], 1 if layer.kind == "channel" else -1, layer.name)
-            with hooks(net.model, edits): outputs = _logits(net.model(x.repeat(len(some), *[1] * (x.ndim - 1))), len(some) * len(x))
+            with hooks(net.model, edits):
+                outputs = _logits(net.model(x.repeat(len(some), *[1] * (x.ndim - 1))), len(some) * len(x))
             wanted = y.repeat(len(some), *[1] * (y.ndim - 1))
             classes = outputs.ndim == 2 and not y.is_floating_point()
             right = (outputs.argmax(1) == wanted).float() if classes else outputs.new_full((len(outputs),), math.nan)
@@ -142,7 +146,8 @@ class Ablation:
 
 # %% ../../nbs/tracing/54_ablation.ipynb #5f9271a0
 def _set_index(sets: Sequence[Neurons]) -> pd.Index:
-    if all(len(some) == 1 for some in sets): return pd.MultiIndex.from_tuples([some[0] for some in sets], names=["layer", "neuron"])
+    if all(len(some) == 1 for some in sets):
+        return pd.MultiIndex.from_tuples([some[0] for some in sets], names=["layer", "neuron"])
     return pd.Index([", ".join(f"L_{layer}/n_{neuron}" for layer, neuron in some) for some in sets], name="neurons")
 
 # %% ../../nbs/tracing/54_ablation.ipynb #a7ab646b
@@ -201,7 +206,8 @@ def _comparable(crumbs: BreadCrumbs) -> dict[str, tuple[list[int], list[int]]]:
         if len(others) < len(best):
             warnings.warn(f"{len(best)} of {widths[layer]} neurons of {layer} are on the crumbs: only {len(others)}, those with the best paths, are compared with as many others.", stacklevel=3)
         if others: found[layer] = (best[:len(others)], others)
-    if not found: raise BadInput("all neurons are on the crumbs, and none are left to compare with: find fewer paths (k=).")
+    if not found:
+        raise BadInput("all neurons are on the crumbs, and none are left to compare with: find fewer paths (k=).")
     return found
 
 # %% ../../nbs/tracing/54_ablation.ipynb #b08f7cdd

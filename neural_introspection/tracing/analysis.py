@@ -138,7 +138,8 @@ def _check_baseline(trace: NetworkTrace, baseline: Optional[NetworkTrace]) -> No
 def _baseline_table(trace: NetworkTrace, baseline: Optional[NetworkTrace], at_most: int, seed: int) -> tuple[dict[str, NeuronTable], list[str]]:
     "The neurons of a network that did not learn the task, by what it is, and notes; none if there is no such network."
     if baseline is not None: return {BASELINE: neuron_features(baseline, at_most=at_most, seed=seed)}, []
-    if (epoch := _untrained_epoch(trace)) is None: return {}, ["no baseline and no epoch before training: what is found may have nothing to do with learning."]
+    if (epoch := _untrained_epoch(trace)) is None:
+        return {}, ["no baseline and no epoch before training: what is found may have nothing to do with learning."]
     table = neuron_features(trace, [epoch], at_most=at_most, seed=seed)
     return {UNTRAINED: table}, [f"the baseline is epoch {epoch}, before training: {note}" for note in table.notes or ("same features.",)]
 
@@ -188,7 +189,8 @@ def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one f
     """The mean difference of each finding from its twin with a 95 % t interval over networks, in how many it was beyond its twin, and a verdict.
     `BadInput` below 2 networks."""
     from scipy.stats import t
-    if len(findings) < 2: raise BadInput(f"{len(findings)} network is no sample of networks: give the findings of at least 2.")
+    if len(findings) < 2:
+        raise BadInput(f"{len(findings)} network is no sample of networks: give the findings of at least 2.")
     rows, together = [], pd.concat(findings).assign(gap=lambda x: x.value - x.twin_value)
     grouped = together.groupby(["finding", "twin"], sort=False)
     for (name, twin), one in grouped:

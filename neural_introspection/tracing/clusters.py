@@ -58,7 +58,8 @@ class NeuronClusters:
     draws: pd.DataFrame                 # a row for each table that was judged: panel, clusters, noise, separation, stability
     least: int                          # neurons in a cluster
 
-    def value(self, panel: str, reading: str) -> float: return float(self.draws.loc[self.draws.panel == panel, reading].mean())
+    def value(self, panel: str, reading: str) -> float:
+        return float(self.draws.loc[self.draws.panel == panel, reading].mean())
     def p(self, twin: str, reading: str = "separation") -> float:
         "How often that twin is at least as good."
         return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == twin, reading].dropna())
@@ -85,7 +86,8 @@ class NeuronClusters:
         "How many neurons of each cluster are in each layer and respond most to each class."
         names = pd.Series(np.where(self.cluster < 0, "noise", self.cluster.astype(str)), name="cluster")
         tables = [pd.crosstab(names, pd.Series(self.table.column("layer"), name="layer"))]
-        if self.table.classes: tables.append(pd.crosstab(names, pd.Series([f"class {c}" for c in self.table.responds_to])))
+        if self.table.classes:
+            tables.append(pd.crosstab(names, pd.Series([f"class {c}" for c in self.table.responds_to])))
         return pd.concat([names.value_counts().rename("neurons").sort_index(), *tables], axis=1)
 
     def plot(self) -> Any: return _null_figure(self)

@@ -29,7 +29,8 @@ class Connections:
         for (a, b), w, s in zip(zip(self.layers, self.layers[1:]), self.weights, self.spread):
             if w.shape[2] != s.shape[1]: raise BadInput(f"layers do not chain: {b} has {w.shape[2]} connections, but {a} has {s.shape[1]} neurons.")
         for (a, b), w, s in zip(zip(self.layers[1:], self.layers[2:]), self.weights, self.spread[1:]):
-            if w.shape[1] != s.shape[1]: raise BadInput(f"layers do not chain: {a} has {w.shape[1]} neurons, but {b} reads {s.shape[1]}.")
+            if w.shape[1] != s.shape[1]:
+                raise BadInput(f"layers do not chain: {a} has {w.shape[1]} neurons, but {b} reads {s.shape[1]}.")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -104,7 +105,8 @@ def _consistency(share: Float[Tensor, "epoch target source"], how: str) -> Float
 # %% ../../nbs/tracing/50_connections.ipynb #ede7a145
 def weigh(connections: Connections, consistency: str = "steady") -> list[Weighed]:
     "Strength and consistency of all connections, layer by layer. `BadInput` for a consistency that is not one of `CONSISTENCIES`."
-    if consistency not in CONSISTENCIES: raise BadInput(f"consistency {consistency!r} is unknown: choose one of {', '.join(CONSISTENCIES)}.")
+    if consistency not in CONSISTENCIES:
+        raise BadInput(f"consistency {consistency!r} is unknown: choose one of {', '.join(CONSISTENCIES)}.")
     signed = (shares(w, s) for w, s in zip(connections.weights, connections.spread))
     return [Weighed(x.abs().mean(0), _consistency(x.abs(), consistency), x.mean(0)) for x in signed]
 

@@ -34,7 +34,8 @@ def traced_digits(
     seed_everything(seed)
     net = TraceableNN(input_size=64, hidden_size=list(hidden_size), output_size=10, path=path, overwrite=True, classes=10)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
-    for epoch in progress(range(epochs), "train and trace the digits", unit="epoch"): _train_epoch(net, optimizer, x, y, epoch)
+    for epoch in progress(range(epochs), "train and trace the digits", unit="epoch"):
+        _train_epoch(net, optimizer, x, y, epoch)
     return net
 
 # %% ../../nbs/tracing/25_digits.ipynb #0cdb8097
@@ -57,7 +58,7 @@ def digits_by_class(
     shuffled_labels: bool = False,   # train on labels in a random order; the trace still has the true classes
     epochs: int = 25,
 ) -> tuple[TraceableNN, float]:
-    "A perceptron trained on digits and traced by class at every second epoch, and its accuracy on digits that it has not seen."
+    "A perceptron trained on digits, traced by class at every second epoch, and its accuracy on held-out digits."
     pictures, labels = digit_tensors()
     seed_everything(seed)
     net = TraceableNN(input_size=64, hidden_size=[64, 32], output_size=10, classes=10, num_epochs=epochs, epoch_intervals=2, drop_weights=False)

@@ -196,7 +196,8 @@ def _fill(explorer: TraceExplorer, metric: Optional[str], epoch: Optional[int], 
     explorer.grid = map_grid(trace)
     explorer.map = _read_map(explorer, fresh=True)
     before, explorer.figure = getattr(explorer, "figure", None), _explorer_map(explorer.map, explorer.epoch)
-    for cells in explorer.figure.data[:2]: cells.on_click(lambda trace_, points, state: _try(explorer, TraceExplorer.clicked, points))
+    for cells in explorer.figure.data[:2]:
+        cells.on_click(lambda trace_, points, state: _try(explorer, TraceExplorer.clicked, points))
     parts.maps.children, parts.note.value = (explorer.figure,), epoch_words(trace, explorer.epoch)
     if before is not None: before.close()
 
@@ -204,7 +205,8 @@ def _fill(explorer: TraceExplorer, metric: Optional[str], epoch: Optional[int], 
 def _read_map(explorer: TraceExplorer, fresh: bool = False) -> MetricMap:
     "The chosen metric on the chosen scale."
     trace, metric, scale, grid = explorer.trace, explorer.parts.metric.value, explorer.parts.scale.value, explorer.grid
-    if not trace.epochs: return scale_cells(trace, grid, metric, scale, {None: grid.cells(np.full(trace.n_neurons, math.nan))})
+    if not trace.epochs:
+        return scale_cells(trace, grid, metric, scale, {None: grid.cells(np.full(trace.n_neurons, math.nan))})
     if fresh or explorer.map.metric != metric: return metric_map(trace, metric, scale, grid, explorer.eager)
     return scale_cells(trace, grid, metric, scale, explorer.map.loaded)   # the same metric, on another scale
 
@@ -238,7 +240,8 @@ def _pick(explorer: TraceExplorer, text: str) -> None:
 def _open(explorer: TraceExplorer, found: NeuronTrace) -> None:
     "Frame the neuron in the map and show its detail."
     trace, epochs = explorer.trace, some_epochs(explorer.trace.epochs, LONG)
-    if found.layer not in explorer.quartiles: explorer.quartiles[found.layer] = layer_quartiles(trace, found.layer, epochs)
+    if found.layer not in explorer.quartiles:
+        explorer.quartiles[found.layer] = layer_quartiles(trace, found.layer, epochs)
     _draw_history(explorer, neuron_history(trace, found.layer, found.neuron, found.epoch, explorer.quartiles[found.layer]))
     line, column = explorer.grid.cell_of(found.layer, found.neuron)
     explorer.figure.data[2].update(x=[column], y=[line_labels(explorer.grid)[line]])

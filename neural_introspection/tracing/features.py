@@ -36,7 +36,8 @@ class NeuronTable:
     def column(self, name: str) -> np.ndarray: return self.index.get_level_values(name).to_numpy()
 
     @property
-    def classes(self) -> list[str]: return [name.removeprefix("class ") for name in self.features if name.startswith("class ")]
+    def classes(self) -> list[str]:
+        return [name.removeprefix("class ") for name in self.features if name.startswith("class ")]
 
     @property
     def responds_to(self) -> list[str]:
@@ -50,10 +51,12 @@ class NeuronTable:
 
     def at(self, epoch: int) -> NeuronTable: return self.where(self.column("epoch") == epoch)
 
-    def permuted(self, rng: np.random.Generator) -> NeuronTable: return _by_group(self, lambda x: rng.permuted(x, axis=0))
+    def permuted(self, rng: np.random.Generator) -> NeuronTable:
+        return _by_group(self, lambda x: rng.permuted(x, axis=0))
     def cloud(self, rng: np.random.Generator) -> NeuronTable: return _by_group(self, lambda x: _gaussian(x, rng))
 
-    def __repr__(self) -> str: return f"NeuronTable({len(self)} rows of {len(self.features)} features, {len(self.notes)} notes)"
+    def __repr__(self) -> str:
+        return f"NeuronTable({len(self)} rows of {len(self.features)} features, {len(self.notes)} notes)"
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"<p>{self!r}</p><ul>{notes}</ul>{self.to_frame().head().to_html(float_format='{:.2f}'.format)}"
@@ -98,9 +101,11 @@ def _complete(frame: pd.DataFrame, alive: Bool[np.ndarray, "row"], alive_only: b
     if alive_only:
         frame = frame[alive]
         if len(frame) < rows: notes.append(f"{rows - len(frame)} of {rows} rows left out: the neuron was constant in that epoch, or had no activation.")
-    elif not alive.all(): frame = frame.fillna({name: 0. for name in frame if name.startswith("class ")})   # a flat profile
+    elif not alive.all():
+        frame = frame.fillna({name: 0. for name in frame if name.startswith("class ")})   # a flat profile
     missing = [name for name in frame if frame[name].isna().mean() > .5 or frame[name].nunique() < 2]
-    if missing: notes.append(f"features left out, because most rows have none or all have the same: {', '.join(missing)}.")
+    if missing:
+        notes.append(f"features left out, because most rows have none or all have the same: {', '.join(missing)}.")
     full = frame.drop(columns=missing).dropna()
     if len(full) < len(frame): notes.append(f"{len(frame) - len(full)} of {rows} rows left out: a feature was missing.")
     return full, notes
@@ -141,7 +146,8 @@ def neuron_features(
     seed: int = 0,
 ) -> NeuronTable:
     "A row of standardised features for each neuron and epoch. `BadInput` if nothing is left, or the trace does not have what was asked for."
-    if isinstance(epochs, str) and epochs != "all": raise BadInput(f"epochs {epochs!r} means nothing: give a list of epochs, or 'all'.")
+    if isinstance(epochs, str) and epochs != "all":
+        raise BadInput(f"epochs {epochs!r} means nothing: give a list of epochs, or 'all'.")
     epochs = trace.epochs[-1:] if epochs is None else trace.epochs if isinstance(epochs, str) else list(epochs)
     profile = bool(trace.about["classes"]) if profile is None else profile
     frame, alive = _read_features(trace, epochs, traced_layers(trace, layers), [f for f in FEATURES if f in trace.metrics] if metrics is None else list(metrics), profile)
@@ -181,7 +187,8 @@ def paired_difference(
     "The mean of a - b with a bootstrap over neurons. It speaks of these networks: neurons of one network are no sample of networks. `BadInput` below 5 pairs."
     gaps = np.round(np.asarray(a, float) - np.asarray(b, float), 9)   # what is smaller is rounding
     gaps = gaps[np.isfinite(gaps)]
-    if len(gaps) < 5: raise BadInput(f"{len(gaps)} pairs of neurons are too few for an interval: at least 5 are needed.")
+    if len(gaps) < 5:
+        raise BadInput(f"{len(gaps)} pairs of neurons are too few for an interval: at least 5 are needed.")
     means = gaps[np.random.default_rng(seed).integers(len(gaps), size=(draws, len(gaps)))].mean(1)
     p = 2 * min(np.sum(means <= 0) + 1, np.sum(means >= 0) + 1) / (draws + 1)
     return Difference(float(gaps.mean()), *np.quantile(means, [.025, .975]).tolist(), min(1., float(p)))

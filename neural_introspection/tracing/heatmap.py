@@ -58,7 +58,8 @@ class MapGrid:
         "The layer of a cell and its neurons there; `BadAddress` if no neuron has this cell."
         for name, width, each, height, start in zip(self.names, self.widths, self.each, self.heights, self.starts):
             first = ((line - start) * self.columns + column) * each
-            if start <= line < start + height and 0 <= column < self.columns and first < width: return name, range(first, min(width, first + each))
+            if start <= line < start + height and 0 <= column < self.columns and first < width:
+                return name, range(first, min(width, first + each))
         raise BadAddress(f"no neuron has the cell in line {line}, column {column} of the map.")
 
 # %% ../../nbs/tracing/60_heatmap.ipynb #e46f0802
@@ -82,7 +83,8 @@ ENDS = (.01, .99)   # quantiles at which the colours end
 
 def metric_array(trace: NetworkTrace, metric: str) -> Any:
     "A metric over (epoch, unit), an xarray that is not loaded; `BadInput` if the trace has no such metric, or no epoch yet."
-    if metric not in trace.metrics: raise BadInput(f"metric {metric!r} is not in the trace: it has {', '.join(trace.metrics)}.")
+    if metric not in trace.metrics:
+        raise BadInput(f"metric {metric!r} is not in the trace: it has {', '.join(trace.metrics)}.")
     if not trace.epochs: raise BadInput(f"{trace.path.name} has no epoch yet: trace one first.")
     return trace.to_xarray().metrics.sel(metric=metric)
 
@@ -147,7 +149,9 @@ def metric_map(
     return scale_cells(trace, grid, metric, scale, read_cells(trace, grid, metric, some_epochs(epochs, 3) if large else epochs))
 
 # %% ../../nbs/tracing/60_heatmap.ipynb #46fdba41
-def scale_cells(trace: NetworkTrace, grid: MapGrid, metric: str, scale: str, loaded: dict[int, Float[np.ndarray, "line column"]]) -> MetricMap:
+def scale_cells(
+    trace: NetworkTrace, grid: MapGrid, metric: str, scale: str, loaded: dict[int, Float[np.ndarray, "line column"]],
+) -> MetricMap:
     "The map, with a colour scale for the cells that are loaded."
     values = np.stack(list(loaded.values()))
     finite = values[np.isfinite(values)]

@@ -88,7 +88,8 @@ class Part:
     @property
     def tensor(self) -> Tensor:
         if self.parameter is not None: return self.parameter
-        with evaluating(self.owner): return getattr(self.owner, self.name)   # a parametrization may change its state in training mode
+        with evaluating(self.owner):
+            return getattr(self.owner, self.name)   # a parametrization may change its state in training mode
 
 # %% ../../nbs/tracing/10_layers.ipynb #b4becf49
 def _gates(hidden: int) -> Callable[[Tensor], Tensor]:
@@ -106,7 +107,8 @@ def _recurrent_parts(module: nn.RNNBase) -> list[Part]:
     for direction in range(1 + module.bidirectional):
         end = f"_l{module.num_layers - 1}" + "_reverse" * direction
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            if hasattr(module, name + end): parts.append(Part(module, name + end, rows, name.startswith("bias"), direction * module.hidden_size))
+            if hasattr(module, name + end):
+                parts.append(Part(module, name + end, rows, name.startswith("bias"), direction * module.hidden_size))
     return parts
 
 # %% ../../nbs/tracing/10_layers.ipynb #febe87c9
@@ -215,7 +217,8 @@ _BESIDE = (nn.BatchNorm1d, nn.LayerNorm, nn.PReLU)   # what a multilayer percept
 def _linear_chain(model: nn.Module, example: Any) -> list[tuple[str, nn.Linear]]:
     "(path, module) of the linear layers of a multilayer perceptron in the order in which they run; [] if it is none."
     own = {path: m for path, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None and not isinstance(m, _BESIDE)}
-    if hasattr(model, "hook_dict") or not own or "" in own or not all(type(m) is nn.Linear for m in own.values()): return []
+    if hasattr(model, "hook_dict") or not own or "" in own or not all(type(m) is nn.Linear for m in own.values()):
+        return []
     reads = {path: f"{path}.hook_in" for path in own}
     seen = dry_run(model, list(reads.values()), example)
     chain = sorted(own.items(), key=lambda item: seen[reads[item[0]]].order)
@@ -256,7 +259,8 @@ _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd)
 def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     "What a neuron is at a site, from its module and what it put out. `BadInput` for a convolution that ran without a batch."
     module = find_site(model, site)
-    if hasattr(model, "hook_dict") and site in model.hook_dict: return "head" if re.search(r"\.hook_[qkvz]$", site) and len(shape) == 4 else "neuron"
+    if hasattr(model, "hook_dict") and site in model.hook_dict:
+        return "head" if re.search(r"\.hook_[qkvz]$", site) and len(shape) == 4 else "neuron"
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)): return "hidden unit"
     if isinstance(module, _CONVOLUTIONS) and shape and len(shape) != len(module.kernel_size) + 2:
         raise BadInput(f"{site} put out {tuple(shape)}, which has no batch: give an example with samples along its first axis.")

@@ -72,9 +72,11 @@ HURTS = ("noise", "third")
 
 def hurts(ablation: Ablation, definition: str = "noise") -> pd.Series:
     "Whether taking each neuron away hurts: `noise`, more than sampling noise and no-op; `third`, among the costliest third of its layer."
-    if definition not in HURTS: raise BadInput(f"definition {definition!r} is unknown: choose one of {', '.join(HURTS)}.")
+    if definition not in HURTS:
+        raise BadInput(f"definition {definition!r} is unknown: choose one of {', '.join(HURTS)}.")
     frame = ablation.to_frame()
-    if frame.index.nlevels < 2: raise BadInput("neurons were taken away together: ablate each by itself to say which one hurts.")
+    if frame.index.nlevels < 2:
+        raise BadInput("neurons were taken away together: ablate each by itself to say which one hurts.")
     if definition == "noise": return frame.hurts
     return (frame.groupby(level="layer").loss_increase.rank(pct=True) > 2/3).rename("hurts")
 
@@ -125,7 +127,8 @@ class MetaModel:
 # %% ../../nbs/tracing/56_meta_model.ipynb #1c2d9e14
 def fit_meta_model(table: pd.DataFrame, estimator: str = "logistic", features: Optional[Sequence[str]] = None, seed: int = 0) -> MetaModel:
     "A meta-model fitted to a neuron table; `BadInput` if all of its neurons hurt, or none."
-    if estimator not in ESTIMATORS: raise BadInput(f"estimator {estimator!r} is unknown: choose one of {', '.join(ESTIMATORS)}.")
+    if estimator not in ESTIMATORS:
+        raise BadInput(f"estimator {estimator!r} is unknown: choose one of {', '.join(ESTIMATORS)}.")
     if table.hurts.nunique() < 2: raise BadInput(f"{int(table.hurts.sum())} of {len(table)} neurons hurt: a model needs some that do and some that don't; try definition='third'.")
     features = tuple(features or [name for name in table if name not in _TARGETS])
     return MetaModel(estimator, features, _estimator(estimator, seed).fit(table[list(features)].to_numpy(float), table.hurts.to_numpy(bool)))
@@ -224,7 +227,8 @@ def evaluate_meta_model(
     if set(train) & set(test): raise BadInput(f"network {min(set(train) & set(test))} is to be fitted to and judged on: keep train and test apart.")
     known = set(table.index.get_level_values("network")) if "network" in table.index.names else set()
     missing = [n for n in (*train, *test) if n not in known]
-    if missing: raise BadInput(f"network {missing[0]} is not in the table: concatenate neuron_tables with names=['network'].")
+    if missing:
+        raise BadInput(f"network {missing[0]} is not in the table: concatenate neuron_tables with names=['network'].")
     fit, judge = (table[table.index.get_level_values("network").isin(list(some))] for some in (train, test))
     models = {estimator: fit_meta_model(fit, estimator, seed=seed) for estimator in ESTIMATORS}
     scores = pd.DataFrame({name: aucs(judge, score) for name, score in _predictions(models, fit, judge, seed).items()})

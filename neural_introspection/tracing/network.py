@@ -39,7 +39,8 @@ def traced_epochs(
     if isinstance(epoch_intervals, np.ndarray): epoch_intervals = epoch_intervals.tolist()
     if isinstance(epoch_intervals, (int, np.integer)) and not isinstance(epoch_intervals, bool):
         if epoch_intervals == -1 and num_epochs: return lambda epoch: epoch == num_epochs - 1
-        if epoch_intervals == -1: raise BadInput("epoch_intervals -1 is the last epoch, which is not known: give num_epochs too.")
+        if epoch_intervals == -1:
+            raise BadInput("epoch_intervals -1 is the last epoch, which is not known: give num_epochs too.")
         if epoch_intervals > 0: return lambda epoch: epoch % epoch_intervals == 0
     elif isinstance(epoch_intervals, (list, tuple, range, set)) and len(epoch_intervals):
         wanted = set(epoch_intervals)
@@ -59,7 +60,8 @@ def build_mlp(input_size: int, hidden_size: Union[int, Sequence[int]], output_si
 # %% ../../nbs/tracing/24_network.ipynb #544c991c
 def _given_or_built(model: Optional[nn.Module], sizes: Sequence[Any]) -> nn.Module:
     "The model, or one built from the sizes; `BadInput` unless exactly one of them is given."
-    if type(model).__name__ == "OptimizedModule": raise BadInput("compiled code runs without hooks: give the model as it was before torch.compile.")
+    if type(model).__name__ == "OptimizedModule":
+        raise BadInput("compiled code runs without hooks: give the model as it was before torch.compile.")
     if model is None and None not in sizes: return build_mlp(*sizes)
     if isinstance(model, nn.Module) and set(sizes) == {None}: return model
     raise BadInput("give a torch model, or all of input_size, hidden_size and output_size to build one.")
@@ -150,12 +152,15 @@ class TraceableNN(nn.Module):
     def trace_epoch(self, epoch: int) -> Iterator[TraceableNN]:
         "Trace what happens in the block, if this epoch is traced at all. When it raises nothing is written, and no hook is left."
         if self._properties is not None: raise BadInput("an epoch is being traced already: end that block first.")
-        if not isinstance(epoch, (int, np.integer)) or epoch < 0: raise BadInput(f"epoch {epoch!r} is not possible: count from 0.")
+        if not isinstance(epoch, (int, np.integer)) or epoch < 0:
+            raise BadInput(f"epoch {epoch!r} is not possible: count from 0.")
         self._properties = {}
         try:
             if self.is_traced(epoch):
                 _check_new(self, int(epoch))
-                self.recorder = EpochRecorder(self.layers, _all_parts(self), self.classes, self.quantiles, "batches" not in self.dropped, self.batch_interval, "gradients" not in self.dropped)
+                self.recorder = EpochRecorder(
+                    self.layers, _all_parts(self), self.classes, self.quantiles, "batches" not in self.dropped,
+                    self.batch_interval, "gradients" not in self.dropped)
                 with self.recorder.watching(self.model): yield self
                 _write_epoch(self, int(epoch), self.recorder)
             else: yield self
@@ -170,21 +175,26 @@ class TraceableNN(nn.Module):
             log.warning("%s: epoch %s dropped, to be traced again", self.path.name, number_range(gone))
         return self
 
-    def extra_repr(self) -> str: return f"trace: {self.path.name}, {sum(l.width for l in self.layers):,} neurons in {len(self.layers)} layers"
+    def extra_repr(self) -> str:
+        return f"trace: {self.path.name}, {sum(l.width for l in self.layers):,} neurons in {len(self.layers)} layers"
 
 # %% ../../nbs/tracing/24_network.ipynb #40d248b0
 def _check_counts(batch_interval: Any, metrics: Any, classes: Any) -> None:
     "`BadInput` for options of a trace that mean nothing."
-    if not isinstance(batch_interval, int) or batch_interval < 1: raise BadInput(f"batch_interval {batch_interval!r} is not possible: give 1 for every batch, n for every nth.")
-    if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())): raise BadInput("metrics are functions by name: give {'weight_median': lambda state: ...}.")
-    if classes is not None and (not isinstance(classes, (int, np.integer)) or classes < 1): raise BadInput(f"classes {classes!r} is not possible: give how many there are, as a whole number.")
+    if not isinstance(batch_interval, int) or batch_interval < 1:
+        raise BadInput(f"batch_interval {batch_interval!r} is not possible: give 1 for every batch, n for every nth.")
+    if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())):
+        raise BadInput("metrics are functions by name: give {'weight_median': lambda state: ...}.")
+    if classes is not None and (not isinstance(classes, (int, np.integer)) or classes < 1):
+        raise BadInput(f"classes {classes!r} is not possible: give how many there are, as a whole number.")
 
 # %% ../../nbs/tracing/24_network.ipynb #4820a6d4
 def _about(net: TraceableNN) -> dict:
     return dict(layers=[vars(layer) for layer in net.layers], metrics=list(net.metrics), classes=net.classes, dropped=net.dropped)
 
 # %% ../../nbs/tracing/24_network.ipynb #3d00517e
-def _all_parts(net: TraceableNN) -> dict[str, list[Part]]: return {layer.name: layer_parts(net.model, layer) for layer in net.layers}
+def _all_parts(net: TraceableNN) -> dict[str, list[Part]]:
+    return {layer.name: layer_parts(net.model, layer) for layer in net.layers}
 
 # %% ../../nbs/tracing/24_network.ipynb #42b32dab
 def _try_metrics(net: TraceableNN, metrics: Mapping[str, Metric]) -> None:
@@ -206,7 +216,8 @@ def _open_store(net: TraceableNN, path: Optional[str | Path], overwrite: bool) -
     folder = tempfile.mkdtemp(prefix="trace-") if path is None else None
     net.path = Path(folder)/"trace.zarr" if path is None else Path(path).absolute()
     check_store(net.path, "a trace")
-    if overwrite or not (net.path/"zarr.json").exists(): create_store(net.path, _about(net) | dict(untraced=_untraced(net)))
+    if overwrite or not (net.path/"zarr.json").exists():
+        create_store(net.path, _about(net) | dict(untraced=_untraced(net)))
     net.attach(net.path)
     if folder: atexit.register(shutil.rmtree, folder, ignore_errors=True)   # arrays that are not loaded yet may outlive the network
 

@@ -51,7 +51,8 @@ class NeuronMap:
     method: str                             # one of METHODS
     seed: int
 
-    def to_frame(self) -> pd.DataFrame: return pd.DataFrame(self.positions, self.table.index, ["x", "y"]).assign(responds_to=self.table.responds_to)
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.positions, self.table.index, ["x", "y"]).assign(responds_to=self.table.responds_to)
     def plot(self) -> Any: return _map_movie(self)
     def __repr__(self) -> str: return f"NeuronMap({self.method} of {len(self.table)} rows, seed {self.seed})"
 
@@ -141,7 +142,8 @@ class MapStability:
     draws: pd.DataFrame          # a row for each map that was judged: panel, agreement, trustworthiness
     k: int                       # neighbours
 
-    def value(self, panel: str, reading: str) -> float: return float(self.draws.loc[self.draws.panel == panel, reading].mean())
+    def value(self, panel: str, reading: str) -> float:
+        return float(self.draws.loc[self.draws.panel == panel, reading].mean())
     def p(self, reading: str) -> float:
         "How often a permuted twin is at least as good."
         return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == "permuted", reading])

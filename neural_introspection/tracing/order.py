@@ -77,8 +77,10 @@ class NeuronStates:
     epochs: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
-    def to_frame(self) -> pd.DataFrame: return pd.DataFrame(np.array(self.names)[self.symbols], self.index, pd.Index(self.epochs, name="epoch"))
-    def where(self, rows: Bool[np.ndarray, "neuron"]) -> NeuronStates: return dataclasses.replace(self, symbols=self.symbols[rows], index=self.index[rows])
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame(np.array(self.names)[self.symbols], self.index, pd.Index(self.epochs, name="epoch"))
+    def where(self, rows: Bool[np.ndarray, "neuron"]) -> NeuronStates:
+        return dataclasses.replace(self, symbols=self.symbols[rows], index=self.index[rows])
     def shuffled(self, rng: np.random.Generator) -> NeuronStates:
         "Each neuron's epochs in another order: as often in each state, and no history."
         return dataclasses.replace(self, symbols=rng.permuted(self.symbols, axis=1))
@@ -113,7 +115,8 @@ def neuron_states(
 ) -> NeuronStates:
     "The state of each neuron at each traced epoch; neurons that are silent at all of them are left out. `BadInput` without classes or with fewer than 3 epochs."
     if kind not in STATES: raise BadInput(f"states {kind!r} are unknown: choose {' or '.join(STATES)}.")
-    if len(trace.epochs) < 3: raise BadInput(f"{trace_name(trace)} has too few epochs for a history ({len(trace.epochs)}): trace at least 3.")
+    if len(trace.epochs) < 3:
+        raise BadInput(f"{trace_name(trace)} has too few epochs for a history ({len(trace.epochs)}): trace at least 3.")
     frame = trace.to_frame(None, traced_layers(trace, layers), ["count", "mean", "std", "firing_rate"], by_class=True)
     symbols, names = _symbols(frame, trace.about["classes"], kind)
     symbols = symbols.reshape(len(trace.epochs), -1).T
@@ -179,7 +182,8 @@ def _fitted(symbols: Int[np.ndarray, "neuron epoch"], n_symbols: int, n_states: 
     "hmmlearn's model, the best of several starts."
     x, lengths, models = symbols.reshape(-1, 1), [symbols.shape[1]] * len(symbols), []
     for start in range(restarts if n_states > 1 else 1):
-        with _quiet("hmmlearn"): models.append(_begun(symbols, n_symbols, n_states, np.random.default_rng([seed, start])).fit(x, lengths))
+        with _quiet("hmmlearn"):
+            models.append(_begun(symbols, n_symbols, n_states, np.random.default_rng([seed, start])).fit(x, lengths))
     return max(models, key=lambda model: model.score(x, lengths))
 
 # %% ../../nbs/tracing/38_order.ipynb #62dd65ea
@@ -210,7 +214,8 @@ def _bits(model: Any, symbols: Int[np.ndarray, "neuron epoch"]) -> Float[np.ndar
     return np.array([-model.score(row[:, None]) for row in symbols]) / np.log(2) / symbols.shape[1]
 
 # %% ../../nbs/tracing/38_order.ipynb #bfdf36b3
-def _candidates(n_symbols: int) -> list[int]: return [*(2**i for i in range(10) if 2**i < n_symbols), n_symbols, n_symbols * 3 // 2]
+def _candidates(n_symbols: int) -> list[int]:
+    return [*(2**i for i in range(10) if 2**i < n_symbols), n_symbols, n_symbols * 3 // 2]
 
 # %% ../../nbs/tracing/38_order.ipynb #b9f341e9
 def held_out_bits(
@@ -224,7 +229,8 @@ def held_out_bits(
     if len(states.symbols) < 4 * folds or folds < 2:
         raise BadInput(f"{len(states.symbols)} neurons in {folds} folds are too few: at least 2 folds and 4 neurons for each are needed.")
     n_states = _candidates(len(states.names)) if n_states is None else list(n_states)
-    if not n_states or min(n_states) < 1: raise BadInput(f"hidden states {n_states} are not possible: give numbers from 1.")
+    if not n_states or min(n_states) < 1:
+        raise BadInput(f"hidden states {n_states} are not possible: give numbers from 1.")
     fold = np.random.default_rng(seed).permutation(len(states.symbols)) % folds
     bits = np.empty((len(n_states), len(fold)))
     for i, f in progress([(i, f) for i in range(len(n_states)) for f in range(folds)], "hidden Markov models"):

@@ -35,7 +35,8 @@ def best_paths(
 # %% ../../nbs/tracing/52_paths.ipynb #93eae7e7
 def _climb(scores: Sequence[Float[Tensor, "target source"]], k: int, combine: str) -> tuple[Float[Tensor, "output k"], list]:
     "The best scores, and of each layer the source and rank that every one came from."
-    if k < 1 or combine not in COMBINE: raise BadInput(f"{k} paths by {combine!r} cannot be found: ask for at least 1, by {' or '.join(COMBINE)}.")
+    if k < 1 or combine not in COMBINE:
+        raise BadInput(f"{k} paths by {combine!r} cannot be found: ask for at least 1, by {' or '.join(COMBINE)}.")
     join, best, steps = COMBINE[combine], scores[0].new_ones(scores[0].shape[1], 1), []
     for score in scores:
         source = join(score, best[:, 0]).topk(min(k, score.shape[1]), 1).indices                 # [target, k]
@@ -198,7 +199,8 @@ def bread_crumbs(
 ) -> BreadCrumbs:
     """The k best of all paths from the inputs to the outputs of a traced multilayer perceptron, beside those of shuffled networks. Paths follow the linear layers only: a skip
     connection around them is not seen. `BadInput` for options that mean nothing."""
-    if sign not in (None, "+", "-") or draws < 1: raise BadInput(f"sign {sign!r} with {draws} draws means nothing: give +, - or None, and at least 1 draw.")
+    if sign not in (None, "+", "-") or draws < 1:
+        raise BadInput(f"sign {sign!r} with {draws} draws means nothing: give +, - or None, and at least 1 draw.")
     connections = traced if isinstance(traced, Connections) else read_connections(traced, epochs)
     search = functools.partial(_search, k=k, consistency=consistency, combine=combine, sign=sign)
     found, generator = search(connections), torch.Generator().manual_seed(seed)
@@ -237,7 +239,8 @@ def _tiles(pictures: Float[np.ndarray, "output input"], shape: tuple[int, int], 
 
 # %% ../../nbs/tracing/52_paths.ipynb #7725106a
 def _check_shape(shape: tuple[int, int], inputs: int) -> None:
-    if len(shape) != 2 or math.prod(shape) != inputs: raise BadInput(f"a picture of {shape} does not have {inputs} inputs: give (rows, columns) that do.")
+    if len(shape) != 2 or math.prod(shape) != inputs:
+        raise BadInput(f"a picture of {shape} does not have {inputs} inputs: give (rows, columns) that do.")
 
 # %% ../../nbs/tracing/52_paths.ipynb #9ad93aab
 def _input_pictures(crumbs: BreadCrumbs, shape: tuple[int, int], what: str) -> Any:

@@ -80,7 +80,8 @@ def _checkpoint_folder(output: str | Path) -> Path:
 def check_config(config: TraceConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
     check_options(config)
-    if min(whole_numbers(config.hidden_size, "hidden_size", "64 or 64,32")) < 1: raise BadInput(f"hidden_size is {config.hidden_size}, but every layer needs at least one neuron.")
+    if min(whole_numbers(config.hidden_size, "hidden_size", "64 or 64,32")) < 1:
+        raise BadInput(f"hidden_size is {config.hidden_size}, but every layer needs at least one neuron.")
     traced_epochs(parse_intervals(config.epoch_intervals), config.epochs + config.initial)
     check_store(config.output, "a trace")
     check_run_folder(_checkpoint_folder(config.output))
@@ -162,7 +163,8 @@ class TraceTraining:
         try: tensors, about = read_tensors(self.checkpoint)
         except BadData as error: return log.warning("%s Training starts anew.", error)
         missing = [h["epoch"] for h in about["history"] if h["traced"] and h["epoch"] not in self.net.network_trace.epochs]
-        if missing: return log.warning("epoch %d of the unfinished run is not in the trace: training starts anew", missing[0])
+        if missing:
+            return log.warning("epoch %d of the unfinished run is not in the trace: training starts anew", missing[0])
         part = lambda name: {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
         self.net.model.load_state_dict(part("model"))
         load_optimizer_tensors(self.optimizer, self.parameters, part("optimizer"))
@@ -222,7 +224,8 @@ def _load_result(path: Path) -> TraceResult:
     "`BadData` if there is no trace, or one that `run_trace` has not finished."
     trace = NetworkTrace(path)
     record = read_json(path/"zarr.json")["attributes"].get("run")
-    if record is None: raise BadData(f"{path} has no finished run of run_trace: open it with NetworkTrace.open, or run it to its end.")
+    if record is None:
+        raise BadData(f"{path} has no finished run of run_trace: open it with NetworkTrace.open, or run it to its end.")
     config = make_config(TraceConfig, record.pop("config") | dict(output=str(path)))
     return TraceResult(trace, pd.DataFrame(record.pop("history")).astype(dict(loss=float)), config, record)
 
@@ -230,7 +233,8 @@ def _load_result(path: Path) -> TraceResult:
 def _same_data(r: TraceResult) -> ClassificationData:
     "The rows of the run; `BadData` if their file is another one now."
     data = _load_data(r.config)
-    if weight_hash(data.tensors.items()) != r.about["asked"]["rows"]: raise BadData(f"{r.config.data} has changed since {r.trace.path.name} was traced: put the old file back.")
+    if weight_hash(data.tensors.items()) != r.about["asked"]["rows"]:
+        raise BadData(f"{r.config.data} has changed since {r.trace.path.name} was traced: put the old file back.")
     return data
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #f5ff4df4
@@ -285,7 +289,8 @@ def run_trace(config: TraceConfig) -> TraceResult:
         if not run.resumed: _make_room(output, config.force_overwrite)
         training = TraceTraining(config, data, output, run.file("models", "checkpoint.safetensors"))
         training.resume()
-        if training.history: log.info("resuming the run in %s after epoch %d", shown_path(output), len(training.history) - 1)
+        if training.history:
+            log.info("resuming the run in %s after epoch %d", shown_path(output), len(training.history) - 1)
         with run.stage("train"): training.run()
         _finish(training, output, run, asked)
     shutil.rmtree(run.path)

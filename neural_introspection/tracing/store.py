@@ -81,9 +81,11 @@ class TraceWriter:
 
     def append(self, epoch: int, arrays: dict[str, Float[np.ndarray, "..."]], properties: dict) -> None:
         "Write an epoch. Damaged ones from it on are dropped first."
-        for left in () if self.tidy else self.path.rglob("*.partial"): left.unlink(missing_ok=True)   # by a process that was killed
+        for left in () if self.tidy else self.path.rglob("*.partial"):
+            left.unlink(missing_ok=True)   # by a process that was killed
         self.tidy = True
-        if self.attrs != (attrs := read_attrs(self.path)): self.attrs, self.arrays = attrs, {"epoch": self.group["epoch"]}   # another object has written
+        if self.attrs != (attrs := read_attrs(self.path)):
+            self.attrs, self.arrays = attrs, {"epoch": self.group["epoch"]}   # another object has written
         epochs = [e for e in self.attrs["epochs"] if e < epoch]
         self._enter(epochs, begun=epoch)
         slot, labels = len(epochs), self.arrays["epoch"]
@@ -109,10 +111,12 @@ class TraceWriter:
 # %% ../../nbs/tracing/16_store.ipynb #61d0ebb2
 def read_attrs(path: Path) -> dict:
     "The attributes of a trace's group; `BadData` if it is no trace, damaged, or of a newer format."
-    if not (path/"zarr.json").exists(): raise BadData(f"{path} holds no trace: give a folder that a trace was written to.")
+    if not (path/"zarr.json").exists():
+        raise BadData(f"{path} holds no trace: give a folder that a trace was written to.")
     try: attrs = dict(json.loads((path/"zarr.json").read_text(encoding="utf-8"))["attributes"])
     except (OSError, ValueError, KeyError, TypeError): raise BadData(f"{path} is damaged: its zarr.json cannot be read.") from None
-    if not {"trace", "format"} <= attrs.keys(): raise BadData(f"{path} holds no trace but something else: give a folder that a trace was written to.")
+    if not {"trace", "format"} <= attrs.keys():
+        raise BadData(f"{path} holds no trace but something else: give a folder that a trace was written to.")
     if not isinstance(attrs["format"], int) or attrs["format"] > FORMAT:
         raise BadData(f"{path} is a trace of format {attrs['format']}, newer than this version's ({FORMAT}): update neural_introspection.")
     return attrs
