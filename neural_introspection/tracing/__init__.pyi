@@ -1,28 +1,3 @@
-from .analysis import (
-    analyse_trace as analyse_trace,
-    order_curves as order_curves,
-)
-from .breadcrumbs import (
-    bread_crumbs as bread_crumbs,
-    compare_crumbs as compare_crumbs,
-    evaluate_meta_model as evaluate_meta_model,
-    neuron_table as neuron_table,
-)
-from .explorer import (
-    TraceExplorer as TraceExplorer,
-    class_map as class_map,
-    network_map as network_map,
-    network_movie as network_movie,
-    neuron_history as neuron_history,
-    trace_dashboard as trace_dashboard,
-    traced_digits as traced_digits,
-)
-from .pipeline import (
-    TraceConfig as TraceConfig,
-    TraceResult as TraceResult,
-    run_trace as run_trace,
-    trace_panel as trace_panel,
-)
 from .layers import (
     find_layers as find_layers,
 )
@@ -39,12 +14,49 @@ from .addresses import (
 from .trace import (
     NetworkTrace as NetworkTrace,
 )
+from .network import (
+    TraceableNN as TraceableNN,
+)
+from .digits import (
+    traced_digits as traced_digits,
+)
 from .callbacks import (
     trainer_callback as trainer_callback,
 )
 from .inference import (
     trace_inference as trace_inference,
 )
-from .network import (
-    TraceableNN as TraceableNN,
+from .order import (
+    order_curves as order_curves,
+)
+from .analysis import (
+    analyse_trace as analyse_trace,
+)
+from .paths import (
+    bread_crumbs as bread_crumbs,
+)
+from .ablation import (
+    compare_crumbs as compare_crumbs,
+)
+from .meta_model import (
+    evaluate_meta_model as evaluate_meta_model,
+    neuron_table as neuron_table,
+)
+from .heatmap import (
+    network_map as network_map,
+    network_movie as network_movie,
+)
+from .histories import (
+    class_map as class_map,
+    neuron_history as neuron_history,
+)
+from .explorer import (
+    TraceExplorer as TraceExplorer,
+    trace_dashboard as trace_dashboard,
+)
+from .pipeline import (
+    TraceConfig as TraceConfig,
+    TraceResult as TraceResult,
+    run_trace as run_trace,
+    trace_panel as trace_panel,
 )

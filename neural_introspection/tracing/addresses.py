@@ -35,22 +35,32 @@ def split_signature(text: str) -> list[str]:
 
 # %% ../../nbs/tracing/18_addresses.ipynb #872c128f
 def parse_epoch(trace: Mapping, key: Any) -> int:
+    "The number of an epoch from its key, such as `E_30` or 30; `NoSuchKey` if the trace lacks it."
     if trace.changed(): trace.refresh()
     label = strip_key(key, "E")
     if not label.isdecimal() or int(label) not in trace.slots:
         raise NoSuchKey(f"epoch {key!r} is not in the trace: it has {number_range(trace.epochs)}, such as 'E_{trace.epochs[0] if trace.epochs else 0}'.")
     return int(label)
 
-def slot_of(trace: Mapping, epoch: int) -> int: return trace.slots[parse_epoch(trace, epoch)]
+# %% ../../nbs/tracing/18_addresses.ipynb #e47de226
+def slot_of(trace: Mapping, epoch: int) -> int:
+    "The place of an epoch along the first axis of the trace's arrays."
+    return trace.slots[parse_epoch(trace, epoch)]
 
+# %% ../../nbs/tracing/18_addresses.ipynb #ebc7417f
 def parse_layer(trace: Mapping, key: Any) -> str:
+    "The name of a layer from its key, such as `L_hidden_1`; `NoSuchKey` if the trace lacks it."
     name = key if key in trace.layers else strip_key(key, "L")
-    if name not in trace.layers: raise NoSuchKey(f"layer {key!r} is not in the trace: it has {', '.join(l.key for l in trace.layers.values())}.")
+    if name not in trace.layers:
+        raise NoSuchKey(f"layer {key!r} is not in the trace: it has {', '.join(l.key for l in trace.layers.values())}.")
     return name
 
+# %% ../../nbs/tracing/18_addresses.ipynb #4c14ae03
 def parse_neuron(trace: Mapping, layer: str, key: Any) -> int:
+    "The index of a neuron in its layer from its key, such as `n_20`; `NoSuchKey` if the layer is narrower."
     label, width = strip_key(key, "n"), trace.layers[layer].width
-    if not label.isdecimal() or int(label) >= width: raise NoSuchKey(f"neuron {key!r} is not in L_{layer}: it has n_0 to n_{width - 1}.")
+    if not label.isdecimal() or int(label) >= width:
+        raise NoSuchKey(f"neuron {key!r} is not in L_{layer}: it has n_0 to n_{width - 1}.")
     return int(label)
 
 # %% ../../nbs/tracing/18_addresses.ipynb #c4454215
@@ -81,8 +91,10 @@ class NeuronTrace:
         "Every metric by its name."
         return dict(zip(self.trace.metrics, self._row("metrics").tolist()))
 
-    def _row(self, name: str) -> Float[np.ndarray, "..."]: return load_values(self.trace, stored_array(self.trace, name), slot_of(self.trace, self.epoch), self.unit)
-    def _group(self, name: str) -> dict[str, float]: return {k.removeprefix(f"{name}_"): v for k, v in self.metrics.items() if k.startswith(f"{name}_")}
+    def _row(self, name: str) -> Float[np.ndarray, "..."]:
+        return load_values(self.trace, stored_array(self.trace, name), slot_of(self.trace, self.epoch), self.unit)
+    def _group(self, name: str) -> dict[str, float]:
+        return {k.removeprefix(f"{name}_"): v for k, v in self.metrics.items() if k.startswith(f"{name}_")}
 
     activation_metrics = property(lambda self: self._group("activation"), doc="Of its activations over the epoch's samples.")
     weight_metrics = property(lambda self: self._group("weight"), doc="Of its weights at the end of the epoch.")
@@ -94,7 +106,8 @@ class NeuronTrace:
         "Its activations by class; `BadInput` if the trace has no classes."
         return pd.DataFrame(self._row("classes"), columns=CLASS_METRICS).rename_axis("class")
 
-    def _kept(self, kept: Any) -> Float[np.ndarray, "connection"]: return load_values(self.trace, kept, slot_of(self.trace, self.epoch), self.neuron)
+    def _kept(self, kept: Any) -> Float[np.ndarray, "connection"]:
+        return load_values(self.trace, kept, slot_of(self.trace, self.epoch), self.neuron)
 
     weights = property(lambda self: self._kept(self.trace.weights(self.layer)), doc="Its weights; `BadInput` if they were dropped.")
     biases = property(lambda self: self._kept(self.trace.biases(self.layer)), doc="Its biases; `BadInput` if they were dropped.")
@@ -125,7 +138,8 @@ class LayerTrace(Mapping):
     def __iter__(self) -> Iterator[str]: return (f"n_{i}" for i in range(self.width))
     def __len__(self) -> int: return self.width
     def __hash__(self) -> int: return hash((self.trace, self.epoch, self.layer))
-    def to_frame(self) -> pd.DataFrame: return self.trace.to_frame(epochs=[self.epoch], layers=[self.layer]).droplevel(["epoch", "layer"])
+    def to_frame(self) -> pd.DataFrame:
+        return self.trace.to_frame(epochs=[self.epoch], layers=[self.layer]).droplevel(["epoch", "layer"])
     def _repr_html_(self) -> str: return f"<p><b>[E_{self.epoch}][L_{self.layer}]</b> {self.width} neurons</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/tracing/18_addresses.ipynb #168eff6b
@@ -152,9 +166,11 @@ class EpochTrace(Mapping):
     def to_frame(self) -> pd.DataFrame: return self.trace.to_frame(epochs=[self.epoch]).droplevel("epoch")
     def _repr_html_(self) -> str: return f"<p><b>[E_{self.epoch}]</b> {', '.join(self)}</p>{self.to_frame().groupby('layer', sort=False).mean().to_html(float_format='{:.3g}'.format)}"
 
+# %% ../../nbs/tracing/18_addresses.ipynb #97e92630
 def _unit_neuron(trace: Mapping, epoch: int, key: str) -> NeuronTrace:
     "The neuron of that number in the whole network."
     label = strip_key(key, "n")
-    if not label.isdecimal() or int(label) >= trace.n_neurons: raise NoSuchKey(f"neuron {key!r} is not in the network: it has n_0 to n_{trace.n_neurons - 1}.")
+    if not label.isdecimal() or int(label) >= trace.n_neurons:
+        raise NoSuchKey(f"neuron {key!r} is not in the network: it has n_0 to n_{trace.n_neurons - 1}.")
     layer, neuron = trace.data.indexes["unit"][int(label)]
     return NeuronTrace(trace, epoch, layer, int(neuron))

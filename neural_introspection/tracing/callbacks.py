@@ -20,6 +20,7 @@ __all__ = ['OpenEpoch', 'trainer_callback', 'lightning_callback', 'split_batch',
 # %% ../../nbs/tracing/26_callbacks.ipynb #acd65775
 class _Left(Exception): "An epoch that is given up."
 
+# %% ../../nbs/tracing/26_callbacks.ipynb #42335e64
 class OpenEpoch:
     "An epoch of a `TraceableNN` that begins and ends in different calls."
     def __init__(self, net: TraceableNN): self.net, self.stack = net, contextlib.ExitStack()
@@ -76,6 +77,7 @@ def lightning_callback(net: TraceableNN) -> Any:
 
     return TraceCallback()
 
+# %% ../../nbs/tracing/26_callbacks.ipynb #77ddf54e
 def split_batch(batch: Any) -> tuple[Any, Optional[Tensor]]:
     "(inputs, labels or None) of a batch: a tensor; a dict, perhaps with `labels`; or a tuple or list, whose last part are labels if there is a whole number for each sample."
     if isinstance(batch, Mapping): return {k: v for k, v in batch.items() if k != "labels"}, batch.get("labels")
@@ -85,6 +87,7 @@ def split_batch(batch: Any) -> tuple[Any, Optional[Tensor]]:
     inputs = inputs if labels is not None else batch
     return (inputs[0] if len(inputs) == 1 else tuple(inputs)), labels
 
+# %% ../../nbs/tracing/26_callbacks.ipynb #71838baf
 def are_labels(x: Any, inputs: Any) -> bool:
     "Whether a part of a batch is a whole number (or a list of one, or a 0 or 1 of any kind) for each sample."
     inputs = inputs if hasattr(inputs, "shape") else first_tensor(inputs)

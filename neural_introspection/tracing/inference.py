@@ -26,8 +26,10 @@ __all__ = ['Answers', 'data_batches', 'ReadAnswers', 'trace_inference', 'run_mod
 # %% ../../nbs/tracing/28_inference.ipynb #5e9fa9e4
 def data_batches(data: Any, labels: Any = None, batch_size: int = 256) -> Iterator[tuple[Any, Optional[Tensor]]]:
     "(inputs, labels) of a tensor, a dict of tensors, a pair (inputs, labels), a torch `Dataset`, or an iterable of batches; `BadInput` if the labels do not fit."
-    if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset): data = torch.utils.data.DataLoader(data, batch_size)
-    if isinstance(data, (tuple, list)) and labels is None and len(data) == 2 and are_labels(data[1], data[0]): data, labels = data
+    if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
+        data = torch.utils.data.DataLoader(data, batch_size)
+    if isinstance(data, (tuple, list)) and labels is None and len(data) == 2 and are_labels(data[1], data[0]):
+        data, labels = data
     if isinstance(data, np.ndarray): data = torch.as_tensor(data)
     if isinstance(data, Mapping): size = {len(v) for v in data.values()}
     else: size = {len(data)} if isinstance(data, Tensor) else set()
@@ -37,7 +39,8 @@ def data_batches(data: Any, labels: Any = None, batch_size: int = 256) -> Iterat
         return
     if labels is not None: labels = torch.as_tensor(labels)
     if labels is not None: size |= {len(labels)}
-    if len(size) > 1: raise BadInput(f"inputs and labels of different lengths ({', '.join(map(str, sorted(size)))}) were given.")
+    if len(size) > 1:
+        raise BadInput(f"inputs and labels of different lengths ({', '.join(map(str, sorted(size)))}) were given.")
     for start in range(0, max(size), batch_size):
         cut = lambda x: x[start:start + batch_size]
         inputs, own = split_batch({k: cut(v) for k, v in data.items()} if isinstance(data, Mapping) else cut(data))
@@ -60,7 +63,8 @@ class ReadAnswers:
         if found.ndim == 1: return found[:, None]
         if found.ndim == 2: return found
         tokens = labels is not None and labels.ndim == 2 and labels.shape == found.shape[:2]
-        if not tokens and self.sequence_first and (labels is None or len(labels) != len(found)): found = found.transpose(0, 1)
+        if not tokens and self.sequence_first and (labels is None or len(labels) != len(found)):
+            found = found.transpose(0, 1)
         return found[:, -2 if tokens and found.shape[1] > 1 else -1]
 
     def __call__(self, output: Any, labels: Optional[Tensor] = None) -> tuple[Float[Tensor, "sample"], Float[Tensor, "sample"]]:
@@ -78,8 +82,10 @@ class ReadAnswers:
         return _nan_where(logits.sum(1), best.indices.float()), best.values
 
 # %% ../../nbs/tracing/28_inference.ipynb #922bc388
-def _nan_where(x: Float[Tensor, "sample"], values: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]: return torch.where(x.isnan(), math.nan, values)
+def _nan_where(x: Float[Tensor, "sample"], values: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]:
+    return torch.where(x.isnan(), math.nan, values)
 
+# %% ../../nbs/tracing/28_inference.ipynb #3da72d2d
 def _truth(labels: Any, samples: int) -> Float[np.ndarray, "sample"]:
     "The class of each sample as it should be; NaN where there is no label, or a negative one. `BadInput` for labels that are no classes."
     if labels is None: return np.full(samples, math.nan, "f4")
@@ -130,7 +136,8 @@ def trace_inference(
 ) -> Any:
     "The `InferenceHistory` of the model over the data in evaluation mode: each sample's activations, prediction and correctness, streamed to the trace batch by batch."
     import zarr
-    if not name or set(name) & set("/[] ."): raise BadInput(f"{name!r} cannot be a history's name: leave out spaces, dots, slashes and brackets.")
+    if not name or set(name) & set("/[] ."):
+        raise BadInput(f"{name!r} cannot be a history's name: leave out spaces, dots, slashes and brackets.")
     trace, means, done = net.network_trace, _SampleMeans(net.model, net.layers), 0
     read = ReadAnswers(means.sequence_first) if answers is None else lambda output, labels: answers(output)
     with atomic_folder(trace.path/"history"/name) as new, net.paused(), evaluating(net.model), means.watching(net.model):
@@ -144,6 +151,7 @@ def trace_inference(
         group.attrs.put(dict(samples=done, epochs=trace.epochs[-1:]))
     return trace.inference(name)
 
+# %% ../../nbs/tracing/28_inference.ipynb #a7ffa3d8
 def _extend(group: Any, name: str, array: Float[np.ndarray, "sample *unit"], start: int) -> None:
     "Write rows from `start` on."
     if name not in group:
@@ -152,6 +160,7 @@ def _extend(group: Any, name: str, array: Float[np.ndarray, "sample *unit"], sta
     group[name].resize((start + len(array), *array.shape[1:]))
     group[name][start:] = array
 
+# %% ../../nbs/tracing/28_inference.ipynb #cc1eab2b
 def run_model(model: nn.Module, inputs: Any) -> Any:
     "The model's output for one batch: a tensor, a tuple or dict of arguments."
     if isinstance(inputs, Mapping): return model(**inputs)

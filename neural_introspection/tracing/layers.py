@@ -53,6 +53,7 @@ def neurons_last(
     if kind == "channel": return x.movedim(1, -1)
     return x if batch_first or x.ndim < 3 else x.transpose(0, 1)
 
+# %% ../../nbs/tracing/10_layers.ipynb #c58a95b5
 def by_sample(
     x: Float[Tensor, "*place neuron"],
     samples: int,                    # how many there are
@@ -64,6 +65,7 @@ def by_sample(
     if first == second: return None
     return x if first else x.transpose(0, 1)
 
+# %% ../../nbs/tracing/10_layers.ipynb #61fde46b
 def has_steps_first(model: nn.Module) -> bool:
     "Whether a model has modules that may have the steps of a sequence along the first axis."
     return any(getattr(module, "batch_first", True) is False for module in model.modules())
@@ -86,12 +88,15 @@ class Part:
     @property
     def tensor(self) -> Tensor:
         if self.parameter is not None: return self.parameter
-        with evaluating(self.owner): return getattr(self.owner, self.name)   # a parametrization may change its state in training mode
+        with evaluating(self.owner):
+            return getattr(self.owner, self.name)   # a parametrization may change its state in training mode
 
+# %% ../../nbs/tracing/10_layers.ipynb #b4becf49
 def _gates(hidden: int) -> Callable[[Tensor], Tensor]:
     "Rows of all gates of a hidden unit, side by side."
     return lambda w: w.reshape(len(w) // hidden, hidden, -1).transpose(0, 1).flatten(1)
 
+# %% ../../nbs/tracing/10_layers.ipynb #f5fa2dbd
 def _column(b: Tensor) -> Tensor: return b[:, None]
 
 # %% ../../nbs/tracing/10_layers.ipynb #f4fa9c91
@@ -102,9 +107,11 @@ def _recurrent_parts(module: nn.RNNBase) -> list[Part]:
     for direction in range(1 + module.bidirectional):
         end = f"_l{module.num_layers - 1}" + "_reverse" * direction
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            if hasattr(module, name + end): parts.append(Part(module, name + end, rows, name.startswith("bias"), direction * module.hidden_size))
+            if hasattr(module, name + end):
+                parts.append(Part(module, name + end, rows, name.startswith("bias"), direction * module.hidden_size))
     return parts
 
+# %% ../../nbs/tracing/10_layers.ipynb #febe87c9
 def module_parts(module: nn.Module) -> list[Part]:
     "How a module's parameters fall apart into its neurons; none for a module that has no neurons of its own."
     if isinstance(module, nn.RNNBase): return _recurrent_parts(module)
@@ -125,6 +132,7 @@ def _plain_module(module: nn.Module) -> nn.Module:
     while hasattr(module, "original_component"): module = module.original_component
     return module
 
+# %% ../../nbs/tracing/10_layers.ipynb #7d8768e2
 def _head_parts(block: nn.Module, n_heads: int) -> list[Part]:
     "Of each head the rows of the query and the columns of the output."
     by_head = lambda w: w.reshape(n_heads, -1)
@@ -133,6 +141,7 @@ def _head_parts(block: nn.Module, n_heads: int) -> list[Part]:
     return [Part(query, "weight", lambda w: by_head(turned(query)(w))), Part(output, "weight", lambda w: by_head(turned(output)(w).T)),
             *([Part(query, "bias", by_head, True)] if query.bias is not None else [])]
 
+# %% ../../nbs/tracing/10_layers.ipynb #2862460c
 def layer_parts(model: nn.Module, layer: Layer) -> list[Part]:
     "The parameters that are the layer's neurons' own."
     if layer.kind == "head": return _head_parts(model.get_submodule(layer.modules[0]), layer.width)
@@ -158,6 +167,7 @@ class _Seen:
     @property
     def shape(self) -> tuple[int, ...]: return () if self.tensor is None else tuple(self.tensor.shape)
 
+# %% ../../nbs/tracing/10_layers.ipynb #0d9297db
 @contextlib.contextmanager
 def _as_before(model: nn.Module) -> Iterator[None]:
     "After the block the model's buffers and modes, and all random numbers, are as they were before it."
@@ -171,6 +181,7 @@ def _as_before(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for module, name, buffer, was in buffers: module._buffers[name] = buffer.copy_(was)
 
+# %% ../../nbs/tracing/10_layers.ipynb #076297b1
 def dry_run(model: nn.Module, sites: Sequence[str], example: Any) -> dict[str, _Seen]:
     "What happens at the sites when the model runs on an example (a tensor, a tuple or dict of arguments, texts)."
     seen, counter = {site: _Seen() for site in sites}, itertools.count()
@@ -206,7 +217,8 @@ _BESIDE = (nn.BatchNorm1d, nn.LayerNorm, nn.PReLU)   # what a multilayer percept
 def _linear_chain(model: nn.Module, example: Any) -> list[tuple[str, nn.Linear]]:
     "(path, module) of the linear layers of a multilayer perceptron in the order in which they run; [] if it is none."
     own = {path: m for path, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None and not isinstance(m, _BESIDE)}
-    if hasattr(model, "hook_dict") or not own or "" in own or not all(type(m) is nn.Linear for m in own.values()): return []
+    if hasattr(model, "hook_dict") or not own or "" in own or not all(type(m) is nn.Linear for m in own.values()):
+        return []
     reads = {path: f"{path}.hook_in" for path in own}
     seen = dry_run(model, list(reads.values()), example)
     chain = sorted(own.items(), key=lambda item: seen[reads[item[0]]].order)
@@ -214,6 +226,7 @@ def _linear_chain(model: nn.Module, example: Any) -> list[tuple[str, nn.Linear]]
     one_by_one = len({id(s.tensor) for s in seen.values()}) == len(seen)   # layers side by side read the same
     return chain if fits and one_by_one and all(s.calls == 1 for s in seen.values()) else []
 
+# %% ../../nbs/tracing/10_layers.ipynb #ad88f69b
 def _chain_layers(chain: Sequence[tuple[str, nn.Linear]]) -> list[Layer]:
     "Input, hidden layers and output of a multilayer perceptron. A hidden layer's activations are what the next one reads."
     before = lambda path: f"{path}.hook_in".removeprefix(".")
@@ -232,6 +245,7 @@ def _bridge_sites(model: nn.Module) -> dict[str, tuple[str, tuple[str, ...]]]:
         found |= {f"blocks.{i}.attn": (f"blocks.{i}.attn.hook_z", (f"blocks.{i}",)), f"blocks.{i}.mlp": (f"blocks.{i}.mlp.hook_post", mlp)}
     return found
 
+# %% ../../nbs/tracing/10_layers.ipynb #4d72b399
 def _default_sites(model: nn.Module) -> dict[str, tuple[str, tuple[str, ...]]]:
     "name -> (site, modules) of the layers that are traced if none are named."
     if hasattr(model, "blocks") and hasattr(model, "hook_dict"): return _bridge_sites(model)
@@ -239,12 +253,14 @@ def _default_sites(model: nn.Module) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {path: (path, (whole.get(path, path),)) for path, m in model.named_modules()
             if path and path not in whole.values() and (path in whole or module_parts(m))}
 
+# %% ../../nbs/tracing/10_layers.ipynb #0139215b
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd)
 
 def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     "What a neuron is at a site, from its module and what it put out. `BadInput` for a convolution that ran without a batch."
     module = find_site(model, site)
-    if hasattr(model, "hook_dict") and site in model.hook_dict: return "head" if re.search(r"\.hook_[qkvz]$", site) and len(shape) == 4 else "neuron"
+    if hasattr(model, "hook_dict") and site in model.hook_dict:
+        return "head" if re.search(r"\.hook_[qkvz]$", site) and len(shape) == 4 else "neuron"
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)): return "hidden unit"
     if isinstance(module, _CONVOLUTIONS) and shape and len(shape) != len(module.kernel_size) + 2:
         raise BadInput(f"{site} put out {tuple(shape)}, which has no batch: give an example with samples along its first axis.")
@@ -257,6 +273,7 @@ def _width(kind: str, shape: Sequence[int], parts: Sequence[Part]) -> int:
     weights = part_rows(parts)
     return 0 if weights is None else len(weights)
 
+# %% ../../nbs/tracing/10_layers.ipynb #bd301a39
 def _notes(seen: _Seen, parts: Sequence[Part], owners: dict[int, list[str]], name: str) -> tuple[str, ...]:
     "What is unusual about a layer, in words."
     notes, owned = [], [part.parameter for part in parts]
@@ -283,12 +300,14 @@ def _wanted(model: nn.Module, layers: Layers) -> dict[str, tuple[str, tuple[str,
         return site[0], (site[1],)
     return {name: one(site) for name, site in named.items()}
 
+# %% ../../nbs/tracing/10_layers.ipynb #a48dc9c5
 def check_name(name: str) -> str:
     "The name, if it can be part of an address and of a path; else `BadInput`."
     if not re.fullmatch(r"(?!L_)\w[\w.-]{0,199}", str(name)) or name == "zarr.json":
         raise BadInput(f"layer name {name!r} cannot be part of an address: use letters, digits, dots and dashes, such as layers={{'good_name': 'its.site'}}.")
     return name
 
+# %% ../../nbs/tracing/10_layers.ipynb #b6a1d55c
 def find_layers(
     model: nn.Module,
     example: Any = None,     # one batch as the model takes it; made up if left out

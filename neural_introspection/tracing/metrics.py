@@ -34,6 +34,7 @@ class LayerState:
     @functools.cached_property
     def weight_stats(self) -> NeuronStats: return _over_connections(self.weight, self.layer.width)
 
+# %% ../../nbs/tracing/12_metrics.ipynb #b7bb0974
 def _over_connections(w: Optional[Float[Tensor, "neuron connection"]], width: int) -> NeuronStats:
     "Statistics of each neuron's weights; empty ones if there are none."
     stats = NeuronStats(width, quantiles=False)

@@ -39,7 +39,8 @@ def traced_epochs(
     if isinstance(epoch_intervals, np.ndarray): epoch_intervals = epoch_intervals.tolist()
     if isinstance(epoch_intervals, (int, np.integer)) and not isinstance(epoch_intervals, bool):
         if epoch_intervals == -1 and num_epochs: return lambda epoch: epoch == num_epochs - 1
-        if epoch_intervals == -1: raise BadInput("epoch_intervals -1 is the last epoch, which is not known: give num_epochs too.")
+        if epoch_intervals == -1:
+            raise BadInput("epoch_intervals -1 is the last epoch, which is not known: give num_epochs too.")
         if epoch_intervals > 0: return lambda epoch: epoch % epoch_intervals == 0
     elif isinstance(epoch_intervals, (list, tuple, range, set)) and len(epoch_intervals):
         wanted = set(epoch_intervals)
@@ -56,9 +57,11 @@ def build_mlp(input_size: int, hidden_size: Union[int, Sequence[int]], output_si
     layers = [part for a, b in zip(sizes, sizes[1:]) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
+# %% ../../nbs/tracing/24_network.ipynb #544c991c
 def _given_or_built(model: Optional[nn.Module], sizes: Sequence[Any]) -> nn.Module:
     "The model, or one built from the sizes; `BadInput` unless exactly one of them is given."
-    if type(model).__name__ == "OptimizedModule": raise BadInput("compiled code runs without hooks: give the model as it was before torch.compile.")
+    if type(model).__name__ == "OptimizedModule":
+        raise BadInput("compiled code runs without hooks: give the model as it was before torch.compile.")
     if model is None and None not in sizes: return build_mlp(*sizes)
     if isinstance(model, nn.Module) and set(sizes) == {None}: return model
     raise BadInput("give a torch model, or all of input_size, hidden_size and output_size to build one.")
@@ -149,12 +152,15 @@ class TraceableNN(nn.Module):
     def trace_epoch(self, epoch: int) -> Iterator[TraceableNN]:
         "Trace what happens in the block, if this epoch is traced at all. When it raises nothing is written, and no hook is left."
         if self._properties is not None: raise BadInput("an epoch is being traced already: end that block first.")
-        if not isinstance(epoch, (int, np.integer)) or epoch < 0: raise BadInput(f"epoch {epoch!r} is not possible: count from 0.")
+        if not isinstance(epoch, (int, np.integer)) or epoch < 0:
+            raise BadInput(f"epoch {epoch!r} is not possible: count from 0.")
         self._properties = {}
         try:
             if self.is_traced(epoch):
                 _check_new(self, int(epoch))
-                self.recorder = EpochRecorder(self.layers, _all_parts(self), self.classes, self.quantiles, "batches" not in self.dropped, self.batch_interval, "gradients" not in self.dropped)
+                self.recorder = EpochRecorder(
+                    self.layers, _all_parts(self), self.classes, self.quantiles, "batches" not in self.dropped,
+                    self.batch_interval, "gradients" not in self.dropped)
                 with self.recorder.watching(self.model): yield self
                 _write_epoch(self, int(epoch), self.recorder)
             else: yield self
@@ -169,20 +175,28 @@ class TraceableNN(nn.Module):
             log.warning("%s: epoch %s dropped, to be traced again", self.path.name, number_range(gone))
         return self
 
-    def extra_repr(self) -> str: return f"trace: {self.path.name}, {sum(l.width for l in self.layers):,} neurons in {len(self.layers)} layers"
+    def extra_repr(self) -> str:
+        return f"trace: {self.path.name}, {sum(l.width for l in self.layers):,} neurons in {len(self.layers)} layers"
 
 # %% ../../nbs/tracing/24_network.ipynb #40d248b0
 def _check_counts(batch_interval: Any, metrics: Any, classes: Any) -> None:
     "`BadInput` for options of a trace that mean nothing."
-    if not isinstance(batch_interval, int) or batch_interval < 1: raise BadInput(f"batch_interval {batch_interval!r} is not possible: give 1 for every batch, n for every nth.")
-    if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())): raise BadInput("metrics are functions by name: give {'weight_median': lambda state: ...}.")
-    if classes is not None and (not isinstance(classes, (int, np.integer)) or classes < 1): raise BadInput(f"classes {classes!r} is not possible: give how many there are, as a whole number.")
+    if not isinstance(batch_interval, int) or batch_interval < 1:
+        raise BadInput(f"batch_interval {batch_interval!r} is not possible: give 1 for every batch, n for every nth.")
+    if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())):
+        raise BadInput("metrics are functions by name: give {'weight_median': lambda state: ...}.")
+    if classes is not None and (not isinstance(classes, (int, np.integer)) or classes < 1):
+        raise BadInput(f"classes {classes!r} is not possible: give how many there are, as a whole number.")
 
+# %% ../../nbs/tracing/24_network.ipynb #4820a6d4
 def _about(net: TraceableNN) -> dict:
     return dict(layers=[vars(layer) for layer in net.layers], metrics=list(net.metrics), classes=net.classes, dropped=net.dropped)
 
-def _all_parts(net: TraceableNN) -> dict[str, list[Part]]: return {layer.name: layer_parts(net.model, layer) for layer in net.layers}
+# %% ../../nbs/tracing/24_network.ipynb #3d00517e
+def _all_parts(net: TraceableNN) -> dict[str, list[Part]]:
+    return {layer.name: layer_parts(net.model, layer) for layer in net.layers}
 
+# %% ../../nbs/tracing/24_network.ipynb #42b32dab
 def _try_metrics(net: TraceableNN, metrics: Mapping[str, Metric]) -> None:
     "`BadInput` for a metric of one's own that fails, before an epoch is lost by it: on numbers drawn at random."
     draw = lambda width: NeuronStats(width, net.quantiles).update(torch.randn(8, width, generator=torch.Generator().manual_seed(0)))
@@ -190,26 +204,31 @@ def _try_metrics(net: TraceableNN, metrics: Mapping[str, Metric]) -> None:
         parts, acts = layer_parts(net.model, layer), draw(layer.width)
         measure(metrics, LayerState(layer, acts, acts, part_rows(parts), part_rows(parts, bias=True), {c: acts for c in range(net.classes or 0)}))
 
+# %% ../../nbs/tracing/24_network.ipynb #50765fa7
 def _untraced(net: TraceableNN) -> list[str]:
     "The parameters that are no traced neuron's."
     own = {id(part.parameter) for parts in _all_parts(net).values() for part in parts}
     return [name for name, p in net.model.named_parameters() if id(p) not in own]
 
+# %% ../../nbs/tracing/24_network.ipynb #dea0b579
 def _open_store(net: TraceableNN, path: Optional[str | Path], overwrite: bool) -> None:
     "Open the trace that is there, or a new one."
     folder = tempfile.mkdtemp(prefix="trace-") if path is None else None
     net.path = Path(folder)/"trace.zarr" if path is None else Path(path).absolute()
     check_store(net.path, "a trace")
-    if overwrite or not (net.path/"zarr.json").exists(): create_store(net.path, _about(net) | dict(untraced=_untraced(net)))
+    if overwrite or not (net.path/"zarr.json").exists():
+        create_store(net.path, _about(net) | dict(untraced=_untraced(net)))
     net.attach(net.path)
     if folder: atexit.register(shutil.rmtree, folder, ignore_errors=True)   # arrays that are not loaded yet may outlive the network
 
+# %% ../../nbs/tracing/24_network.ipynb #51bb48b4
 def _check_new(net: TraceableNN, epoch: int) -> None:
     "`BadInput` if whole epochs of the trace would be lost."
     if not any(e >= epoch for e in read_attrs(net.path)["epochs"]): return
     there = [e for e in net._trace.refresh().epochs if e >= epoch]
     if there: raise BadInput(f"{net.path.name} has epoch {number_range(there)} already: go on with epoch {there[-1] + 1}, call rewind({epoch}) to trace from there again, or start anew with overwrite=True.")
 
+# %% ../../nbs/tracing/24_network.ipynb #d4bb5329
 def _write_epoch(net: TraceableNN, epoch: int, recorder: EpochRecorder) -> None:
     arrays = epoch_arrays(recorder, net.metrics, net.classes, net.dropped)
     _report(epoch, arrays["metrics"], list(net.metrics), net.layers)
@@ -226,6 +245,7 @@ def _check_same(trace: NetworkTrace, about: dict) -> None:
             theirs, mine = (words if len(words) < 150 else f"{words[:150]}..." for words in map(str, (theirs, mine)))
             raise BadData(f"{trace.path.name} is a trace with other {name} ({theirs}, here {mine}): give another path, or overwrite=True.")
 
+# %% ../../nbs/tracing/24_network.ipynb #65db325a
 def _report(epoch: int, values: Float[np.ndarray, "unit metric"], metrics: list[str], layers: Sequence[Layer]) -> None:
     "Log which layers had NaN or infinite numbers, and an epoch in which nothing ran."
     end = 0

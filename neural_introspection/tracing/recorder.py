@@ -75,12 +75,14 @@ def _room(was: Optional[Tensor], x: Float[Tensor, "sample *place neuron"]) -> Fl
     if was is not None and (was.dtype, was.device, was.shape[1]) == (x.dtype, x.device, x.shape[-1]): return was
     return torch.empty(ROOM // x.shape[-1], x.shape[-1], dtype=x.dtype, device=x.device)
 
+# %% ../../nbs/tracing/14_recorder.ipynb #df50a880
 def _joined(found: Sequence[tuple[int, Float[Tensor, "some"]]], width: int) -> Float[Tensor, "neuron"]:
     "The length of each neuron's gradient from the lengths of its parts (first neuron, lengths)."
     squares = torch.zeros(width, device=found[0][1].device)
     for start, norms in found: squares[start:start + len(norms)] += norms**2
     return squares.sqrt()
 
+# %% ../../nbs/tracing/14_recorder.ipynb #383cee17
 class _Gradients:
     "The length of each neuron's weight gradient, a row for each backward pass."
     def __init__(self, layer: Layer):
@@ -90,7 +92,8 @@ class _Gradients:
 
     def add(self, part: int, start: int, gradient: Float[Tensor, "neuron connection"]) -> None:
         if part in self.step: self.close()   # this part has come already: it is the next step
-        if self.room is None: self.room = torch.empty(min(256, max(1, ROOM // self.width)), self.width, device=gradient.device)
+        if self.room is None:
+            self.room = torch.empty(min(256, max(1, ROOM // self.width)), self.width, device=gradient.device)
         whole = not self.step and len(gradient) == self.width
         norms = torch.linalg.vector_norm(gradient.float(), dim=1, out=self.room[self.filled]) if whole else torch.linalg.vector_norm(gradient.float(), dim=1)
         self.step[part] = (start, norms)
@@ -112,8 +115,8 @@ class _Gradients:
 # %% ../../nbs/tracing/14_recorder.ipynb #b0bd9651
 class EpochRecorder:
     "Watches one epoch: `with recorder.watching(model): train`, then `recorder.states()`."
-    def __init__(self, layers: Sequence[Layer], parts: dict[str, list[Part]], classes: Optional[int] = None, quantiles: bool = False,
-                 keep_batches: bool = False, batch_interval: int = 1, keep_gradients: bool = True):
+    def __init__(self, layers: Sequence[Layer], parts: dict[str, list[Part]], classes: Optional[int] = None,
+                 quantiles: bool = False, keep_batches: bool = False, batch_interval: int = 1, keep_gradients: bool = True):
         self.layers, self.parts, self.classes, self.keep_batches, self.keep_gradients = layers, parts, classes, keep_batches, keep_gradients
         self.make = lambda: {layer.name: _Counter(layer, quantiles) for layer in layers}
         self.gradients = {layer.name: _Gradients(layer) for layer in layers}
@@ -126,11 +129,13 @@ class EpochRecorder:
     def watching(self, model: nn.Module) -> Iterator[EpochRecorder]:
         "Within the block every forward and backward pass of the model counts."
         begin = lambda module, args, kwargs: _begin_forward(self, args, kwargs)
-        handles, self.sequence_first, seen = [model.register_forward_pre_hook(begin, with_kwargs=True)], has_steps_first(model), {}
+        handles = [model.register_forward_pre_hook(begin, with_kwargs=True)]
+        self.sequence_first, seen = has_steps_first(model), {}
         for layer in self.layers: seen.setdefault(layer.site, []).append(layer)
         try:
             if self.keep_gradients: _hook_gradients(self, handles)
-            with hooks(model, {site: _activation_hook(self, some, find_site(model, site)) for site, some in seen.items()}): yield self
+            watch = {site: _activation_hook(self, some, find_site(model, site)) for site, some in seen.items()}
+            with hooks(model, watch): yield self
         finally:
             for handle in handles: handle.remove()
 
@@ -149,19 +154,23 @@ def _begin_forward(recorder: EpochRecorder, args: Any, kwargs: dict) -> None:
     "A forward pass begins: its labels are those that were given, or what it is called with."
     if _unseen() or recorder.paused: return
     labels = recorder.given if recorder.given is not None else kwargs.get("labels")
-    if labels is not None and recorder.classes: _check_samples(labels, [*args, *(v for k, v in kwargs.items() if k != "labels")], recorder.sequence_first)
+    if labels is not None and recorder.classes:
+        _check_samples(labels, [*args, *(v for k, v in kwargs.items() if k != "labels")], recorder.sequence_first)
     recorder.labels, recorder.given = _usable(labels, recorder.classes), None
     recorder.skips = recorder.forwards % recorder.batch_interval != 0
     if recorder.keep_batches and recorder.forwards and not recorder.skips: _close_batch(recorder)
     recorder.forwards += 1
 
+# %% ../../nbs/tracing/14_recorder.ipynb #c9b28885
 def _hook_gradients(recorder: EpochRecorder, handles: list) -> None:
     "A hook on every weight that has a gradient; its handle is added to the list."
     for layer in recorder.layers:
         for i, part in enumerate(p for p in recorder.parts[layer.name] if not p.bias):
             p = part.parameter
-            if p is not None and p.requires_grad: handles.append(p.register_hook(_gradient_hook(recorder, layer, i, part)))
+            if p is not None and p.requires_grad:
+                handles.append(p.register_hook(_gradient_hook(recorder, layer, i, part)))
 
+# %% ../../nbs/tracing/14_recorder.ipynb #a691fdee
 def _activation_hook(recorder: EpochRecorder, layers: Sequence[Layer], module: nn.Module) -> Callable[[Tensor], None]:
     first = getattr(module, "batch_first", True)
     def see(x: Tensor) -> None:
@@ -173,19 +182,24 @@ def _activation_hook(recorder: EpochRecorder, layers: Sequence[Layer], module: n
             recorder.counters[layer.name].add(acts, known)
     return see
 
+# %% ../../nbs/tracing/14_recorder.ipynb #780eef22
 def _gradient_hook(recorder: EpochRecorder, layer: Layer, i: int, part: Part) -> Callable[[Tensor], None]:
     def see(gradient: Tensor) -> None:
-        if not recorder.paused and not recorder.skips: recorder.gradients[layer.name].add(i, part.start, part.rows(gradient.detach()))
+        if not recorder.paused and not recorder.skips:
+            recorder.gradients[layer.name].add(i, part.start, part.rows(gradient.detach()))
     return see
 
+# %% ../../nbs/tracing/14_recorder.ipynb #fbbc0cd9
 def _close_batch(recorder: EpochRecorder) -> None:
     "The statistics of one batch are complete."
     now = {name: counter.total() for name, counter in recorder.counters.items()}
     recorder.batches.append(now)
     for name, counter in recorder.counters.items():
-        for c, stats in (recorder.total[name].stats if recorder.total else {}).items(): counter.stats[c] = counter.stats[c] + stats if c in counter.stats else stats
+        for c, stats in (recorder.total[name].stats if recorder.total else {}).items():
+            counter.stats[c] = counter.stats[c] + stats if c in counter.stats else stats
     recorder.total, recorder.counters = recorder.counters, recorder.make()
 
+# %% ../../nbs/tracing/14_recorder.ipynb #73aafe2f
 def _layer_state(recorder: EpochRecorder, layer: Layer, counter: _Counter) -> LayerState:
     total, parts = counter.total(), recorder.parts[layer.name]
     by_class = {c: stats for c, stats in sorted(counter.stats.items()) if c >= 0}
@@ -196,24 +210,29 @@ def _unseen() -> bool:
     "Whether a pass does not count: a compiler looks at the code, or checkpointing runs the forward pass a second time."
     return torch.compiler.is_compiling() or getattr(torch._C, "_current_graph_task_id", lambda: -1)() != -1
 
+# %% ../../nbs/tracing/14_recorder.ipynb #3c23960e
 def _matched(x: Float[Tensor, "*place neuron"], labels: Optional[Int[Tensor, "..."]], kind: str, sequence_first: bool) -> tuple[Tensor, Optional[Int[Tensor, "row"]]]:
     "(activations in the order of the samples, a label for each row); None for labels that cannot be matched."
     if labels is None: return x, None
-    if labels.ndim > 1: return x, labels.flatten().to(x.device) if labels.shape == x.shape[:-1] else None   # one for each token
+    if labels.ndim > 1:
+        return x, labels.flatten().to(x.device) if labels.shape == x.shape[:-1] else None   # one for each token
     found = by_sample(x, len(labels), kind, sequence_first)
     return (x, None) if found is None else (found, labels.repeat_interleave(math.prod(found.shape[1:-1])).to(x.device))
 
+# %% ../../nbs/tracing/14_recorder.ipynb #15e49b75
 def _check_samples(labels: Any, inputs: Sequence[Any], sequence_first: bool = False) -> None:
     "`BadInput` if no input has as many samples as there are labels."
     sizes = [tuple(x.shape[:1 + sequence_first]) for x in inputs if isinstance(x, Tensor) and x.ndim]
     if sizes and not any(len(labels) in size for size in sizes):
         raise BadInput(f"{len(labels)} labels do not fit inputs of {sizes[0][0]} samples: give one label for each sample of the next forward pass.")
 
+# %% ../../nbs/tracing/14_recorder.ipynb #7ca3b57f
 def _usable(labels: Any, classes: Optional[int]) -> Optional[Int[Tensor, "sample"]]:
     "Labels that count, one for each sample or each token; None if there are none, or no classes were asked for. `BadInput` for one that is no class."
     if labels is None or classes is None: return None
     labels = torch.as_tensor(labels)
-    if labels.is_floating_point(): raise BadInput(f"labels of {labels.dtype} are no classes: give whole numbers from 0 to {classes - 1}.")
+    if labels.is_floating_point():
+        raise BadInput(f"labels of {labels.dtype} are no classes: give whole numbers from 0 to {classes - 1}.")
     labels = labels.long().reshape(labels.shape if labels.ndim > 1 and labels.shape[-1] > 1 else -1)
     if labels.numel() and int(labels.max()) >= classes: raise BadInput(f"label {int(labels.max())} is outside 0..{classes - 1}: give classes={int(labels.max()) + 1} or more.")
     return labels
@@ -230,12 +249,15 @@ def epoch_arrays(recorder: EpochRecorder, metrics: Mapping[str, Metric], classes
         for what in ("weight", "bias"):
             kept = getattr(state, what)
             name = dict(weight="weights", bias="biases")[what]
-            if name not in dropped and kept is not None: arrays[f"{name}/{state.layer.name}"] = kept.float().cpu().numpy()
+            if name not in dropped and kept is not None:
+                arrays[f"{name}/{state.layer.name}"] = kept.float().cpu().numpy()
     return arrays
 
+# %% ../../nbs/tracing/14_recorder.ipynb #8f162385
 def _class_row(stats: NeuronStats) -> Float[np.ndarray, "neuron class_metric"]:
     return torch.stack([getattr(stats, name).double() for name in CLASS_METRICS], 1).float().cpu().numpy()
 
+# %% ../../nbs/tracing/14_recorder.ipynb #6c0c3cc4
 def _class_table(state: LayerState, classes: int) -> Float[np.ndarray, "neuron class class_metric"]:
     none = NeuronStats(state.layer.width, quantiles=False)
     return np.stack([_class_row(state.by_class.get(c, none)) for c in range(classes)], 1)

@@ -25,7 +25,14 @@ def _exchanged(right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sam
     for label in np.unique(labels): new[labels == label] = rng.permutation(right[labels == label])
     return new
 
-def contrast_groups(acts: Float[np.ndarray, "sample unit"], right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sample"], permutations: int, seed: int) -> pd.DataFrame:
+# %% ../../nbs/tracing/20_samples.ipynb #6a153cdf
+def contrast_groups(
+    acts: Float[np.ndarray, "sample unit"],
+    right: Bool[np.ndarray, "sample"],      # whether the answer was right
+    labels: Float[np.ndarray, "sample"],
+    permutations: int,                      # right and wrong exchanged within each label
+    seed: int,
+) -> pd.DataFrame:
     "Means of two groups of samples; their difference within labels, in standard deviations, and its two-sided permutation p- and q-value."
     rng, std = np.random.default_rng(seed), acts.std(0)
     classes = [labels == label for label in np.unique(labels)]

@@ -29,10 +29,12 @@ AXES = {"metrics": ("epoch", "unit", "metric"), "classes": ("epoch", "unit", "cl
 class TraceWarning(UserWarning):
     "Something was lost, or is not as it should be, in a trace that is usable all the same."
 
+# %% ../../nbs/tracing/16_store.ipynb #80684ebc
 def _axes(name: str) -> tuple[str, ...]:
     "The axes of an array of the store; weights and biases have a name for each layer."
     return AXES.get(name, ("epoch", f"unit_{name.partition('/')[2]}", f"connection_{name.replace('/', '_')}"))
 
+# %% ../../nbs/tracing/16_store.ipynb #80a2b301
 def create_store(path: Path, about: dict) -> None:
     "A new trace without an epoch, in the place of another one that may be there."
     import zarr
@@ -48,6 +50,7 @@ def chunk_codecs() -> tuple:
     from zarr.codecs import Crc32cCodec, ZstdCodec
     return ZstdCodec(level=1), Crc32cCodec()
 
+# %% ../../nbs/tracing/16_store.ipynb #d1e5cd20
 def _array(group: Any, name: str, shape: tuple[int, ...], slot: int) -> Any:
     "The array of that name, made if there is none; chunks of one epoch and CHUNK neurons."
     if name in group: return group[name]
@@ -55,12 +58,14 @@ def _array(group: Any, name: str, shape: tuple[int, ...], slot: int) -> Any:
     chunks = [min(n, most.get(axis, CHUNK if axis.startswith("unit") else n)) for n, axis in zip((1, *shape), _axes(name))]
     return group.create_array(name, shape=(slot, *shape), chunks=chunks, dtype="float32", fill_value=math.nan, dimension_names=_axes(name), compressors=chunk_codecs())
 
+# %% ../../nbs/tracing/16_store.ipynb #6c9e829f
 def _make_room(array: Any, shape: tuple[int, ...], slot: int) -> Any:
     "The array with room for a slot, without what an earlier run left there; epochs may have different numbers of batches."
     if array.shape[0] > slot: array.resize((slot, *array.shape[1:]))
     array.resize((slot + 1, max(shape[0], array.shape[1]), *shape[1:]))
     return array
 
+# %% ../../nbs/tracing/16_store.ipynb #7c56e0a9
 def _file_sizes(path: Path, names: Iterable[str], slot: int) -> dict[str, int]:
     "How many bytes the files of a slot have, by array."
     chunks = lambda name: (path/name/"c"/str(slot)).rglob("*")
@@ -76,9 +81,11 @@ class TraceWriter:
 
     def append(self, epoch: int, arrays: dict[str, Float[np.ndarray, "..."]], properties: dict) -> None:
         "Write an epoch. Damaged ones from it on are dropped first."
-        for left in () if self.tidy else self.path.rglob("*.partial"): left.unlink(missing_ok=True)   # by a process that was killed
+        for left in () if self.tidy else self.path.rglob("*.partial"):
+            left.unlink(missing_ok=True)   # by a process that was killed
         self.tidy = True
-        if self.attrs != (attrs := read_attrs(self.path)): self.attrs, self.arrays = attrs, {"epoch": self.group["epoch"]}   # another object has written
+        if self.attrs != (attrs := read_attrs(self.path)):
+            self.attrs, self.arrays = attrs, {"epoch": self.group["epoch"]}   # another object has written
         epochs = [e for e in self.attrs["epochs"] if e < epoch]
         self._enter(epochs, begun=epoch)
         slot, labels = len(epochs), self.arrays["epoch"]
@@ -104,14 +111,17 @@ class TraceWriter:
 # %% ../../nbs/tracing/16_store.ipynb #61d0ebb2
 def read_attrs(path: Path) -> dict:
     "The attributes of a trace's group; `BadData` if it is no trace, damaged, or of a newer format."
-    if not (path/"zarr.json").exists(): raise BadData(f"{path} holds no trace: give a folder that a trace was written to.")
+    if not (path/"zarr.json").exists():
+        raise BadData(f"{path} holds no trace: give a folder that a trace was written to.")
     try: attrs = dict(json.loads((path/"zarr.json").read_text(encoding="utf-8"))["attributes"])
     except (OSError, ValueError, KeyError, TypeError): raise BadData(f"{path} is damaged: its zarr.json cannot be read.") from None
-    if not {"trace", "format"} <= attrs.keys(): raise BadData(f"{path} holds no trace but something else: give a folder that a trace was written to.")
+    if not {"trace", "format"} <= attrs.keys():
+        raise BadData(f"{path} holds no trace but something else: give a folder that a trace was written to.")
     if not isinstance(attrs["format"], int) or attrs["format"] > FORMAT:
         raise BadData(f"{path} is a trace of format {attrs['format']}, newer than this version's ({FORMAT}): update neural_introspection.")
     return attrs
 
+# %% ../../nbs/tracing/16_store.ipynb #7446e454
 def whole_slots(path: Path, attrs: dict) -> list[int]:
     "The slots whose files are all there; a `TraceWarning` names the epochs that are not."
     epochs, files = attrs["epochs"], attrs["files"]
@@ -136,6 +146,7 @@ def open_group(trace: Mapping, group: str = "") -> Any:
     except ValueError: data = xarray.merge([opened(*{*names} - {name}) for name in names])   # a killed process leaves arrays of different lengths
     return data.assign_coords(epoch=trace.epochs) if "epoch" in data.dims else data
 
+# %% ../../nbs/tracing/16_store.ipynb #834edf6a
 def unit_index(layers: Iterable[Layer]) -> pd.MultiIndex:
     "(layer, neuron) of all neurons of the network, in order."
     layers = list(layers)
@@ -143,6 +154,7 @@ def unit_index(layers: Iterable[Layer]) -> pd.MultiIndex:
     codes = [np.repeat(np.arange(len(layers)), widths), np.concatenate([np.arange(w) for w in widths])]
     return pd.MultiIndex([[layer.name for layer in layers], range(max(widths))], codes, names=["layer", "neuron"])
 
+# %% ../../nbs/tracing/16_store.ipynb #f4f60b84
 def open_data(trace: Mapping) -> Any:
     "The metrics of a trace, with all axes labelled."
     import xarray

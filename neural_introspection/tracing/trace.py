@@ -89,7 +89,8 @@ class NetworkTrace(Mapping):
     def __eq__(self, other: Any) -> bool: return isinstance(other, NetworkTrace) and self.path == other.path
     def __hash__(self) -> int: return hash(self.path)
 
-    def sel(self, epoch: Optional[int] = None, layer: Optional[str] = None, neuron: Optional[int] = None) -> Union[EpochTrace, LayerTrace, NeuronTrace]:
+    def sel(self, epoch: Optional[int] = None, layer: Optional[str] = None, neuron: Optional[int] = None,
+            ) -> Union[EpochTrace, LayerTrace, NeuronTrace]:
         "By labels: `sel(epoch=30, layer='hidden_1', neuron=20)`; without a neuron the layer, without a layer the epoch."
         return _select(self, epoch, layer, neuron)
 
@@ -150,7 +151,8 @@ class NetworkTrace(Mapping):
 # %% ../../nbs/tracing/22_trace.ipynb #5485c52a
 def _read_store(trace: NetworkTrace, attrs: dict) -> None:
     trace.about = attrs["trace"]
-    listed = [Layer(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in trace.about["layers"]]
+    plain = lambda row: {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    listed = [Layer(**plain(row)) for row in trace.about["layers"]]
     trace.layers = {layer.name: layer for layer in listed}
     trace.metrics = list(trace.about["metrics"])
     trace.units = unit_index(listed)   # (layer, neuron) of every unit
@@ -161,27 +163,37 @@ def _read_store(trace: NetworkTrace, attrs: dict) -> None:
     trace.data = open_data(trace)
     if trace.epochs and "metrics" not in trace.data: raise BadData(f"{trace.path} is damaged: its metrics are gone.")
 
+# %% ../../nbs/tracing/22_trace.ipynb #0e2e7b97
 def _kept(trace: NetworkTrace, what: str, layer: str) -> Any:
     name = parse_layer(trace, layer)
-    if what in trace.about["dropped"]: raise BadInput(f"{trace.path.name} has no {what}: trace with drop_{what}=False to keep them.")
+    if what in trace.about["dropped"]:
+        raise BadInput(f"{trace.path.name} has no {what}: trace with drop_{what}=False to keep them.")
     if not trace.epochs: raise BadInput(f"{trace.path.name} has no epoch yet: trace one first.")
     found = open_group(trace, what)
     if name not in found: raise BadInput(f"layer {name} has no {what} of its own.")
     array = found[name].rename(dict(zip(found[name].dims, ("epoch", "neuron", "connection"))))
     return array.rename(what)
 
-def _select(trace: NetworkTrace, epoch: Optional[int] = None, layer: Optional[str] = None, neuron: Optional[int] = None) -> Union[EpochTrace, LayerTrace, NeuronTrace]:
-    if epoch is None: raise BadInput(f"an address begins with the epoch: give epoch=, one of {number_range(trace.epochs)}.")
-    if layer is None and neuron is not None: raise BadInput("a neuron without a layer is not an address: give layer= too.")
+# %% ../../nbs/tracing/22_trace.ipynb #cab518ad
+def _select(
+    trace: NetworkTrace, epoch: Optional[int], layer: Optional[str], neuron: Optional[int],
+) -> Union[EpochTrace, LayerTrace, NeuronTrace]:
+    if epoch is None:
+        raise BadInput(f"an address begins with the epoch: give epoch=, one of {number_range(trace.epochs)}.")
+    if layer is None and neuron is not None:
+        raise BadInput("a neuron without a layer is not an address: give layer= too.")
     found = trace[f"E_{strip_key(epoch, 'E')}"]
     found = found if layer is None else found[layer]
     return found if neuron is None else found[f"n_{strip_key(neuron, 'n')}"]
 
+# %% ../../nbs/tracing/22_trace.ipynb #f777ab7e
 def _neuron_history(trace: NetworkTrace, layer: str, neuron: int) -> pd.DataFrame:
     name = parse_layer(trace, layer)
     unit = trace.neural_index[f"L_{name}"][0] + parse_neuron(trace, name, neuron)
-    return pd.DataFrame(load_values(trace, stored_array(trace, "metrics").isel(unit=unit)), index=pd.Index(trace.epochs, name="epoch"), columns=trace.metrics)
+    values = load_values(trace, stored_array(trace, "metrics").isel(unit=unit))
+    return pd.DataFrame(values, index=pd.Index(trace.epochs, name="epoch"), columns=trace.metrics)
 
+# %% ../../nbs/tracing/22_trace.ipynb #db81a531
 def _inference(trace: NetworkTrace, name: Optional[str] = None) -> Any:
     if name is None and len(trace.history_names()) == 1: name = trace.history_names()[0]
     if name not in trace.history_names(): raise BadInput(f"{trace.path.name} has no history {name!r}: it has {', '.join(trace.history_names()) or 'none'}.")
@@ -197,9 +209,11 @@ def _chosen(trace: NetworkTrace, epochs: Optional[Sequence[int]], layers: Option
     spans = [index[f"L_{parse_layer(trace, layer)}"] for layer in layers]
     return array.isel(unit=np.concatenate([np.arange(a, b + 1) for a, b in spans]) if len(spans) > 1 else slice(spans[0][0], spans[0][1] + 1))
 
+# %% ../../nbs/tracing/22_trace.ipynb #9edb040f
 def _to_frame(trace: NetworkTrace, epochs: Any, layers: Any, metrics: Any, form: str, by_class: bool) -> pd.DataFrame:
     epochs, layers, metrics = ([x] if isinstance(x, (str, int)) else x for x in (epochs, layers, metrics))
-    if any(x is not None and not len(x) for x in (epochs, layers, metrics)): raise BadInput("an empty list selects nothing: name at least one, or leave it out for all.")
+    if any(x is not None and not len(x) for x in (epochs, layers, metrics)):
+        raise BadInput("an empty list selects nothing: name at least one, or leave it out for all.")
     if form not in ("wide", "long"): raise BadInput(f"form {form!r} is unknown: choose wide or long.")
     array = _chosen(trace, epochs, layers, "classes" if by_class else "metrics")
     columns = list(array[array.dims[-1]].values)
