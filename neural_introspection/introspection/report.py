@@ -17,14 +17,7 @@ from .evaluation import Compared
 from ..stats import ClassScore, Difference, Score, bin_table
 
 # %% auto #0
-__all__ = ['confusion_figure', 'IntrospectionCard']
-
-# %% ../../nbs/introspection/58_report.ipynb #f81f3956
-def confusion_figure(table: pd.DataFrame, target: str = "") -> Any:
-    "The confusion matrix as a heat map with its counts."
-    from neural_introspection.display import heat_map
-    title = "Actual and predicted bins" + (f" of {target}" if target else "")
-    return heat_map(table.to_numpy(), table.index, table.columns, title, "predicted bin", "actual bin", "rows").update_traces(texttemplate="%{z:.0f}")
+__all__ = ['IntrospectionCard', 'confusion_figure']
 
 # %% ../../nbs/introspection/58_report.ipynb #b9b89f2c
 @dataclass(frozen=True, repr=False)
@@ -179,6 +172,13 @@ def _bars(card: IntrospectionCard) -> Any:
     frame = pd.DataFrame([dict(name=n, r2=s.value, low=s.low, high=s.high) for n, s in named.items()])
     unit = {} if card.score.metric == "R²" else dict(unit="accuracy")
     return baseline_bars(frame, f"{card.verdict}: {card.score.metric} beside its controls", **unit)
+
+# %% ../../nbs/introspection/58_report.ipynb #f81f3956
+def confusion_figure(table: pd.DataFrame, target: str = "") -> Any:
+    "The confusion matrix as a heat map with its counts."
+    from neural_introspection.display import heat_map
+    title = "Actual and predicted bins" + (f" of {target}" if target else "")
+    return heat_map(table.to_numpy(), table.index, table.columns, title, "predicted bin", "actual bin", "rows").update_traces(texttemplate="%{z:.0f}")
 
 # %% ../../nbs/introspection/58_report.ipynb #0e32bb67
 _FRAMES = ("per_neuron", "confusion", "directions")
