@@ -80,7 +80,8 @@ def interval_text(d: Any) -> str:
 
 def _lead(d: Difference) -> str:
     "Such as `better by 0.35 (0.17 to 0.62)`, or `worse by ...`."
-    return f"better by {interval_text(d)}" if not d.value < 0 else f"worse by {number_text(-d.value)} ({number_text(-d.high)} to {number_text(-d.low)})"
+    if not d.value < 0: return f"better by {interval_text(d)}"
+    return f"worse by {number_text(-d.value)} ({number_text(-d.high)} to {number_text(-d.low)})"
 
 # %% ../../nbs/introspection/57_checks.ipynb #f5bdd957
 _BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random twin", "other model")
@@ -138,15 +139,16 @@ def change_checks(change: Optional[dict]) -> list[Check]:
     if change is None: return []
     ratio, followed, ratios = change["std_ratio"], change["gap"] > .2 and change["gap_low"] > 0, change["std_ratios"]
     spread = f"the standard deviation on the test texts is {number_text(min(ratios))} of what it was"
-    if len(ratios) > 1: spread += f" for the neuron that kept least, {number_text(max(ratios))} for the one that kept most"
+    if len(ratios) > 1:
+        spread += f" for the neuron that kept least, {number_text(max(ratios))} for the one that kept most"
     before, after = change["perplexity_before"], change["perplexity_after"]
     return [Check("spread kept", ratio, bool(min(ratios) >= .5 and max(ratios) <= 2), spread),
             Check("original still predicted", change["gap"], _still(change, followed),
                   f"against the current activation the score is {number_text(change['current'])}, "
                   f"against the original {number_text(change['original'])}"),
             Check("language kept", change["kl"], bool(change["kl"] < .1 and after < 1.1*before),
-                  f"KL from the base model is {number_text(change['kl'], 3)} nats per token, perplexity {number_text(before, 1)} before and "
-                  f"{number_text(after, 1)} after")]
+                  f"KL from the base model is {number_text(change['kl'], 3)} nats per token, "
+                  f"perplexity {number_text(before, 1)} before and {number_text(after, 1)} after")]
 
 # %% ../../nbs/introspection/57_checks.ipynb #be104315
 def _still(change: dict, followed: bool) -> Optional[bool]:

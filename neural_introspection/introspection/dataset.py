@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import Position, activation_batches, find_site, fitting_texts, parse_position
-from neural_introspection.core import (BadData, BadInput, NeuronAddress, Target, atomic_write, read_frame, read_json,
-    write_frame, write_json)
+from neural_introspection.core import (BadData, BadInput, Target, atomic_write, read_frame, read_json, write_frame,
+    write_json)
 from ..models import ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces
 from ..core import check_index
 

@@ -17,10 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from ..activations import (ActivationMonitor, ModelInterface, NeuronStats, Position, fitting_texts,
     parse_position, pick_positions, sketch_distance)
-from ..models import COMPONENTS, encode, evaluating, weight_place
 from ..core import BadInput, NeuronAddress, Target, write_frame, write_json
 from .dataset import check_target
-
+from ..models import COMPONENTS, encode, evaluating, weight_place
 
 # %% auto #0
 __all__ = ['COLUMNS', 'READINGS', 'DEAD_BELOW', 'DRIFT', 'CURVES', 'place_of', 'GradientTracker', 'gradient_map', 'moved',

@@ -17,14 +17,7 @@ from .evaluation import Compared
 from ..stats import ClassScore, Difference, Score, bin_table
 
 # %% auto #0
-__all__ = ['confusion_figure', 'IntrospectionCard']
-
-# %% ../../nbs/introspection/58_report.ipynb #f81f3956
-def confusion_figure(table: pd.DataFrame, target: str = "") -> Any:
-    "The confusion matrix as a heat map with its counts."
-    from neural_introspection.display import heat_map
-    title = "Actual and predicted bins" + (f" of {target}" if target else "")
-    return heat_map(table.to_numpy(), table.index, table.columns, title, "predicted bin", "actual bin", "rows").update_traces(texttemplate="%{z:.0f}")
+__all__ = ['IntrospectionCard', 'confusion_figure']
 
 # %% ../../nbs/introspection/58_report.ipynb #b9b89f2c
 @dataclass(frozen=True, repr=False)
@@ -71,9 +64,11 @@ def _sentences(card: IntrospectionCard) -> list[str]:
     failed, missing = ([c for c in card.checks if c.passed is value] for value in (False, None))
     deciding = [c.words for c in failed if c.name in dict(DECISION).get(card.verdict, ())]
     return [VERDICTS[card.verdict][1], *([f"Why: {'; '.join(deciding)}."] if deciding else []),
-            f"From {a['feature_site']} the head predicts {a['target']} with {s.metric} {interval_text(s)} on {s.rows} test rows in {s.groups} groups; "
+            f"From {a['feature_site']} the head predicts {a['target']} with {s.metric} {interval_text(s)} "
+            f"on {s.rows} test rows in {s.groups} groups; "
             f"the best baseline ({best}) reaches {number_text(card.baselines[best].score.value)}.",
-            *([f"Without the target's own output in the features it is {number_text(removed.score.value)}."] if removed else []),
+            *([f"Without the target's own output in the features it is {number_text(removed.score.value)}."]
+              if removed else []),
             *(f"{o.capitalize()}: {', '.join(c.name.removeprefix('beats ') for c in missing if c.outcome == o)}."
               for o in dict.fromkeys(c.outcome for c in missing))]
 
@@ -118,7 +113,8 @@ def _facts(card: IntrospectionCard) -> dict[str, str]:
     "What is worth a line each."
     a, c, s = card.about, card.self_modification, card.selectivity
     facts = {"Chosen": a["chosen"], "Features": f"{a['feature_site']}, token position {a['token_pos']}, leakage label {card.leakage}",
-             "Selectivity": "not measured" if s is None else interval_text(s), "Model": f"{a['model']['name']}, weights {a['model']['weights']}",
+             "Selectivity": "not measured" if s is None else interval_text(s),
+             "Model": f"{a['model']['name']}, weights {a['model']['weights']}",
              "Head": f"{a['head']}, {a['texts']} texts, {a['rows']} rows, seed {a['seed']}"}
     if c is None: return facts | {"Self-modification": "none: the model was frozen"}
     moving = "recomputed" if c["moving_target"] else "fixed"
@@ -179,6 +175,13 @@ def _bars(card: IntrospectionCard) -> Any:
     frame = pd.DataFrame([dict(name=n, r2=s.value, low=s.low, high=s.high) for n, s in named.items()])
     unit = {} if card.score.metric == "R²" else dict(unit="accuracy")
     return baseline_bars(frame, f"{card.verdict}: {card.score.metric} beside its controls", **unit)
+
+# %% ../../nbs/introspection/58_report.ipynb #f81f3956
+def confusion_figure(table: pd.DataFrame, target: str = "") -> Any:
+    "The confusion matrix as a heat map with its counts."
+    from neural_introspection.display import heat_map
+    title = "Actual and predicted bins" + (f" of {target}" if target else "")
+    return heat_map(table.to_numpy(), table.index, table.columns, title, "predicted bin", "actual bin", "rows").update_traces(texttemplate="%{z:.0f}")
 
 # %% ../../nbs/introspection/58_report.ipynb #0e32bb67
 _FRAMES = ("per_neuron", "confusion", "directions")

@@ -20,7 +20,6 @@ from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddr
 from neural_introspection.models import (TokenBatch, check_layer, describe, encode, layer_width, spread, token_batch,
     token_batches, token_text)
 
-
 # %% auto #0
 __all__ = ['SCORES', 'PART', 'neuron_scores', 'available_scores', 'ScanResult', 'top_contexts', 'NeuronScanner']
 

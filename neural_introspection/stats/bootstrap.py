@@ -35,4 +35,6 @@ def resamples(groups: Shaped[np.ndarray, "row"], draws: int = 1000, seed: int = 
 def interval(sample: Float[np.ndarray, "draw"]) -> tuple[float, float]:
     "The middle 95 % of all resamples but the first; NaN if there are none."
     known = sample[1:][np.isfinite(sample[1:])]
-    return tuple(map(float, np.quantile(known, [.025, .975]))) if len(known) else (float("nan"), float("nan"))
+    if not len(known): return float("nan"), float("nan")
+    low, high = np.quantile(known, [.025, .975])
+    return float(low), float(high)

@@ -168,7 +168,8 @@ def score_bins(
     _enough(actual)
     sample = resamples(groups, draws, seed)
     hits = accuracy(actual, predicted, sample)
-    f1 = f1_score(actual, predicted, labels=np.unique(actual), average="macro", zero_division=0)
+    f1 = f1_score(actual, predicted, labels=np.unique(actual), average="macro",
+                  zero_division=0)   # pyright: ignore[reportArgumentType] (the annotation names strings alone)
     off = float(np.abs(actual - predicted).mean())
     return ClassScore(float(hits[0]), *interval(hits), float(f1), off, len(actual), sample.counts.shape[1])
 
