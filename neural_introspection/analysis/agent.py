@@ -218,6 +218,7 @@ def read_state(path: str | Path) -> AnalysisState:
     if set(state) != set(AnalysisState.__annotations__) or state["next"] not in (*STATES, ""): raise BadData(f"{path} is no state of this version: start anew with force_overwrite, or in another folder.")
     return state
 
+# %% ../../nbs/analysis/40_agent.ipynb #4982f119
 def _result(config: AgentConfig, model: Any, parts: dict, state: AnalysisState, folder: Path) -> AnalysisResult:
     about = plain(dict(config=dataclasses.asdict(config), model=vars(describe(model)), texts={name: len(part) for name, part in parts.items()}))
     return AnalysisResult(claims_frame(config, state, not is_as_loaded(model)), pd.DataFrame(state["visits"]), tuple(state["notes"]), about, folder)

@@ -164,6 +164,7 @@ def _jump(browser: NeuronBrowser, words: str) -> None:
     if found.layer_type != "mlp_out": raise BadAddress(f"{found} is no MLP neuron: give an address such as blocks.1.mlp.hook_post[7].")
     _ask(browser, layer=found.layer, neuron=found.neuron)
 
+# %% ../../nbs/analysis/50_browser.ipynb #114c91e8
 def _complain(browser: NeuronBrowser, error: BaseException) -> None:
     from neural_introspection.display import error_html
     browser.error, browser.parts.message.value = error, error_html(error, details=not isinstance(error, NeuralIntrospectionError))
@@ -278,6 +279,7 @@ def _head(page: NeuronPage, view: View) -> str:
     order = page.index.order(view.order)
     return f"<div role='status'><b>{html.escape(str(page.address))}</b> of {html.escape(view.model)}: {int(np.flatnonzero(order == view.neuron)[0]) + 1} of {len(order)}, order by {view.order}</div>"
 
+# %% ../../nbs/analysis/50_browser.ipynb #93576b45
 def _static_page(browser: NeuronBrowser) -> str:
     "What stands in the browser's place where there is no kernel."
     note = "<p><b>Neuron browser</b>: live in JupyterLab, where model, layer, neuron and text can be chosen."

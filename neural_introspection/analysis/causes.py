@@ -30,6 +30,7 @@ POOL, POOL_VALUES = 64, 2**24   # reference texts whose values are kept, and abo
 LEAST_TEXTS, ROUNDING = 5, 1e-6   # for an interval over texts; nats per token below which nothing counts
 ROW_LOGITS = 2**25      # logits held at a time
 
+# %% ../../nbs/analysis/24_causes.ipynb #1fb5a9be
 @dataclass(frozen=True, repr=False)
 class AblationEffect:
     "What replacing each neuron does to the loss."
@@ -175,6 +176,7 @@ def _own_tokens(values: Float[Tensor, "text pos neuron"],
     first = int(mask[0].int().argmax())
     return values[:, first:]
 
+# %% ../../nbs/analysis/24_causes.ipynb #805aa755
 def _chunks(n: int, batch: TokenBatch, model: Any) -> list[range]:
     size = max(1, ROW_LOGITS // (batch.ids.numel() * model.cfg.d_vocab))
     return [range(i, min(n, i + size)) for i in range(0, n, size)]

@@ -30,6 +30,7 @@ def _halves(places: Places, rng: np.random.Generator) -> tuple[Int[Tensor, "row"
     first = np.isin(places.text, rng.permutation(texts)[:len(texts) // 2])
     return torch.from_numpy(np.flatnonzero(first)), torch.from_numpy(np.flatnonzero(~first))
 
+# %% ../../nbs/analysis/28_clusters.ipynb #9af49ab0
 def cluster_numbers(neurons: int, most: int = 64) -> Int[np.ndarray, "number"]:
     "The numbers of clusters that are tried: from 2 to half the neurons, in growing steps."
     return np.unique(np.geomspace(2, max(2, min(most, neurons // 2)), 12).round().astype(int))
@@ -60,6 +61,7 @@ def _mates(labels: Int[np.ndarray, "neuron"]) -> Bool[np.ndarray, "neuron neuron
     np.fill_diagonal(same, False)
     return same
 
+# %% ../../nbs/analysis/28_clusters.ipynb #8471524d
 def _agreement(a: Int[np.ndarray, "neuron"], b: Int[np.ndarray, "neuron"]) -> Float[np.ndarray, "neuron"]:
     "Of each neuron's companions in either clustering, the share it has in both; 1 if it is alone in both."
     one, two = _mates(a), _mates(b)

@@ -102,6 +102,7 @@ def _random_rows(x: Tensor, background: Float[Tensor, "row d"], size: int, draws
     picked = torch.stack([torch.randperm(len(background), generator=g)[:size] for _ in range(draws)])
     return compact(background[picked])
 
+# %% ../../nbs/analysis/06_context_groups.ipynb #2e80da8b
 def _normal_cloud(x: Float[Tensor, "set row d"], background: Tensor, size: int, draws: int,
                   g: torch.Generator) -> Tensor:
     x = x[torch.arange(draws) % len(x)]

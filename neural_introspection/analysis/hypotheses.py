@@ -61,6 +61,7 @@ def _check_tokens(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, s
     return Evidence("mean on these tokens less the mean on all others, in standard deviations, against values moved along the texts", found.difference, found.p, found.count,
                     found.count >= LEAST_CASES, found.difference >= LEAST_DIFFERENCE)
 
+# %% ../../nbs/analysis/34_hypotheses.ipynb #8c966f72
 def _check_position(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
     profile, = token_profiles(model, texts, h.neuron, shifts=draws, seed=seed)
     row = profile.explained.set_index("by").loc["position"]
@@ -80,6 +81,7 @@ def _check_effect(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, s
     return Evidence("change of the loss, in nats per token, when it is replaced by its mean or by values of other tokens (the weaker of the two), against other neurons of the layer", worst.effect, worst.p,
                     found.about["tokens"], len(texts) >= LEAST_CASES, bool(found.frame.counts.all()))
 
+# %% ../../nbs/analysis/34_hypotheses.ipynb #a6da2fcc
 def _check_output(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
     found = logit_contrast(model, h.neuron, _token_ids(model, h), draws, seed)
     return Evidence("how far its output direction raises these tokens, in standard deviations over the vocabulary, against the best of as many tokens of other neurons of the layer", found.difference, found.p, found.tokens, True, found.difference > 0)
@@ -110,6 +112,7 @@ def propose(profile: TokenProfile, senses_p: float, writes: Sequence[str], kinds
     found += [Hypothesis("output", name, dict(tokens=list(writes))), Hypothesis("effect", name)]
     return [h for h in found if h and h.kind in kinds]
 
+# %% ../../nbs/analysis/34_hypotheses.ipynb #c946bb17
 SURE = 3.5   # standard errors above the mean that a token or class has to be, because the best of many are looked at
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #24294e78

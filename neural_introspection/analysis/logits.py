@@ -42,6 +42,7 @@ def _out(model: Any, layer: int, activations: Float[Tensor, "row d_mlp"]) -> Flo
         raise BadInput("a neuron of this model has no output direction: its MLPs end in experts or in a norm, and not in a linear layer.")
     return out(activations[None])[0]
 
+# %% ../../nbs/analysis/22_logits.ipynb #79327bb5
 def _gain(model: Any) -> Float[Tensor, "d_model"]:
     return model.ln_final.weight.float() + float(getattr(model.cfg, "rmsnorm_uses_offset", False))
 

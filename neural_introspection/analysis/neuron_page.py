@@ -123,6 +123,7 @@ def _card(title: str, body: str) -> str:
     head = "" if title == "Text" else f"<div style='font-weight:600;margin:0 0 4px'>{html.escape(title)}</div>"
     return f"<div role='region' aria-label='{html.escape(title)}' style='{_CARD}'>{head}{body}</div>"
 
+# %% ../../nbs/analysis/46_neuron_page.ipynb #621e4c7e
 def _number(value: float) -> str: return "" if value != value else f"{value:.3g}"
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #120eea00
@@ -133,11 +134,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table style='border-collapse:collapse;margin:2px 0;font-size:94%;color:inherit;border:none'>{row('th', head) if any(head) else ''}{''.join(row('td', words) for words in rows)}</table>"
 
 def _short(words: str, width: int = 14) -> str: return words if len(words) <= width else words[:width - 1] + "…"
+
+# %% ../../nbs/analysis/46_neuron_page.ipynb #4104d22c
 def _small(words: str) -> str: return f"<div style='font-size:90%;color:#555'>{html.escape(words)}</div>"
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #9571a083
 def _text_part(page: NeuronPage) -> str: return f"<div style='margin:-8px -12px'>{page.activations.html(scale=page.scale).data}</div>"
 
+# %% ../../nbs/analysis/46_neuron_page.ipynb #0bc5faa1
 def _context_line(value: float, snippet: str, scale: float) -> str:
     from neural_introspection.display import COLOURS
     before, _, rest = snippet.partition("«")
@@ -180,6 +184,8 @@ def _ablation_part(page: NeuronPage) -> str:
     return _table(("replaced by", "change", "95 % of others", "p"), rows) + _small(f"Change of the text's loss, nats per token; its own value put back: {page.no_op:.1g}. Others: random neurons of the layer.")
 
 SECTIONS: dict[str, Callable[[NeuronPage], str]] = {"Text": _text_part, "Contexts": _contexts_part, "Statistics": _statistics_part, "Logits": _logits_part, "Ablation": _ablation_part}
+
+# %% ../../nbs/analysis/46_neuron_page.ipynb #ebaa96ef
 WIDE_SECTIONS, PAGE_GRID = ("Text", "Contexts"), "repeat(auto-fit, minmax(min(19em, 100%), 1fr))"
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #8820730d

@@ -92,6 +92,7 @@ class LocalModel:
 # %% ../../nbs/analysis/38_policies.ipynb #7713251a
 GIVE_UP = 3   # failures in a row
 
+# %% ../../nbs/analysis/38_policies.ipynb #2697c9ee
 class LanguageModelPolicy:
     "Lets a language model choose among allowed transitions and word claims; the rules answer for it when it fails."
     def __init__(self, speaker: Callable[[list[dict]], str], questions: int = 40):
@@ -135,6 +136,7 @@ def _so_far(state: AnalysisState) -> str: return f"{len(state['claims'])} claims
 def _note(state: AnalysisState, words: str) -> None:
     if words not in state["notes"]: state["notes"].append(words)
 
+# %% ../../nbs/analysis/38_policies.ipynb #d3e3af61
 def make_policy(config: AgentConfig) -> Any:
     "The policy a config names; `ModelNotFound` for a local model that cannot be loaded."
     if config.policy == "endpoint": return LanguageModelPolicy(Endpoint(config.endpoint, config.language_model, os.environ.get(config.key_variable, "").strip(), config.timeout), config.questions)

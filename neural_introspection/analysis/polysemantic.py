@@ -170,6 +170,7 @@ def _check_rows(activations: dict[str, Tensor], spaces: dict[str, Tensor], featu
         for what, n in (("representations", len(spaces.get(layer, acts))), ("features", len(acts if features is None else features)), ("tokens", n_tokens or len(acts))):
             if n != len(acts): raise BadInput(f"{n} rows of {what} do not fit the {len(acts)} of activations of {layer}: give one for each row.")
 
+# %% ../../nbs/analysis/10_polysemantic.ipynb #b95ac753
 def finite_float(x: Tensor) -> Float[Tensor, "row d"]:
     "The values in float32, with 0 for what is not finite."
     return x.float().nan_to_num(0, 0, 0)

@@ -34,6 +34,7 @@ def _random_codes(model: Any, texts: Sequence[str], seed: int) -> Int[np.ndarray
     text = np.searchsorted(ends, total, side="right")
     return (text.astype(np.int64) << 32) + total - (ends - lengths)[text]
 
+# %% ../../nbs/analysis/12_polysemantic_scan.ipynb #589431ad
 def _codes(text: Tensor, position: Tensor) -> Int[np.ndarray, "row"]: return ((text.long() << 32) + position.long()).cpu().numpy()
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #4eefaedd
@@ -132,6 +133,7 @@ def _chosen_top(stats: NeuronStats,
     values, places = (x.cpu()[torch.from_numpy(neurons)] for x in stats.top)
     return values, np.where(places[..., 0] >= 0, _codes(places[..., 0], places[..., 1]), -1)
 
+# %% ../../nbs/analysis/12_polysemantic_scan.ipynb #186a7e8d
 def _code_places(model: Any, texts: Sequence[str], codes: Int[np.ndarray, "row"]) -> Places:
     return Places(codes >> 32, codes & 0xFFFFFFFF, snippets(model, texts, codes))
 

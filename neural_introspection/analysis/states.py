@@ -24,6 +24,7 @@ __all__ = ['PolicyName', 'STATES', 'TRANSITIONS', 'AgentConfig', 'split_list', '
 # %% ../../nbs/analysis/36_states.ipynb #aa68b29a
 PolicyName = Literal["rules", "endpoint", "local"]
 
+# %% ../../nbs/analysis/36_states.ipynb #991da859
 @dataclass(frozen=True)
 class AgentConfig:
     "Everything that decides an analysis."
@@ -75,6 +76,7 @@ def split_texts(config: AgentConfig) -> dict[str, list[str]]:
     side = split_groups(group_texts(corpus.texts, corpus.groups), .25, .3, config.seed)
     return {part: [t for t, s in zip(corpus.texts, side) if s == name] for part, name in dict(explore="train", held_out="test", reserve="val").items()}
 
+# %% ../../nbs/analysis/36_states.ipynb #c32b3f2e
 def held_out(config: AgentConfig, reserve: bool = False) -> list[str]:
     "The texts that tests run on; `reserve` adds those that were kept back."
     parts = split_texts(config)
@@ -226,6 +228,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("gather", "test", "once more, with more texts"),
 )
 
+# %% ../../nbs/analysis/36_states.ipynb #9eeac08b
 def allowed(state: AnalysisState, source: str) -> list[Transition]:
     "The transitions that the results so far allow."
     return [t for t in TRANSITIONS if t.source == source and t.when(state)]

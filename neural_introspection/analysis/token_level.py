@@ -184,6 +184,7 @@ def _text_groups(ids: Sequence[Sequence[int]], groups: Optional[Sequence[int]]) 
 
 def _position_bin(position: Int[Tensor, "row"]) -> Int[Tensor, "row"]: return torch.bucketize(position, torch.tensor(POSITIONS), right=True) - 1
 
+# %% ../../nbs/analysis/20_token_level.ipynb #80f8d578
 def _position_names() -> list[str]:
     ends = [*(b - 1 for b in POSITIONS[1:]), None]
     return [f"{a}" if a == b else f"{a} to {b}" if b else f"{a} on" for a, b in zip(POSITIONS, ends)]
@@ -191,6 +192,7 @@ def _position_names() -> list[str]:
 # %% ../../nbs/analysis/20_token_level.ipynb #d031030b
 LEAST_R2 = .05   # what is worth saying
 
+# %% ../../nbs/analysis/20_token_level.ipynb #32ca2255
 @dataclass(frozen=True, repr=False)
 class TokenProfile:
     "What a neuron reads."
