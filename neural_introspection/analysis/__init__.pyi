@@ -1,24 +1,11 @@
 from .polysemantic import (
-    Finding as Finding,
-    MEASURES as MEASURES,
-    Places as Places,
-    PlantedNetwork as PlantedNetwork,
     PolysemanticDetector as PolysemanticDetector,
     PolysemanticResult as PolysemanticResult,
     PolysematicDetector as PolysematicDetector,
-    compare_corpora as compare_corpora,
-    held_out_groups as held_out_groups,
-    scan_polysemantic as scan_polysemantic,
-    separation as separation,
-    two_means as two_means,
 )
 from .token_level import (
     TOKEN_CLASSES as TOKEN_CLASSES,
-    ablation_effect as ablation_effect,
-    logit_attribution as logit_attribution,
-    logit_view as logit_view,
     neuron_addresses as neuron_addresses,
-    output_directions as output_directions,
     token_activations as token_activations,
     token_class as token_class,
     token_contrast as token_contrast,
@@ -27,33 +14,74 @@ from .token_level import (
 from .patterns import (
     ActivationVisualizer as ActivationVisualizer,
     KINDS as KINDS,
-    LIMIT as LIMIT,
-    correlate as correlate,
-    correlation_clusters as correlation_clusters,
-    firing_threshold as firing_threshold,
-    layer_rows as layer_rows,
-    neuron_rates as neuron_rates,
-    partner_rows as partner_rows,
-    rate_bounds as rate_bounds,
-    token_answers as token_answers,
-    varying_neurons as varying_neurons,
 )
 from .agent import (
-    AgentConfig as AgentConfig,
     AnalysisResult as AnalysisResult,
-    Endpoint as Endpoint,
-    Hypothesis as Hypothesis,
-    LanguageModelPolicy as LanguageModelPolicy,
-    LocalModel as LocalModel,
-    NoAnswer as NoAnswer,
     agent_panel as agent_panel,
-    allowed as allowed,
-    check_hypothesis as check_hypothesis,
     claim_cell as claim_cell,
-    first_state as first_state,
-    held_out as held_out,
     run_agent as run_agent,
 )
 from .browser import (
     NeuronBrowser as NeuronBrowser,
+)
+from .rows import (
+    Places as Places,
+    layer_rows as layer_rows,
+)
+from .planted import (
+    PlantedNetwork as PlantedNetwork,
+)
+from .context_groups import (
+    held_out_groups as held_out_groups,
+    separation as separation,
+    two_means as two_means,
+)
+from .measures import (
+    Finding as Finding,
+    MEASURES as MEASURES,
+)
+from .polysemantic_scan import (
+    compare_corpora as compare_corpora,
+    scan_polysemantic as scan_polysemantic,
+)
+from .logits import (
+    logit_attribution as logit_attribution,
+    logit_view as logit_view,
+    output_directions as output_directions,
+)
+from .causes import (
+    ablation_effect as ablation_effect,
+)
+from .firing import (
+    firing_threshold as firing_threshold,
+    neuron_rates as neuron_rates,
+    rate_bounds as rate_bounds,
+)
+from .correlation import (
+    LIMIT as LIMIT,
+    correlate as correlate,
+    partner_rows as partner_rows,
+    varying_neurons as varying_neurons,
+)
+from .clusters import (
+    correlation_clusters as correlation_clusters,
+)
+from .activation_figures import (
+    token_answers as token_answers,
+)
+from .hypotheses import (
+    Hypothesis as Hypothesis,
+    check_hypothesis as check_hypothesis,
+)
+from .states import (
+    AgentConfig as AgentConfig,
+    allowed as allowed,
+    first_state as first_state,
+    held_out as held_out,
+)
+from .policies import (
+    Endpoint as Endpoint,
+    LanguageModelPolicy as LanguageModelPolicy,
+    LocalModel as LocalModel,
+    NoAnswer as NoAnswer,
 )

@@ -9,452 +9,28 @@ import html
 import json
 import logging
 import math
-import os
 import re
-import threading
-import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Literal, Optional, Sequence, TypedDict
+from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
-from ..core import (HELP, BadAddress, BadData, BadInput, NeuralIntrospectionError, NeuronAddress,
-    RunFolder, check_options, check_run_folder, make_config, open_run, option, plain, read_frame, read_json, require,
-    seed_everything, shown_path, write_frame, write_json, write_text)
-from ..models import (check_layer, describe, is_as_loaded, load_model, model_name, preflight,
-    resolve_model, token_strings)
-from .polysemantic import scan_polysemantic
-from ..introspection import SCORES, NeuronScanner, neuron_scores
+from .hypotheses import Hypothesis
+from .policies import make_policy
+from .states import (STATES, TRANSITIONS, AgentConfig, AnalysisState, Workbench, allowed,
+    check_agent, first_state, split_list, split_texts)
+from .token_level import neuron_addresses
+from ..core import (BadData, RunFolder, check_run_folder, make_config, open_run, plain, read_frame,
+    read_json, require, seed_everything, shown_path, write_frame, write_json, write_text)
+from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import q_values
-from ..data import group_texts, load_texts, split_groups
-from .token_level import (LEAST_R2, TokenProfile, ablation_effect, logit_contrast,
-    logit_view, neuron_addresses, token_class, token_contrast, token_profiles)
 
 # %% auto #0
-__all__ = ['LEAST_CASES', 'LEAST_DIFFERENCE', 'CHECKS', 'log', 'PolicyName', 'SURE', 'STATES', 'TRANSITIONS', 'GIVE_UP',
-           'Hypothesis', 'Evidence', 'check_hypothesis', 'AgentConfig', 'check_agent', 'split_texts', 'held_out',
-           'propose', 'AnalysisState', 'first_state', 'Workbench', 'Transition', 'allowed', 'Rules', 'NoAnswer',
-           'Endpoint', 'LocalModel', 'LanguageModelPolicy', 'make_policy', 'build_graph', 'run_states', 'claim_cell',
-           'claims_frame', 'AnalysisResult', 'report_notebook', 'run_agent', 'read_state', 'ClaimScore', 'same_claim',
-           'score_claims', 'agent_panel']
+__all__ = ['log', 'build_graph', 'run_states', 'claim_cell', 'claims_frame', 'AnalysisResult', 'report_notebook', 'run_agent',
+           'read_state', 'ClaimScore', 'same_claim', 'score_claims', 'agent_panel']
 
-# %% ../../nbs/analysis/40_agent.ipynb #9440a954
-@dataclass(frozen=True)
-class Hypothesis:
-    "Something that may be true of a neuron."
-    kind: str                                     # one of `CHECKS`
-    neuron: str                                   # its address
-    about: dict = field(default_factory=dict)     # tokens: [...] or token_class: ...
-
-    def statement(self) -> str:
-        "The claim in words."
-        a = self.about
-        what = {"token": f"is high on {', '.join(map(repr, a.get('tokens', ())))}", "class": f"is high on tokens of the class {a.get('token_class')!r}",
-                "position": "depends on where in the text it is", "senses": "answers to more than one kind of context", "effect": "lowers or raises the model's loss, beyond other neurons of its layer",
-                "output": f"raises the logits of {', '.join(map(repr, a.get('tokens', ())))} more than other neurons of its layer raise their best"}
-        return f"{self.neuron} {what.get(self.kind, self.kind)}."
-
-@dataclass(frozen=True)
-class Evidence:
-    "What a test found."
-    test: str        # in words
-    value: float     # the size of the effect, in the test's unit
-    p: float         # NaN: no test was possible
-    n: int           # cases
-    enough: bool     # whether there was enough to look at
-    strong: bool     # whether the effect is worth saying, were it significant
-
-# %% ../../nbs/analysis/40_agent.ipynb #b2e1c77b
-LEAST_CASES, LEAST_DIFFERENCE = 10, .5   # tokens; standard deviations
-
-def _token_ids(model: Any, hypothesis: Hypothesis) -> list[int]:
-    "The tokens a hypothesis is about."
-    names = token_strings(model, range(model.cfg.d_vocab))
-    if hypothesis.kind == "class": return [i for i, name in enumerate(names) if token_class(name) == hypothesis.about["token_class"]]
-    found = [i for i, name in enumerate(names) if name in set(hypothesis.about.get("tokens", ()))]
-    if not found: raise BadInput(f"hypothesis {hypothesis.kind!r} names no token of the model's vocabulary: give about=dict(tokens=[...]).")
-    return found
-
-def _check_tokens(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = token_contrast(model, texts, h.neuron, _token_ids(model, h), draws, seed=seed)
-    return Evidence("mean on these tokens less the mean on all others, in standard deviations, against values moved along the texts", found.difference, found.p, found.count,
-                    found.count >= LEAST_CASES, found.difference >= LEAST_DIFFERENCE)
-
-def _check_position(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    profile, = token_profiles(model, texts, h.neuron, shifts=draws, seed=seed)
-    row = profile.explained.set_index("by").loc["position"]
-    return Evidence("R² of the mean at each position, fitted on the other half of these texts, against values moved along the texts", row.r2, row.p, profile.about["tokens"], len(texts) >= LEAST_CASES, row.r2 >= LEAST_R2)
-
-# %% ../../nbs/analysis/40_agent.ipynb #c153980c
-def _check_senses(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    a, = neuron_addresses(model, h.neuron)
-    if a.layer_type != "mlp_out": raise BadAddress(f"senses are tested of MLP neurons, and {a} is none.")
-    found = scan_polysemantic(model, texts, neurons={a.layer: [a.neuron]}, draws=draws, seed=seed).frame.iloc[0]
-    return Evidence("groups of its top contexts are further apart than those of random contexts", found.score, found.p, int(found.contexts), bool(found.p == found.p), True)
-
-def _check_effect(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = ablation_effect(model, texts[:32], h.neuron, ("mean", "resample"), others=min(draws, 99), seed=seed)
-    worst = found.frame.loc[found.frame.p.idxmax()]
-    return Evidence("change of the loss, in nats per token, when it is replaced by its mean or by values of other tokens (the weaker of the two), against other neurons of the layer", worst.effect, worst.p,
-                    found.about["tokens"], len(texts) >= LEAST_CASES, bool(found.frame.counts.all()))
-
-def _check_output(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = logit_contrast(model, h.neuron, _token_ids(model, h), draws, seed)
-    return Evidence("how far its output direction raises these tokens, in standard deviations over the vocabulary, against the best of as many tokens of other neurons of the layer", found.difference, found.p, found.tokens, True, found.difference > 0)
-
-CHECKS: dict[str, Callable[..., Evidence]] = {"token": _check_tokens, "class": _check_tokens, "position": _check_position, "senses": _check_senses, "effect": _check_effect, "output": _check_output}
-
-def check_hypothesis(
-    model: Any,
-    texts: Sequence[str],     # that had no part in forming the hypothesis
-    hypothesis: Hypothesis,
-    draws: int = 199,         # of the null
-    seed: int = 0,
-) -> Evidence:
-    "The evidence for a hypothesis; `BadInput` for a kind without a test."
-    if hypothesis.kind not in CHECKS: raise BadInput(f"hypothesis {hypothesis.kind!r} has no test: choose one of {', '.join(CHECKS)}.")
-    e = CHECKS[hypothesis.kind](model, texts, hypothesis, draws, seed)
-    return Evidence(e.test, float(e.value), float(e.p), int(e.n), bool(e.enough), bool(e.strong))
-
-# %% ../../nbs/analysis/40_agent.ipynb #aa68b29a
+# %% ../../nbs/analysis/40_agent.ipynb #cb52218c
 log = logging.getLogger("neural_introspection")
-PolicyName = Literal["rules", "endpoint", "local"]
-
-@dataclass(frozen=True)
-class AgentConfig:
-    "Everything that decides an analysis."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layers: str = option("", "Comma-separated layers to look at; all of them if left out", "Model selection")
-    neurons: str = option("", "Semicolon-separated addresses to examine instead of those a scan chooses", "Model selection")
-    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range", "peaked"] = option("quantile_range", "What makes a neuron interesting to the scan", "Model selection")
-    texts: Optional[str] = option("python-docs", HELP["texts"], "Texts")
-    num_samples: int = option(300, "Number of texts", "Texts", minimum=20)
-    candidates: int = option(8, "Neurons that a scan puts on the list at a time", "Analysis", minimum=1)
-    hypotheses: str = option("token,class,position,senses,effect,output", "Kinds of hypotheses to consider", "Analysis")
-    budget: int = option(30, "Largest number of tests", "Analysis", minimum=1)
-    draws: int = option(199, "Draws of each test's null; no p is below 1/(1 + draws)", "Analysis", minimum=19)
-    ignore_preflight: bool = option(False, "Go on when the preflight fails, as with a model that was edited on purpose", "Analysis")
-    level: float = option(.05, "False discovery rate of the report", "Analysis", minimum=0, maximum=1)
-    seed: int = option(0, "Seed of texts, split and nulls", "Analysis", minimum=0)
-    output_dir: str = option("analysis", "Folder of the run", "Run")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Run")
-    policy: PolicyName = option("rules", "Who chooses among allowed steps: rules, a language model behind an endpoint, or a local one", "Language model")
-    endpoint: str = option("http://127.0.0.1:8000/v1", "Address of an OpenAI-compatible endpoint, for --policy endpoint", "Language model")
-    language_model: str = option("", "Its model; for --policy local a folder or hub name", "Language model")
-    key_variable: str = option("OPENAI_API_KEY", "Environment variable that holds the endpoint's key; the key itself is never stored", "Language model")
-    timeout: float = option(20., "Seconds to wait for an answer of the language model", "Language model", minimum=.1)
-    questions: int = option(40, "Largest number of questions to the language model", "Language model", minimum=0)
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-
-def _list(text: str, sign: str = ",") -> list[str]: return [part.strip() for part in text.split(sign) if part.strip()]
-
-# %% ../../nbs/analysis/40_agent.ipynb #6c436933
-def check_agent(config: AgentConfig) -> None:
-    "`BadInput` for values that cannot work. Loads nothing."
-    check_options(config)
-    kinds = _list(config.hypotheses)
-    unknown = [kind for kind in kinds if kind not in CHECKS]
-    if unknown or not kinds: raise BadInput(f"hypotheses is {config.hypotheses!r}, but must be some of {', '.join(CHECKS)}.")
-    for address in _list(config.neurons, ";"): NeuronAddress.parse(address)
-    if any(not re.fullmatch(r"-?\d+", layer) for layer in _list(config.layers)): raise BadInput(f"layers is {config.layers!r}, but must be whole numbers such as 1,2.")
-    if config.policy == "endpoint" and not re.match(r"https?://[^/\s]+", config.endpoint): raise BadInput(f"endpoint is {config.endpoint!r}, but must be an address such as http://127.0.0.1:8000/v1.")
-    if config.policy == "local" and not config.language_model: raise BadInput("language_model is empty: name the folder or hub name of the local model.")
-    require("langgraph.graph", "agent")
-
-# %% ../../nbs/analysis/40_agent.ipynb #285d55be
-def split_texts(config: AgentConfig) -> dict[str, list[str]]:
-    "The texts by part: explore, held_out, reserve."
-    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
-    side = split_groups(group_texts(corpus.texts, corpus.groups), .25, .3, config.seed)
-    return {part: [t for t, s in zip(corpus.texts, side) if s == name] for part, name in dict(explore="train", held_out="test", reserve="val").items()}
-
-def held_out(config: AgentConfig, reserve: bool = False) -> list[str]:
-    "The texts that tests run on; `reserve` adds those that were kept back."
-    parts = split_texts(config)
-    return parts["held_out"] + parts["reserve"] * reserve
-
-# %% ../../nbs/analysis/40_agent.ipynb #abe5965c
-def propose(profile: TokenProfile, senses_p: float, writes: Sequence[str], kinds: Sequence[str], level: float = .05) -> list[Hypothesis]:
-    "Hypotheses about a neuron, the likeliest first; at most one of each kind."
-    name, rows = str(profile.address), profile.explained.set_index("by")
-    reads = {kind: row.r2 / (.9 if kind == "class" else 1) for kind, row in rows.iterrows() if row.r2 > max(0, row.shifted)}   # of equals, the class
-    found = [_reading(profile, kind) for kind in sorted(reads, key=lambda kind: -reads[kind])]
-    if senses_p <= level: found.append(Hypothesis("senses", name))
-    found += [Hypothesis("output", name, dict(tokens=list(writes))), Hypothesis("effect", name)]
-    return [h for h in found if h and h.kind in kinds]
-
-SURE = 3.5   # standard errors above the mean that a token or class has to be, because the best of many are looked at
-
-def _reading(profile: TokenProfile, kind: str) -> Optional[Hypothesis]:
-    "The tokens, or the class, on which a neuron is high."
-    name, mean = str(profile.address), profile.about["mean"]
-    if kind == "position": return Hypothesis(kind, name)
-    best = profile.top(8, kind)
-    sure = (best["mean"] - mean) * best["count"]**.5 > SURE * profile.about["std"]
-    best = best[sure & (best.shrunk > mean + (best.shrunk.max() - mean)/2)]
-    if best.empty: return None
-    return Hypothesis(kind, name, dict(tokens=best.category.tolist()) if kind == "token" else dict(token_class=best.category.iloc[0]))
-
-# %% ../../nbs/analysis/40_agent.ipynb #21e4eef5
-class AnalysisState(TypedDict):
-    "Everything the machine knows; JSON."
-    next: str                # the state to enter
-    visits: list[dict]       # state, then, why, by: the way so far
-    passed: Optional[bool]   # the preflight
-    round: int               # scans so far
-    queue: list[str]         # neurons to examine
-    named: bool              # whether the neurons were named, so that a scan brings no others
-    current: str             # the neuron under examination, or ""
-    senses: dict             # neuron -> p of more than one sense, on the texts to explore
-    proposed: list[dict]     # hypotheses to test
-    claims: list[dict]       # hypotheses with their evidence
-    reserve: bool            # whether the texts in reserve are in use
-    tests_left: int
-    level: float             # of a test by itself, for the way; the report has q
-    notes: list[str]         # what went otherwise than planned
-    policy: dict             # questions asked, failures in a row, given up
-
-def first_state(config: AgentConfig) -> AnalysisState:
-    "Before anything was done."
-    return AnalysisState(next="load", visits=[], passed=None, round=0, queue=[], named=bool(config.neurons), current="", senses={}, proposed=[], claims=[], reserve=False,
-                         tests_left=config.budget, level=config.level, notes=[], policy=dict(asked=0, failed=0, given_up=False))
-
-@dataclass(frozen=True)
-class Workbench:
-    "What the states work with."
-    config: AgentConfig
-    model: Any
-    parts: dict[str, list[str]]
-    policy: Any
-    run: Optional[RunFolder] = None
-
-    def test_texts(self, state: AnalysisState) -> list[str]: return self.parts["held_out"] + self.parts["reserve"] * state["reserve"]
-
-# %% ../../nbs/analysis/40_agent.ipynb #f33b939d
-def _load(state: AnalysisState, bench: Workbench) -> dict:
-    about = describe(bench.model)
-    sizes = {name: len(part) for name, part in bench.parts.items()}
-    return dict(notes=state["notes"] + [f"Model {about.name} ({about.n_layers} layers, weights {about.weights}); texts: " + ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in sizes.items()) + "."])
-
-def _preflight(state: AnalysisState, bench: Workbench) -> dict:
-    notes = list(state["notes"])
-    try: checks = preflight(bench.model)
-    except (OSError, ValueError) as error:
-        checks = preflight(bench.model, reference=False)
-        notes.append(f"Preflight could not load the model from Hugging Face's library to compare with: {' '.join(str(error).split())[:100]}.")
-    failed = [name for name, value, limit, good in checks.rows if not good]
-    return dict(passed=checks.passed or bench.config.ignore_preflight, notes=notes + [f"Preflight failed: {', '.join(failed)}."] * bool(failed))
-
-def _scan(state: AnalysisState, bench: Workbench) -> dict:
-    "The next candidates, the best first."
-    c, first = bench.config, state["round"] * bench.config.candidates
-    if c.neurons: return dict(round=state["round"] + 1, queue=[str(a) for a in neuron_addresses(bench.model, _list(c.neurons, ";"))] if not state["round"] else [])
-    layers = [check_layer(bench.model, int(layer)) for layer in _list(c.layers)] or None
-    scan = NeuronScanner(bench.model, token_pos="all", layers=layers, quantiles=c.score in SCORES, top_k=1).scan(bench.parts["explore"])
-    rows = [(float(score), layer, n) for layer, stats in scan.stats.items() for n, score in enumerate(_scores(stats, c.score)) if math.isfinite(score)]
-    best = sorted(rows, key=lambda row: (-row[0], *row[1:]))[first:first + c.candidates]
-    return dict(round=state["round"] + 1, queue=[str(NeuronAddress.of("mlp_out", layer, n)) for _, layer, n in best])
-
-def _scores(stats: Any, score: str) -> list[float]:
-    if score in SCORES: return neuron_scores(stats, score).tolist()
-    return stats.kurtosis.cpu().nan_to_num(-math.inf).tolist()
-
-# %% ../../nbs/analysis/40_agent.ipynb #782526c2
-def _detect(state: AnalysisState, bench: Workbench) -> dict:
-    "p of more than one sense, on the texts to explore; only if that will be asked."
-    if "senses" not in _list(bench.config.hypotheses): return {}
-    found = [a for a in neuron_addresses(bench.model, state["queue"]) if a.layer_type == "mlp_out"]
-    by_layer = {layer: [a.neuron for a in found if a.layer == layer] for layer in sorted({a.layer for a in found})}
-    if not by_layer: return {}
-    frame = scan_polysemantic(bench.model, bench.parts["explore"], neurons=by_layer, draws=bench.config.draws, seed=bench.config.seed).frame
-    return dict(senses=state["senses"] | {f"{layer}[{n}]": float(p) for layer, n, p in zip(frame.layer, frame.neuron, frame.p)})
-
-def _examine(state: AnalysisState, bench: Workbench) -> dict:
-    "Look closely at the next neuron, and guess."
-    (current, *queue), c = state["queue"], bench.config
-    profile, = token_profiles(bench.model, bench.parts["explore"], current, seed=c.seed, shifts=19)
-    view = logit_view(bench.model, current, 3, 19, c.seed).frame if "output" in c.hypotheses else None
-    writes = [] if view is None else view.token[view.side == "raises"].tolist()
-    found = propose(profile, state["senses"].get(current, math.nan), writes, _list(c.hypotheses), c.level)
-    tested = [(claim["kind"], claim["neuron"], claim["about"]) for claim in state["claims"]]
-    return dict(queue=queue, current=current, proposed=[dict(vars(h)) for h in found if (h.kind, h.neuron, h.about) not in tested])
-
-def _test(state: AnalysisState, bench: Workbench) -> dict:
-    "Test the next hypothesis on texts that had no part in it."
-    (first, *proposed), c = state["proposed"], bench.config
-    h, seed = Hypothesis(**first), c.seed + len(state["claims"])
-    e = check_hypothesis(bench.model, bench.test_texts(state), h, c.draws, seed)
-    good = e.enough and e.strong and e.p <= c.level
-    if good and h.kind in ("token", "class", "position"): proposed = [p for p in proposed if p["kind"] not in ("token", "class", "position")]   # what it reads is said
-    claim = dict(first, seed=seed, reserve=state["reserve"], evidence=dict(vars(e)), words="", by="")
-    return dict(proposed=proposed, claims=state["claims"] + [claim], tests_left=state["tests_left"] - 1)
-
-def _gather(state: AnalysisState, bench: Workbench) -> dict:
-    "Take the texts in reserve, and put the last hypothesis back on the list."
-    last = state["claims"][-1]
-    return dict(reserve=True, proposed=[{k: last[k] for k in ("kind", "neuron", "about")}, *state["proposed"]], notes=state["notes"] + ["Some tests had too few cases: the texts in reserve were added to those held out."])
-
-def _report(state: AnalysisState, bench: Workbench) -> dict: return {}
-
-STATES: dict[str, Callable[[AnalysisState, Workbench], dict]] = dict(load=_load, preflight=_preflight, scan=_scan, detect=_detect, examine=_examine, test=_test, gather=_gather, report=_report)
-
-# %% ../../nbs/analysis/40_agent.ipynb #b6c44301
-def _last(state: AnalysisState) -> dict: return state["claims"][-1]["evidence"] if state["claims"] else {}
-def _weak(state: AnalysisState) -> bool: return not state["named"] and not any(c["evidence"]["enough"] and c["evidence"]["strong"] and c["evidence"]["p"] <= state["level"] for c in state["claims"])
-def _money(state: AnalysisState) -> bool: return state["tests_left"] > 0
-def _too_few(state: AnalysisState) -> bool: return _money(state) and not state["reserve"] and not _last(state)["enough"]
-def _nothing_left(state: AnalysisState) -> bool: return not _money(state) or not (state["proposed"] or state["queue"])
-
-@dataclass(frozen=True)
-class Transition:
-    "A way from one state to another, and when it may be taken."
-    source: str
-    target: str
-    why: str
-    when: Callable[[AnalysisState], bool] = lambda state: True
-
-TRANSITIONS: tuple[Transition, ...] = (
-    Transition("load", "preflight", "what was loaded has to be checked"),
-    Transition("preflight", "scan", "the model computes what it should", lambda s: s["passed"]),
-    Transition("preflight", "report", "the model does not compute what it should", lambda s: not s["passed"]),
-    Transition("scan", "detect", "there are neurons to look at", lambda s: bool(s["queue"])),
-    Transition("scan", "report", "no neuron is left", lambda s: not s["queue"]),
-    Transition("detect", "examine", "neuron by neuron"),
-    Transition("examine", "test", "there is a hypothesis", lambda s: bool(s["proposed"]) and _money(s)),
-    Transition("examine", "examine", "nothing to claim of this neuron", lambda s: not s["proposed"] and bool(s["queue"]) and _money(s)),
-    Transition("examine", "report", "nothing is left to do", lambda s: not s["proposed"] and not s["queue"] or not _money(s)),
-    Transition("test", "gather", "too few cases", _too_few),
-    Transition("test", "test", "another hypothesis about this neuron", lambda s: not _too_few(s) and bool(s["proposed"]) and _money(s)),
-    Transition("test", "examine", "the next neuron", lambda s: not _too_few(s) and bool(s["queue"]) and _money(s)),
-    Transition("test", "scan", "weak evidence: other neurons", lambda s: not _too_few(s) and _nothing_left(s) and _money(s) and _weak(s)),
-    Transition("test", "report", "nothing is left to do, or to pay it with", lambda s: _nothing_left(s) and not _too_few(s) and not (_money(s) and _weak(s))),
-    Transition("gather", "test", "once more, with more texts"),
-)
-
-def allowed(state: AnalysisState, source: str) -> list[Transition]:
-    "The transitions that the results so far allow."
-    return [t for t in TRANSITIONS if t.source == source and t.when(state)]
-
-# %% ../../nbs/analysis/40_agent.ipynb #68aa7dc6
-class Rules:
-    "Chooses the first allowed transition, and words nothing."
-    name = "rules"
-    def choose(self, state: AnalysisState, options: Sequence[Transition]) -> tuple[Transition, str]: return options[0], "rules"
-    def word(self, state: AnalysisState, statement: str, result: str) -> tuple[str, str]: return "", "rules"
-
-class NoAnswer(NeuralIntrospectionError): "A language model that is down, slow, or answers nonsense."
-
-def _within(seconds: float, ask: Callable[[], str]) -> str:
-    "What `ask` returns within the time; `NoAnswer` otherwise. Its thread is left behind."
-    found: dict[str, Any] = {}
-    def work():
-        try: found["answer"] = ask()
-        except Exception as error: found["error"] = error   # whatever a stranger's server makes a client raise
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if "answer" in found: return found["answer"]
-    raise NoAnswer(f"no answer within {seconds:g} s" if "error" not in found else f"{type(found['error']).__name__}: {' '.join(str(found['error']).split())[:120]}")
-
-# %% ../../nbs/analysis/40_agent.ipynb #a27a9fad
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    "A key must not follow a redirection to another machine."
-    def redirect_request(self, *args: Any) -> None: return None
-
-@dataclass(frozen=True)
-class Endpoint:
-    "A language model behind an OpenAI-compatible endpoint (`/chat/completions`)."
-    url: str
-    model: str = ""
-    key: str = field(default="", repr=False)
-    timeout: float = 20.
-    name: str = "endpoint"
-
-    def __post_init__(self):
-        if not (self.key.isascii() and self.key.isprintable()): raise BadInput("the endpoint's key holds characters that no key has: look at the variable it comes from.")
-
-    def __call__(self, messages: list[dict], tokens: int = 60) -> str:
-        try: return _within(self.timeout, lambda: self._ask(messages, tokens))
-        except NoAnswer as error: raise NoAnswer(str(error).replace(self.key, "***") if self.key else str(error)) from None
-
-    def _ask(self, messages: list[dict], tokens: int) -> str:
-        body = json.dumps(dict(model=self.model or "default", messages=messages, max_tokens=tokens, temperature=0)).encode()
-        head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, head)
-        here = re.match(r"https?://(127\.|localhost[:/]|\[::1\])", self.url)
-        with urllib.request.build_opener(_NoRedirect, *[urllib.request.ProxyHandler({})] * bool(here)).open(request, timeout=self.timeout) as reply: content = reply.read(2**20)
-        text = json.loads(content)["choices"][0]["message"]["content"]
-        if not isinstance(text, str): raise NoAnswer("the answer holds no text")
-        return text
-
-# %% ../../nbs/analysis/40_agent.ipynb #682d2a56
-class LocalModel:
-    "A Hugging Face model in this process."
-    name = "local"
-    def __init__(self, model: str, timeout: float = 20., device: Optional[str] = None):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        source = resolve_model(model)
-        self.tokenizer, self.timeout = AutoTokenizer.from_pretrained(source), timeout
-        self.model = AutoModelForCausalLM.from_pretrained(source).eval().to(device or "cpu")
-
-    def __call__(self, messages: list[dict], tokens: int = 60) -> str:
-        tokenizer = self.tokenizer
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) if tokenizer.chat_template else "\n".join(m["content"] for m in messages) + "\n"
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(self.model.device)
-        out = self.model.generate(**ids, max_new_tokens=tokens, max_time=self.timeout, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-        return tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
-
-# %% ../../nbs/analysis/40_agent.ipynb #7713251a
-GIVE_UP = 3   # failures in a row
-
-class LanguageModelPolicy:
-    "Lets a language model choose among allowed transitions and word claims; the rules answer for it when it fails."
-    def __init__(self, speaker: Callable[[list[dict]], str], questions: int = 40):
-        self.speaker, self.questions, self.name = speaker, questions, getattr(speaker, "name", "language model")
-
-    def choose(self, state: AnalysisState, options: Sequence[Transition]) -> tuple[Transition, str]:
-        listed = "\n".join(f"{i}. {t.target}: {t.why}" for i, t in enumerate(options, 1))
-        ask = f"An analysis of neurons goes on. {_so_far(state)} The next step is one of:\n{listed}\nAnswer with the number of one step and nothing else."
-        def read(answer):
-            found = re.match(r"\W*(\d{1,3})(?!\d)", answer)
-            if not found or not 1 <= int(found[1]) <= len(options): raise NoAnswer(f"{answer[:40]!r} is none of the {len(options)} steps")
-            return options[int(found[1]) - 1]
-        return self._ask(state, ask, read) or (options[0], "rules")
-
-    def word(self, state: AnalysisState, statement: str, result: str) -> tuple[str, str]:
-        ask = f"A test was made. Claim: {statement} Result: {result} Say in one short sentence of plain English what was found."
-        def read(answer):
-            words = " ".join("".join(c if c.isprintable() else " " for c in answer).split())[:300]
-            if not re.search(r"\w+ \w+", words): raise NoAnswer(f"{answer[:40]!r} is no sentence")
-            return words
-        return self._ask(state, ask, read) or ("", "rules")
-
-    def _ask(self, state: AnalysisState, question: str, read: Callable[[str], Any]) -> Optional[tuple[Any, str]]:
-        "(what was read, by whom), or None if the rules have to answer."
-        p = state["policy"]
-        if p["given_up"] or p["asked"] >= self.questions: return None
-        p["asked"] += 1
-        try: found = read(self.speaker([dict(role="system", content="You help with an analysis. Be brief."), dict(role="user", content=question)]))
-        except Exception as error:   # whatever a speaker raises, the analysis goes on
-            if not isinstance(error, NoAnswer): error = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            p["failed"] += 1
-            p["given_up"] = p["failed"] >= GIVE_UP
-            _note(state, f"The language model ({self.name}) failed, so the rules answered: {str(error).rstrip('.')}.")
-            if p["given_up"]: _note(state, f"The language model ({self.name}) failed {GIVE_UP} times in a row and was not asked again: the rules finished the analysis.")
-            return None
-        p["failed"] = 0
-        return found, self.name
-
-# %% ../../nbs/analysis/40_agent.ipynb #ec9f39cb
-def _so_far(state: AnalysisState) -> str: return f"{len(state['claims'])} claims were tested, {len(state['queue'])} neurons wait, {state['tests_left']} tests are left."
-def _note(state: AnalysisState, words: str) -> None:
-    if words not in state["notes"]: state["notes"].append(words)
-
-def make_policy(config: AgentConfig) -> Any:
-    "The policy a config names; `ModelNotFound` for a local model that cannot be loaded."
-    if config.policy == "endpoint": return LanguageModelPolicy(Endpoint(config.endpoint, config.language_model, os.environ.get(config.key_variable, "").strip(), config.timeout), config.questions)
-    if config.policy == "local": return LanguageModelPolicy(LocalModel(config.language_model, config.timeout, config.device), config.questions)
-    return Rules()
 
 # %% ../../nbs/analysis/40_agent.ipynb #658db598
 def _step(name: str, bench: Workbench, state: AnalysisState) -> AnalysisState:
@@ -470,11 +46,13 @@ def _step(name: str, bench: Workbench, state: AnalysisState) -> AnalysisState:
     if bench.run: write_text(bench.run.file("datasets", "state.json"), json.dumps(state))
     return state
 
+# %% ../../nbs/analysis/40_agent.ipynb #9388b023
 def _word(claim: dict, state: AnalysisState, bench: Workbench) -> None:
     e, h = claim["evidence"], Hypothesis(claim["kind"], claim["neuron"], claim["about"])
     result = f"{e['test']}: {e['value']:.3g}, p {e['p']:.2g}, {e['n']} cases."
     claim["words"], claim["by"] = bench.policy.word(state, h.statement(), result)
 
+# %% ../../nbs/analysis/40_agent.ipynb #b226eaa3
 def build_graph(bench: Workbench) -> Any:
     "The compiled LangGraph graph of the states; it is entered at `state['next']`."
     graph = require("langgraph.graph", "agent")
@@ -487,6 +65,7 @@ def build_graph(bench: Workbench) -> Any:
         else: machine.add_edge(name, graph.END)
     return machine.compile()
 
+# %% ../../nbs/analysis/40_agent.ipynb #07e60ce4
 def run_states(bench: Workbench, state: AnalysisState) -> AnalysisState:
     "From `state['next']` to the end. Nothing is reported to LangChain's servers, whatever the environment says."
     from langsmith import tracing_context
@@ -501,9 +80,10 @@ def claim_cell(config: AgentConfig, claim: dict, changed: bool = False) -> str:
     "Code that repeats a claim's test, in a changed model's case with a remark. It is made of literals: nothing a language model said is part of it."
     named = ", ".join(f"{name}={getattr(config, name)!r}" for name in ("model", "texts", "num_samples", "seed"))
     hypothesis = f"Hypothesis({claim['kind']!r}, {claim['neuron']!r}, {claim['about']!r})"
-    return ("# The model had been changed or had hooks: this loads it as it was, so put the changed one in its place.\n" * changed + "from neural_introspection.analysis.agent import AgentConfig, Hypothesis, check_hypothesis, held_out\nfrom neural_introspection.models import load_model\n"
+    return ("# The model had been changed or had hooks: this loads it as it was, so put the changed one in its place.\n" * changed + "from neural_introspection.analysis import AgentConfig, Hypothesis, check_hypothesis, held_out\nfrom neural_introspection.models import load_model\n"
             f"config = AgentConfig({named})\ncheck_hypothesis(load_model(config.model), held_out(config, reserve={claim['reserve']}),\n                 {hypothesis}, draws={config.draws}, seed={claim['seed']})")
 
+# %% ../../nbs/analysis/40_agent.ipynb #f76abdd2
 def claims_frame(config: AgentConfig, state: AnalysisState, changed: bool = False) -> pd.DataFrame:
     "A row for each claim, with q and verdict; a test that was repeated with more texts counts once."
     last = {json.dumps([c["kind"], c["neuron"], c["about"]]): c for c in state["claims"]}.values()
@@ -553,6 +133,7 @@ def _plain_markdown(text: str) -> str:
     shown = re.sub(r"([\\`*_{}\[\]()#!|~$])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
     return shown.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")   # no link by itself
 
+# %% ../../nbs/analysis/40_agent.ipynb #2fcc5424
 def _markdown(r: AnalysisResult) -> str:
     "The report: claims by verdict, each with its test and the cell that repeats it; then the way and the notes."
     parts = [f"# Analysis of {_plain_markdown(r.about['model']['name'])}\n\n{r.sentence()}"]
@@ -565,6 +146,7 @@ def _markdown(r: AnalysisResult) -> str:
     way = "\n".join(f"{i}. {v.state} → {v.then or 'end'}: {v.why or 'done'} ({v.by})" if v.then else f"{i}. {v.state}" for i, v in enumerate(r.visits.itertuples(), 1))
     return "\n\n".join([*parts, "## Notes\n\n" + "\n".join(f"- {_plain_markdown(note)}" for note in r.notes), f"## The way\n\n{way}"]) + "\n"
 
+# %% ../../nbs/analysis/40_agent.ipynb #fe77160e
 def report_notebook(r: AnalysisResult) -> Any:
     "The report as a notebook (nbformat), the claims' cells ready to run."
     import nbformat.v4 as v4
@@ -588,6 +170,7 @@ def _curve(a: tuple[float, float], b: tuple[float, float], steps: int = 60) -> n
     outside = np.all([np.hypot(*((line - place)/(.25, .32)).T) > 1 for place in (a, b)], axis=0)
     return line[outside]
 
+# %% ../../nbs/analysis/40_agent.ipynb #9a66f653
 def _graph_figure(visits: pd.DataFrame) -> Any:
     import plotly.graph_objects as go
     from neural_introspection.display import COLOURS, figure
@@ -614,8 +197,8 @@ def run_agent(config: AgentConfig, model: Any = None) -> AnalysisResult:
     parts = split_texts(config)
     if model is None: model = load_model(config.model, config.device)
     else: config = dataclasses.replace(config, model=model_name(model))
-    for layer in _list(config.layers): check_layer(model, int(layer))
-    neuron_addresses(model, _list(config.neurons, ";") or ["blocks.0.mlp.hook_post[0]"])
+    for layer in split_list(config.layers): check_layer(model, int(layer))
+    neuron_addresses(model, split_list(config.neurons, ";") or ["blocks.0.mlp.hook_post[0]"])
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite", "timeout")} | dict(weights=describe(model).weights)
     policy = make_policy(config)
     with open_run(config.output_dir, identity, config.force_overwrite) as run:
@@ -628,12 +211,14 @@ def run_agent(config: AgentConfig, model: Any = None) -> AnalysisResult:
             if state["next"]: state = run_states(bench, state)
         with run.stage("report"): return _write_analysis(run, _result(config, model, parts, state, run.path))
 
+# %% ../../nbs/analysis/40_agent.ipynb #903ef8e4
 def read_state(path: str | Path) -> AnalysisState:
     "The state as it was written; `BadData` if it is damaged or of another version."
     state = read_json(path)
     if set(state) != set(AnalysisState.__annotations__) or state["next"] not in (*STATES, ""): raise BadData(f"{path} is no state of this version: start anew with force_overwrite, or in another folder.")
     return state
 
+# %% ../../nbs/analysis/40_agent.ipynb #4982f119
 def _result(config: AgentConfig, model: Any, parts: dict, state: AnalysisState, folder: Path) -> AnalysisResult:
     about = plain(dict(config=dataclasses.asdict(config), model=vars(describe(model)), texts={name: len(part) for name, part in parts.items()}))
     return AnalysisResult(claims_frame(config, state, not is_as_loaded(model)), pd.DataFrame(state["visits"]), tuple(state["notes"]), about, folder)
@@ -650,6 +235,7 @@ def _write_analysis(run: RunFolder, r: AnalysisResult) -> AnalysisResult:
     write_json(run.file("reports", "result.json"), dict(format=1, about=r.about, notes=list(r.notes), summary=r.summary()))
     return r
 
+# %% ../../nbs/analysis/40_agent.ipynb #cb4dc83e
 def _read_result(folder: Path) -> AnalysisResult:
     "The result in a run folder; `BadData` if it is damaged or of another format."
     stored = read_json(folder/"reports"/"result.json")
@@ -665,6 +251,7 @@ class ClaimScore:
     recall: float
     frame: pd.DataFrame   # claimed or missed, and whether it is true
 
+# %% ../../nbs/analysis/40_agent.ipynb #11b502fb
 def same_claim(a: Hypothesis, b: Hypothesis) -> bool:
     "Whether two hypotheses say the same: of tokens, at least half of all named are named by both."
     if (a.kind, a.neuron) != (b.kind, b.neuron): return False
@@ -673,6 +260,7 @@ def same_claim(a: Hypothesis, b: Hypothesis) -> bool:
     one, other = set(a.about["tokens"]), set(b.about["tokens"])
     return len(one & other) >= len(one | other)/2
 
+# %% ../../nbs/analysis/40_agent.ipynb #9547bcd1
 def score_claims(result: AnalysisResult, truth: Sequence[Hypothesis]) -> ClaimScore:
     "Precision and recall of the supported claims."
     said = [Hypothesis(c.kind, c.neuron, json.loads(c.about)) for c in result.supported.itertuples()]

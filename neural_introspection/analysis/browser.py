@@ -4,288 +4,22 @@
 
 # %% ../../nbs/analysis/50_browser.ipynb #43085ecf
 from __future__ import annotations
-import functools
 import html
-import math
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence, Union
 import numpy as np
-import pandas as pd
-import torch
-from jaxtyping import Float, Int
-from ..activations import NeuronStats, activation_batches, sink_rows
-from .polysemantic import PolysemanticResult, scan_polysemantic, snippets
-from .token_level import (ABLATIONS, AblationReference, LogitView, TokenActivations,
-    ablation_effect, ablation_reference, logit_view, token_activations)
-from ..core import (BadAddress, BadData, BadInput, BadTexts, Cancelled, NeuralIntrospectionError,
-    NeuronAddress, atomic_folder, check_index, progress, read_json, site_name, watch_progress, write_json)
-from ..models import check_layer, encode, load_model, model_hash, model_name
-from ..stats import p_values
+from .neuron_index import ORDERS, OTHERS, LayerIndex, layer_index
+from neural_introspection.analysis.neuron_page import (PAGE_GRID, SECTIONS, WIDE_SECTIONS, NeuronPage, browse_neuron,
+    page_html, random_effects, with_ablation)
+from neural_introspection.core import (BadAddress, BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress,
+    watch_progress)
+from ..models import check_layer, load_model, model_name
 
 # %% auto #0
-__all__ = ['FORMAT', 'STRONGEST', 'OTHERS', 'ORDERS', 'SECTIONS', 'LayerIndex', 'layer_index', 'text_effects', 'random_effects',
-           'effect_table', 'NeuronPage', 'browse_neuron', 'with_ablation', 'View', 'BrowserParts', 'NeuronBrowser']
-
-# %% ../../nbs/analysis/50_browser.ipynb #0685e728
-FORMAT, STRONGEST, OTHERS = 1, 8, 19   # version of what `save` writes; contexts of a neuron without a test; neurons to compare with
-ORDERS = ("most polysemantic", "most variable", "index", "random")
-_SHOWN = ["neuron", "mean", "std", "min", "max", "firing_rate", "senses", "score", "p", "q"]
-
-# %% ../../nbs/analysis/50_browser.ipynb #33cf09dc
-@dataclass(frozen=True, repr=False, eq=False)
-class LayerIndex:
-    "What all neurons of a layer's MLP need to be looked at."
-    model: Any
-    texts: tuple[str, ...]
-    layer: int
-    senses: PolysemanticResult   # of every neuron
-    statistics: NeuronStats      # with the strongest contexts
-
-    site = property(lambda self: site_name("mlp_out", self.layer), doc="Where the neurons are.")
-
-    def address(self, neuron: int) -> NeuronAddress:
-        "The address of a neuron; `BadAddress` if the layer has none of that index."
-        return NeuronAddress(self.site, check_index("neuron", int(neuron), self.statistics.n_neurons, f"{self.site} in {model_name(self.model)}"))
-
-    @functools.cached_property
-    def frame(self) -> pd.DataFrame:
-        "A row for each neuron, in order of index: statistics, score, p, q, senses."
-        return self.statistics.to_frame().merge(self.senses.frame.drop(columns="layer"), on="neuron", how="left")
-
-    @functools.cached_property
-    def reference(self) -> AblationReference:
-        "What its neurons are replaced by; made when first asked for."
-        return ablation_reference(self.model, self.texts, [self.address(n) for n in range(self.statistics.n_neurons)])
-
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
-    def order(self, by: str = ORDERS[0], seed: int = 0) -> Int[np.ndarray, "neuron"]:
-        "All neurons in one of `ORDERS`."
-        return _order(self, by, seed)
-    def top(self, k: int = 10) -> pd.DataFrame:
-        "The k most polysemantic neurons."
-        return self.frame.set_index("neuron", drop=False).loc[self.order()[:k]].reset_index(drop=True)
-
-    def save(self, folder: Union[str, Path]) -> Path:
-        "Write a folder, atomically; `BadInput` if what is there is something else."
-        return _save(self, Path(folder))
-    @classmethod
-    def load(cls, folder: Union[str, Path], model: Any) -> LayerIndex:
-        "What `save` wrote; `BadData` if it is damaged, or of another model."
-        return _load(Path(folder), model)
-
-    def __repr__(self) -> str: return f"{self.site} in {model_name(self.model)}: {self.statistics.n_neurons} neurons over {len(self.texts)} texts; {self.senses!r}"
-    def _repr_html_(self) -> str: return f"<b>{html.escape(repr(self))}</b>{self.top(5)[_SHOWN].to_html(index=False, float_format='{:.3g}'.format)}"
-
-# %% ../../nbs/analysis/50_browser.ipynb #1ae95c7f
-def _statistics(model: Any, texts: Sequence[str], layer: int, batch_size: int) -> NeuronStats:
-    "Statistics of a layer's MLP neurons over all tokens but sinks, with their strongest contexts."
-    site, resid = site_name("mlp_out", layer), f"blocks.{layer}.hook_resid_mid"
-    stats = NeuronStats(model.cfg.d_mlp, quantiles=False, top_k=STRONGEST)
-    for batch in activation_batches(model, texts, [resid, site], "all", batch_size, "statistics"):
-        sink = sink_rows(batch.values[resid], batch.text)
-        stats.update(batch.values[site].cpu(), ~sink.cpu(), torch.stack([batch.text, batch.position], 1))
-    return stats
-
-def _order(index: LayerIndex, by: str, seed: int) -> Int[np.ndarray, "neuron"]:
-    if by not in ORDERS: raise BadInput(f"order {by!r} is unknown: choose one of {', '.join(ORDERS)}.")
-    f = index.frame
-    if by == "random": return np.random.default_rng(seed).permutation(len(f))
-    keys = {"index": f.neuron, "most variable": -f["std"], "most polysemantic": f.p.fillna(2.)}
-    return np.lexsort((-f.score.fillna(-math.inf), keys[by]))   # what is equal: by score, then by index
-
-# %% ../../nbs/analysis/50_browser.ipynb #30f74189
-def _identity(model: Any, texts: Sequence[str], layer: int) -> dict:
-    "What an index on disk is of."
-    return dict(format=FORMAT, weights=model_hash(model), layer=layer, texts=list(texts))
-
-def _save(index: LayerIndex, folder: Path) -> Path:
-    if folder.exists() and not (folder/"index.json").exists(): raise BadInput(f"{folder} holds something that is no index of a layer: give another name.")
-    with atomic_folder(folder) as new:
-        index.senses.save(new/"senses")
-        index.statistics.save(new/"statistics.safetensors")
-        write_json(new/"index.json", _identity(index.model, index.texts, index.layer))
-    return folder
-
-def _load(folder: Path, model: Any) -> LayerIndex:
-    about = read_json(folder/"index.json")
-    if about.get("format") != FORMAT: raise BadData(f"{folder} is an index of another format: make it anew.")
-    if about["weights"] != model_hash(model): raise BadData(f"{folder} is an index of another model than {model_name(model)}: give that, or make it anew.")
-    return LayerIndex(model, tuple(about["texts"]), about["layer"], PolysemanticResult.load(folder/"senses"), NeuronStats.load(folder/"statistics.safetensors"))
-
-# %% ../../nbs/analysis/50_browser.ipynb #f71cf19e
-def layer_index(
-    model: Any,
-    texts: Sequence[str],
-    layer: int,                                  # -1 is the last
-    folder: Optional[Union[str, Path]] = None,   # where indices are kept, one in a folder named by its site; one of the same model and texts is read back
-    batch_size: int = 8,
-    **settings: Any,                             # of `scan_polysemantic`
-) -> LayerIndex:
-    "The index of a layer's MLP. `BadInput` before the first pass."
-    layer, texts = check_layer(model, layer), tuple(texts)
-    kept = None if folder is None else Path(folder)/site_name("mlp_out", layer)
-    if kept and (kept/"index.json").exists() and read_json(kept/"index.json") == _identity(model, texts, layer): return _load(kept, model)
-    senses = scan_polysemantic(model, texts, [layer], model.cfg.d_mlp, batch_size=batch_size, **settings)
-    index = LayerIndex(model, texts, layer, senses, _statistics(model, texts, layer, batch_size))
-    if kept: index.save(kept)
-    return index
-
-# %% ../../nbs/analysis/50_browser.ipynb #b9d3c06f
-def text_effects(index: LayerIndex, neurons: Sequence[int], text: str, seed: int = 0, no_op: bool = True) -> tuple[Float[pd.DataFrame, "neuron kind"], float]:
-    "(the change of the text's loss when each neuron is replaced by itself, in nats per token; the largest change by its own value put back). `BadTexts` for a text of one token."
-    if len(encode(index.model, [text])[0]) < 2: raise BadTexts("the text has one token, and no other is predicted from it: type a longer one.")
-    found = ablation_effect(index.model, [text], [index.address(n) for n in neurons], reference=index.reference, others=0, seed=seed, no_op=no_op)
-    return pd.DataFrame(found.frame.effect.to_numpy().reshape(len(neurons), len(ABLATIONS)), pd.Index(neurons, name="neuron"), ABLATIONS), found.no_op
-
-def random_effects(index: LayerIndex, text: str, count: int = OTHERS, seed: int = 0) -> pd.DataFrame:
-    "The same of random neurons of the layer, which are the same at each call: what neurons of the layer do on the text."
-    chosen = np.random.default_rng(seed).permutation(index.statistics.n_neurons)[:count].tolist()
-    work = sum(p.numel() for p in index.model.original_model.parameters()) * len(encode(index.model, [text])[0])
-    each = max(4, int(2e9 // work))   # of a large model few at a time, so that it can be stopped in between
-    parts = progress([chosen[i:i + each] for i in range(0, len(chosen), each)], "other neurons", unit="group")
-    return pd.concat([text_effects(index, part, text, seed, no_op=False)[0] for part in parts])
-
-def effect_table(own: pd.DataFrame, others: Optional[pd.DataFrame]) -> pd.DataFrame:
-    "A row for each kind of replacement: a neuron's effect, that of 95 % of the others, and the share of them that is as large (p). NaN where there are no others."
-    others = others.drop(own.index, errors="ignore") if others is not None else own.iloc[:0]
-    value, null = own.iloc[0], others.abs()
-    p = [float(p_values(np.abs(value[[kind]].to_numpy()), null[kind].to_numpy())[0]) if len(null) else math.nan for kind in ABLATIONS]
-    return pd.DataFrame(dict(kind=ABLATIONS, effect=value.to_numpy(), low=others.quantile(.025).to_numpy(), high=others.quantile(.975).to_numpy(), p=p))
-
-# %% ../../nbs/analysis/50_browser.ipynb #a83195c0
-@dataclass(frozen=True, repr=False, eq=False)
-class NeuronPage:
-    "What is to be seen of a neuron, and of it on a text."
-    index: LayerIndex
-    address: NeuronAddress
-    activations: TokenActivations                # on the text
-    contexts: pd.DataFrame                       # kind (top or random), sense, value, snippet
-    logits: Optional[LogitView]                  # None if its direction cannot be read
-    effects: Optional[pd.DataFrame] = None       # of its ablation, by `text_effects`
-    others: Optional[pd.DataFrame] = None        # those of other neurons, by `random_effects`
-    no_op: float = math.nan                      # the change by its own value
-    notes: dict[str, str] = field(default_factory=dict)   # why a part is missing
-
-    text = property(lambda self: self.activations.text, doc="The text it is seen on.")
-
-    @property
-    def statistics(self) -> pd.Series: return self.index.frame.iloc[self.address.neuron]
-    @property
-    def ablation(self) -> Optional[pd.DataFrame]:
-        "Of `effect_table`; None if it was not measured."
-        return None if self.effects is None else effect_table(self.effects, self.others)
-
-    @property
-    def scale(self) -> float:
-        "The activation of the full colour: the strongest in the index's texts."
-        strongest = float(self.statistics["max"])
-        return strongest if strongest > 0 else 1.
-
-    def sections(self) -> dict[str, str]:
-        "The parts as escaped HTML, by title."
-        return {title: self.section(title) for title in SECTIONS}
-    def section(self, title: str) -> str: return _card(title, SECTIONS[title](self))
-
-    def __repr__(self) -> str:
-        best = self.activations.top(1).iloc[0]
-        return f"{self.address}: most active on {best.token!r} of the text ({best.iloc[1]:.3g}; at most {self.scale:.3g} in {len(self.index.texts)} texts)"
-    def _repr_html_(self) -> str: return _page_html(self)
-
-# %% ../../nbs/analysis/50_browser.ipynb #6af40655
-def browse_neuron(index: LayerIndex, neuron: int, text: str) -> NeuronPage:
-    "A neuron's page, without its ablation. `BadTexts` for an empty text, `BadAddress` for a neuron that the layer does not have."
-    if not text.strip(): raise BadTexts("there is no text: type one.")
-    address, notes, logits = index.address(neuron), {}, None
-    try: logits = logit_view(index.model, address)
-    except BadInput as error: notes["Logits"] = str(error)
-    return NeuronPage(index, address, token_activations(index.model, text, address), _contexts(index, address), logits, notes=notes)
-
-def with_ablation(page: NeuronPage, others: Optional[pd.DataFrame] = None) -> NeuronPage:
-    "The page with its ablation; beside `random_effects` of the text, if they are given."
-    try: own, no_op = text_effects(page.index, [page.address.neuron], page.text)
-    except BadTexts as error: return replace(page, notes=page.notes | {"Ablation": str(error)})
-    return replace(page, effects=own, others=others, no_op=no_op)
-
-def _contexts(index: LayerIndex, address: NeuronAddress) -> pd.DataFrame:
-    "By sense; where there was no test, the strongest."
-    found = index.senses.contexts(index.site, address.neuron)
-    if (found.kind == "top").any(): return found
-    values, places = (x[address.neuron] for x in index.statistics.top)
-    values, places = values[places[:, 0] >= 0], places[places[:, 0] >= 0]
-    words = snippets(index.model, index.texts, ((places[:, 0] << 32) + places[:, 1]).numpy())
-    return pd.concat([pd.DataFrame(dict(kind="top", sense=0, value=values.numpy(), text=places[:, 0], position=places[:, 1], snippet=words)), found], ignore_index=True)
-
-# %% ../../nbs/analysis/50_browser.ipynb #0f07286f
-_SIGNS = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
-_CARD = "background:#fff;color:#111;border:1px solid #ddd;border-radius:4px;padding:8px 12px;line-height:1.4;height:100%;box-sizing:border-box;overflow:auto hidden;overflow-wrap:break-word"
-_CODE = "font-family:ui-monospace,monospace;font-size:92%;white-space:pre-wrap;overflow-wrap:anywhere"
-
-def _card(title: str, body: str) -> str:
-    head = "" if title == "Text" else f"<div style='font-weight:600;margin:0 0 4px'>{html.escape(title)}</div>"
-    return f"<div role='region' aria-label='{html.escape(title)}' style='{_CARD}'>{head}{body}</div>"
-
-def _number(value: float) -> str: return "" if value != value else f"{value:.3g}"
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    "A table of escaped cells; the first column is text, the others are numbers."
-    cell = lambda tag, i, words: f"<{tag} style='text-align:{'right' if i else 'left'};padding:1px 8px 1px 0;background:none;color:inherit;vertical-align:bottom;font-variant-numeric:tabular-nums{';white-space:nowrap' * (tag == 'td')}'>{words}</{tag}>"
-    row = lambda tag, words: f"<tr style='background:none'>{''.join(cell(tag, i, w) for i, w in enumerate(words))}</tr>"
-    return f"<table style='border-collapse:collapse;margin:2px 0;font-size:94%;color:inherit;border:none'>{row('th', head) if any(head) else ''}{''.join(row('td', words) for words in rows)}</table>"
-
-def _short(words: str, width: int = 14) -> str: return words if len(words) <= width else words[:width - 1] + "…"
-def _small(words: str) -> str: return f"<div style='font-size:90%;color:#555'>{html.escape(words)}</div>"
-
-# %% ../../nbs/analysis/50_browser.ipynb #9571a083
-def _text_part(page: NeuronPage) -> str: return f"<div style='margin:-8px -12px'>{page.activations.html(scale=page.scale).data}</div>"
-
-def _context_line(value: float, snippet: str, scale: float) -> str:
-    from neural_introspection.display import COLOURS
-    before, _, rest = snippet.partition("«")
-    token, _, after = rest.partition("»")
-    shown = [html.escape(part.translate(_SIGNS)) for part in (before, token, after)]
-    colour = COLOURS["orange" if value > 0 else "sky"] + f"{round(255*min(1, abs(value)/scale)):02x}"
-    return (f"<div style='display:flex;gap:8px'><span style='flex:0 0 4em;white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums'>{_number(value)}</span>"
-            f"<span style='{_CODE}'>{shown[0]}<span style='background:{colour};border-radius:2px'>{shown[1]}</span>{shown[2]}</span></div>")
-
-def _contexts_part(page: NeuronPage, each: int = 6) -> str:
-    "Top contexts by sense, and beside them random ones."
-    c, groups = page.contexts, {}
-    for kind, sense, value, snippet in zip(c.kind, c.sense, c.value, c.snippet): groups.setdefault((kind == "random", sense), []).append((value, snippet))
-    random = sorted(groups.pop((True, -1), []), reverse=True)
-    name = lambda i, some: f"Sense {i} of {len(groups)}: {len(some)} contexts" if len(groups) > 1 else f"One sense: {len(some)} contexts"
-    column = lambda words, some: f"<div style='min-width:0'>{_small(words)}{''.join(_context_line(value, snippet, page.scale) for value, snippet in some)}</div>"
-    senses = f"<div style='flex:2 1 22em;min-width:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20em,100%),1fr));gap:8px 20px;align-content:start'>{''.join(column(name(i, some), some[:each]) for i, some in enumerate(groups.values(), 1))}</div>"
-    return f"<div style='display:flex;flex-wrap:wrap;gap:8px 20px'>{senses}<div style='flex:1 1 20em;min-width:0'>{column('Random contexts, at equal steps of its activation', random)}</div></div>"
-
-# %% ../../nbs/analysis/50_browser.ipynb #e6844783
-def _statistics_part(page: NeuronPage) -> str:
-    s = page.statistics
-    test = "no test: too few contexts stand out" if s.score != s.score else f"{int(s.senses)} sense{'s' * (int(s.senses) != 1)}, p {_number(s.p)}, q {_number(s.q)}"
-    names = {"mean": "mean", "std": "std", "min": "lowest", "max": "highest", "firing_rate": "firing rate (share above 0)", "kurtosis": "kurtosis", "score": "separation score (null's std)", "stability": "stability of senses"}
-    return _small(test) + _table(("", ""), [(words, _number(s[name])) for name, words in names.items()])
-
-def _logits_part(page: NeuronPage, k: int = 8) -> str:
-    if page.logits is None: return _small(page.notes.get("Logits", ""))
-    sides = [_table((side, "z"), [(f"<span style='{_CODE}'>{html.escape(_short(repr(t)))}</span>", _number(z)) for t, z in zip(some.token.head(k), some.z)]) for side, some in page.logits.frame.groupby("side", sort=False)]
-    note = f"Output tokens, in standard deviations over the vocabulary; the strongest is as strong in other neurons of the layer with p {_number(page.logits.p)}."
-    return f"<div style='display:flex;flex-wrap:wrap;gap:4px 28px'>{''.join(f'<div>{side}</div>' for side in sides)}</div>{_small(note)}"
-
-def _ablation_part(page: NeuronPage) -> str:
-    if page.effects is None: return _small(page.notes.get("Ablation", "not measured yet"))
-    span = lambda low, high: "" if low != low else f"{low:.2g} to {high:.2g}"
-    rows = [(row.kind, f"{row.effect:+.4f}", span(row.low, row.high), _number(row.p)) for row in page.ablation.itertuples()]
-    return _table(("replaced by", "change", "95 % of others", "p"), rows) + _small(f"Change of the text's loss, nats per token; its own value put back: {page.no_op:.1g}. Others: random neurons of the layer.")
-
-SECTIONS: dict[str, Callable[[NeuronPage], str]] = {"Text": _text_part, "Contexts": _contexts_part, "Statistics": _statistics_part, "Logits": _logits_part, "Ablation": _ablation_part}
-_WIDE, _GRID = ("Text", "Contexts"), "repeat(auto-fit, minmax(min(19em, 100%), 1fr))"
-
-def _page_html(page: NeuronPage) -> str:
-    "All parts, as they stand in the panel."
-    parts = [f"<div style='min-width:0{';grid-column:1/-1' * (title in _WIDE)}'>{part}</div>" for title, part in page.sections().items()]
-    return f"<div style='display:grid;grid-template-columns:{_GRID};gap:10px'>{''.join(parts)}</div>"
+__all__ = ['View', 'BrowserParts', 'NeuronBrowser']
 
 # %% ../../nbs/analysis/50_browser.ipynb #91f9da71
 @dataclass(frozen=True)
@@ -322,7 +56,7 @@ class BrowserParts:
         import ipywidgets as w
         def about(words, tooltip, width, label="4em"): return dict(description=words, tooltip=tooltip, layout=w.Layout(width=width), style=dict(description_width=label))
         button = lambda words, icon, tooltip, **more: w.Button(description=words, icon=icon, tooltip=tooltip, layout=w.Layout(width="7.5em"), **more)
-        place = lambda title: w.HTML(layout=w.Layout(min_width="0", margin="0", **(dict(grid_area="auto / 1 / auto / -1") if title in _WIDE else {})))
+        place = lambda title: w.HTML(layout=w.Layout(min_width="0", margin="0", **(dict(grid_area="auto / 1 / auto / -1") if title in WIDE_SECTIONS else {})))
         return cls(w.Combobox(options=["pocket"], continuous_update=False, **about("model", "pocket, a folder, a hub name or a .gguf file", "20em")),
                    w.Dropdown(options=[0], **about("layer", "Block whose MLP neurons are looked at", "9em")), w.Dropdown(options=ORDERS, **about("order by", "Where previous and next lead", "17em", "5em")),
                    w.IntText(continuous_update=False, **about("neuron", "Index in the layer", "11em")), button("Previous", "arrow-left", "The neuron before it in the order"), button("Next", "arrow-right", "The neuron after it in the order"),
@@ -334,7 +68,7 @@ class BrowserParts:
         "All of it, from above: controls, words, parts of the page."
         import ipywidgets as w
         row = lambda *parts: w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="center"))
-        grid = w.GridBox(list(self.sections.values()), layout=w.Layout(grid_template_columns=_GRID, grid_gap="10px", width="100%"))
+        grid = w.GridBox(list(self.sections.values()), layout=w.Layout(grid_template_columns=PAGE_GRID, grid_gap="10px", width="100%"))
         controls = [row(self.model, self.layer, self.order), row(self.neuron, self.previous, self.next, self.address), self.text]
         return w.VBox([*controls, row(self.bar, self.cancel, self.status), self.message, self.head, grid])
 
@@ -415,12 +149,14 @@ def _connect(browser: NeuronBrowser) -> None:
     parts.next.on_click(lambda button: browser.step(1))
     parts.cancel.on_click(lambda button: browser.cancel())
 
+# %% ../../nbs/analysis/50_browser.ipynb #75b390b1
 def _try(browser: NeuronBrowser, wish: Callable, value: Any) -> None:
     try: wish(value)
     except NeuralIntrospectionError as error:
         browser._refused = True   # nothing was asked for, so what is under way goes on; the sentence stays
         _complain(browser, error)
 
+# %% ../../nbs/analysis/50_browser.ipynb #00627f52
 def _jump(browser: NeuronBrowser, words: str) -> None:
     "Ask for the neuron of an address."
     if not words.strip(): return
@@ -428,6 +164,7 @@ def _jump(browser: NeuronBrowser, words: str) -> None:
     if found.layer_type != "mlp_out": raise BadAddress(f"{found} is no MLP neuron: give an address such as blocks.1.mlp.hook_post[7].")
     _ask(browser, layer=found.layer, neuron=found.neuron)
 
+# %% ../../nbs/analysis/50_browser.ipynb #114c91e8
 def _complain(browser: NeuronBrowser, error: BaseException) -> None:
     from neural_introspection.display import error_html
     browser.error, browser.parts.message.value = error, error_html(error, details=not isinstance(error, NeuralIntrospectionError))
@@ -442,6 +179,7 @@ def _ask(browser: NeuronBrowser, **changes: Any) -> None:
             browser._thread = threading.Thread(target=_work, args=(browser,), daemon=True)
             browser._thread.start()
 
+# %% ../../nbs/analysis/50_browser.ipynb #d81ec55c
 def _work(browser: NeuronBrowser) -> None:
     "Look at what is wanted until nothing new is; never raises."
     while True:
@@ -473,6 +211,7 @@ def _watch(browser: NeuronBrowser, same: Callable[[View], bool]) -> Callable:
         _busy(browser, progress_words(desc, done, total, 0), done, total or 1)
     return watch
 
+# %% ../../nbs/analysis/50_browser.ipynb #07a674ca
 def _busy(browser: NeuronBrowser, words: str, done: int = 0, total: int = 1) -> None:
     "Show how far the work is; nothing if there are no words."
     parts = browser.parts
@@ -497,6 +236,7 @@ def _look(browser: NeuronBrowser, wanted: View) -> None:
             browser.effects = dict([*browser.effects.items(), (key, page.others)][-32:])
             _show(browser, page, view, ["Ablation"])
 
+# %% ../../nbs/analysis/50_browser.ipynb #2eac0e59
 def _index(browser: NeuronBrowser, wanted: View) -> LayerIndex:
     "The index of the wanted layer: the one that is kept, or a new one."
     name, models = wanted.model, browser.models | {name: index.model for (name, _), index in browser.indices.items()}
@@ -509,6 +249,7 @@ def _index(browser: NeuronBrowser, wanted: View) -> LayerIndex:
     browser.indices = dict([*browser.indices.items(), ((name, layer), index)][-browser.kept:])
     return index
 
+# %% ../../nbs/analysis/50_browser.ipynb #323c4382
 def _resolved(index: LayerIndex, wanted: View) -> View:
     "The wish without gaps."
     neuron = index.address(index.order(wanted.order)[0] if wanted.neuron is None else wanted.neuron).neuron
@@ -524,6 +265,7 @@ def _show(browser: NeuronBrowser, page: NeuronPage, view: View, titles: Sequence
     _stand(browser)
     parts.head.value = _head(page, view)   # last: who reads it may rely on the rest
 
+# %% ../../nbs/analysis/50_browser.ipynb #25d767b2
 def _stand(browser: NeuronBrowser) -> None:
     "Have the controls stand at what is shown, unless something new is wanted. Never the text: somebody may be typing."
     if browser._fresh or browser.page is None: return
@@ -532,12 +274,14 @@ def _stand(browser: NeuronBrowser) -> None:
     parts.model.value, parts.layer.value, parts.neuron.value, parts.order.value = view.model, view.layer, view.neuron, view.order
     if not browser._refused: parts.address.value = str(browser.page.address)
 
+# %% ../../nbs/analysis/50_browser.ipynb #39161ea6
 def _head(page: NeuronPage, view: View) -> str:
     order = page.index.order(view.order)
     return f"<div role='status'><b>{html.escape(str(page.address))}</b> of {html.escape(view.model)}: {int(np.flatnonzero(order == view.neuron)[0]) + 1} of {len(order)}, order by {view.order}</div>"
 
+# %% ../../nbs/analysis/50_browser.ipynb #93576b45
 def _static_page(browser: NeuronBrowser) -> str:
     "What stands in the browser's place where there is no kernel."
     note = "<p><b>Neuron browser</b>: live in JupyterLab, where model, layer, neuron and text can be chosen."
     if browser.page is None: return f"{note} Nothing is shown yet.</p>"
-    return f"{note}</p>{_head(browser.page, browser.view)}{_page_html(browser.page)}"
+    return f"{note}</p>{_head(browser.page, browser.view)}{page_html(browser.page)}"

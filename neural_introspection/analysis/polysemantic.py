@@ -8,323 +8,23 @@ import html
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from ..activations import NeuronStats, activation_batches, sink_rows
-from ..core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder, check_index, plain,
-    progress, read_frame, read_json, site_layer, site_name, write_frame, write_json)
-from ..models import check_layer, describe, encode, token_text
-from ..stats import p_values, q_values
+from jaxtyping import Bool, Float
+from torch import Tensor
+from ..activations import NeuronStats
+from .context_groups import NULLS
+from .measures import LEAST, MEASURES, SIZES, Evidence, Finding, Settings
+from .rows import Places, flat_rows, row_places
+from ..core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder, plain, progress,
+    read_frame, read_json, site_layer, write_frame, write_json)
+from ..stats import q_values
 
 # %% auto #0
-__all__ = ['GATES', 'NULLS', 'LEAST', 'SIZES', 'MEASURES', 'FORMAT', 'BACKGROUND', 'RANDOM', 'PolysematicDetector', 'Gates',
-           'Embedding', 'PlantedNetwork', 'two_means', 'separation', 'held_out_groups', 'whitening', 'compact',
-           'Settings', 'Evidence', 'Finding', 'NullScores', 'senses', 'selectivity_entropy', 'max_over_sum',
-           'PolysemanticResult', 'Places', 'flat_rows', 'row_places', 'PolysemanticDetector', 'snippets',
-           'choose_neurons', 'scan_polysemantic', 'Comparison', 'compare_corpora']
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #d166ca1b
-GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "single": lambda a, b: a, "AND": torch.minimum, "OR": torch.maximum, "XOR": lambda a, b: (a - b).abs()}
-
-class Gates(nn.Module):
-    "Neurons that are gates of two features each."
-    def __init__(self, pairs: Int[Tensor, "neuron 2"], kinds: Sequence[str], noise: float):
-        super().__init__()
-        self.pairs, self.kinds, self.noise = pairs, list(kinds), noise
-
-    def forward(self, features: Float[Tensor, "row feature"]) -> Float[Tensor, "row neuron"]:
-        a, b = features[:, self.pairs[:, 0]], features[:, self.pairs[:, 1]]
-        out = torch.stack([GATES[kind](a[:, i], b[:, i]) for i, kind in enumerate(self.kinds)], 1)
-        return torch.relu(out + self.noise * torch.randn(out.shape, generator=torch.Generator().manual_seed(1)))
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #937c0db1
-class Embedding(nn.Linear):
-    "A representation in superposition, with a little of everything else (noise)."
-    noise: float = .05
-
-    def forward(self, features: Float[Tensor, "row feature"]) -> Float[Tensor, "row d"]:
-        out = super().forward(features)
-        return out + self.noise * torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
-
-class PlantedNetwork(nn.Module):
-    "Features -> a superposed representation (site `embed`) and neurons of known kinds (site `neurons`)."
-    def __init__(self,
-        seed: int = 0,
-        each: int = 20,            # neurons of each kind
-        n_features: int = 40,
-        d: int = 24,               # width of the representation
-        noise: float = .05,        # of the neurons, in activations of one feature
-        kinds: Sequence[str] = tuple(GATES),
-    ):
-        super().__init__()
-        self.generator, self.kinds = torch.Generator().manual_seed(seed), [kind for kind in kinds for _ in range(each)]
-        pairs = torch.stack([torch.randperm(n_features, generator=self.generator)[:2] for _ in self.kinds])
-        self.embed, self.neurons = Embedding(n_features, d, bias=False), Gates(pairs, self.kinds, noise)
-        directions = nn.functional.normalize(torch.randn(d, n_features, generator=self.generator), dim=0)
-        self.embed.weight = nn.Parameter(directions, requires_grad=False)
-
-    def forward(self, features: Float[Tensor, "row feature"]) -> Float[Tensor, "row neuron"]:
-        self.embed(features)
-        return self.neurons(features)
-
-    def inputs(self, rows: int, rate: float = .06, real: bool = False) -> Float[Tensor, "row feature"]:
-        "Random features, each on in a share `rate` of the rows; of strength 1, or (`real`) of 0.5 to 1.5."
-        shape = rows, self.embed.in_features
-        on = (torch.rand(shape, generator=self.generator) < rate).float()
-        return on * (.5 + torch.rand(shape, generator=self.generator)) if real else on
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #3829218a
-def _components(gram: Float[Tensor, "set row row"], count: int, steps: int = 12) -> list[Float[Tensor, "set row"]]:
-    "About the first principal components of centred points, from their products, by power iteration."
-    found = []
-    for _ in range(count):
-        v = gram.gather(2, gram.diagonal(dim1=1, dim2=2).argmax(1)[:, None, None].expand(-1, gram.shape[1], 1))   # seen from the point that is furthest out
-        for _ in range(steps): v = nn.functional.normalize(gram @ v, dim=1)
-        found.append(v[..., 0])
-        gram = gram - (v.mT @ gram @ v) * (v @ v.mT)
-    return found
-
-def two_means(x: Float[Tensor, "set row d"], starts: int = 2, steps: int = 5) -> tuple[Float[Tensor, "set d"], Float[Tensor, "set d"]]:
-    "(line from the centre of one group to that of the other, the point half-way): the best 2-means from the signs of the first principal components."
-    mean = x.mean(1, keepdim=True)
-    x = x - mean
-    found = half = torch.zeros_like(mean[:, 0])
-    best = torch.full_like(x[:, :1, 0], -1.)
-    for component in _components(x @ x.mT, starts):
-        side = component > 0
-        for _ in range(steps):
-            ones = side.sum(1, keepdim=True).clamp(1, x.shape[1] - 1).float()
-            total = (x * side[:, :, None]).sum(1)                          # the points are centred, so the rest sums to minus this
-            line, middle = total * (1/ones + 1/(x.shape[1] - ones)), total * (1/ones - 1/(x.shape[1] - ones))/2
-            side = (x @ line[:, :, None])[..., 0] > (line * middle).sum(1, keepdim=True)
-        gain = line.square().sum(1, keepdim=True) * ones * (x.shape[1] - ones)
-        found, half, best = torch.where(gain > best, line, found), torch.where(gain > best, middle, half), gain.maximum(best)
-    return found, half + mean[:, 0]
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #c402b70e
-def separation(z: Float[Tensor, "set row"]) -> tuple[Float[Tensor, "set"], Bool[Tensor, "set row"]]:
-    "(the largest share of the numbers' variance that a threshold explains with a tenth, and at least 3, on each side; which are above it)."
-    n, z = z.shape[1], z - z.mean(1, keepdim=True)
-    least = max(3, n // 10)
-    ordered = z.sort(1).values
-    below = torch.arange(least, n - least + 1, device=z.device)
-    share = ordered.cumsum(1)[:, least - 1:n - least].square() * n/(below * (n - below))/z.square().sum(1, keepdim=True).clamp(min=1e-30)
-    best = share.max(1)
-    return best.values, z > ordered.gather(1, (best.indices + least - 1)[:, None])
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #5323aa65
-def held_out_groups(
-    x: Float[Tensor, "set row d"],   # each set is tested by itself
-    splits: int = 6,                 # random halvings
-    seed: int = 0,
-) -> tuple[Float[Tensor, "set"], Bool[Tensor, "set row"], Float[Tensor, "set"]]:
-    "(separation on held-out directions, mean over the splits; the two groups of all points; stability: the share of points that held-out groups put on the same side, 0.5 to 1)."
-    if len(x) > 256: return tuple(map(torch.cat, zip(*(held_out_groups(part, splits, seed) for part in x.split(256)))))
-    g, (sets, n, d) = torch.Generator().manual_seed(seed), x.shape
-    order = torch.stack([torch.randperm(n, generator=g) for _ in range(splits)])
-    halves = order[:, :n // 2], order[:, n // 2:n // 2 * 2]
-    line, middle = (v.view(2, sets, splits, d) for v in two_means(torch.stack([x[:, half] for half in halves]).flatten(0, 2)))
-    # how far each point is along each line: the centres of the groups that made the line are at -1/2 and 1/2
-    z = (torch.einsum("snd,hskd->hskn", x, line) - (line * middle).sum(-1)[..., None])/line.square().sum(-1)[..., None].clamp(min=1e-30)
-    same = torch.where((line[0] * line[1]).sum(-1) < 0, -1., 1.)[..., None]
-    first = torch.zeros(splits, n, dtype=torch.bool).scatter(1, halves[0], True)
-    score, side = separation(torch.where(first, z[1] * same, z[0]).flatten(0, 1))
-    score, sides = score.view(sets, splits), side.view(sets, splits, n)
-    whole_line, whole_middle = two_means(x)
-    groups = torch.einsum("snd,sd->sn", x, whole_line) > (whole_line * whole_middle).sum(1, keepdim=True)
-    agree = (sides == groups[:, None]).float().mean(2)
-    return score.mean(1), groups, agree.maximum(1 - agree).mean(1)
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #6e79caab
-def whitening(background: Float[Tensor, "row d"], each: int = 20) -> tuple[Float[Tensor, "d"], Float[Tensor, "d c"]]:
-    "(mean, matrix) to the background's first principal components, one for `each` rows and at least 8, all of variance 1."
-    x, mean = background.double(), background.double().mean(0)
-    std = x.std(0)
-    scale = torch.where(std > 1e-6 * std.max(), 1/std, 0.)
-    values, vectors = torch.linalg.eigh(((x - mean) * scale).T.cov())
-    kept = min(len(values), max(8, len(x) // each))
-    values, vectors = values[-kept:], vectors[:, -kept:]
-    return mean.float(), torch.where(values > 1e-9 * values[-1], scale[:, None] * vectors/values.clamp(min=1e-30).sqrt(), 0.).float()
-
-def compact(x: Float[Tensor, "set row d"]) -> Float[Tensor, "set row c"]:
-    "The same points, centred, in at most as many coordinates as there are points: distances are kept."
-    x = x - x.mean(1, keepdim=True)
-    if x.shape[2] <= x.shape[1]: return x
-    gram = (x @ x.mT).double()
-    gram.diagonal(dim1=1, dim2=2).add_(1e-5 * gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True) + 1e-12)   # centred points are one short of full rank
-    return torch.linalg.cholesky(gram).float()
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #9535a4e3
-def _random_rows(x: Tensor, background: Float[Tensor, "row d"], size: int, draws: int, g: torch.Generator) -> Tensor:
-    picked = torch.stack([torch.randperm(len(background), generator=g)[:size] for _ in range(draws)])
-    return compact(background[picked])
-
-def _normal_cloud(x: Float[Tensor, "set row d"], background: Tensor, size: int, draws: int, g: torch.Generator) -> Tensor:
-    x = x[torch.arange(draws) % len(x)]
-    return torch.randn(draws, size, x.shape[1], generator=g) @ (x - x.mean(1, keepdim=True))/math.sqrt(x.shape[1])
-
-NULLS: dict[str, Callable[..., Float[Tensor, "draw row d"]]] = {
-    "rows": _random_rows,     # random contexts of the corpus
-    "normal": _normal_cloud,  # one normal cloud with the covariance of the neuron's contexts
-}
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #8c5977d5
-@dataclass(frozen=True)
-class Settings:
-    "What decides a measurement, beside the evidence."
-    k: int = 32             # top contexts of each neuron
-    level: float = .05      # of significance: of q for a neuron, of p for a further split of a sense
-    null: str = "rows"      # one of `NULLS`
-    draws: int = 499        # of the null; no p-value is below 1/(1 + draws)
-    splits: int = 6         # random halvings of the contexts
-    seed: int = 0
-
-@dataclass(frozen=True)
-class Evidence:
-    "What is known of a layer's neurons."
-    values: Float[Tensor, "neuron k"]                          # top activations, descending; NaN where there are fewer
-    rows: Int[Tensor, "neuron k"]                              # where: rows of `representations`; -1 where there are fewer
-    floor: Float[Tensor, "neuron"]                             # mean activation; NaN for a constant neuron
-    representations: Float[Tensor, "row d"]
-    background: Float[Tensor, "row d"]                         # of random contexts
-    own: bool = False                                          # representations are the layer's own neurons: each is left out for itself
-    activations: Optional[Float[Tensor, "row neuron"]] = None  # at the rows of `features`
-    features: Optional[Float[Tensor, "row feature"]] = None    # known features
-
-@dataclass(frozen=True)
-class Finding:
-    "What a measure says of a layer's neurons."
-    score: Float[np.ndarray, "neuron"]                # higher is more polysemantic; NaN where it is undefined
-    p: Float[np.ndarray, "neuron"]                    # NaN where there is no test
-    senses: Int[np.ndarray, "neuron"]                 # 0 where it is undefined
-    stability: Optional[Float[np.ndarray, "neuron"]] = None   # of the first split into two, 0.5 to 1
-    labels: Optional[Int[np.ndarray, "neuron k"]] = None      # the sense of each top context from 0; -1 for one that was not used
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #54128682
-LEAST, SIZES = 8, (8, 12, 16, 24, 32, 48, 64, 96, 128)   # a set of points is tested against nulls of the next smaller of these sizes
-
-def _repeated(evidence: Evidence, neurons: Int[Tensor, "set"]) -> Bool[Tensor, "set k"]:
-    "Which contexts have the representation of a stronger one, as the same first tokens of two texts have."
-    x = evidence.representations[evidence.rows[neurons]].float()
-    near = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") < 1e-3 * evidence.background.std(0).norm()
-    return near.tril(-1).any(2)
-
-def _usable(evidence: Evidence) -> tuple[Int[Tensor, "neuron"], Int[Tensor, "neuron k"]]:
-    "(how many top contexts of each neuron count, cut to one of `SIZES`, 0 if too few; the contexts, those that count first)."
-    third = evidence.values[:, min(2, evidence.values.shape[1] - 1), None]
-    good = evidence.values > evidence.floor[:, None] + (third - evidence.floor[:, None])/4
-    good &= ~torch.cat([_repeated(evidence, part) for part in torch.arange(len(good)).split(256)])
-    size = torch.tensor([max((s for s in SIZES if s <= n), default=0) for n in good.sum(1).tolist()])
-    return size, (~good).int().argsort(dim=1, stable=True)
-
-def _points(evidence: Evidence, rows: Int[Tensor, "neuron size"], neurons: Int[Tensor, "set"], mean: Tensor, matrix: Tensor) -> Float[Tensor, "set row k"]:
-    "The whitened top contexts of some neurons, compact."
-    found = []
-    for part in neurons.split(256):
-        x = evidence.representations[rows[part]].float() - mean
-        if evidence.own: x[torch.arange(len(part)), :, part] = 0.
-        found.append(compact(x @ matrix))
-    return nn.functional.pad(torch.cat(found), (0, evidence.values.shape[1] - found[0].shape[2]))   # sets of different sizes, parts of one size
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #ce7c0994
-class NullScores:
-    "Separations of sets from a null, made when first asked for, by size."
-    def __init__(self, background: Float[Tensor, "row d"], settings: Settings):
-        self.background, self.settings, self.kept = background, settings, {}
-
-    def compare(self, separation: Float[Tensor, "set"], x: Float[Tensor, "set row d"], draws: int) -> tuple[Float[np.ndarray, "set"], Float[np.ndarray, "set"]]:
-        "(scores in standard deviations of the null, p-values) of sets `x`; draws are made for the next smaller of `SIZES`, which has the higher separations."
-        s, size = self.settings, max(n for n in SIZES if n <= x.shape[1])
-        if (size, draws) not in self.kept:
-            g = torch.Generator().manual_seed(s.seed + size)
-            sets = NULLS[s.null](x, self.background, min(size, len(self.background)), draws, g)
-            self.kept[size, draws] = held_out_groups(sets, s.splits, s.seed)[0].numpy()
-        null = self.kept[size, draws]
-        return (separation.numpy() - null.mean())/null.std(), p_values(separation.numpy(), null)
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #276d5630
-def _split(points: dict[int, Float[Tensor, "row d"]], nulls: NullScores, draws: int) -> dict[int, tuple]:
-    "(score, p, side of each row, stability) of each set of points, sets of one size together."
-    found, s = {}, nulls.settings
-    for size in {len(x) for x in points.values()}:
-        names = [name for name, x in points.items() if len(x) == size]
-        x = torch.stack([points[name] for name in names])
-        apart, side, stable = held_out_groups(x, s.splits, s.seed)
-        found |= dict(zip(names, zip(*nulls.compare(apart, x, draws), side, stable.tolist())))
-    return found
-
-def senses(evidence: Evidence, settings: Settings) -> Finding:
-    "Do the top contexts fall into groups in representation space, more than chance contexts do; how many, and which."
-    (mean, matrix), (size, order) = whitening(evidence.background), _usable(evidence)
-    ordered = evidence.rows.gather(1, order)
-    nulls, sets = NullScores((evidence.background - mean) @ matrix, settings), {}
-    for n in size.unique().tolist():
-        neurons = (size == n).nonzero()[:, 0]
-        if n: sets |= dict(zip(neurons.tolist(), _points(evidence, ordered[:, :n], neurons, mean, matrix)))
-    score, p, stable = np.full((3, len(size)), np.nan)
-    labels = np.full(tuple(evidence.values.shape), -1)
-    for neuron in sets: labels[neuron, order[neuron, :int(size[neuron])]] = 0
-    open_, draws = {neuron: (neuron, torch.arange(len(x))) for neuron, x in sets.items()}, settings.draws
-    while open_:
-        found, parts = _split({key: sets[neuron][rows] for key, (neuron, rows) in open_.items()}, nulls, draws), []
-        for key, (value, chance, side, agree) in found.items():
-            neuron, rows = open_[key]
-            if draws == settings.draws: score[neuron], p[neuron], stable[neuron] = value, chance, agree
-            if not chance <= settings.level or bool(side.all()) or not bool(side.any()): continue
-            labels[neuron, order[neuron, rows[side]]] = labels[neuron].max() + 1
-            parts += [(neuron, part) for part in (rows[side], rows[~side]) if len(part) >= LEAST]
-        open_, draws = dict(enumerate(parts)), min(199, settings.draws - 1)   # further splits: fewer draws will do
-    return Finding(score, p, labels.max(1) + 1, stable, labels)
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #231647c7
-def _standard(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
-    "Columns of mean 0 and mean square 1, what is not finite filled with the mean; a constant one is all 0."
-    x = torch.where(x.isfinite(), x, x.nanmean(0) if not x.isinf().any() else 0.).double()
-    x = x - x.mean(0)
-    std = x.square().mean(0).sqrt()
-    return torch.where(std > 1e-9, x/std.clamp(min=1e-30), 0.)
-
-def _shares(parts: Float[Tensor, "feature neuron"]) -> tuple[Float[np.ndarray, "neuron"], Int[np.ndarray, "neuron"]]:
-    "(entropy of the shares over its maximum, effective number); NaN and 0 where all parts are 0."
-    total = parts.sum(0)
-    entropy = torch.special.entr(parts/total).sum(0).numpy()
-    return entropy/math.log(max(2, len(parts))), np.where(np.isnan(entropy), 0, np.exp(np.nan_to_num(entropy)).round()).astype(int)
-
-def selectivity_entropy(evidence: Evidence, settings: Settings) -> Finding:
-    "How many known features a neuron's activation is shared among. Needs `features`."
-    f, a = _standard(_known(evidence)), _standard(evidence.activations.float())
-    r = f.T @ a/len(f)
-    score, effective = _shares((r.square() - 1/len(f)).clamp(min=0))
-    first = r.square().argmax(0)
-    left = _standard(a - f[:, first] * r.gather(0, first[None]))
-    second = lambda rest: (f.T @ rest/len(f)).square().scatter(0, first[None], 0.).amax(0)
-    g = torch.Generator().manual_seed(settings.seed)
-    null = [second(left[torch.randperm(len(f), generator=g)]) for _ in range(math.ceil(settings.draws/a.shape[1]))]
-    p = np.where(np.isnan(score), np.nan, p_values(second(left).numpy(), torch.cat(null).numpy()))
-    return Finding(score, p, effective)
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #211a8333
-def _known(evidence: Evidence) -> Float[Tensor, "row feature"]:
-    if evidence.features is None: raise BadInput("this measure needs known features: give features=, one row for each row of activations.")
-    return evidence.features.float()
-
-def max_over_sum(evidence: Evidence, settings: Settings) -> Finding:
-    "How far a neuron answers to more than one feature, each given alone. Needs `features` with rows in which exactly one is on."
-    on = _known(evidence) != 0
-    alone = on.sum(1) == 1
-    if not bool(alone.any()): raise BadInput("max_over_sum needs rows in which exactly one feature is on, such as an identity matrix: there are none.")
-    which = on[alone].float()
-    answers = (which.T @ evidence.activations[alone].float().nan_to_num(0, 0, 0).clamp(min=0))/which.sum(0).clamp(min=1)[:, None]
-    score = (1 - answers.amax(0)/answers.sum(0)).numpy()
-    return Finding(score, np.full(len(score), np.nan), _shares(answers.double())[1])
-
-MEASURES: dict[str, Callable[[Evidence, Settings], Finding]] = {
-    "senses": senses, "selectivity_entropy": selectivity_entropy, "max_over_sum": max_over_sum}
+__all__ = ['FORMAT', 'BACKGROUND', 'RANDOM', 'PolysematicDetector', 'PolysemanticResult', 'layer_tables', 'combine_layers',
+           'check_measurement', 'finite_float', 'PolysemanticDetector', 'activation_floor']
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #1da72316
 FORMAT = 1
@@ -380,6 +80,7 @@ def _contexts(table: pd.DataFrame, layer: str, neuron: int, kinds: Sequence[str]
     order = rows[rows.kind.isin(kinds)].assign(random=rows.kind == "random").sort_values(["random", "sense", "value"], ascending=[True, True, False], kind="stable")
     return order.drop(columns=["layer", "neuron", "random"]).reset_index(drop=True)
 
+# %% ../../nbs/analysis/10_polysemantic.ipynb #97494fc5
 def _plot(result: PolysemanticResult, top: int) -> Any:
     from neural_introspection.display import layer_scores
     blocks = {layer: site_layer(layer) for layer in result.frame.layer.unique()}
@@ -388,6 +89,7 @@ def _plot(result: PolysemanticResult, top: int) -> Any:
     title = f"{measure}: {len(result.polysemantic)} of {len(result.frame)} neurons polysemantic"
     return layer_scores(result.frame.assign(layer=result.frame.layer.map(blocks)), top, title, f"{measure} score")
 
+# %% ../../nbs/analysis/10_polysemantic.ipynb #45886aef
 def _save(result: PolysemanticResult, folder: Path) -> Path:
     "Write a folder (two Parquet tables and a JSON file), atomically; `BadInput` if what is there is something else."
     if folder.exists() and not (folder/"polysemantic.json").exists(): raise BadInput(f"{folder} holds something that is no polysemantic result: give another name.")
@@ -397,25 +99,15 @@ def _save(result: PolysemanticResult, folder: Path) -> Path:
         write_json(new/"polysemantic.json", dict(format=FORMAT, about=result.about))
     return folder
 
+# %% ../../nbs/analysis/10_polysemantic.ipynb #ea7ce69f
 def _load(folder: Path) -> PolysemanticResult:
     "What `save` wrote; `BadData` if it is damaged or of another format."
     kept = read_json(folder/"polysemantic.json")
     if kept.get("format") != FORMAT: raise BadData(f"{folder} is a polysemantic result of another format: make it anew.")
     return PolysemanticResult(read_frame(folder/"neurons.parquet"), read_frame(folder/"contexts.parquet"), kept["about"])
 
-# %% ../../nbs/analysis/10_polysemantic.ipynb #a3383e96
-@dataclass(frozen=True)
-class Places:
-    "Where rows come from."
-    text: Int[np.ndarray, "row"]
-    position: Int[np.ndarray, "row"]
-    snippet: Sequence[str]   # one for each row; empty if unknown
-
-    def at(self, rows: Int[np.ndarray, "some"]) -> Places:
-        "Some of the places."
-        return Places(self.text[rows], self.position[rows], [self.snippet[i] for i in rows.tolist()] if len(self.snippet) else ())
-
-def _layer_tables(
+# %% ../../nbs/analysis/10_polysemantic.ipynb #a94b3e48
+def layer_tables(
     layer: str,
     neurons: Sequence[int],
     evidence: Evidence,
@@ -439,12 +131,14 @@ def _layer_tables(
     some = some.assign(sense=-1, kind="random", quantile=np.repeat(step/max(1, len(random) - 1), len(n)))
     return frame, pd.concat([top, some]).assign(layer=layer)[["layer", "neuron", "kind", "sense", "value", "quantile", "text", "position", "snippet"]]
 
+# %% ../../nbs/analysis/10_polysemantic.ipynb #b7b2ef8c
 def _context_rows(neurons: np.ndarray, values: np.ndarray, rows: np.ndarray, places: Places) -> pd.DataFrame:
     snippet = np.array([*places.snippet, None], dtype=object)[rows] if len(places.snippet) else ""
     return pd.DataFrame(dict(neuron=neurons, value=values.astype("f4"), text=places.text[rows], position=places.position[rows], snippet=snippet))
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #ceca11e7
-def _result(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], measure: str, settings: Settings, about: dict) -> PolysemanticResult:
+def combine_layers(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], measure: str, settings: Settings,
+                   about: dict) -> PolysemanticResult:
     "The layers together: q-values over all neurons; a neuron that is not significant has one sense."
     frame, table = (pd.concat(tables, ignore_index=True) for tables in zip(*parts))
     frame.insert(4, "q", q_values(frame.p.to_numpy()))
@@ -455,7 +149,9 @@ def _result(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], measure: str, se
         table.loc[pd.MultiIndex.from_frame(table[["layer", "neuron"]]).isin(whole) & (table.sense > 0), "sense"] = 0
     return PolysemanticResult(frame, table, plain(dict(measure=measure, settings=settings, **about)))
 
-def _check_settings(measure: str, s: Settings) -> None:
+# %% ../../nbs/analysis/10_polysemantic.ipynb #b44c77b8
+def check_measurement(measure: str, s: Settings) -> None:
+    "`BadInput` for a measure, a null or a number that cannot work."
     if measure not in MEASURES: raise BadInput(f"measure {measure!r} is unknown: choose one of {', '.join(MEASURES)}.")
     if s.null not in NULLS: raise BadInput(f"null {s.null!r} is unknown: choose one of {', '.join(NULLS)}.")
     if not LEAST <= s.k <= SIZES[-1]: raise BadInput(f"k is {s.k}, but must be between {LEAST} and {SIZES[-1]} top contexts.")
@@ -465,33 +161,18 @@ def _check_settings(measure: str, s: Settings) -> None:
 # %% ../../nbs/analysis/10_polysemantic.ipynb #526fa4ed
 BACKGROUND, RANDOM = 2000, 64   # random contexts: for the space and its null; for the random ones shown
 
-def flat_rows(layer: str, acts: Any, mask: Optional[Tensor]) -> Float[Tensor, "row neuron"]:
-    "Activations of a layer as rows; those of the mask if there is one."
-    acts = torch.as_tensor(acts).detach().cpu()
-    if acts.ndim < 2 or not acts.is_floating_point(): raise BadInput(f"activations of {layer} are {acts.dtype} {tuple(acts.shape)}: give floats of (batch, pos, neuron) or (row, neuron).")
-    if not acts.numel(): raise BadInput(f"activations of {layer} are empty, {tuple(acts.shape)}: give at least one row and neuron.")
-    if mask is None: return acts.flatten(0, -2)
-    if mask.shape != acts.shape[:-1]: raise BadInput(f"a mask of {tuple(mask.shape)} does not fit activations of {layer}, {tuple(acts.shape)}: give one bool for each row.")
-    return acts[mask.cpu()]
-
-def row_places(acts: Any, mask: Optional[Tensor], tokens: Sequence[str]) -> Places:
-    "Text and position of each row; positions count a text's own tokens."
-    shape = tuple(torch.as_tensor(acts).shape[:-1])
-    keep = torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu()
-    if len(shape) < 2: return Places(keep.nonzero()[:, 0].numpy(), np.zeros(int(keep.sum()), int), tokens)
-    keep = keep.flatten(1)
-    return Places(keep.nonzero()[:, 0].numpy(), (keep.int().cumsum(1) - 1)[keep].numpy(), tokens)
-
 # %% ../../nbs/analysis/10_polysemantic.ipynb #196291b2
-def _check_rows(activations: dict[str, Tensor], spaces: dict[str, Tensor], features: Optional[Tensor], n_tokens: int) -> None:
+def _check_rows(activations: dict[str, Tensor], spaces: dict[str, Tensor], features: Optional[Tensor],
+                n_tokens: int) -> None:
     missing = set(spaces) and set(activations) - set(spaces)
     if missing: raise BadInput(f"representations lack layer {sorted(missing)[0]}: give one for each layer of activations, or none.")
     for layer, acts in activations.items():
         for what, n in (("representations", len(spaces.get(layer, acts))), ("features", len(acts if features is None else features)), ("tokens", n_tokens or len(acts))):
             if n != len(acts): raise BadInput(f"{n} rows of {what} do not fit the {len(acts)} of activations of {layer}: give one for each row.")
 
-def _filled(x: Tensor) -> Float[Tensor, "row d"]:
-    "float32; what is not finite is 0."
+# %% ../../nbs/analysis/10_polysemantic.ipynb #b95ac753
+def finite_float(x: Tensor) -> Float[Tensor, "row d"]:
+    "The values in float32, with 0 for what is not finite."
     return x.float().nan_to_num(0, 0, 0)
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #d9332c9b
@@ -509,7 +190,7 @@ class PolysemanticDetector:
         unknown = set(settings) - set(Settings.__dataclass_fields__)
         if unknown: raise BadInput(f"option {sorted(unknown)[0]!r} is unknown: choose from {', '.join(Settings.__dataclass_fields__)}.")
         self.measure, self.settings = measure, Settings(**settings)
-        _check_settings(measure, self.settings)
+        check_measurement(measure, self.settings)
         if not isinstance(activations, dict) or not activations: raise BadInput("there are no activations: give a dict of layer -> tensor, as a monitor captures.")
         self.activations = {str(layer): flat_rows(layer, acts, mask) for layer, acts in activations.items()}
         self.spaces = {str(layer): flat_rows(f"{layer}'s representation", x, mask) for layer, x in (representations or {}).items()}
@@ -523,7 +204,7 @@ class PolysemanticDetector:
         rows = max(map(len, self.activations.values()))
         few = self.measure == "senses" and rows < 3 * LEAST
         note = f"fewer than {3 * LEAST} contexts are too few for a test: capture more text" if few else ""
-        return _result(parts, self.measure, self.settings, dict(rows=rows, note=note))
+        return combine_layers(parts, self.measure, self.settings, dict(rows=rows, note=note))
 
     def _layer(self, layer: str, acts: Float[Tensor, "row neuron"]) -> tuple[pd.DataFrame, pd.DataFrame]:
         space, g = self.spaces.get(layer, acts), torch.Generator().manual_seed(self.settings.seed)
@@ -532,181 +213,13 @@ class PolysemanticDetector:
         stats = NeuronStats(acts.shape[1], quantiles=False, top_k=min(k, max(1, len(acts) // 3)))
         stats.update(acts, contexts=torch.stack([torch.arange(len(acts)), torch.zeros(len(acts), dtype=torch.long)], 1))
         values, where = stats.top
-        evidence = Evidence(values, where[..., 0], _floor(stats), _filled(space), _filled(space[order[:BACKGROUND]]), layer not in self.spaces, acts, self.features)
+        evidence = Evidence(values, where[..., 0], activation_floor(stats), finite_float(space), finite_float(space[order[:BACKGROUND]]), layer not in self.spaces, acts, self.features)
         finding, places, shown = MEASURES[self.measure](evidence, self.settings), self.places[layer], order[:RANDOM]
-        return _layer_tables(layer, range(acts.shape[1]), evidence, finding, places, acts[shown], places.at(shown.numpy()))
+        return layer_tables(layer, range(acts.shape[1]), evidence, finding, places, acts[shown], places.at(shown.numpy()))
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #ee930ef4
 PolysematicDetector = PolysemanticDetector   # as the seed spells it
 
-def _floor(stats: NeuronStats) -> Float[Tensor, "neuron"]:
+def activation_floor(stats: NeuronStats) -> Float[Tensor, "neuron"]:
     "Mean activations; NaN for neurons that never change."
     return torch.where(stats.variance > 0, stats.mean, math.nan).float()
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #6b736f4d
-def _random_codes(model: Any, texts: Sequence[str], seed: int) -> Int[np.ndarray, "random"]:
-    "Random tokens of the texts, without replacement, as (text << 32) + position."
-    lengths = np.array([len(ids) for ids in encode(model, texts)])
-    total = np.random.default_rng(seed).permutation(lengths.sum())[:BACKGROUND]
-    ends = lengths.cumsum()
-    text = np.searchsorted(ends, total, side="right")
-    return (text.astype(np.int64) << 32) + total - (ends - lengths)[text]
-
-def _codes(text: Tensor, position: Tensor) -> Int[np.ndarray, "row"]: return ((text.long() << 32) + position.long()).cpu().numpy()
-
-def _spaces(layers: Sequence[int]) -> dict[int, str]: return {layer: f"blocks.{layer}.hook_resid_mid" for layer in layers}
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #0060860f
-def _first_pass(model: Any, texts: Sequence[str], layers: Sequence[int], k: int, batch_size: int,
-                shown: Int[np.ndarray, "random"]) -> tuple[dict[int, NeuronStats], dict[int, Tensor], int, int]:
-    "(statistics of each layer; its activations at the shown tokens, NaN at a sink; tokens; most sinks of a layer)."
-    sites, spaces = {layer: site_name("mlp_out", layer) for layer in layers}, _spaces(layers)
-    stats = {layer: NeuronStats(model.cfg.d_mlp, quantiles=False, top_k=k) for layer in layers}
-    random = {layer: torch.full((len(shown), model.cfg.d_mlp), math.nan) for layer in layers}
-    place, tokens, sinks = {code: i for i, code in enumerate(shown.tolist())}, 0, dict.fromkeys(layers, 0)
-    for batch in activation_batches(model, texts, [*sites.values(), *spaces.values()], "all", batch_size, "top contexts"):
-        codes, contexts = _codes(batch.text, batch.position), torch.stack([batch.text, batch.position], 1)
-        hits = [(row, place[code]) for row, code in enumerate(codes.tolist()) if code in place]
-        for layer in layers:
-            x, resid = batch.values[sites[layer]], batch.values[spaces[layer]]
-            sink = sink_rows(resid, batch.text)
-            stats[layer].update(x, ~sink, contexts)
-            for row, i in hits:
-                if not sink[row]: random[layer][i] = x[row].float().cpu()
-            sinks[layer] += int(sink.sum())
-        tokens += len(batch)
-    return stats, random, tokens, max(sinks.values())
-
-def _second_pass(model: Any, texts: Sequence[str], wanted: dict[int, Int[np.ndarray, "row"]], batch_size: int) -> dict[int, Float[Tensor, "row d"]]:
-    "The residual stream before each layer's MLP at the wanted tokens (sorted codes); only texts that have some are run."
-    spaces = _spaces(list(wanted))
-    found = {layer: torch.zeros(len(codes), model.cfg.d_model) for layer, codes in wanted.items()}
-    needed = np.unique(np.concatenate([codes >> 32 for codes in wanted.values()]))
-    for batch in activation_batches(model, [texts[i] for i in needed], list(spaces.values()), "all", batch_size, "representations"):
-        codes = _codes(torch.from_numpy(needed)[batch.text], batch.position)
-        for layer, space in spaces.items():
-            here = np.isin(codes, wanted[layer])
-            found[layer][np.searchsorted(wanted[layer], codes[here])] = _filled(batch.values[space][torch.from_numpy(here).to(batch.values[space].device)]).cpu()
-    return found
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #14103572
-def snippets(model: Any, texts: Sequence[str], codes: Int[np.ndarray, "row"], before: int = 8, after: int = 4) -> list[str]:
-    "The tokens around each place, the place itself in «»."
-    used = np.unique(codes >> 32)
-    ids = dict(zip(used.tolist(), encode(model, [texts[i] for i in used])))
-    def one(code):
-        row, at = ids[code >> 32], code & 0xFFFFFFFF
-        say = lambda part: token_text(model, part)
-        return f"{say(row[max(0, at - before):at])}«{say([row[at]])}»{say(row[at + 1:at + 1 + after])}"
-    return [one(code) for code in codes.tolist()]
-
-def choose_neurons(stats: NeuronStats, count: int) -> Int[np.ndarray, "count"]:
-    "The neurons whose activations are the most peaked (highest kurtosis), in order of index: those that answer to something rare. Constant ones come last."
-    peaked = stats.kurtosis.cpu().nan_to_num(-math.inf)
-    return np.sort(peaked.argsort(descending=True, stable=True)[:count].numpy())
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #e5690f0c
-def scan_polysemantic(
-    model: Any,
-    texts: Sequence[str],
-    layers: Optional[Sequence[int]] = None,                       # all of them by default; -1 is the last
-    per_layer: int = 512,                                         # neurons of each layer to examine, by `choose_neurons`
-    neurons: Optional[dict[int, Sequence[int]]] = None,           # layer -> neurons to examine, instead
-    batch_size: int = 8,
-    **settings: Any,                                              # of `Settings`
-) -> PolysemanticResult:
-    "The senses of a transformer's MLP neurons, over all tokens of the texts. `BadInput` before the first pass."
-    unknown = set(settings) - set(Settings.__dataclass_fields__)
-    if unknown: raise BadInput(f"option {sorted(unknown)[0]!r} is unknown: choose from {', '.join(Settings.__dataclass_fields__)}.")
-    s, width = Settings(**settings), model.cfg.d_mlp
-    _check_settings("senses", s)
-    if per_layer < 1: raise BadInput(f"per_layer is {per_layer}, but must be at least 1.")
-    asked = list(neurons) if neurons else range(model.cfg.n_layers) if layers is None else layers
-    layers = [check_layer(model, layer) for layer in asked]
-    if not layers or len(set(layers)) < len(layers): raise BadAddress(f"layers {list(asked)} must name at least one layer, and each once.")
-    chosen = {layer: np.array([check_index("neuron", int(n), width, site_name("mlp_out", layer)) for n in neurons[given]]) for layer, given in zip(layers, asked)} if neurons else {}
-    background = _random_codes(model, texts, s.seed)
-    if len(background) < 3 * LEAST: raise BadInput(f"{len(background)} tokens are too few for a test: give texts with at least {3 * LEAST}.")
-    stats, random, tokens, sinks = _first_pass(model, texts, layers, min(s.k, len(background) // 3), batch_size, background[:RANDOM])
-    chosen = chosen or {layer: choose_neurons(stats[layer], per_layer) for layer in layers}
-    return _examine(model, texts, stats, random, chosen, background, batch_size, s,
-                    dict(rows=tokens, sinks=sinks, texts=len(texts), model=vars(describe(model)), scanned=width * len(layers)))
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #b54af47d
-def _examine(model: Any, texts: Sequence[str], stats: dict[int, NeuronStats], random: dict[int, Tensor], chosen: dict[int, np.ndarray],
-             background: Int[np.ndarray, "random"], batch_size: int, settings: Settings, about: dict) -> PolysemanticResult:
-    "The second pass and what it tells."
-    tops = {layer: _chosen_top(stats[layer], neurons) for layer, neurons in chosen.items()}
-    wanted = {layer: np.unique(np.concatenate([codes[codes >= 0], background])) for layer, (_, codes) in tops.items()}
-    spaces, parts = _second_pass(model, texts, wanted, batch_size), []
-    shown, union = _code_places(model, texts, background[:RANDOM]), np.unique(np.concatenate(list(wanted.values())))
-    all_places = _code_places(model, texts, union)
-    for layer, (values, codes) in progress(tops.items(), "senses", len(tops), "layer"):
-        rows = np.where(codes >= 0, np.searchsorted(wanted[layer], codes), -1)
-        n = torch.from_numpy(chosen[layer])
-        evidence = Evidence(values, torch.from_numpy(rows), _floor(stats[layer])[n], spaces[layer], spaces[layer][np.searchsorted(wanted[layer], background)])
-        some = random[layer][:, n]
-        known, places = some.isfinite().any(1).nonzero()[:, 0].numpy(), all_places.at(np.searchsorted(union, wanted[layer]))
-        parts.append(_layer_tables(site_name("mlp_out", layer), chosen[layer], evidence, MEASURES["senses"](evidence, settings), places, some[known], shown.at(known)))
-    return _result(parts, "senses", settings, about)
-
-def _chosen_top(stats: NeuronStats, neurons: np.ndarray) -> tuple[Float[Tensor, "neuron k"], Int[np.ndarray, "neuron k"]]:
-    "(top activations, codes of their contexts, -1 where there are fewer), on the CPU."
-    values, places = (x.cpu()[torch.from_numpy(neurons)] for x in stats.top)
-    return values, np.where(places[..., 0] >= 0, _codes(places[..., 0], places[..., 1]), -1)
-
-def _code_places(model: Any, texts: Sequence[str], codes: Int[np.ndarray, "row"]) -> Places:
-    return Places(codes >> 32, codes & 0xFFFFFFFF, snippets(model, texts, codes))
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #8ce69b3f
-@dataclass(frozen=True, repr=False)
-class Comparison:
-    "Two results on the same neurons."
-    frame: pd.DataFrame                # layer, neuron, and score, p, q, senses of each; both: polysemantic in both
-    names: tuple[str, str]
-    correlation: float                 # Spearman's, of the scores
-    p: float                           # against neurons exchanged within their layer
-    shuffled: tuple[float, float]      # 2.5 and 97.5 % quantiles of the correlation when exchanged
-    expected: float                    # how many would be polysemantic in both if the two had nothing to do with each other
-
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
-    def top(self, k: int = 10) -> pd.DataFrame:
-        "The k neurons whose larger p is the smallest."
-        return self.frame.assign(worst=self.frame[[f"p_{name}" for name in self.names]].max(axis=1, skipna=False)).sort_values("worst", kind="stable").head(k).drop(columns="worst").reset_index(drop=True)
-
-    def plot(self) -> Any:
-        "Scores in one corpus against the other (a plotly figure)."
-        import plotly.graph_objects as go
-        from neural_introspection.display import COLOURS, figure
-        traces = [go.Scattergl(x=part[f"score_{self.names[0]}"].to_numpy("f4"), y=part[f"score_{self.names[1]}"].to_numpy("f4"), mode="markers", name=f"{name} ({len(part):,})",
-                               text=[f"{l}[{n}]" for l, n in zip(part.layer, part.neuron)], marker=dict(size=5, opacity=.6, color=COLOURS[colour]), hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>")
-                  for name, colour, part in (("not in both", "grey", self.frame[~self.frame.both]), ("polysemantic in both", "red", self.frame[self.frame.both]))]
-        return figure(traces, f"Scores in two corpora, rank correlation {self.correlation:.2f}", *(f"score on {name}" for name in self.names), showlegend=True)
-
-    def __repr__(self) -> str:
-        return (f"{int(self.frame.both.sum())} of {len(self.frame)} neurons polysemantic in both {' and '.join(self.names)} ({self.expected:.1f} expected of independent ones); rank correlation "
-                f"{self.correlation:.2f} (p {self.p:.2g}; neurons exchanged within layers: {self.shuffled[0]:.2f} to {self.shuffled[1]:.2f})")
-
-    def _repr_html_(self) -> str: return f"<b>Two corpora</b>: {html.escape(repr(self))}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #202f7a02
-def compare_corpora(a: PolysemanticResult, b: PolysemanticResult, names: tuple[str, str] = ("first", "second"), shuffles: int = 199, seed: int = 0) -> Comparison:
-    "What two results on the same neurons have in common; `BadInput` if they share fewer than three scored neurons, or measure differently."
-    if a.about["measure"] != b.about["measure"]: raise BadInput(f"a result by {a.about['measure']} does not compare with one by {b.about['measure']}: use one measure.")
-    columns = ["layer", "neuron", "score", "p", "q", "senses"]
-    frame = a.frame[columns].merge(b.frame[columns], on=["layer", "neuron"], suffixes=[f"_{name}" for name in names])
-    significant = [frame[f"q_{name}"] <= r.about["settings"]["level"] for name, r in zip(names, (a, b))]
-    frame["both"] = significant[0] & significant[1]
-    known = frame.dropna(subset=[f"score_{name}" for name in names])
-    if len(known) < 3: raise BadInput(f"the two results share {len(known)} scored neurons: give results on the same neurons.")
-    ranks = [known[f"score_{name}"].rank().to_numpy() for name in names]
-    rng, layer = np.random.default_rng(seed), known.layer.astype("category").cat.codes.to_numpy()
-    place = np.argsort(layer, kind="stable")
-    def exchanged():
-        out = np.empty(len(layer))
-        out[place] = ranks[1][np.lexsort((rng.random(len(layer)), layer))]
-        return np.corrcoef(ranks[0], out)[0, 1]
-    rho, null = np.corrcoef(*ranks)[0, 1], np.array([exchanged() for _ in range(shuffles)])
-    low, high = np.quantile(null, [.025, .975])
-    expected = significant[0].groupby(frame.layer).mean() * significant[1].groupby(frame.layer).sum()
-    return Comparison(frame, tuple(names), float(rho), float(p_values(np.array(rho), null)), (float(low), float(high)), float(expected.sum()))

@@ -9,10 +9,9 @@ import time
 import nbclient
 import nbformat
 import pytest
-from neural_introspection.analysis import agent
-from neural_introspection import cli
 from neural_introspection.analysis import (AgentConfig, AnalysisResult, Endpoint, Hypothesis, LanguageModelPolicy,
-    LocalModel, NoAnswer, allowed, first_state, run_agent)
+    LocalModel, NoAnswer, agent, allowed, check_hypothesis, first_state, logit_view, run_agent)
+from neural_introspection import cli
 from neural_introspection.core import BadData, BadInput, ModelNotFound
 from neural_introspection.models import cache_folder, fetch_smollm2, load_model
 from shell import answer, manifest, shell, started, wait_until
@@ -264,6 +263,6 @@ def test_a_wrong_language_model_costs_no_earlier_run(model, tmp_path):
 def test_a_claim_is_about_its_tokens(model):
     "Other tokens, other evidence."
     name = "blocks.1.mlp.hook_post[50]"
-    raised = agent.logit_view(model, name).frame.token[:3].tolist()
-    best, other = (agent.check_hypothesis(model, [], Hypothesis("output", name, dict(tokens=tokens)), draws=99) for tokens in (raised, [" the"]))
+    raised = logit_view(model, name).frame.token[:3].tolist()
+    best, other = (check_hypothesis(model, [], Hypothesis("output", name, dict(tokens=tokens)), draws=99) for tokens in (raised, [" the"]))
     assert best.value > other.value and best.p < other.p

@@ -2,8 +2,8 @@
 import tracemalloc
 import numpy as np
 import torch
-from neural_introspection.analysis import patterns
-from neural_introspection.analysis import correlate, correlation_clusters
+from neural_introspection.analysis import correlate, correlation, correlation_clusters
+from neural_introspection.analysis.rows import BLOCK_ROWS
 
 
 
@@ -16,7 +16,7 @@ def test_no_stable_clusters_among_slow_neurons():
 
 def test_memory_grows_with_pairs_not_with_rows(monkeypatch):
     "NumPy's memory and torch's, as the tensors that were alive at once: with nothing kept, a block and the pairs."
-    monkeypatch.setattr(patterns, "_KEPT", 0)
+    monkeypatch.setattr(correlation, "_KEPT", 0)
     sizes = {}
     for rows in (4000, 40_000):
         x = {"a": torch.zeros(rows, 64).uniform_(generator=torch.Generator().manual_seed(0))}
@@ -27,5 +27,5 @@ def test_memory_grows_with_pairs_not_with_rows(monkeypatch):
             tracemalloc.stop()
         largest = max(event.self_cpu_memory_usage for event in profile.events())
         sizes[rows] = peak, largest
-    assert sizes[40_000][1] <= max(2 * sizes[4000][1], 8 * patterns._BLOCK * 64)   # no single tensor as large as the rows: 10 MB
+    assert sizes[40_000][1] <= max(2 * sizes[4000][1], 8 * BLOCK_ROWS * 64)   # no single tensor as large as the rows: 10 MB
     assert sizes[40_000][0] < 40_000 * 64 * 4 / 2                                   # row numbers, a few times

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from neural_introspection.analysis import polysemantic
+from neural_introspection.analysis import PolysemanticDetector, polysemantic_scan, scan_polysemantic
 from neural_introspection.activations import ActivationMonitor, ModelInterface
 from neural_introspection.core import BadAddress, BadInput, BadTexts, watch_progress
 from neural_introspection.models import load_model
-from neural_introspection.analysis import PolysemanticDetector, scan_polysemantic
 from neural_introspection.data import load_texts
 from shell import is_one_sentence
 
@@ -66,13 +65,13 @@ def test_a_scan_is_the_detector(model):
 
 def test_memory_does_not_grow_with_the_corpus(model, monkeypatch):
     "What is kept of five times the texts is as large: statistics, wanted rows, tables."
-    monkeypatch.setattr(polysemantic, "BACKGROUND", 300)
-    sizes, rows, second = {}, {}, polysemantic._second_pass
+    monkeypatch.setattr(polysemantic_scan, "BACKGROUND", 300)
+    sizes, rows, second = {}, {}, polysemantic_scan._second_pass
     def watched(model, texts, wanted, batch_size):
         found = second(model, texts, wanted, batch_size)
         rows[len(texts)] = sum(map(len, wanted.values())), sum(x.nbytes for x in found.values())
         return found
-    monkeypatch.setattr(polysemantic, "_second_pass", watched)
+    monkeypatch.setattr(polysemantic_scan, "_second_pass", watched)
     for n in (100, 500):
         found = scan_polysemantic(model, load_texts("synthetic", n, seed=0).texts, layers=[1], per_layer=16, draws=19)
         sizes[n] = len(found.table)

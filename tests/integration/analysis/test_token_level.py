@@ -2,14 +2,13 @@
 import numpy as np
 import pytest
 import torch
-from neural_introspection.analysis import token_level
+from neural_introspection.analysis import (TOKEN_CLASSES, ablation_effect, causes, logit_attribution, logit_view,
+    neuron_addresses, output_directions, token_activations, token_class, token_contrast, token_level, token_profiles)
 from neural_introspection.activations import edit
 from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
 from neural_introspection.models import (as_bridge, encode, load_model, token_batch, token_bytes, token_losses,
     token_strings, token_text)
 from neural_introspection.data import load_texts
-from neural_introspection.analysis import (ablation_effect, logit_attribution, logit_view, neuron_addresses,
-    output_directions, token_activations, token_class, token_profiles, token_contrast, TOKEN_CLASSES)
 
 HOSTILE = "<img src=x onerror=alert(1)> </script><script>alert(2)</script> & 'quoted'"
 
@@ -83,7 +82,7 @@ def test_hooks_are_gone_after_an_exception(model, docs, monkeypatch):
     model(torch.zeros(1, 3, dtype=torch.long))
     before, forwards = hook_count(model), ["forward" in vars(b) for b in model.blocks]
     def broken(*args): raise RuntimeError("in the middle")
-    monkeypatch.setattr(token_level, "token_losses", lambda logits, batch, calls=[]: broken() if calls else calls.append(1) or token_losses(logits, batch))
+    monkeypatch.setattr(causes, "token_losses", lambda logits, batch, calls=[]: broken() if calls else calls.append(1) or token_losses(logits, batch))
     with pytest.raises(RuntimeError, match="in the middle"): ablation_effect(model, docs[:4], "blocks.2.mlp.hook_post[3]")
     assert hook_count(model) == before and ["forward" in vars(b) for b in model.blocks] == forwards
 

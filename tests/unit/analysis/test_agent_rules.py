@@ -1,7 +1,6 @@
 """What the analysis agent refuses and writes, without a model."""
 import pytest
-from neural_introspection.analysis import agent
-from neural_introspection.analysis import AgentConfig, LanguageModelPolicy, allowed, claim_cell, first_state
+from neural_introspection.analysis import AgentConfig, LanguageModelPolicy, agent, allowed, claim_cell, first_state
 
 pytest.importorskip("langgraph", reason="langgraph is missing")
 
