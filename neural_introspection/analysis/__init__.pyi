@@ -74,7 +74,6 @@ from .hypotheses import (
     check_hypothesis as check_hypothesis,
 )
 from .states import (
-    AgentConfig as AgentConfig,
     allowed as allowed,
     first_state as first_state,
     held_out as held_out,
@@ -84,4 +83,7 @@ from .policies import (
     LanguageModelPolicy as LanguageModelPolicy,
     LocalModel as LocalModel,
     NoAnswer as NoAnswer,
+)
+from .config import (
+    AgentConfig as AgentConfig,
 )

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from .hypotheses import Hypothesis
 from .policies import make_policy
-from .states import (STATES, TRANSITIONS, AgentConfig, AnalysisState, Workbench, allowed,
-    check_agent, first_state, split_list, split_texts)
+from .states import (STATES, TRANSITIONS, AnalysisState, Workbench, allowed, check_agent,
+    first_state, split_list, split_texts)
+from .config import AgentConfig
 from .token_level import neuron_addresses
 from ..core import (BadData, RunFolder, check_run_folder, make_config, open_run, plain, read_frame,
     read_json, require, seed_everything, shown_path, write_frame, write_json, write_text)

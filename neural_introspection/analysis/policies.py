@@ -11,7 +11,8 @@ import threading
 import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, Sequence
-from .states import AgentConfig, AnalysisState, Transition
+from .states import AnalysisState, Transition
+from .config import AgentConfig
 from ..core import BadInput, NeuralIntrospectionError
 from ..models import resolve_model
 

@@ -7,49 +7,20 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Literal, Optional, TypedDict
+from typing import Any, Callable, Optional, TypedDict
+from .config import AgentConfig
 from .hypotheses import CHECKS, Hypothesis, check_hypothesis, propose
 from .logits import logit_view
 from .polysemantic_scan import scan_polysemantic
 from .token_level import neuron_addresses, token_profiles
-from ..core import HELP, BadInput, NeuronAddress, RunFolder, check_options, option, require
+from ..core import BadInput, NeuronAddress, RunFolder, check_options, require
 from ..data import group_texts, load_texts, split_groups
 from ..introspection import SCORES, NeuronScanner, neuron_scores
 from ..models import check_layer, describe, preflight
 
 # %% auto #0
-__all__ = ['PolicyName', 'STATES', 'TRANSITIONS', 'AgentConfig', 'split_list', 'check_agent', 'split_texts', 'held_out',
-           'AnalysisState', 'first_state', 'Workbench', 'Transition', 'allowed']
-
-# %% ../../nbs/analysis/36_states.ipynb #aa68b29a
-PolicyName = Literal["rules", "endpoint", "local"]
-
-# %% ../../nbs/analysis/36_states.ipynb #991da859
-@dataclass(frozen=True)
-class AgentConfig:
-    "Everything that decides an analysis."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layers: str = option("", "Comma-separated layers to look at; all of them if left out", "Model selection")
-    neurons: str = option("", "Semicolon-separated addresses to examine instead of those a scan chooses", "Model selection")
-    score: Literal["quantile_range", "iqr", "entropy", "tail_aware", "variance_range", "peaked"] = option("quantile_range", "What makes a neuron interesting to the scan", "Model selection")
-    texts: Optional[str] = option("python-docs", HELP["texts"], "Texts")
-    num_samples: int = option(300, "Number of texts", "Texts", minimum=20)
-    candidates: int = option(8, "Neurons that a scan puts on the list at a time", "Analysis", minimum=1)
-    hypotheses: str = option("token,class,position,senses,effect,output", "Kinds of hypotheses to consider", "Analysis")
-    budget: int = option(30, "Largest number of tests", "Analysis", minimum=1)
-    draws: int = option(199, "Draws of each test's null; no p is below 1/(1 + draws)", "Analysis", minimum=19)
-    ignore_preflight: bool = option(False, "Go on when the preflight fails, as with a model that was edited on purpose", "Analysis")
-    level: float = option(.05, "False discovery rate of the report", "Analysis", minimum=0, maximum=1)
-    seed: int = option(0, "Seed of texts, split and nulls", "Analysis", minimum=0)
-    output_dir: str = option("analysis", "Folder of the run", "Run")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Run")
-    policy: PolicyName = option("rules", "Who chooses among allowed steps: rules, a language model behind an endpoint, or a local one", "Language model")
-    endpoint: str = option("http://127.0.0.1:8000/v1", "Address of an OpenAI-compatible endpoint, for --policy endpoint", "Language model")
-    language_model: str = option("", "Its model; for --policy local a folder or hub name", "Language model")
-    key_variable: str = option("OPENAI_API_KEY", "Environment variable that holds the endpoint's key; the key itself is never stored", "Language model")
-    timeout: float = option(20., "Seconds to wait for an answer of the language model", "Language model", minimum=.1)
-    questions: int = option(40, "Largest number of questions to the language model", "Language model", minimum=0)
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
+__all__ = ['STATES', 'TRANSITIONS', 'split_list', 'check_agent', 'split_texts', 'held_out', 'AnalysisState', 'first_state',
+           'Workbench', 'Transition', 'allowed']
 
 # %% ../../nbs/analysis/36_states.ipynb #24d22c98
 def split_list(text: str, sign: str = ",") -> list[str]:

@@ -24,7 +24,6 @@ from .objective import (
     weights_after as weights_after,
 )
 from .training import (
-    AntitrainSettings as AntitrainSettings,
     Antitraining as Antitraining,
     antitrain_step as antitrain_step,
     phases as phases,
@@ -36,7 +35,6 @@ from .certificate import (
     relearning_figure as relearning_figure,
 )
 from .pipeline import (
-    AntitrainConfig as AntitrainConfig,
     AntitrainResult as AntitrainResult,
     run_antitrain as run_antitrain,
     two_layers as two_layers,
@@ -47,4 +45,8 @@ from .pruning import (
 from .panel import (
     AntitrainPanel as AntitrainPanel,
     antitrain_panel as antitrain_panel,
+)
+from .config import (
+    AntitrainConfig as AntitrainConfig,
+    AntitrainSettings as AntitrainSettings,
 )

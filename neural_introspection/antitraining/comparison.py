@@ -24,7 +24,7 @@ from .pipeline import two_layers
 from neural_introspection.antitraining.pruning import (SizedAntitraining, falling_sizes, kept_units, layer_norms,
     remove_units, train_steps)
 from .randomisation import Reference, make_reference, randomised_scores
-from .training import AntitrainSettings
+from .config import AntitrainSettings
 from ..core import BadInput, progress, require
 from ..data import load_classification
 from ..stats import interval_table, sweep

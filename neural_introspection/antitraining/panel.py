@@ -18,8 +18,8 @@ from jaxtyping import Bool
 from .certificate import Certificate
 from .cores import Core, core_set
 from .information import Information, information_content
-from neural_introspection.antitraining.pipeline import (AntitrainConfig, AntitrainResult, open_antitraining,
-    run_antitrain)
+from .pipeline import AntitrainResult, open_antitraining, run_antitrain
+from .config import AntitrainConfig
 from .randomisation import make_reference, randomised_scores
 from .training import Antitraining, check_settings
 from ..core import BadInput, Cancelled, make_config, watch_progress

@@ -14,31 +14,15 @@ import pandas as pd
 import torch
 from torch import nn
 from .certificate import behaviour, certify
+from .config import AntitrainConfig, AntitrainSettings
 from .examples import Examples
-from .training import Antitraining, AntitrainSettings, check_settings, log
-from ..core import (HELP, BadData, BadInput, check_run_folder, find_run, full_path, make_config,
-    open_run, option, pick_device, plain, read_json, shown_path, spread_calls, write_frame, write_json)
-from ..data import DATA_SETS, ClassificationData, load_classification
+from .training import Antitraining, check_settings, log
+from ..core import (BadData, BadInput, check_run_folder, find_run, full_path, make_config, open_run,
+    pick_device, plain, read_json, shown_path, spread_calls, write_frame, write_json)
+from ..data import ClassificationData, load_classification
 
 # %% auto #0
-__all__ = ['AntitrainConfig', 'two_layers', 'open_antitraining', 'AntitrainResult', 'seeds_figure', 'check_config',
-           'run_antitrain']
-
-# %% ../../nbs/antitraining/24_pipeline.ipynb #057d79e8
-@dataclass(frozen=True)
-class AntitrainConfig(AntitrainSettings):
-    "Everything that decides an antitraining run from the command line or a form."
-    data: str = option("digits", f"{', '.join(DATA_SETS)}, or a .csv or .parquet file", "Data")
-    label: Optional[str] = option(None, "The file's column that holds the classes; a file needs it", "Data")
-    test_split: float = option(.2, "Share of the rows for the test", "Data", minimum=0, maximum=1)
-    width: int = option(256, "Neurons of the hidden layer, in which core and spectators are", "Network", minimum=2)
-    seed: int = option(0, "First seed, of split, weights, order and noise", "Training", minimum=0)
-    seeds: int = option(1, "How many seeds, from the first on; a seed of digits takes about 20 seconds", "Training", minimum=1)
-    certificate: bool = option(True, "Train fresh decoders and relearn, for the certificate", "Training")
-    output_dir: str = option("output-antitrain", "Run folder", "Output")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    n_jobs: int = option(1, "Seeds at a time, each in a process of its own (under joblib.parallel_config(\"ray\"), on a cluster)", "Hardware", minimum=1)
+__all__ = ['two_layers', 'open_antitraining', 'AntitrainResult', 'seeds_figure', 'check_config', 'run_antitrain']
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #9c18fa2d
 def two_layers(features: int, width: int, classes: int, seed: int) -> nn.Sequential:

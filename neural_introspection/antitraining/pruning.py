@@ -19,7 +19,8 @@ from .information import information_content
 from .objective import LayerState
 from neural_introspection.antitraining.randomisation import (Reference, linear_reader, make_reference, randomised,
     run_model)
-from .training import REFRESH, Antitraining, AntitrainSettings
+from .training import REFRESH, Antitraining
+from .config import AntitrainSettings
 from ..core import BadInput, progress
 from ..models import evaluating, read_logits
 

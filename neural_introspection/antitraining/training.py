@@ -7,57 +7,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Literal, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from ..activations import find_site, hooks
+from . import Examples
+from .config import AntitrainSettings
 from .cores import Core, check_threshold, core_set
-from .examples import Examples, scores
+from .examples import scores
 from .information import information_content
 from .objective import LayerState, antitrain_loss, frozen_statistics, weights_after
 from neural_introspection.antitraining.randomisation import (generator_of, linear_reader, make_reference, randomised,
     randomised_scores, run_model)
 from ..core import (BadData, BadInput, NeuralIntrospectionError, check_options,
-    load_optimizer_tensors, optimizer_tensors, option, plain, progress, read_tensors, write_tensors)
+    load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, write_tensors)
 from ..models import evaluating
 
 # %% auto #0
-__all__ = ['log', 'REFRESH', 'AntitrainSettings', 'check_settings', 'Antitraining', 'train_step', 'antitrain_step', 'phases',
-           'readings', 'history_figure']
-
-# %% ../../nbs/antitraining/20_training.ipynb #868c30c1
-@dataclass(frozen=True)
-class AntitrainSettings:
-    "What decides how a model is antitrained."
-    core: Literal["sufficient", "necessary"] = option("sufficient", "Core: the fewest units that suffice, or that, randomised, cost the threshold's share (as first proposed)", "Core")
-    threshold: float = option(.99, "Share of the way between best (nothing randomised) and worst (the whole layer randomised) that decides the core, above 0 and at most 1", "Core")
-    threshold_end: Optional[float] = option(None, "Threshold of the last cycle; it moves there evenly. The same if left out", "Core")
-    metric: Literal["accuracy", "loss"] = option("accuracy", "What best and worst are measured by", "Core")
-    kind: Literal["normal", "resample", "permute", "mean", "zero"] = option("normal", "How units are randomised", "Core")
-    draws: int = option(3, "Draws of random values when the core is measured", "Core", minimum=1)
-    information: Literal["exact", "estimate"] = option("exact", "Randomise each unit by itself, or a few per cent at a time (for large layers of language models)", "Core")
-    measure_examples: int = option(1500, "Training examples on which information and core are measured", "Core", minimum=10)
-    train_steps: int = option(1000, "Training steps before the first cycle", "Schedule", minimum=0)
-    cycles: int = option(5, "Cycles: measure the core, then train and antitrain", "Schedule", minimum=0)
-    cycle_steps: int = option(150, "Training steps in a cycle", "Schedule", minimum=1)
-    ratio: float = option(1., "Antitraining steps for each training step", "Schedule", minimum=0)
-    mode: Literal["interleaved", "sequential"] = option("interleaved", "Antitraining steps between the training steps, or after those of the cycle", "Schedule")
-    final_steps: int = option(400, "Steps of both kinds with the last core, after the last cycle", "Schedule", minimum=0)
-    rerank_steps: int = option(0, "Measure the core again after so many training steps of a cycle; 0: once in a cycle", "Schedule", minimum=0)
-    blocked: float = option(1., "Share of training steps in which the spectators are random", "Step", minimum=0, maximum=1)
-    target: Literal["data", "bypass"] = option("data", "Antitraining asks for targets of random examples, or for what is said with the whole layer random", "Step")
-    scope: Literal["after", "spectators"] = option("after", "Antitraining changes all that comes after the layer, or only the weights that read the spectators", "Step")
-    train_before: bool = option(True, "Train what comes before the layer in the cycles, too", "Step")
-    renormalise: bool = option(False, "Keep the weights that read each spectator from growing in antitraining", "Step")
-    learning_rate: float = option(1e-3, "Learning rate of training (AdamW)", "Step", minimum=0)
-    antitrain_rate: float = option(1e-3, "Learning rate of antitraining (Adam)", "Step", minimum=0)
-    weight_decay: float = option(0., "Weight decay of training", "Step", minimum=0)
-    batch_size: int = option(128, "Examples in a batch", "Step", minimum=1)
+__all__ = ['log', 'REFRESH', 'check_settings', 'Antitraining', 'train_step', 'antitrain_step', 'phases', 'readings',
+           'history_figure']
 
 # %% ../../nbs/antitraining/20_training.ipynb #84c6a7ee
 def check_settings(settings: AntitrainSettings) -> None:

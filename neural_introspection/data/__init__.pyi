@@ -1,6 +1,5 @@
 from .classification import (
     ClassificationData as ClassificationData,
-    DATA_SETS as DATA_SETS,
     epoch_batches as epoch_batches,
     load_classification as load_classification,
     whole_numbers as whole_numbers,
@@ -21,4 +20,7 @@ from .groups import (
 from .splits import (
     leaked_share as leaked_share,
     split_groups as split_groups,
+)
+from .names import (
+    DATA_SETS as DATA_SETS,
 )

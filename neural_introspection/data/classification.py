@@ -16,14 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..core import BadData, BadInput, read_frame
+from .names import DATA_SETS
 
 # %% auto #0
-__all__ = ['log', 'DATA_SETS', 'Table', 'ClassificationData', 'load_classification', 'epoch_batches', 'whole_numbers']
+__all__ = ['log', 'Table', 'ClassificationData', 'load_classification', 'epoch_batches', 'whole_numbers']
 
 # %% ../../nbs/data/60_classification.ipynb #681e7faa
 log = logging.getLogger("neural_introspection")
-
-DATA_SETS = ("digits", "iris", "wine", "breast_cancer", "synthetic")   # what needs no file
 
 @dataclass(frozen=True, repr=False)
 class ClassificationData:

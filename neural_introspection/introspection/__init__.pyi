@@ -60,12 +60,8 @@ from .atlas import (
     NeuronAtlas as NeuronAtlas,
 )
 from .atlas_run import (
-    AtlasConfig as AtlasConfig,
     run_atlas as run_atlas,
     summary as summary,
-)
-from .config import (
-    IntrospectionConfig as IntrospectionConfig,
 )
 from .result import (
     IntrospectionResult as IntrospectionResult,
@@ -75,10 +71,14 @@ from .pipeline import (
     run_introspection as run_introspection,
 )
 from .scan_run import (
-    ScanConfig as ScanConfig,
     run_scan as run_scan,
 )
 from .panels import (
     atlas_explorer as atlas_explorer,
     introspection_panel as introspection_panel,
+)
+from .config import (
+    AtlasConfig as AtlasConfig,
+    IntrospectionConfig as IntrospectionConfig,
+    ScanConfig as ScanConfig,
 )

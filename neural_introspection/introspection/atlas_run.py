@@ -8,43 +8,21 @@ import dataclasses
 import html
 import logging
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Literal, Optional
+from typing import Any, Callable, Optional
 import numpy as np
 import pandas as pd
 from ..activations import parse_position
-from ..core import (HELP, BadAddress, BadInput, NeuronAddress, archive_folder, check_options,
-    check_store, full_path, make_config, option, plain, shown_path, watch_progress)
+from ..core import (BadAddress, BadInput, NeuronAddress, archive_folder, check_options, check_store,
+    full_path, make_config, plain, shown_path, watch_progress)
 from ..data import group_texts, load_texts
 from .atlas import NeuronAtlas
 from .atlas_result import LEVEL, AtlasResult, shown_neurons, shown_ranks
+from .config import AtlasConfig
 from ..models import load_model, resolve_model
 
 # %% auto #0
-__all__ = ['AtlasConfig', 'run_atlas', 'summary', 'cell_address', 'neuron_row', 'AtlasMap', 'atlas_panel']
-
-# %% ../../nbs/introspection/72_atlas_run.ipynb #6627aae2
-@dataclass(frozen=True)
-class AtlasConfig:
-    "Everything that decides an atlas."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layer_type: Literal["mlp_out", "resid_post"] = option("mlp_out", HELP["layer_type"], "Model selection")
-    layers: Optional[str] = option(None, "Layers to probe, such as 0,3,5; all of them if left out", "Model selection")
-    feature_layer: int = option(-1, "Layer whose residual stream the probes read; -1 is the last", "Model selection")
-    token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
-    num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
-    batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
-    folds: int = option(5, "Parts of the texts; each is predicted from the others", "Probing", minimum=3)
-    permutations: int = option(8, "Wrong pairings of texts; the null pools them over a sample of neurons", "Probing", minimum=1)
-    score: Literal["r2", "selectivity"] = option("r2", "What the best neurons are ranked by", "Ranking")
-    top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
-    output: Optional[str] = option(None, "Folder for the atlas, ending in .zarr", "Output")
-    force_overwrite: bool = option(False, "Remove an existing atlas; by default it is archived", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the model", "Hardware")
-    seed: int = option(0, "Seed of texts, folds, null and control tasks", "Hardware", minimum=0)
+__all__ = ['run_atlas', 'summary', 'cell_address', 'neuron_row', 'AtlasMap', 'atlas_panel']
 
 # %% ../../nbs/introspection/72_atlas_run.ipynb #417f91aa
 def _layer_list(layers: Optional[str]) -> Optional[list[int]]:

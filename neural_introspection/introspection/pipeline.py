@@ -16,8 +16,8 @@ from neural_introspection.core import (BadData, RunFolder, Target, is_resumable,
 from ..data import Corpus
 from .baselines import predict_rows
 from .card import make_card
-from neural_introspection.introspection.config import (IntrospectionConfig, Prepared, log, parse_neurons, prepare,
-    unfreezing_of)
+from .preparation import Prepared, log, parse_neurons, prepare, unfreezing_of
+from .config import IntrospectionConfig
 from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
     collect_activations, text_hash)
 from .predictor import ActivationPredictor, Head, head_directions, make_bins

@@ -6,24 +6,23 @@
 from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional, Sequence
+from typing import Any, Optional, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..activations import Position, fitting_texts
 from ..core import BadData, BadInput, BadTexts, Target, read_tensors, site_name, write_tensors
+from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
 from ..models import check_layer, describe, encode, model_device, with_weights
 
 # %% auto #0
-__all__ = ['BinKind', 'PENALTIES', 'DIRECTION_COLUMNS', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit',
+__all__ = ['PENALTIES', 'DIRECTION_COLUMNS', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit',
            'ridge_by_groups', 'start_head', 'ActivationPredictor', 'load_predictor', 'own_weights', 'head_vectors',
            'head_directions', 'direction_figure']
 
 # %% ../../nbs/introspection/30_predictor.ipynb #f8e102a2
-BinKind = Literal["quantile", "equal_width"]
-
 @dataclass(frozen=True)
 class Bins:
     "Bins of a value: below the first border is 0, and so on."

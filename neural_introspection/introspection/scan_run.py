@@ -4,36 +4,17 @@
 
 # %% ../../nbs/introspection/82_scan_run.ipynb #f3aa493e
 from __future__ import annotations
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 from ..activations import parse_position
-from ..core import HELP, BadInput, check_options, check_writable, option, write_frame
+from ..core import BadInput, check_options, check_writable, write_frame
 from ..data import load_texts
-from .config import Dtype, LayerType, ScoreName
+from .config import ScanConfig
 from .scanner import NeuronScanner, ScanResult
 from ..models import check_layer, load_model
 
 # %% auto #0
-__all__ = ['ScanConfig', 'run_scan']
-
-# %% ../../nbs/introspection/82_scan_run.ipynb #0db6aecb
-@dataclass(frozen=True)
-class ScanConfig:
-    "Everything that decides a scan."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layer: Optional[int] = option(None, "One layer; all of them if left out", "Model selection")
-    layer_type: LayerType = option("mlp_out", HELP["layer_type"], "Model selection")
-    token_pos: str = option("all", "Tokens to look at: all, last, or an integer from 0", "Model selection")
-    num_samples: int = option(200, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
-    batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
-    score: ScoreName = option("quantile_range", "What makes a neuron interesting", "Ranking")
-    top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
-    output: Optional[str] = option(None, "File for all statistics: .safetensors (to load again) or .csv", "Ranking")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    dtype: Dtype = option("float32", "Precision of the model", "Hardware")
-    seed: int = option(0, "Seed of the texts", "Hardware", minimum=0)
+__all__ = ['run_scan']
 
 # %% ../../nbs/introspection/82_scan_run.ipynb #9be77b90
 def run_scan(config: ScanConfig, model: Any = None) -> ScanResult:

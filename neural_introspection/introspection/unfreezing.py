@@ -7,18 +7,18 @@ from __future__ import annotations
 import contextlib
 import warnings
 from dataclasses import dataclass
-from typing import Any, Iterator, Literal, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 import torch
 from torch import Tensor, nn
 from ..activations import hooks
 from ..core import BadInput, Target, require
+from .config import Strategy
 from ..models import check_layer, model_name, named_weights, token_batch, weight_place, with_weights
 
 # %% auto #0
-__all__ = ['Strategy', 'PARTS', 'Unfreezing', 'learning_weights', 'Trainable', 'trainable']
+__all__ = ['PARTS', 'Unfreezing', 'learning_weights', 'Trainable', 'trainable']
 
 # %% ../../nbs/introspection/44_unfreezing.ipynb #bd1d320d
-Strategy = Literal["none", "all", "after_target", "from_layer", "selective", "lora"]
 PARTS = ("attention", "mlp", "embeddings")
 
 # %% ../../nbs/introspection/44_unfreezing.ipynb #d6edad13

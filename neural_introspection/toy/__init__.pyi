@@ -1,7 +1,6 @@
 from .model import (
     Draws as Draws,
     MONOSEMANTIC as MONOSEMANTIC,
-    ToySettings as ToySettings,
     monosemanticity as monosemanticity,
     new_network as new_network,
     single_feature_activations as single_feature_activations,
@@ -12,11 +11,6 @@ from .optimizers import (
 from .training import (
     ToyTraining as ToyTraining,
     step as step,
-)
-from .presets import (
-    PRESETS as PRESETS,
-    ToyConfig as ToyConfig,
-    preset_config as preset_config,
 )
 from .sweeps import (
     MEASURES as MEASURES,
@@ -39,4 +33,12 @@ from .explorer import (
     pair_at as pair_at,
     pair_words as pair_words,
     toy_explorer as toy_explorer,
+)
+from .settings import (
+    ToySettings as ToySettings,
+)
+from .config import (
+    PRESETS as PRESETS,
+    ToyConfig as ToyConfig,
+    preset_config as preset_config,
 )

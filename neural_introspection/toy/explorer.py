@@ -19,7 +19,7 @@ from neural_introspection.core import (BadData, BadInput, Cancelled, full_path, 
 from ..display import Panel, error_html, live_figure, live_or_static, options_table, renew_figure
 from .analysis import feature_heat_map, feature_name, mechanism, published_order
 from .model import ToyNetwork, single_feature_activations
-from .presets import PRESETS, SCALES, ToyConfig, preset_config
+from .config import PRESETS, SCALES, ToyConfig, preset_config
 from neural_introspection.toy.sweeps import (WHAT, ToyResult, check_config, finished, run_toy, training_figure,
     unfinished, value_name)
 from .training import ToyTraining

@@ -6,45 +6,16 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass
-from typing import Callable, Literal, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from ..core import BadInput, check_options, option
+from ..core import BadInput, check_options
+from .settings import ToySettings
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'MONOSEMANTIC', 'ToySettings', 'check_toy', 'random_embedder', 'frequencies', 'Draws', 'Activation',
-           'SoLU', 'ToyNetwork', 'new_network', 'monosemanticity', 'single_feature_activations']
-
-# %% ../../nbs/toy/10_model.ipynb #0f94bab6
-@dataclass(frozen=True)
-class ToySettings:
-    "What decides one toy network, but for its seed; names and defaults are those of the published program, and `optimizer`, `schedule` and `precision` are new."
-    N: int = option(512, "Features", "Model", minimum=1, maximum=2**16)
-    m: int = option(64, "Dimensions that the features are embedded in", "Model", minimum=1, maximum=2**16)
-    k: int = option(1024, "Neurons", "Model", minimum=1, maximum=2**20)
-    nonlinearity: Literal["ReLU", "GeLU", "SoLU"] = option("ReLU", "Of the neurons; SoLU is x exp(x)", "Model")
-    initial_bias: float = option(0., "Added to the neurons' biases at the start", "Model")
-    task: Literal["autoencoder", "random_proj", "abs"] = option("autoencoder", "autoencoder: give back the features; random_proj: give back another random embedding of them; abs: give back the absolute values of signed features", "Task")
-    eps: float = option(1 / 64, "Share of features that are there at a time, on average: from above 0 to 1", "Task", minimum=0, maximum=1)
-    sample_kind: Literal["equal", "power_law"] = option("equal", "equal: all features equally often; power_law: feature i proportional to i to the power -1.1", "Task")
-    learning_rate: float = option(.03, "Of the optimiser, before the schedule", "Training", minimum=0)
-    log2_batch_size: int = option(7, "Samples in a step, as a power of two", "Training", minimum=0, maximum=20)
-    log2_training_steps: int = option(12, "Steps, as a power of two", "Training", minimum=0, maximum=30)
-    decay: float = option(0., "In the first half of the steps each one multiplies the biases by 1 - decay * learning rate", "Training", minimum=0)
-    reg: float = option(0., "Weight of the L1 norm of the activations in the loss", "Training", minimum=0)
-    optimizer: Literal["LAMB", "AdamW"] = option("LAMB", "LAMB as published, or AdamW as in PyTorch", "Training")
-    schedule: Literal["published", "cosine", "constant"] = option("published", "published: a cosine of 1,024 steps' period, to the end; cosine: one that ends at 0 with the training; constant", "Training")
-    precision: Literal["float32", "bfloat16"] = option("float32", "Of the matrix products; weights and optimiser stay float32", "Training")
-
-    @property
-    def batch_size(self) -> int: return 2**self.log2_batch_size
-    @property
-    def training_steps(self) -> int: return 2**self.log2_training_steps
-    @property
-    def outputs(self) -> int:
-        "Length of the target."
-        return self.m if self.task == "random_proj" else self.N
+__all__ = ['ACTIVATIONS', 'MONOSEMANTIC', 'check_toy', 'random_embedder', 'frequencies', 'Draws', 'Activation', 'SoLU',
+           'ToyNetwork', 'new_network', 'monosemanticity', 'single_feature_activations']
 
 # %% ../../nbs/toy/10_model.ipynb #190e96dc
 def check_toy(settings: ToySettings) -> ToySettings:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
-from .model import ToySettings
+from .settings import ToySettings
 
 # %% auto #0
 __all__ = ['Lamb', 'AdamW', 'rate_at']

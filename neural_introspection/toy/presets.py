@@ -4,124 +4,14 @@
 
 # %% ../../nbs/toy/18_presets.ipynb #20d2a2d9
 from __future__ import annotations
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Mapping, Optional
-import numpy as np
+from typing import Any
 import pandas as pd
-from ..core import HELP, BadInput, make_config, option, options
-from .model import ToySettings
+from ..core import options
+from .config import PRESETS, ToyConfig, preset_config
+from .settings import ToySettings
 
 # %% auto #0
-__all__ = ['RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS', 'SCALES', 'SWEEPABLE', 'Preset', 'Scale', 'scaled',
-           'ToyConfig', 'preset_config', 'changed_options', 'presets_frame']
-
-# %% ../../nbs/toy/18_presets.ipynb #371b9bd6
-@dataclass(frozen=True)
-class Preset:
-    "A row of the paper's table: what is set, what is varied, and where the sources disagree."
-    name: str
-    about: str                       # in words
-    settings: Mapping[str, Any]      # at the paper's scale, where other than N=512, m=64, k=1024, eps=1/64
-    sweep_var: str
-    sweep_values: tuple[float, ...]  # at the paper's scale
-    note: str = ""
-    family: tuple[str, ...] = ()     # what differs between rows that belong together
-
-# %% ../../nbs/toy/18_presets.ipynb #3ce32b70
-RATES = (.001, .003, .005, .007, .01, .03)
-BIASES = tuple(round(b, 4) for b in np.linspace(-2, 1, 11).tolist())
-DENSITIES = tuple((2**-np.linspace(1, 5, 11)).tolist())
-WIDTHS, TENTHS = tuple(float(2**i) for i in range(4, 12)), tuple(10.**-i for i in range(1, 8))
-_DOWN = dict(initial_bias=-1., decay=.03)
-_DENSER = "the program gives the values 2^-1 ... 2^-5, and does not run them"
-
-# %% ../../nbs/toy/18_presets.ipynb #d1b4d24d
-PRESETS = {p.name: p for p in (
-    Preset("LR1", "learning rate", {}, "learning_rate", RATES),
-    Preset("LR2", "learning rate, power-law features", dict(sample_kind="power_law"), "learning_rate", RATES),
-    Preset("LR3", "learning rate, bias -1 that decays", _DOWN, "learning_rate", RATES, "the program has decay 0.003"),
-    Preset("LR4", "learning rate, bias -1 that decays, power-law features", _DOWN | dict(sample_kind="power_law"), "learning_rate", RATES),
-    Preset("LR5", "learning rate, absolute values", _DOWN | dict(task="abs", k=2048), "learning_rate", RATES, "the program mixes up task and features, and does not run"),
-    Preset("B1", "bias, eps 1/16", dict(eps=1/16, learning_rate=.003, decay=.03), "initial_bias", BIASES),
-    Preset("B2", "bias, eps 1/32", dict(eps=1/32, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("B3", "bias, eps 1/64", dict(eps=1/64, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("B4", "bias, eps 1/128", dict(eps=1/128, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("B5", "bias, eps 1/256", dict(eps=1/256, learning_rate=.003, decay=.003), "initial_bias", BIASES),
-    Preset("G3", "bias, GeLU", dict(learning_rate=.003, decay=.03, nonlinearity="GeLU"), "initial_bias", BIASES, "the table varies the learning rate too (give another one); the program varies only the rate, on power-law features"),
-    Preset("E1", "density, decay 0.03", dict(learning_rate=.003, initial_bias=-1., decay=.03), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("E2", "density, decay 0.01", dict(learning_rate=.003, initial_bias=-1., decay=.01), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("E3", "density, decay 0.003", dict(learning_rate=.003, initial_bias=-1., decay=.003), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("E4", "density, decay 0.001", dict(learning_rate=.003, initial_bias=-1., decay=.001), "eps", DENSITIES, _DENSER, ("decay",)),
-    Preset("K0", "neurons", dict(learning_rate=.007), "k", WIDTHS),
-    Preset("K1", "neurons, bias -1 that decays", _DOWN | dict(learning_rate=.007), "k", WIDTHS),
-    Preset("K2", "neurons, bias -1 that decays, power-law features", _DOWN | dict(learning_rate=.007, sample_kind="power_law"), "k", WIDTHS),
-    Preset("RG1", "L1", _DOWN | dict(learning_rate=.005), "reg", TENTHS),
-    Preset("RP1", "learning rate, re-projector", _DOWN | dict(task="random_proj"), "learning_rate", RATES, "the program has power-law features"),
-    Preset("D1", "decay, absolute values", dict(task="abs", k=2048, learning_rate=.007, initial_bias=-1.), "decay", TENTHS, "the program mixes up task and features, and does not run"),
-)}
-
-# %% ../../nbs/toy/18_presets.ipynb #a607bada
-@dataclass(frozen=True)
-class Scale:
-    "A size for all presets."
-    shrink: int          # of features, dimensions and neurons
-    log2_batch_size: int
-    log2_training_steps: int
-    decay_up_to: float   # a decay that is not swept grows no further than this
-    seeds: int
-    about: str
-
-# %% ../../nbs/toy/18_presets.ipynb #1eb0997b
-SCALES = {
-    "smoke": Scale(8, 6, 8, .5, 1, "seconds: only shows that it runs"),
-    "laptop": Scale(4, 7, 13, .12, 3, "minutes on two cores"),
-    "paper": Scale(1, 13, 17, .03, 1, "a GPU's work"),
-}
-
-def scaled(name: str, value: float, scale: Scale, varied: bool = False) -> float:
-    "A number of the paper at another scale: sizes shrink, decay grows as steps shrink (without an end, if it is what is `varied`), the rest stays."
-    if name in ("N", "m", "k"): return max(1, int(value) // scale.shrink)
-    if name != "decay": return value
-    grown = value * 2**(17 - scale.log2_training_steps)
-    return grown if varied else min(grown, scale.decay_up_to)
-
-# %% ../../nbs/toy/18_presets.ipynb #caf18175
-SWEEPABLE = tuple(o.name for o in options(ToySettings) if o.kind in (int, float))
-
-# %% ../../nbs/toy/18_presets.ipynb #31892bdc
-@dataclass(frozen=True)
-class ToyConfig(ToySettings):
-    "Everything that decides a sweep of toy models."
-    preset: Optional[Literal[tuple(PRESETS)]] = option(None, "A row of the paper's table; the other options then begin with its values", "Sweep")
-    scale: Literal[tuple(SCALES)] = option("laptop", "Of the preset: smoke (seconds), laptop (minutes on two cores), paper (a GPU's work)", "Sweep")
-    sweep_var: Optional[Literal[SWEEPABLE]] = option(None, "The option that is varied; nothing if left out", "Sweep")
-    sweep_values: Optional[tuple[float, ...]] = option(None, "Its values, such as 0.001 0.003", "Sweep")
-    seed: int = option(0, "First seed, of embedding, weights and samples", "Sweep", minimum=0, maximum=2**32)
-    seeds: int = option(1, "How many seeds, from the first on", "Sweep", minimum=1)
-    keep_snapshots: bool = option(True, "Keep the weights after 1, 2, 4 ... steps, and not the last only", "Output")
-    output_dir: str = option("./", "Folder that the run's folder is in", "Output")
-    file_name: Optional[str] = option(None, "Name of the run's folder; toy-PRESET or toy-sweep if left out", "Output")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    n_jobs: int = option(1, "Processes that train stacks; 1: none but this one, or what the joblib.parallel_config around it says (such as \"ray\", a cluster)", "Hardware", minimum=1)
-    stack: int = option(0, "Values of a sweep that are trained at once, each with all seeds; 0: all that have one shape, shared among the processes", "Hardware", minimum=0)
-
-    @property
-    def run_folder(self) -> Path:
-        "Where the run goes: `toy-<preset>` or `toy-sweep` in `output_dir`, if `file_name` is left out."
-        return Path(self.output_dir)/(self.file_name or f"toy-{self.preset or 'sweep'}")
-
-# %% ../../nbs/toy/18_presets.ipynb #670f061d
-def preset_config(name: str, scale: str = "laptop", **more: Any) -> ToyConfig:
-    "The options of a row at a scale; `more`: options that are set otherwise. `BadInput` for unknown names."
-    if name not in PRESETS: raise BadInput(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}.")
-    if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose one of {', '.join(SCALES)}.")
-    row, size = PRESETS[name], SCALES[scale]
-    base = dict(N=512, m=64, k=1024, eps=1 / 64) | dict(row.settings)
-    values = {k: scaled(k, v, size, k in row.family) for k, v in base.items()} | dict(log2_batch_size=size.log2_batch_size, log2_training_steps=size.log2_training_steps)
-    swept = tuple(dict.fromkeys(float(scaled(row.sweep_var, v, size, varied=True)) for v in row.sweep_values))   # small widths may fall together
-    return make_config(ToyConfig, values | dict(preset=name, scale=scale, sweep_var=row.sweep_var, sweep_values=swept, seeds=size.seeds) | more)
+__all__ = ['changed_options', 'presets_frame']
 
 # %% ../../nbs/toy/18_presets.ipynb #59167fee
 def changed_options(config: ToyConfig) -> dict[str, Any]:

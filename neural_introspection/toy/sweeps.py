@@ -21,9 +21,10 @@ from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_run_folder
     full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain, progress, read_frame,
     read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
 from ..stats import interval_table, over_seeds
-from neural_introspection.toy.model import (Draws, ToyNetwork, ToySettings, check_toy, monosemanticity,
-    single_feature_activations)
-from .presets import PRESETS, SWEEPABLE, ToyConfig, changed_options, preset_config
+from .model import Draws, ToyNetwork, check_toy, monosemanticity, single_feature_activations
+from .settings import ToySettings
+from .presets import changed_options
+from .config import PRESETS, SWEEPABLE, ToyConfig, preset_config
 from .training import LOSS_EVERY, ToyTraining, same_shape
 
 # %% auto #0

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from ..core import BadData, BadInput, pick_device, progress, stop_between
-from neural_introspection.toy.model import (ACTIVATIONS, MONOSEMANTIC, Draws, ToyNetwork, ToySettings, check_toy,
-    monosemanticity, new_network)
+from neural_introspection.toy.model import (ACTIVATIONS, MONOSEMANTIC, Draws, ToyNetwork, check_toy, monosemanticity,
+    new_network)
+from .settings import ToySettings
 from .optimizers import AdamW, Lamb, rate_at
 
 # %% auto #0

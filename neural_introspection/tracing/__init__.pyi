@@ -55,8 +55,10 @@ from .explorer import (
     trace_dashboard as trace_dashboard,
 )
 from .pipeline import (
-    TraceConfig as TraceConfig,
     TraceResult as TraceResult,
     run_trace as run_trace,
     trace_panel as trace_panel,
+)
+from .config import (
+    TraceConfig as TraceConfig,
 )

@@ -9,60 +9,29 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Literal, Optional
+from typing import Any, Iterator, Optional
 import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from neural_introspection.core import (HELP, BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
-    check_run_folder, check_store, full_path, load_optimizer_tensors, make_config, open_run, optimizer_tensors, option,
+from neural_introspection.core import (BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
+    check_run_folder, check_store, full_path, load_optimizer_tensors, make_config, open_run, optimizer_tensors,
     pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions, weight_hash,
     write_tensors)
 from ..data import DATA_SETS, ClassificationData, epoch_batches, load_classification, whole_numbers
 from ..models import accuracy, evaluating
+from .config import TraceConfig
 from .inference import trace_inference
 from .network import Intervals, TraceableNN, traced_epochs
 from .samples import InferenceHistory
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['log', 'TraceConfig', 'parse_intervals', 'check_config', 'train_epoch', 'untrained_epoch', 'make_network',
-           'TraceTraining', 'store_bytes', 'TraceResult', 'accuracy_figure', 'run_trace', 'trace_panel']
+__all__ = ['log', 'parse_intervals', 'check_config', 'train_epoch', 'untrained_epoch', 'make_network', 'TraceTraining',
+           'store_bytes', 'TraceResult', 'accuracy_figure', 'run_trace', 'trace_panel']
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #e951472c
 log = logging.getLogger("neural_introspection")
-
-# %% ../../nbs/tracing/70_pipeline.ipynb #dcde8020
-_INTERVALS = "Epochs to trace: n for every nth, -1 for the last, or several such as 0,5,10; every one if left out"
-_SHUFFLE = "Train on shuffled labels: the network that learned nothing, to compare with (traced by its rows' true classes)"
-_INITIAL = "Trace the untrained network too, as epoch 0; the epochs of training then count from 1"
-
-@dataclass(frozen=True)
-class TraceConfig:
-    "Everything that decides a traced training run."
-    data: str = option("digits", f"{', '.join(DATA_SETS)}, or a .csv or .parquet file", "Data")
-    label: Optional[str] = option(None, "The file's column that holds the classes", "Data")
-    classes: Optional[str] = option(None, "Classes to keep, such as 3,8; all if left out", "Data")
-    num_samples: Optional[int] = option(None, "Rows to take; all, or 1,000 synthetic ones, if left out", "Data", minimum=1)
-    test_split: float = option(.2, "Share of the rows for the test", "Data", minimum=0, maximum=1)
-    shuffle_labels: bool = option(False, _SHUFFLE, "Data")
-    hidden_size: str = option("64,32", "Width of each hidden layer, such as 64 or 64,32", "Network")
-    epochs: int = option(20, "Epochs of training", "Training", minimum=1)
-    batch_size: int = option(32, "Rows in a batch", "Training", minimum=1)
-    learning_rate: float = option(1e-3, "Learning rate", "Training", minimum=0)
-    optimizer: Literal["adamw", "sgd"] = option("adamw", "adamw, or sgd with a momentum of 0.9", "Training")
-    seed: int = option(0, "Seed of data, weights and the order of the rows", "Training", minimum=0)
-    epoch_intervals: Optional[str] = option(None, _INTERVALS, "Trace")
-    initial: bool = option(False, _INITIAL, "Trace")
-    quantiles: bool = option(False, "Quantile range, entropy and median of the activations too", "Trace")
-    drop_batches: bool = option(True, "Keep no statistics of single batches", "Trace")
-    drop_weights: bool = option(False, "Keep no weights; the paths through the network need them", "Trace")
-    drop_biases: bool = option(False, "Keep no biases", "Trace")
-    drop_gradients: bool = option(False, "Keep no statistics of gradients; tracing is faster", "Trace")
-    inference: bool = option(True, "Keep what the finished network does with each test row", "Trace")
-    output: str = option("trace.zarr", "Folder of the trace, ending in .zarr", "Output")
-    force_overwrite: bool = option(False, "Remove an existing trace; by default it is archived", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #57772e79
 def parse_intervals(epoch_intervals: Optional[str]) -> Intervals:

@@ -10,9 +10,9 @@ from neural_introspection.activations import edit
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
 from neural_introspection.models import (cache_folder, encode, fetch_smollm2, load_model, preflight, token_batch,
     token_losses)
-from neural_introspection.analysis import scan_polysemantic
+from neural_introspection.analysis import (ablation_effect, logit_attribution, logit_view, scan_polysemantic,
+    token_activations)
 from neural_introspection.data import leaked_share, load_texts
-from neural_introspection.analysis import ablation_effect, logit_attribution, logit_view, token_activations
 from shell import ANSWER, answer, manifest, shell
 
 
