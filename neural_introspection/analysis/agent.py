@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
+from .config import AgentConfig
 from .hypotheses import Hypothesis
 from .policies import make_policy
 from .states import (STATES, TRANSITIONS, AnalysisState, Workbench, allowed, check_agent,
     first_state, split_list, split_texts)
-from .config import AgentConfig
 from .token_level import neuron_addresses
-from ..core import (BadData, RunFolder, check_run_folder, make_config, open_run, plain, read_frame,
-    read_json, require, seed_everything, shown_path, write_frame, write_json, write_text)
+from ..core import (BadData, RunFolder, check_run_folder, full_path, make_config, open_run, plain,
+    read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame, write_json, write_text)
+from ..data import load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import q_values
 
@@ -188,16 +189,29 @@ def _graph_figure(visits: pd.DataFrame) -> Any:
     hidden = dict(visible=False, fixedrange=True)
     return figure([*traces, dots], f"The way through the states: {len(visits)} steps", height=380, annotations=arrows, xaxis=hidden | dict(range=[-.5, 6.5]), yaxis=hidden | dict(range=[-1.4, 1.3]))
 
+# %% ../../nbs/analysis/40_agent.ipynb #1c4e6d82
+def keep_texts(texts: Sequence[str], output_dir: str) -> Path:
+    "Write given texts beside the run folder, so that the report's cells can read them again; returns the file."
+    path = full_path(output_dir).with_name(f"{Path(output_dir).name}-texts.parquet")
+    return write_frame(path, load_texts(texts).to_frame())
+
 # %% ../../nbs/analysis/40_agent.ipynb #232d9256
-def run_agent(config: AgentConfig, model: Any = None) -> AnalysisResult:
+def run_agent(
+    config: Optional[AgentConfig] = None,   # or the model, or nothing: then the options are keywords
+    model: Any = None,                # loaded, or its name; the config's if left out
+    texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
+    **options: Any,                   # fields of `AgentConfig`
+) -> AnalysisResult:
     "Run the analysis in `config.output_dir`. `BadInput` before anything is written; an interrupted run is resumed by the same call."
+    config, model, texts = resolve_call(AgentConfig, config, model, texts, options)
+    if model is not None: config = dataclasses.replace(config, model=model_name(model))
+    if texts is not None: config = dataclasses.replace(config, texts=str(keep_texts(texts, config.output_dir)))
     check_agent(config)
     seed_everything(config.seed)
     if model is None: resolve_model(config.model)
     check_run_folder(config.output_dir)
     parts = split_texts(config)
     if model is None: model = load_model(config.model, config.device)
-    else: config = dataclasses.replace(config, model=model_name(model))
     for layer in split_list(config.layers): check_layer(model, int(layer))
     neuron_addresses(model, split_list(config.neurons, ";") or ["blocks.0.mlp.hook_post[0]"])
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite", "timeout")} | dict(weights=describe(model).weights)

@@ -17,8 +17,8 @@ from .certificate import behaviour, certify
 from .config import AntitrainConfig, AntitrainSettings
 from .examples import Examples
 from .training import Antitraining, check_settings, log
-from ..core import (BadData, BadInput, check_run_folder, find_run, full_path, make_config, open_run,
-    pick_device, plain, read_json, shown_path, spread_calls, write_frame, write_json)
+from ..core import (BadData, BadInput, check_run_folder, config_from, find_run, full_path,
+    make_config, open_run, pick_device, plain, read_json, shown_path, spread_calls, write_frame, write_json)
 from ..data import ClassificationData, load_classification
 
 # %% auto #0
@@ -129,8 +129,9 @@ def check_config(config: AntitrainConfig) -> None:
 def _asked(config: AntitrainConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "n_jobs")})
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #c652eee7
-def run_antitrain(config: AntitrainConfig) -> AntitrainResult:
+def run_antitrain(config: Optional[AntitrainConfig] = None, **options: Any) -> AntitrainResult:
     "Antitrain the network of every seed. `BadInput` before anything is written; an interrupted run is resumed by the same call."
+    config = config_from(AntitrainConfig, config, options)
     check_config(config)
     open_antitraining(config, config.seed)   # what cannot work ends here
     seeds = range(config.seed, config.seed + config.seeds)

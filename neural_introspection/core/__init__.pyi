@@ -50,9 +50,11 @@ from .config import (
     HELP as HELP,
     Option as Option,
     check_options as check_options,
+    config_from as config_from,
     make_config as make_config,
     option as option,
     options as options,
+    resolve_call as resolve_call,
     to_yaml as to_yaml,
     yaml_values as yaml_values,
 )

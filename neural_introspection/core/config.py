@@ -11,11 +11,12 @@ import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Literal, Optional
+from typing import Any, Iterable, Literal, NamedTuple, Optional
 from .errors import BadInput
 
 # %% auto #0
-__all__ = ['HELP', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values']
+__all__ = ['HELP', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'config_from', 'Call',
+           'resolve_call']
 
 # %% ../../nbs/core/70_config.ipynb #f64e249a
 def option(
@@ -146,3 +147,34 @@ def yaml_values(path: str | Path) -> dict[str, Any]:
         raise BadInput(f"config file {path} cannot be read: {' '.join(str(error).split())}.") from None
     if not isinstance(values or {}, dict): raise BadInput(f"config file {path} must hold `option: value` lines.")
     return values or {}
+
+# %% ../../nbs/core/70_config.ipynb #28903026
+def config_from(
+    cls: type,          # the config's class
+    config: Any,        # an instance, or None
+    options: dict[str, Any],
+) -> Any:
+    "The checked config of a call: `config` with `options` changed, or the options alone. `BadInput` for another object or an unknown option."
+    if config is not None and not isinstance(config, cls):
+        raise BadInput(f"a {type(config).__name__} was given where a {cls.__name__} was expected: give one, or its options as keywords.")
+    return make_config(cls, (vars(config) if config is not None else {}) | options)
+
+# %% ../../nbs/core/70_config.ipynb #2db55510
+class Call(NamedTuple):
+    "What a run function was called with."
+    config: Any                  # checked
+    model: Any                   # a loaded model, or None: the config names it
+    texts: Optional[list[str]]   # texts, or None: the config names their source
+
+def resolve_call(cls: type, config: Any, model: Any, texts: Any, options: dict[str, Any]) -> Call:
+    "The parts of a call such as `run_scan(config)`, `run_scan('pocket', layer=3)` or `run_scan(my_model, texts=my_texts)`. Given texts are all used, unless `num_samples` says how many. `BadInput` for two models or an unknown option."
+    if config is not None and not isinstance(config, cls):
+        if model is not None: raise BadInput(f"two models were given: the first argument is a {cls.__name__} or the model.")
+        config, model = None, config
+    given = dict(options)
+    if isinstance(model, (str, Path)): given["model"], model = str(model), None
+    if isinstance(texts, (str, Path)): given["texts"], texts = str(texts), None
+    if texts is not None:
+        texts = list(texts)
+        if config is None: given.setdefault("num_samples", max(1, len(texts)))
+    return Call(config_from(cls, config, given), model, texts)

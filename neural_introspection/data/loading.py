@@ -145,15 +145,27 @@ def hub_texts(
 def _first(corpus: Corpus, n: Optional[int]) -> Corpus:
     return corpus if n is None or n >= len(corpus) else corpus.take(range(n))
 
+# %% ../../nbs/data/30_loading.ipynb #82887ccf
+def given_texts(texts: Iterable[str]) -> Corpus:
+    "A corpus of texts at hand, of unknown groups; `BadTexts` for none, an empty one, or what is no text."
+    texts = list(texts)
+    wrong = next((k for k, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
+    if wrong is not None: raise BadTexts(f"text {wrong} is {texts[wrong]!r}: give texts that are strings and not empty.")
+    if not texts: raise BadTexts("no texts were given: give at least one.")
+    return Corpus("given texts", tuple(texts), (-1,) * len(texts), {"source": "given"})
+
 # %% ../../nbs/data/30_loading.ipynb #32f587fb
 def load_texts(
-    source: str | Path,       # "synthetic", "python-docs", a file, or the name of a hub data set
+    source: str | Path | Iterable[str],  # "synthetic", "python-docs", a file, the name of a hub data set, or the texts: a list, a Series, a `Corpus`
     n: Optional[int] = None,  # how many; None: all (200 of the synthetic ones)
     seed: int = 0,            # which ones
     column: str = "text",     # the column, if the source is a table
 ) -> Corpus:
     "The texts of a source, at most `n`; `BadTexts` says what is wrong and what can be used instead."
     if n is not None and n < 1: raise BadInput(f"{n} texts were asked for: ask for at least 1.")
+    if not isinstance(source, (str, Path)):
+        corpus = source if isinstance(source, Corpus) else given_texts(source)
+        return corpus if n is None or n >= len(corpus) else corpus.sample(n, seed)
     if source == "synthetic": return synthetic_texts(200 if n is None else n, seed)
     if source == "python-docs": return python_docs(n, seed)
     corpus = hub_texts(source, column, n=None if _is_file(str(source)) else n)

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from ..activations import parse_position
 from ..core import (BadAddress, BadInput, NeuronAddress, archive_folder, check_options, check_store,
-    full_path, make_config, plain, shown_path, watch_progress)
+    full_path, make_config, plain, resolve_call, shown_path, watch_progress)
 from ..data import group_texts, load_texts
 from .atlas import NeuronAtlas
 from .atlas_result import LEVEL, AtlasResult, shown_neurons, shown_ranks
 from .config import AtlasConfig
-from ..models import load_model, resolve_model
+from ..models import load_model, model_name, resolve_model
 
 # %% auto #0
 __all__ = ['run_atlas', 'summary', 'cell_address', 'neuron_row', 'AtlasMap', 'atlas_panel']
@@ -41,12 +41,19 @@ def _check_config(config: AtlasConfig) -> None:
     if config.output: check_store(config.output, "an atlas")
 
 # %% ../../nbs/introspection/72_atlas_run.ipynb #6bf475c1
-def run_atlas(config: AtlasConfig, model: Any = None) -> AtlasResult:
+def run_atlas(
+    config: Optional[AtlasConfig] = None,   # or the model, or nothing: then the options are keywords
+    model: Any = None,                # loaded, or its name; the config's if left out
+    texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
+    **options: Any,                   # fields of `AtlasConfig`
+) -> AtlasResult:
     """The atlas as configured; writes `output` if given (an atlas that is there is archived, or removed with
     `force_overwrite`), and goes on where a killed one stopped. Raises `BadInput` before the pass."""
+    config, model, texts = resolve_call(AtlasConfig, config, model, texts, options)
+    if model is not None: config = dataclasses.replace(config, model=model_name(model))
     _check_config(config)
     if model is None: resolve_model(config.model)
-    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
+    corpus = load_texts(texts or config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
     atlas = NeuronAtlas(model, config.layer_type, config.feature_layer, config.token_pos, _layer_list(config.layers),
                         config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)

@@ -7,24 +7,24 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 import pandas as pd
 import torch
 from ..activations import NeuronStats
-from neural_introspection.core import (BadData, RunFolder, Target, is_resumable, open_run, plain, shown_path, site_name,
-    write_frame)
+from ..core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
+    shown_path, site_name, write_frame)
 from ..data import Corpus
 from .baselines import predict_rows
 from .card import make_card
-from .preparation import Prepared, log, parse_neurons, prepare, unfreezing_of
 from .config import IntrospectionConfig
 from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
     collect_activations, text_hash)
 from .predictor import ActivationPredictor, Head, head_directions, make_bins
+from .preparation import Prepared, log, parse_neurons, prepare, unfreezing_of
 from .result import IntrospectionResult, write_figure, write_result
 from .scanner import NeuronScanner, ScanResult, neuron_scores
 from .trainer import PredictorTrainer, TrainResult
-from ..models import check_layer, describe
+from ..models import check_layer, describe, model_name
 from ..stats import varies
 
 # %% auto #0
@@ -146,10 +146,17 @@ def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, fea
     return pd.concat([part for part in parts if len(part)]).reset_index(drop=True)
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #2f9900c4
-def run_introspection(config: IntrospectionConfig, model: Any = None) -> IntrospectionResult:
+def run_introspection(
+    config: Optional[IntrospectionConfig] = None,   # or the model, or nothing: then the options are keywords
+    model: Any = None,                # loaded, or its name; the config's if left out
+    texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
+    **options: Any,                   # fields of `IntrospectionConfig`
+) -> IntrospectionResult:
     """Run the whole pipeline in `config.output_dir`. Raises `BadInput` before anything is written; an interrupted run
     is resumed by the same call."""
-    p = prepare(config, model)
+    config, model, texts = resolve_call(IntrospectionConfig, config, model, texts, options)
+    if model is not None: config = dataclasses.replace(config, model=model_name(model))
+    p = prepare(config, model, texts)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
     identity |= dict(weights=describe(p.model).weights, texts=text_hash(p.corpus.texts))
     if not config.force_overwrite and is_resumable(config.output_dir, identity):

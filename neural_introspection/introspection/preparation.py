@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 import numpy as np
 from ..activations import fitting_texts, parse_position
 from neural_introspection.core import (BadInput, Target, check_options, check_run_folder, require, seed_everything,
@@ -77,7 +77,7 @@ class Prepared:
     other: Any = None    # the model whose features are a control
 
 # %% ../../nbs/introspection/76_preparation.ipynb #4613e31e
-def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
+def prepare(config: IntrospectionConfig, model: Any = None, texts: Optional[Sequence[str]] = None) -> Prepared:
     "Check everything, load the models that are not given, split the texts by group. Raises `BadInput`; writes nothing."
     check_config(config)
     seed_everything(config.seed)
@@ -85,7 +85,7 @@ def prepare(config: IntrospectionConfig, model: Any = None) -> Prepared:
     other = _other_name(config)
     if other: resolve_model(other)
     check_run_folder(config.output_dir)
-    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
+    corpus = load_texts(texts or config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
     _check_places(config, model)
     ids = encode(model, corpus.texts)

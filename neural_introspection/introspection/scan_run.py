@@ -4,27 +4,34 @@
 
 # %% ../../nbs/introspection/82_scan_run.ipynb #f3aa493e
 from __future__ import annotations
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from ..activations import parse_position
-from ..core import BadInput, check_options, check_writable, write_frame
+from ..core import BadInput, check_writable, resolve_call, write_frame
 from ..data import load_texts
 from .config import ScanConfig
 from .scanner import NeuronScanner, ScanResult
-from ..models import check_layer, load_model
+from ..models import check_layer, load_model, model_name
 
 # %% auto #0
 __all__ = ['run_scan']
 
 # %% ../../nbs/introspection/82_scan_run.ipynb #9be77b90
-def run_scan(config: ScanConfig, model: Any = None) -> ScanResult:
+def run_scan(
+    config: Optional[ScanConfig] = None,   # or the model, or nothing: then the options are keywords
+    model: Any = None,                # loaded, or its name; the config's if left out
+    texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
+    **options: Any,                   # fields of `ScanConfig`
+) -> ScanResult:
     "Scan as configured; writes `output` if given. Raises `BadInput` before the pass."
-    check_options(config)
+    config, model, texts = resolve_call(ScanConfig, config, model, texts, options)
+    if model is not None: config = dataclasses.replace(config, model=model_name(model))
     parse_position(config.token_pos)
     if config.output and Path(config.output).suffix not in (".safetensors", ".csv"):
         raise BadInput(f"output {config.output} must end in .safetensors or .csv.")
     if config.output: check_writable(config.output)
-    corpus = load_texts(config.texts or "synthetic", config.num_samples, config.seed)
+    corpus = load_texts(texts or config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
     layers = None if config.layer is None else [check_layer(model, config.layer)]
     scan = NeuronScanner(model, config.layer_type, config.token_pos, layers, config.batch_size).scan(corpus.texts)

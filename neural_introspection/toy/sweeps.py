@@ -17,14 +17,14 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, find_run,
-    full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain, progress, read_frame,
-    read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
+from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, config_from,
+    find_run, full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain, progress,
+    read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
 from ..stats import interval_table, over_seeds
-from .model import Draws, ToyNetwork, check_toy, monosemanticity, single_feature_activations
-from .settings import ToySettings
-from .presets import changed_options
 from .config import PRESETS, SWEEPABLE, ToyConfig, preset_config
+from .model import Draws, ToyNetwork, check_toy, monosemanticity, single_feature_activations
+from .presets import changed_options
+from .settings import ToySettings
 from .training import LOSS_EVERY, ToyTraining, same_shape
 
 # %% auto #0
@@ -286,12 +286,13 @@ def _load_result(path: Path) -> ToyResult:
 
 # %% ../../nbs/toy/20_sweeps.ipynb #a284feaf
 def run_toy(
-    config: ToyConfig,
+    config: Optional[ToyConfig] = None,
     watch: Optional[Watch] = None,   # called a few times a second while a stack is trained in this process
+    **options: Any,   # fields of `ToyConfig`; with `preset`, those of its row are changed
 ) -> ToyResult:
     "Train every value with every seed. `BadInput` before anything is written; an interrupted sweep is resumed by the same call."
     from neural_introspection.display import save_figure
-    config = make_config(ToyConfig, vars(config))
+    config = preset_config(**{"name" if k == "preset" else k: v for k, v in options.items()}) if config is None and options.get("preset") else config_from(ToyConfig, config, options)
     settings = check_config(config)
     groups = stacks(settings, at_once(config, settings))
     with open_run(config.run_folder, _asked(config), config.force_overwrite) as run:

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from neural_introspection.core import (BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
-    check_run_folder, check_store, full_path, load_optimizer_tensors, make_config, open_run, optimizer_tensors,
-    pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions, weight_hash,
-    write_tensors)
+from ..core import (BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
+    check_run_folder, check_store, config_from, full_path, load_optimizer_tensors, make_config, open_run,
+    optimizer_tensors, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions,
+    weight_hash, write_tensors)
 from ..data import DATA_SETS, ClassificationData, epoch_batches, load_classification, whole_numbers
 from ..models import accuracy, evaluating
 from .config import TraceConfig
@@ -248,8 +248,9 @@ def accuracy_figure(r: TraceResult) -> Any:
     return shown
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #3dde46a0
-def run_trace(config: TraceConfig) -> TraceResult:
+def run_trace(config: Optional[TraceConfig] = None, **options: Any) -> TraceResult:
     "Train and trace as configured. Raises `BadInput` before anything is written; an interrupted run is resumed by the same call."
+    config = config_from(TraceConfig, config, options)
     check_config(config)
     data, output = _load_data(config), full_path(config.output)
     asked = plain({k: v for k, v in vars(config).items() if k not in ("output", "force_overwrite")} | dict(device=pick_device(config.device), rows=weight_hash(data.tensors.items())))
