@@ -1,23 +1,5 @@
-from .capturing import (
-    capture as capture,
-    edit as edit,
-    find_site as find_site,
-    hooks as hooks,
-    run_from as run_from,
-    site_names as site_names,
-)
-from .statistics import (
-    NeuronStats as NeuronStats,
-    layer_statistics as layer_statistics,
-    sketch_distance as sketch_distance,
-)
 from .backends import (
-    Backend as Backend,
-    backend_of as backend_of,
     first_tensor as first_tensor,
-    framework_of as framework_of,
-    register_backend as register_backend,
-    replace_first as replace_first,
 )
 from .positions import (
     Position as Position,
@@ -29,6 +11,13 @@ from .positions import (
     sink_rows as sink_rows,
     sink_tokens as sink_tokens,
 )
+from .capturing import (
+    capture as capture,
+    edit as edit,
+    find_site as find_site,
+    hooks as hooks,
+    run_from as run_from,
+)
 from .batches import (
     activation_batches as activation_batches,
 )
@@ -36,4 +25,8 @@ from .interface import (
     ActivationMonitor as ActivationMonitor,
     ModelInterface as ModelInterface,
     neuron_axis as neuron_axis,
+)
+from .statistics import (
+    NeuronStats as NeuronStats,
+    sketch_distance as sketch_distance,
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import BadInput
 
 # %% auto #0
-__all__ = ['Backend', 'register_backend', 'framework_of', 'framework_name', 'backend_of', 'first_tensor', 'replace_first']
+__all__ = ['first_tensor']
 
 # %% ../../nbs/activations/10_backends.ipynb #be0ffa85
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..core import progress
 from ..models import encode, evaluating, token_batch, token_batches
 
 # %% auto #0
-__all__ = ['ActivationBatch', 'activation_batches']
+__all__ = ['activation_batches']
 
 # %% ../../nbs/activations/25_batches.ipynb #5535d4f1
 @dataclass(frozen=True)

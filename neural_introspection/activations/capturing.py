@@ -15,7 +15,7 @@ from .positions import Position, parse_position, pick_positions, position_index
 from ..core import BadAddress, BadInput, BadTexts
 
 # %% auto #0
-__all__ = ['site_names', 'find_site', 'hooks', 'Captured', 'capture', 'edit', 'run_from']
+__all__ = ['find_site', 'hooks', 'capture', 'edit', 'run_from']
 
 # %% ../../nbs/activations/20_capturing.ipynb #29af694b
 def site_names(model: Any) -> list[str]:

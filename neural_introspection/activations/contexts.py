@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['Top', 'batch_top']
+__all__ = []
 
 # %% ../../nbs/activations/36_contexts.ipynb #7ae4a56c
 def _pack(contexts: Int[Tensor, "row 2"]) -> Int[Tensor, "row"]:

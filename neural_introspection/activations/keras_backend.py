@@ -13,7 +13,7 @@ from .backends import first_tensor, replace_first
 from ..core import BadInput, require
 
 # %% auto #0
-__all__ = ['to_torch', 'from_torch', 'call_model']
+__all__ = []
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #ac7ab94c
 def named_layers(model: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['block_shape', 'joint_moments', 'Moments', 'batch_sums', 'batch_moments']
+__all__ = []
 
 # %% ../../nbs/activations/32_moments.ipynb #2350ab02
 def block_shape(

@@ -13,8 +13,7 @@ from ..core import BadInput, BadTexts
 from ..models import TokenBatch
 
 # %% auto #0
-__all__ = ['Position', 'SINK', 'parse_position', 'position_index', 'pick_positions', 'chosen_tokens', 'fitting_texts',
-           'sink_tokens', 'sink_rows']
+__all__ = ['Position', 'SINK', 'parse_position', 'pick_positions', 'chosen_tokens', 'fitting_texts', 'sink_tokens', 'sink_rows']
 
 # %% ../../nbs/activations/15_positions.ipynb #79469025
 Position = Union[str, int]

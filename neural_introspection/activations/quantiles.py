@@ -11,7 +11,7 @@ from torch import Tensor
 from .moments import block_shape
 
 # %% auto #0
-__all__ = ['SKETCH_SLOTS', 'counts_in_order', 'cell_edges', 'count_cells', 'quantile_bound', 'sketch_quantiles']
+__all__ = []
 
 # %% ../../nbs/activations/34_quantiles.ipynb #fa0f61ab
 # 256 + 249: cells of magnitude 0 (zero) to 248 (overflow), the negative ones first; 7 are never used

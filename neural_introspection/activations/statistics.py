@@ -18,7 +18,7 @@ from .quantiles import SKETCH_SLOTS, count_cells, counts_in_order, sketch_quanti
 from ..core import BadData, BadInput, progress, read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['NeuronStats', 'sketch_distance', 'layer_statistics']
+__all__ = ['NeuronStats', 'sketch_distance']
 
 # %% ../../nbs/activations/40_statistics.ipynb #21ead07b
 def _checked(

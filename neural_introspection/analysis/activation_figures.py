@@ -19,7 +19,7 @@ from .rows import LayerRows, row_blocks
 from ..core import BadInput, check_index
 
 # %% auto #0
-__all__ = ['LINES', 'STATISTICS', 'heatmap_figure', 'layers_figure', 'polysemantic_figure', 'token_answers', 'tokens_figure']
+__all__ = []
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #4801586a
 def _lopsided(fig: Any) -> Any:

@@ -28,8 +28,7 @@ from ..models import check_layer, describe, is_as_loaded, load_model, model_name
 from ..stats import q_values
 
 # %% auto #0
-__all__ = ['log', 'build_graph', 'run_states', 'claim_cell', 'claims_frame', 'AnalysisResult', 'report_notebook', 'run_agent',
-           'read_state', 'ClaimScore', 'same_claim', 'score_claims', 'agent_panel']
+__all__ = ['AnalysisResult', 'run_agent']
 
 # %% ../../nbs/analysis/40_agent.ipynb #cb52218c
 log = logging.getLogger("neural_introspection")

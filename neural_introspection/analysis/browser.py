@@ -19,7 +19,7 @@ from neural_introspection.core import (BadAddress, BadInput, Cancelled, NeuralIn
 from ..models import check_layer, load_model, model_name
 
 # %% auto #0
-__all__ = ['View', 'BrowserParts', 'NeuronBrowser']
+__all__ = ['NeuronBrowser']
 
 # %% ../../nbs/analysis/50_browser.ipynb #91f9da71
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from ..models import TokenBatch, encode, evaluating, token_batch, token_batches,
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['ABLATIONS', 'POOL', 'POOL_VALUES', 'LEAST_TEXTS', 'ROUNDING', 'ROW_LOGITS', 'AblationEffect', 'AblationReference',
-           'ablation_reference', 'ablation_effect']
+__all__ = ['ablation_effect']
 
 # %% ../../nbs/analysis/24_causes.ipynb #68c0c22b
 ABLATIONS = ("zero", "mean", "resample", "patch")

@@ -21,7 +21,7 @@ from ..core import BadInput, progress
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['cluster_numbers', 'CorrelationClusters', 'correlation_clusters', 'cluster_rows']
+__all__ = ['correlation_clusters']
 
 # %% ../../nbs/analysis/28_clusters.ipynb #ae9fbaaf
 def _halves(places: Places, rng: np.random.Generator) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:

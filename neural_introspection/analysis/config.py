@@ -9,7 +9,7 @@ from typing import Literal, Optional
 from ..core import HELP, option
 
 # %% auto #0
-__all__ = ['PolicyName', 'AgentConfig']
+__all__ = ['AgentConfig']
 
 # %% ../../nbs/analysis/05_config.ipynb #2362c438
 PolicyName = Literal["rules", "endpoint", "local"]

@@ -21,13 +21,12 @@ from ..core import BadAddress, BadInput, check_index, progress
 from ..stats import p_values, q_values
 
 # %% auto #0
-__all__ = ['LIMIT', 'Reader', 'TESTS', 'SHUFFLES', 'PAIR_MEASURES', 'NO_VALUE_COLOUR', 'varying_neurons', 'select_neurons',
-           'select_for_pairs', 'standard_reader', 'correlate_columns', 'partner_rows', 'matched_rows', 'Correlation',
-           'correlate', 'correlate_rows', 'correlation_distance', 'linkage_tree', 'thin_ticks', 'add_titles']
+__all__ = ['varying_neurons', 'partner_rows', 'correlate']
 
 # %% ../../nbs/analysis/27_correlation.ipynb #58a3ace1
 LIMIT = 2048   # neurons of a layer whose pairs are looked at
 
+# %% ../../nbs/analysis/27_correlation.ipynb #8b442aca
 def varying_neurons(
     activations: Float[Tensor, "row neuron"],
     count: int,

@@ -15,7 +15,7 @@ from ..core import BadAddress, BadInput
 from ..models import token_strings
 
 # %% auto #0
-__all__ = ['LEAST_CASES', 'LEAST_DIFFERENCE', 'CHECKS', 'SURE', 'Hypothesis', 'Evidence', 'check_hypothesis', 'propose']
+__all__ = []
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #9440a954
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from neural_introspection.models import (check_layer, encode, evaluating, layer_
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['output_directions', 'LogitView', 'logit_view', 'logit_contrast', 'LogitAttribution', 'logit_attribution']
+__all__ = ['logit_view']
 
 # %% ../../nbs/analysis/22_logits.ipynb #a8fe3161
 @torch.no_grad()

@@ -16,8 +16,7 @@ from ..core import BadInput
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['LEAST', 'SIZES', 'MEASURES', 'Settings', 'Evidence', 'Finding', 'NullScores', 'senses', 'selectivity_entropy',
-           'max_over_sum']
+__all__ = []
 
 # %% ../../nbs/analysis/08_measures.ipynb #8c5977d5
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from neural_introspection.core import (BadData, BadInput, NeuronAddress, atomic_
 from ..models import check_layer, model_hash, model_name
 
 # %% auto #0
-__all__ = ['FORMAT', 'STRONGEST', 'OTHERS', 'ORDERS', 'LayerIndex', 'layer_index']
+__all__ = []
 
 # %% ../../nbs/analysis/44_neuron_index.ipynb #0685e728
 FORMAT, STRONGEST, OTHERS = 1, 8, 19   # version of what `save` writes; contexts of a neuron without a test; neurons to compare with

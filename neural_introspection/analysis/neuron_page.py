@@ -21,8 +21,7 @@ from ..models import encode
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['SECTIONS', 'WIDE_SECTIONS', 'PAGE_GRID', 'text_effects', 'random_effects', 'effect_table', 'NeuronPage',
-           'browse_neuron', 'with_ablation', 'page_html']
+__all__ = []
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #b9d3c06f
 def text_effects(index: LayerIndex, neurons: Sequence[int], text: str, seed: int = 0,

@@ -20,7 +20,7 @@ from .rows import LayerRows, find_layer, layer_rows
 from ..core import BadInput, Option
 
 # %% auto #0
-__all__ = ['KINDS', 'ActivationVisualizer', 'method_options', 'ActivationExplorer']
+__all__ = ['ActivationVisualizer']
 
 # %% ../../nbs/analysis/30_patterns.ipynb #b59b4ccb
 class ActivationVisualizer:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['GATES', 'Gates', 'Embedding', 'PlantedNetwork']
+__all__ = []
 
 # %% ../../nbs/analysis/04_planted.ipynb #d166ca1b
 GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

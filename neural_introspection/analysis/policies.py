@@ -17,7 +17,7 @@ from ..core import BadInput, NeuralIntrospectionError
 from ..models import resolve_model
 
 # %% auto #0
-__all__ = ['GIVE_UP', 'Rules', 'NoAnswer', 'Endpoint', 'LocalModel', 'LanguageModelPolicy', 'make_policy']
+__all__ = []
 
 # %% ../../nbs/analysis/38_policies.ipynb #68aa7dc6
 class Rules:

@@ -23,8 +23,7 @@ from ..core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder,
 from ..stats import q_values
 
 # %% auto #0
-__all__ = ['FORMAT', 'BACKGROUND', 'RANDOM', 'PolysematicDetector', 'PolysemanticResult', 'layer_tables', 'combine_layers',
-           'check_measurement', 'finite_float', 'PolysemanticDetector', 'activation_floor']
+__all__ = ['PolysematicDetector', 'PolysemanticDetector']
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #1da72316
 FORMAT = 1
@@ -220,6 +219,7 @@ class PolysemanticDetector:
 # %% ../../nbs/analysis/10_polysemantic.ipynb #ee930ef4
 PolysematicDetector = PolysemanticDetector   # as the seed spells it
 
+# %% ../../nbs/analysis/10_polysemantic.ipynb #b533fb80
 def activation_floor(stats: NeuronStats) -> Float[Tensor, "neuron"]:
     "Mean activations; NaN for neurons that never change."
     return torch.where(stats.variance > 0, stats.mean, math.nan).float()

@@ -23,7 +23,7 @@ from ..models import check_layer, describe, encode
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['choose_neurons', 'scan_polysemantic', 'Comparison', 'compare_corpora']
+__all__ = ['scan_polysemantic']
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #6b736f4d
 def _random_codes(model: Any, texts: Sequence[str], seed: int) -> Int[np.ndarray, "random"]:

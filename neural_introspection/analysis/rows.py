@@ -16,8 +16,7 @@ from ..core import BadAddress, BadInput
 from ..models import encode, token_text
 
 # %% auto #0
-__all__ = ['BLOCK_ROWS', 'Places', 'snippets', 'flat_rows', 'row_places', 'LayerRows', 'layer_rows', 'text_order',
-           'merge_repeated_texts', 'find_layer', 'row_blocks']
+__all__ = ['layer_rows']
 
 # %% ../../nbs/analysis/02_rows.ipynb #a3383e96
 @dataclass(frozen=True)

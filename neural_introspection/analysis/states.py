@@ -19,8 +19,7 @@ from ..introspection import SCORES, NeuronScanner, neuron_scores
 from ..models import check_layer, describe, preflight
 
 # %% auto #0
-__all__ = ['STATES', 'TRANSITIONS', 'split_list', 'check_agent', 'split_texts', 'held_out', 'AnalysisState', 'first_state',
-           'Workbench', 'Transition', 'allowed']
+__all__ = []
 
 # %% ../../nbs/analysis/36_states.ipynb #24d22c98
 def split_list(text: str, sign: str = ",") -> list[str]:

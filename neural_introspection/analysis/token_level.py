@@ -22,9 +22,7 @@ from neural_introspection.models import (check_layer, check_neuron, encode, eval
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['Address', 'TOKEN_CLASSES', 'FUNCTION_WORDS', 'POSITIONS', 'LEAST_R2', 'VOCABULARY', 'neuron_addresses',
-           'TokenActivations', 'neurons_by_site', 'token_activations', 'token_class', 'TokenProfile', 'token_profiles',
-           'neuron_batches', 'TokenContrast', 'check_token_ids', 'token_contrast', 'random_neurons']
+__all__ = ['token_activations', 'token_profiles']
 
 # %% ../../nbs/analysis/20_token_level.ipynb #bddbea3b
 Address = Union[str, NeuronAddress]

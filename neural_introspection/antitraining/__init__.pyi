@@ -1,27 +1,25 @@
+from .config import (
+    AntitrainConfig as AntitrainConfig,
+    AntitrainSettings as AntitrainSettings,
+)
 from .examples import (
     Examples as Examples,
-    next_tokens as next_tokens,
     scores as scores,
     token_windows as token_windows,
 )
 from .randomisation import (
     make_reference as make_reference,
-    randomised as randomised,
     randomised_scores as randomised_scores,
 )
 from .information import (
     compare_information as compare_information,
     information_content as information_content,
-    shared_information as shared_information,
 )
 from .cores import (
     core_curve as core_curve,
     core_figure as core_figure,
     core_set as core_set,
     prefix_mask as prefix_mask,
-)
-from .objective import (
-    weights_after as weights_after,
 )
 from .training import (
     Antitraining as Antitraining,
@@ -41,12 +39,4 @@ from .pipeline import (
 )
 from .pruning import (
     remove_units as remove_units,
-)
-from .panel import (
-    AntitrainPanel as AntitrainPanel,
-    antitrain_panel as antitrain_panel,
-)
-from .config import (
-    AntitrainConfig as AntitrainConfig,
-    AntitrainSettings as AntitrainSettings,
 )

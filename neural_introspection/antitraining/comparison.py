@@ -30,8 +30,7 @@ from ..data import load_classification
 from ..stats import interval_table, sweep
 
 # %% auto #0
-__all__ = ['Found', 'METHODS', 'ComparisonTask', 'Routed', 'Erased', 'measure_method', 'compare_methods', 'compare_seeds',
-           'comparison_figure']
+__all__ = []
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #9ce12509
 @dataclass(frozen=True)

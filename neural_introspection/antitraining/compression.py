@@ -22,8 +22,7 @@ from ..core import BadData, BadInput, read_tensors, write_tensors
 from ..models import is_as_loaded, model_name, resolve_model
 
 # %% auto #0
-__all__ = ['PLACES', 'NarrowLayerNorm', 'TransformerSize', 'hugging_face', 'size_of', 'compress_transformer', 'save_compressed',
-           'load_compressed', 'transformer_norms', 'stream_references', 'dimension_information', 'perplexity_figure']
+__all__ = []
 
 # %% ../../nbs/antitraining/30_compression.ipynb #2a2ad343
 class NarrowLayerNorm(nn.Module):

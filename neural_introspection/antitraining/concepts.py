@@ -23,10 +23,7 @@ from neural_introspection.models import (bos_id, evaluating, longest_text, model
     with_weights)
 
 # %% auto #0
-__all__ = ['PROBES', 'string_characters', 'ConceptTokens', 'label_tokens', 'concept_tokens', 'site_rows', 'make_probe',
-           'fit_probe', 'grouped_auc', 'check_chosen', 'probe_concept', 'best_neurons', 'linear_eraser',
-           'language_loss', 'change_others', 'ForceSettings', 'squared_correlation', 'Adversaries', 'ForcedConcept',
-           'force_concept']
+__all__ = []
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #d902c147
 def string_characters(source: str) -> Bool[np.ndarray, "char"]:

@@ -18,7 +18,7 @@ from ..core import BadInput
 from ..stats import q_values
 
 # %% auto #0
-__all__ = ['Information', 'information_content', 'information_figure', 'compare_information', 'shared_information']
+__all__ = ['information_content', 'compare_information']
 
 # %% ../../nbs/antitraining/14_information.ipynb #41fa4c04
 @dataclass(frozen=True, repr=False)

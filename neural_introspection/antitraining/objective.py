@@ -18,7 +18,7 @@ from ..core import BadInput
 from ..models import evaluating, read_logits
 
 # %% auto #0
-__all__ = ['weights_after', 'frozen_statistics', 'batch_norms', 'LayerState', 'antitrain_loss']
+__all__ = []
 
 # %% ../../nbs/antitraining/18_objective.ipynb #5e482de7
 def _dependent(value: Tensor, named: dict[str, nn.Parameter]) -> set[str]:

@@ -27,9 +27,7 @@ from neural_introspection.display import (Panel, live_figure, live_or_static, op
     report_progress)
 
 # %% auto #0
-__all__ = ['SMALL', 'NETWORK', 'STEPS', 'GROUPS', 'SAMPLE', 'HELD_OUT', 'WIDE', 'CELL', 'FAINT', 'DEAD', 'POINTS', 'ACTIONS',
-           'PAUSE', 'live_options', 'LiveReading', 'live_reading', 'neuron_grid', 'core_size_figure',
-           'accuracies_figure', 'reading_words', 'AntitrainPanel', 'antitrain_panel']
+__all__ = []
 
 # %% ../../nbs/antitraining/50_panel.ipynb #ad96b554
 SMALL = AntitrainConfig(width=64, threshold=.95, train_steps=200, cycle_steps=100, measure_examples=500, draws=3, device="cpu")   # what the panel begins with

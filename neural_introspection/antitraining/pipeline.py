@@ -22,7 +22,7 @@ from ..core import (BadData, BadInput, check_run_folder, config_from, find_run, 
 from ..data import ClassificationData, load_classification
 
 # %% auto #0
-__all__ = ['two_layers', 'open_antitraining', 'AntitrainResult', 'seeds_figure', 'check_config', 'run_antitrain']
+__all__ = ['two_layers', 'AntitrainResult', 'run_antitrain']
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #9c18fa2d
 def two_layers(features: int, width: int, classes: int, seed: int) -> nn.Sequential:

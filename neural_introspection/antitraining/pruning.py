@@ -25,8 +25,7 @@ from ..core import BadInput, progress
 from ..models import evaluating, read_logits
 
 # %% auto #0
-__all__ = ['ELEMENTWISE', 'CONSTANTS', 'writer_of', 'check_removal', 'remove_units', 'train_steps', 'layer_norms', 'kept_units',
-           'falling_sizes', 'SizedAntitraining']
+__all__ = ['remove_units']
 
 # %% ../../nbs/antitraining/28_pruning.ipynb #b6a912f8
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Mish, nn.Identity, nn.Dropout)

@@ -17,7 +17,7 @@ from ..core import BadInput
 from ..models import evaluating
 
 # %% auto #0
-__all__ = ['TIE_SCORES', 'tie_scores', 'disjoint_pairs', 'tie_neurons']
+__all__ = []
 
 # %% ../../nbs/antitraining/44_ties.ipynb #69623cbb
 TIE_SCORES = ("together", "together_share", "interaction", "weight_cosine", "correlation")

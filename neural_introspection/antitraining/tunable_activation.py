@@ -17,7 +17,7 @@ from ..core import BadInput, progress
 from ..stats import mean_interval
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'TunableActivation', 'ActivationComparison', 'compare_activations']
+__all__ = []
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #e88f9d33
 class TunableActivation(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any, Optional
 from .errors import BadAddress
 
 # %% auto #0
-__all__ = ['LAYER_TYPES', 'site_name', 'NeuronAddress', 'site_layer', 'Target', 'check_index']
+__all__ = ['site_name', 'NeuronAddress', 'site_layer', 'Target', 'check_index']
 
 # %% ../../nbs/core/30_addresses.ipynb #0ac92bc5
 LAYER_TYPES = {
@@ -18,6 +18,7 @@ LAYER_TYPES = {
     "resid_post": "blocks.{}.hook_resid_post",    # residual stream after the block, width d_model
 }
 
+# %% ../../nbs/core/30_addresses.ipynb #b91b9fe1
 def site_name(
     layer_type: str,  # a key of `LAYER_TYPES`
     layer: int,       # block index, from 0

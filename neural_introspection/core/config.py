@@ -15,7 +15,7 @@ from typing import Any, Iterable, Literal, NamedTuple, Optional
 from .errors import BadInput
 
 # %% auto #0
-__all__ = ['HELP', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'config_from', 'Call',
+__all__ = ['HELP', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'config_from',
            'resolve_call']
 
 # %% ../../nbs/core/70_config.ipynb #f64e249a
@@ -166,6 +166,7 @@ class Call(NamedTuple):
     model: Any                   # a loaded model, or None: the config names it
     texts: Optional[list[str]]   # texts, or None: the config names their source
 
+# %% ../../nbs/core/70_config.ipynb #8b504ae1
 def resolve_call(cls: type, config: Any, model: Any, texts: Any, options: dict[str, Any]) -> Call:
     "The parts of a call such as `run_scan(config)`, `run_scan('pocket', layer=3)` or `run_scan(my_model, texts=my_texts)`. Given texts are all used, unless `num_samples` says how many. `BadInput` for two models or an unknown option."
     if config is not None and not isinstance(config, cls):

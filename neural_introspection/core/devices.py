@@ -9,7 +9,7 @@ from typing import Optional
 from .errors import BadInput
 
 # %% auto #0
-__all__ = ['seed_everything', 'device_parity', 'pick_device']
+__all__ = ['seed_everything', 'pick_device']
 
 # %% ../../nbs/core/40_devices.ipynb #827914f8
 def seed_everything(seed: int) -> int:

@@ -8,7 +8,7 @@ import contextlib
 from typing import Iterator
 
 # %% auto #0
-__all__ = ['NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound', 'BadTexts', 'BadData', 'BadRunFolder', 'NotYet',
+__all__ = ['NeuralIntrospectionError', 'BadInput', 'BadAddress', 'ModelNotFound', 'BadTexts', 'BadData', 'BadRunFolder',
            'MissingExtra', 'Cancelled', 'expect_error']
 
 # %% ../../nbs/core/10_errors.ipynb #6caedffe

@@ -11,11 +11,12 @@ import types
 from .errors import MissingExtra
 
 # %% auto #0
-__all__ = ['BRING_TENSORFLOW', 'triton_first', 'require']
+__all__ = ['triton_first', 'require']
 
 # %% ../../nbs/core/20_extras.ipynb #6376da01
 BRING_TENSORFLOW = ("tensorflow", "keras", "umap")
 
+# %% ../../nbs/core/20_extras.ipynb #c2fdb4cd
 def triton_first() -> None:
     """Make tensorflow and triton safe in one process. Where tensorflow is there already, triton counts as not installed:
     `torch.compile` for GPUs is off."""

@@ -19,12 +19,13 @@ from typing import Any, Iterator
 from .errors import BadData, BadRunFolder
 
 # %% auto #0
-__all__ = ['LONGEST', 'full_path', 'shown_path', 'shipped', 'runs_folder', 'atomic_write', 'half_written', 'restore_folder',
-           'atomic_folder', 'write_text', 'write_json', 'read_json', 'plain']
+__all__ = ['full_path', 'shown_path', 'shipped', 'runs_folder', 'atomic_write', 'atomic_folder', 'write_text', 'write_json',
+           'read_json', 'plain']
 
 # %% ../../nbs/core/50_files.ipynb #bb63e737
 LONGEST = 200   # bytes of the name of what is made: disks take 255, and archives and locks have longer ones
 
+# %% ../../nbs/core/50_files.ipynb #14127b57
 def full_path(
     path: str | Path,
     longest: int = 255,   # bytes of each name

@@ -22,12 +22,13 @@ from .files import LONGEST, full_path, half_written, plain, read_json, shown_pat
 from .tables import read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['RUN_FOLDERS', 'versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable',
-           'check_store', 'archive_folder', 'in_pieces']
+__all__ = ['versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable', 'check_store',
+           'archive_folder', 'in_pieces']
 
 # %% ../../nbs/core/90_runs.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
 
+# %% ../../nbs/core/90_runs.ipynb #837e7617
 def versions() -> dict[str, str]:
     "Versions of Python, this package and the packages that decide its numbers."
     found = {"python": platform.python_version()}

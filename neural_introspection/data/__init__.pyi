@@ -1,8 +1,5 @@
-from .classification import (
-    ClassificationData as ClassificationData,
-    epoch_batches as epoch_batches,
-    load_classification as load_classification,
-    whole_numbers as whole_numbers,
+from .names import (
+    DATA_SETS as DATA_SETS,
 )
 from .corpus import (
     Corpus as Corpus,
@@ -21,6 +18,9 @@ from .splits import (
     leaked_share as leaked_share,
     split_groups as split_groups,
 )
-from .names import (
-    DATA_SETS as DATA_SETS,
+from .classification import (
+    ClassificationData as ClassificationData,
+    epoch_batches as epoch_batches,
+    load_classification as load_classification,
+    whole_numbers as whole_numbers,
 )

@@ -19,11 +19,12 @@ from ..core import BadData, BadInput, read_frame
 from .names import DATA_SETS
 
 # %% auto #0
-__all__ = ['log', 'Table', 'ClassificationData', 'load_classification', 'epoch_batches', 'whole_numbers']
+__all__ = ['ClassificationData', 'load_classification', 'epoch_batches', 'whole_numbers']
 
 # %% ../../nbs/data/60_classification.ipynb #681e7faa
 log = logging.getLogger("neural_introspection")
 
+# %% ../../nbs/data/60_classification.ipynb #b53c11a8
 @dataclass(frozen=True, repr=False)
 class ClassificationData:
     "Rows of features with a class each, on two sides. Over the training rows every feature has mean 0 and standard deviation 1."

@@ -10,7 +10,7 @@ from jaxtyping import Int, Shaped
 from ..core import BadInput, progress
 
 # %% auto #0
-__all__ = ['similarity', 'group_texts']
+__all__ = ['group_texts']
 
 # %% ../../nbs/data/40_groups.ipynb #d56c6202
 _PERMUTATIONS = 128  # rows of a MinHash signature

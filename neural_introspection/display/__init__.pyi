@@ -8,12 +8,6 @@ from .figures import (
     label as label,
     save_figure as save_figure,
 )
-from .panels import (
-    Panel as Panel,
-    as_output as as_output,
-    progress_words as progress_words,
-    report_progress as report_progress,
-)
 from .charts import (
     activation_histogram as activation_histogram,
     baseline_bars as baseline_bars,
@@ -31,7 +25,6 @@ from .tokens import (
 from .forms import (
     control as control,
     error_html as error_html,
-    form as form,
     live_or_static as live_or_static,
     options_table as options_table,
 )
@@ -39,4 +32,10 @@ from .live import (
     live_figure as live_figure,
     renew_figure as renew_figure,
     without_nan as without_nan,
+)
+from .panels import (
+    Panel as Panel,
+    as_output as as_output,
+    progress_words as progress_words,
+    report_progress as report_progress,
 )

@@ -15,7 +15,7 @@ from ..core import BadInput, Cancelled, NeuralIntrospectionError, watch_progress
 from .forms import Form, error_html, form, live_or_static, options_table
 
 # %% auto #0
-__all__ = ['as_output', 'PanelParts', 'lay_out', 'progress_words', 'Panel', 'report_progress']
+__all__ = ['as_output', 'progress_words', 'Panel', 'report_progress']
 
 # %% ../../nbs/display/20_panels.ipynb #a1c9bd47
 def _static_note(title: str) -> str:

@@ -20,8 +20,7 @@ from ..models import evaluating
 from ..stats import mean_interval, over_seeds, sweep
 
 # %% auto #0
-__all__ = ['SHORT', 'task', 'task_network', 'antitrain_rows', 'last_rows', 'pocket_rows', 'width_slope', 'regularised_rows',
-           'best_strength', 'Adder', 'addition', 'grokking_rows', 'scaled_rows']
+__all__ = []
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #31c7147e
 def task(name: Literal["digits", "teacher"] = "digits", seed: int = 0, rows: Optional[int] = None) -> tuple[Examples, Examples]:

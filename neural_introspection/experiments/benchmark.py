@@ -18,8 +18,7 @@ import pandas as pd
 from ..core import BadInput, progress, runs_folder, versions, write_json
 
 # %% auto #0
-__all__ = ['is_smoke', 'rounds', 'this_machine', 'seconds', 'in_turn', 'Row', 'ratio_row', 'table', 'Results', 'resident',
-           'peak_of', 'in_fresh_process', 'forget_files', 'text_windows']
+__all__ = []
 
 # %% ../../nbs/experiments/20_benchmark.ipynb #405d0bd0
 def is_smoke() -> bool:

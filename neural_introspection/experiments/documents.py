@@ -16,8 +16,7 @@ from jaxtyping import Bool, Int
 from ..core import BadInput
 
 # %% auto #0
-__all__ = ['LEFT_OUT', 'END', 'PAD', 'python_documents', 'split_documents', 'documents_hash', 'train_tokenizer',
-           'encode_documents', 'PocketData', 'pocket_data', 'seen_before']
+__all__ = []
 
 # %% ../../nbs/experiments/06_documents.ipynb #0b98f3eb
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data",

@@ -27,8 +27,7 @@ from neural_introspection.experiments.documents import (PocketData, pocket_data,
 from .trigram import fit_trigram
 
 # %% auto #0
-__all__ = ['PocketRecipe', 'make_model', 'batch_at', 'lr_at', 'heldout_windows', 'token_nats', 'PocketTraining', 'train_pocket',
-           'heldout_table', 'pocket_facts', 'pocket_card', 'export_pocket', 'make_pocket', 'training_curve']
+__all__ = []
 
 # %% ../../nbs/experiments/10_pocket.ipynb #d8fea2bd
 @dataclass(frozen=True)

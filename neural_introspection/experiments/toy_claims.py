@@ -12,8 +12,7 @@ from ..stats import mean_interval
 from ..toy import MEASURES, PRESETS, laptop_table, run_presets
 
 # %% auto #0
-__all__ = ['CLAIMS', 'row_of', 'difference', 'contrasts', 'all_contrasts', 'compared_values', 'frontier_figure', 'repeated',
-           'claims_figure']
+__all__ = []
 
 # %% ../../nbs/experiments/40_toy_claims.ipynb #42796b71
 def row_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 # %% auto #0
-__all__ = ['Trigram', 'fit_trigram']
+__all__ = []
 
 # %% ../../nbs/experiments/08_trigram.ipynb #bcb33270
 def _keys(ids: Int[np.ndarray, "token"], d_vocab: int) -> dict[str, Int[np.ndarray, "token"]]:

@@ -1,6 +1,10 @@
+from .config import (
+    AtlasConfig as AtlasConfig,
+    IntrospectionConfig as IntrospectionConfig,
+    ScanConfig as ScanConfig,
+)
 from .scanner import (
     NeuronScanner as NeuronScanner,
-    PART as PART,
     SCORES as SCORES,
     ScanResult as ScanResult,
     neuron_scores as neuron_scores,
@@ -12,17 +16,10 @@ from .dataset import (
 )
 from .predictor import (
     ActivationPredictor as ActivationPredictor,
-    fold_of as fold_of,
     ridge as ridge,
 )
 from .unfreezing import (
     Unfreezing as Unfreezing,
-    learning_weights as learning_weights,
-    trainable as trainable,
-)
-from .replay import (
-    Replay as Replay,
-    lowest_block as lowest_block,
 )
 from .trainer import (
     PredictorTrainer as PredictorTrainer,
@@ -43,25 +40,17 @@ from .checks import (
     VERDICTS as VERDICTS,
     split_checks as split_checks,
 )
+from .report import (
+    IntrospectionCard as IntrospectionCard,
+)
 from .card import (
     make_card as make_card,
-)
-from .crossfit import (
-    PENALTIES as PENALTIES,
-)
-from .null import (
-    paired_rows as paired_rows,
-    partners as partners,
 )
 from .atlas_result import (
     AtlasResult as AtlasResult,
 )
-from .atlas import (
-    NeuronAtlas as NeuronAtlas,
-)
 from .atlas_run import (
     run_atlas as run_atlas,
-    summary as summary,
 )
 from .result import (
     IntrospectionResult as IntrospectionResult,
@@ -72,13 +61,4 @@ from .pipeline import (
 )
 from .scan_run import (
     run_scan as run_scan,
-)
-from .panels import (
-    atlas_explorer as atlas_explorer,
-    introspection_panel as introspection_panel,
-)
-from .config import (
-    AtlasConfig as AtlasConfig,
-    IntrospectionConfig as IntrospectionConfig,
-    ScanConfig as ScanConfig,
 )

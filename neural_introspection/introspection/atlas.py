@@ -26,7 +26,7 @@ from ..models import check_layer, describe, encode, layer_width, model_device, s
 from ..stats import p_values, q_values
 
 # %% auto #0
-__all__ = ['NeuronAtlas']
+__all__ = []
 
 # %% ../../nbs/introspection/70_atlas.ipynb #e770c7d3
 @dataclass(frozen=True)

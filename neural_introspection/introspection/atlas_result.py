@@ -15,7 +15,7 @@ from jaxtyping import Int
 from ..core import BadData, BadInput, atomic_folder, check_store, plain, site_name
 
 # %% auto #0
-__all__ = ['LEVEL', 'AtlasResult', 'shown_ranks', 'shown_neurons']
+__all__ = ['AtlasResult']
 
 # %% ../../nbs/introspection/68_atlas_result.ipynb #e2ec2737
 LEVEL = 0.05   # q-value below which a neuron counts as significant

@@ -22,7 +22,7 @@ from .config import AtlasConfig
 from ..models import load_model, model_name, resolve_model
 
 # %% auto #0
-__all__ = ['run_atlas', 'summary', 'cell_address', 'neuron_row', 'AtlasMap', 'atlas_panel']
+__all__ = ['run_atlas']
 
 # %% ../../nbs/introspection/72_atlas_run.ipynb #417f91aa
 def _layer_list(layers: Optional[str]) -> Optional[list[int]]:

@@ -21,9 +21,7 @@ from ..models import as_bridge, longest_text, model_device, model_name
 from ..stats import Difference, as_columns, interval
 
 # %% auto #0
-__all__ = ['Rows', 'own_token', 'token_means', 'simple_guess', 'split_rows', 'predict_rows', 'control_rows', 'shuffle_targets',
-           'input_features', 'random_twin', 'twin_features', 'token_ends', 'matching_tokens', 'relative_layer',
-           'other_features', 'without_own_output', 'control_task', 'seen_tokens', 'selectivity']
+__all__ = ['simple_guess', 'predict_rows']
 
 # %% ../../nbs/introspection/53_baselines.ipynb #5c71cbb2
 Rows = Float[np.ndarray, "part target"]   # predictions, or values, for the rows of a split
@@ -77,6 +75,7 @@ def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, fea
     "The head's predictions (with bins: the bin) for the rows of a split."
     return _apply(predictor.head, features[split_rows(dataset, split)])
 
+# %% ../../nbs/introspection/53_baselines.ipynb #6becca3c
 def control_rows(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"],
                  split: str = "test") -> Rows:
     "What a control head predicts for the rows of a split."

@@ -15,8 +15,7 @@ from .leakage import LEAKAGE
 from ..stats import ClassScore, Difference, Score
 
 # %% auto #0
-__all__ = ['VERDICTS', 'DECISION', 'Check', 'verdict_of', 'split_checks', 'number_text', 'interval_text', 'beat_checks',
-           'score_checks', 'own_output_check', 'change_checks', 'frozen_check']
+__all__ = ['VERDICTS', 'split_checks']
 
 # %% ../../nbs/introspection/57_checks.ipynb #e7a38943
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ VERDICTS = {
     "collapse": ("red", "Collapse, not introspection: training changed the neuron instead of predicting it."),
     "no evidence": ("grey", "No evidence: the score cannot be told from chance."),
 }
+
+# %% ../../nbs/introspection/57_checks.ipynb #61c3c5b4
 DECISION = (
     ("leak", ("groups apart", "near-duplicates apart", "own output")),
     ("collapse", ("spread kept", "original still predicted")),

@@ -9,7 +9,7 @@ from typing import Literal, Optional
 from ..core import HELP, option
 
 # %% auto #0
-__all__ = ['BinKind', 'Strategy', 'LayerType', 'ScoreName', 'Dtype', 'AtlasConfig', 'IntrospectionConfig', 'ScanConfig']
+__all__ = ['AtlasConfig', 'IntrospectionConfig', 'ScanConfig']
 
 # %% ../../nbs/introspection/05_config.ipynb #991522b7
 BinKind = Literal["quantile", "equal_width"]

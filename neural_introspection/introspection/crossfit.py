@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['Sums', 'PENALTIES', 'with_ones', 'as_float64', 'add_sums', 'add_products', 'FoldBasis', 'fold_basis',
-           'held_out_errors', 'upper_form', 'quadratic', 'CrossFit', 'cross_fit', 'score_block', 'control_r2']
+__all__ = []
 
 # %% ../../nbs/introspection/62_crossfit.ipynb #0be60332
 Sums = dict[str, Tensor]   # "xx" and, for each block of targets, "{block}/xy" and "{block}/yy"; float64

@@ -23,8 +23,7 @@ from ..models import ModelInfo, check_layer, check_neuron, describe, encode, spr
 from ..core import check_index
 
 # %% auto #0
-__all__ = ['PIECE', 'Activations', 'collect_activations', 'text_hash', 'dataset_columns', 'ActivationDataset',
-           'ActivationDatasetGenerator', 'check_target', 'check_same_model']
+__all__ = ['collect_activations', 'ActivationDataset', 'ActivationDatasetGenerator']
 
 # %% ../../nbs/introspection/20_dataset.ipynb #3a6c899f
 PIECE = 256  # texts in a piece

@@ -27,8 +27,7 @@ from ..stats import (METRICS, ClassScore, Difference, Score, difference, interva
     score_bins, score_predictions)
 
 # %% auto #0
-__all__ = ['SHUFFLES', 'TASKS', 'Case', 'control_predictions', 'Compared', 'compare_predictions', 'baseline_predictions',
-           'measure_selectivity', 'measure_change']
+__all__ = []
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #027914b1
 SHUFFLES, TASKS = 5, 3     # heads trained on shuffled targets, and on control tasks

@@ -22,8 +22,7 @@ from .dataset import check_target
 from ..models import COMPONENTS, encode, evaluating, weight_place
 
 # %% auto #0
-__all__ = ['COLUMNS', 'READINGS', 'DEAD_BELOW', 'DRIFT', 'CURVES', 'place_of', 'GradientTracker', 'gradient_map', 'moved',
-           'exact_distance', 'probe', 'ActivationDrift', 'drift_curves', 'distribution_movie']
+__all__ = []
 
 # %% ../../nbs/introspection/40_monitors.ipynb #dc56e9ae
 def place_of(name: str) -> tuple[Optional[int], str]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 # %% auto #0
-__all__ = ['partners', 'paired_rows']
+__all__ = []
 
 # %% ../../nbs/introspection/64_null.ipynb #3c1fc4e2
 def partners(groups: Shaped[np.ndarray, "text"], rng: np.random.Generator) -> Int[np.ndarray, "text"]:

@@ -18,9 +18,7 @@ from .dataset import check_same_model, check_target, collect_activations
 from ..models import check_layer, describe, encode, model_device, with_weights
 
 # %% auto #0
-__all__ = ['PENALTIES', 'DIRECTION_COLUMNS', 'Bins', 'make_bins', 'Head', 'set_scale', 'ridge', 'fold_of', 'RidgeFit',
-           'ridge_by_groups', 'start_head', 'ActivationPredictor', 'load_predictor', 'own_weights', 'head_vectors',
-           'head_directions', 'direction_figure']
+__all__ = ['ridge', 'ActivationPredictor']
 
 # %% ../../nbs/introspection/30_predictor.ipynb #f8e102a2
 @dataclass(frozen=True)
@@ -96,6 +94,7 @@ def set_scale(head: Head, features: Float[Tensor, "row d_model"], targets: Float
 # %% ../../nbs/introspection/30_predictor.ipynb #67bcb4f8
 PENALTIES = tuple(10.0**k for k in range(-2, 6))
 
+# %% ../../nbs/introspection/30_predictor.ipynb #0202fec4
 def ridge(
     gram: Float[Tensor, "d d"],              # Z'Z of standardised features
     moment: Float[Tensor, "d target"],       # Z'Y

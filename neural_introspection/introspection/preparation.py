@@ -18,7 +18,7 @@ from .unfreezing import Unfreezing, learning_weights
 from ..models import check_layer, check_neuron, encode, load_model, longest_text, resolve_model
 
 # %% auto #0
-__all__ = ['log', 'parse_neurons', 'unfreezing_of', 'check_config', 'Prepared', 'prepare']
+__all__ = []
 
 # %% ../../nbs/introspection/76_preparation.ipynb #5e5336b9
 log = logging.getLogger("neural_introspection")

@@ -16,7 +16,7 @@ from .predictor import ActivationPredictor
 from ..models import bos_id, encode, token_batch, token_batches, weight_place
 
 # %% auto #0
-__all__ = ['lowest_block', 'Replay']
+__all__ = []
 
 # %% ../../nbs/introspection/46_replay.ipynb #e77563f9
 def lowest_block(names: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from .evaluation import Compared
 from ..stats import ClassScore, Difference, Score, bin_table
 
 # %% auto #0
-__all__ = ['IntrospectionCard', 'confusion_figure']
+__all__ = ['IntrospectionCard']
 
 # %% ../../nbs/introspection/58_report.ipynb #b9b89f2c
 @dataclass(frozen=True, repr=False)

@@ -21,7 +21,7 @@ from neural_introspection.models import (TokenBatch, check_layer, describe, enco
     token_batches, token_text)
 
 # %% auto #0
-__all__ = ['SCORES', 'PART', 'neuron_scores', 'available_scores', 'ScanResult', 'top_contexts', 'NeuronScanner']
+__all__ = ['SCORES', 'neuron_scores', 'ScanResult', 'NeuronScanner']
 
 # %% ../../nbs/introspection/10_scanner.ipynb #5432f2ac
 SCORES: dict[str, Callable[[NeuronStats], Float[Tensor, "neuron"]]] = {

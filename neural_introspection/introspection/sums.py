@@ -19,7 +19,7 @@ from .null import paired_rows
 from ..models import TokenBatch, token_batch, token_batches
 
 # %% auto #0
-__all__ = ['PART', 'Part', 'AtlasPlan', 'plan_parts', 'read_batch', 'part_sums', 'fold_sums']
+__all__ = []
 
 # %% ../../nbs/introspection/66_sums.ipynb #04b18a97
 PART = 8   # batches in a part; a killed atlas goes on after its last whole part

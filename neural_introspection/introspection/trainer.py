@@ -25,7 +25,7 @@ from .unfreezing import Trainable, Unfreezing, learning_weights, trainable
 from ..models import weight_place, with_weights
 
 # %% auto #0
-__all__ = ['PROBE', 'Source', 'evaluate', 'TrainResult', 'PredictorTrainer', 'fit_identity', 'fit_head']
+__all__ = ['PredictorTrainer']
 
 # %% ../../nbs/introspection/50_trainer.ipynb #4c7c2d68
 class Source(nn.Module):

@@ -16,7 +16,7 @@ from .config import Strategy
 from ..models import check_layer, model_name, named_weights, token_batch, weight_place, with_weights
 
 # %% auto #0
-__all__ = ['PARTS', 'Unfreezing', 'learning_weights', 'Trainable', 'trainable']
+__all__ = ['Unfreezing']
 
 # %% ../../nbs/introspection/44_unfreezing.ipynb #bd1d320d
 PARTS = ("attention", "mlp", "embeddings")

@@ -1,11 +1,3 @@
-from .evaluation import (
-    accuracy as accuracy,
-    evaluating as evaluating,
-    read_logits as read_logits,
-)
-from .gguf import (
-    cache_folder as cache_folder,
-)
 from .loading import (
     ModelInfo as ModelInfo,
     as_bridge as as_bridge,
@@ -18,7 +10,6 @@ from .loading import (
     model_device as model_device,
     model_hash as model_hash,
     model_name as model_name,
-    pocket_folder as pocket_folder,
     resolve_model as resolve_model,
 )
 from .weights import (
@@ -41,6 +32,11 @@ from .tokens import (
 from .check import (
     preflight as preflight,
     token_losses as token_losses,
+)
+from .evaluation import (
+    accuracy as accuracy,
+    evaluating as evaluating,
+    read_logits as read_logits,
 )
 from .workers import (
     spread as spread,

@@ -15,7 +15,7 @@ from .loading import model_name, model_source
 from .tokens import TokenBatch, encode, token_batch
 
 # %% auto #0
-__all__ = ['PREFLIGHT_TEXTS', 'Preflight', 'preflight', 'token_losses']
+__all__ = ['preflight', 'token_losses']
 
 # %% ../../nbs/models/50_check.ipynb #5e37ca91
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Preflight:
 PREFLIGHT_TEXTS = ("The", "The return value is a list of strings.", "def add(a, b):\n    return a + b",
                    "In the year 1999 it rained for 40 days, and then it stopped.")
 
+# %% ../../nbs/models/50_check.ipynb #da8b8ff9
 @torch.no_grad()
 def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS, reference: bool = True) -> Preflight:
     """Compare logits with Hugging Face's (unless there is no `reference` to load) and padded with single texts; maxima of

@@ -15,7 +15,7 @@ import torch
 from ..core import ModelNotFound
 
 # %% auto #0
-__all__ = ['cache_folder', 'file_hash', 'convert_gguf', 'quiet_transformers']
+__all__ = []
 
 # %% ../../nbs/models/10_gguf.ipynb #56e7ce9e
 def cache_folder() -> Path:

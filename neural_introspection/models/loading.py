@@ -15,9 +15,8 @@ from ..core import (BadInput, ModelNotFound, check_index, pick_device, shipped, 
 from .gguf import convert_gguf, quiet_transformers
 
 # %% auto #0
-__all__ = ['DTYPES', 'pocket_folder', 'hub_name', 'resolve_model', 'load_model', 'as_bridge', 'ModelInfo', 'model_name',
-           'model_source', 'model_hash', 'describe', 'model_device', 'is_as_loaded', 'layer_width', 'check_layer',
-           'check_neuron']
+__all__ = ['resolve_model', 'load_model', 'as_bridge', 'ModelInfo', 'model_name', 'model_hash', 'describe', 'model_device',
+           'is_as_loaded', 'layer_width', 'check_layer', 'check_neuron']
 
 # %% ../../nbs/models/20_loading.ipynb #2b0ab96d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

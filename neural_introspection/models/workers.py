@@ -17,7 +17,7 @@ from ..core import BadData, in_pieces, progress, watch_progress, write_tensors
 from .loading import describe, is_as_loaded, load_model, model_hash
 
 # %% auto #0
-__all__ = ['WAVE', 'spread', 'spread_pieces']
+__all__ = ['spread', 'spread_pieces']
 
 # %% ../../nbs/models/70_workers.ipynb #759942fd
 def _backend() -> tuple[Any, int]:

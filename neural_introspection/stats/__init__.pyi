@@ -9,7 +9,6 @@ from .seeds import (
     sweep as sweep,
 )
 from .bootstrap import (
-    Resamples as Resamples,
     interval as interval,
     resamples as resamples,
 )
@@ -22,7 +21,6 @@ from .scores import (
     bin_table as bin_table,
     confusion as confusion,
     difference as difference,
-    r_squared as r_squared,
     score_bins as score_bins,
     score_predictions as score_predictions,
     varies as varies,

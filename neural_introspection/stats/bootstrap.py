@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 # %% auto #0
-__all__ = ['Resamples', 'resamples', 'interval']
+__all__ = ['resamples', 'interval']
 
 # %% ../../nbs/stats/30_bootstrap.ipynb #4bb19e3c
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from ..core import BadData
 from .bootstrap import Resamples, interval, resamples
 
 # %% auto #0
-__all__ = ['METRICS', 'varies', 'as_columns', 'r_squared', 'accuracy', 'Score', 'score_predictions', 'Difference', 'difference',
-           'ClassScore', 'score_bins', 'confusion', 'bin_table']
+__all__ = ['METRICS', 'varies', 'as_columns', 'Score', 'score_predictions', 'Difference', 'difference', 'ClassScore',
+           'score_bins', 'confusion', 'bin_table']
 
 # %% ../../nbs/stats/40_scores.ipynb #5a8a54a3
 def varies(values: Float[np.ndarray, "row"]) -> bool:
@@ -57,6 +57,7 @@ def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "
     hit, n = sample.totals((as_columns(actual) == as_columns(predicted)) * keep), sample.totals(keep)
     return (hit/np.where(n > 0, n, np.nan)).mean(1)
 
+# %% ../../nbs/stats/40_scores.ipynb #86f80a82
 METRICS = {"R²": r_squared, "accuracy": accuracy}
 
 # %% ../../nbs/stats/40_scores.ipynb #425fe795

@@ -1,16 +1,13 @@
+from .config import (
+    PRESETS as PRESETS,
+    ToyConfig as ToyConfig,
+    preset_config as preset_config,
+)
 from .model import (
     Draws as Draws,
-    MONOSEMANTIC as MONOSEMANTIC,
-    monosemanticity as monosemanticity,
-    new_network as new_network,
-    single_feature_activations as single_feature_activations,
-)
-from .optimizers import (
-    Lamb as Lamb,
 )
 from .training import (
     ToyTraining as ToyTraining,
-    step as step,
 )
 from .sweeps import (
     MEASURES as MEASURES,
@@ -29,16 +26,5 @@ from .analysis import (
     when_firing as when_firing,
 )
 from .explorer import (
-    ToyExplorer as ToyExplorer,
-    pair_at as pair_at,
-    pair_words as pair_words,
     toy_explorer as toy_explorer,
-)
-from .settings import (
-    ToySettings as ToySettings,
-)
-from .config import (
-    PRESETS as PRESETS,
-    ToyConfig as ToyConfig,
-    preset_config as preset_config,
 )

@@ -16,9 +16,7 @@ from ..core import BadInput, check_index
 from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
-__all__ = ['with_features', 'feature_name', 'many_feature_activations', 'feature_outputs', 'single_dimension_outputs',
-           'net_embedder', 'linear_part', 'published_order', 'feature_heat_map', 'feature_lines', 'bias_figure',
-           'neuron_table', 'mechanism', 'without', 'feature_losses', 'take_away', 'when_firing']
+__all__ = ['feature_heat_map', 'bias_figure', 'neuron_table', 'mechanism', 'take_away', 'when_firing']
 
 # %% ../../nbs/toy/30_analysis.ipynb #cb7ed6cd
 def with_features(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "single feature"]:

@@ -11,8 +11,7 @@ from ..core import HELP, BadInput, make_config, option, options
 from .settings import ToySettings
 
 # %% auto #0
-__all__ = ['RATES', 'BIASES', 'DENSITIES', 'WIDTHS', 'TENTHS', 'PRESETS', 'SCALES', 'SWEEPABLE', 'Preset', 'Scale', 'scaled',
-           'ToyConfig', 'preset_config']
+__all__ = ['PRESETS', 'ToyConfig', 'preset_config']
 
 # %% ../../nbs/toy/05_config.ipynb #3bf16abb
 @dataclass(frozen=True)

@@ -25,9 +25,7 @@ from neural_introspection.toy.sweeps import (WHAT, ToyResult, check_config, fini
 from .training import ToyTraining
 
 # %% auto #0
-__all__ = ['GIVEN', 'FIGURES', 'ToyOptions', 'run_name', 'explorer_config', 'row_words', 'SweepSoFar', 'curves', 'side_by_side',
-           'pair_at', 'cell_of', 'network_map', 'pair_figure', 'pair_words', 'finished_sweeps', 'ToyExplorer',
-           'toy_explorer']
+__all__ = ['toy_explorer']
 
 # %% ../../nbs/toy/40_explorer.ipynb #d3507afd
 GIVEN = dict(seeds="seeds", log2_training_steps="steps", sweep_values="values")   # options that change a row, and their names in a folder's name

@@ -14,8 +14,7 @@ from ..core import BadInput, check_options
 from .settings import ToySettings
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'MONOSEMANTIC', 'check_toy', 'random_embedder', 'frequencies', 'Draws', 'Activation', 'SoLU',
-           'ToyNetwork', 'new_network', 'monosemanticity', 'single_feature_activations']
+__all__ = ['Draws']
 
 # %% ../../nbs/toy/10_model.ipynb #190e96dc
 def check_toy(settings: ToySettings) -> ToySettings:

@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 from .settings import ToySettings
 
 # %% auto #0
-__all__ = ['Lamb', 'AdamW', 'rate_at']
+__all__ = []
 
 # %% ../../nbs/toy/12_optimizers.ipynb #cada3e88
 class Lamb:

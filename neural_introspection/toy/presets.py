@@ -11,7 +11,7 @@ from .config import PRESETS, ToyConfig, preset_config
 from .settings import ToySettings
 
 # %% auto #0
-__all__ = ['changed_options', 'presets_frame']
+__all__ = []
 
 # %% ../../nbs/toy/18_presets.ipynb #59167fee
 def changed_options(config: ToyConfig) -> dict[str, Any]:

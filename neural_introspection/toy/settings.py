@@ -9,7 +9,7 @@ from typing import Literal
 from ..core import option
 
 # %% auto #0
-__all__ = ['ToySettings']
+__all__ = []
 
 # %% ../../nbs/toy/04_settings.ipynb #46768421
 @dataclass(frozen=True)

@@ -28,10 +28,7 @@ from .settings import ToySettings
 from .training import LOSS_EVERY, ToyTraining, same_shape
 
 # %% auto #0
-__all__ = ['log', 'FRESH', 'DIVERGED', 'SAVE_EVERY', 'WATCH_EVERY', 'Watch', 'LOOKED_AT', 'WHAT', 'MEASURES', 'sweep_settings',
-           'check_settings', 'at_once', 'stacks', 'check_config', 'stack_bytes', 'final_loss', 'read_network',
-           'nearly_per_feature', 'ToyResult', 'run_toy', 'unfinished', 'finished', 'value_name', 'training_figure',
-           'sweep_curves', 'run_presets', 'laptop_table']
+__all__ = ['MEASURES', 'sweep_settings', 'ToyResult', 'run_toy', 'run_presets', 'laptop_table']
 
 # %% ../../nbs/toy/20_sweeps.ipynb #88058749
 log = logging.getLogger(__name__)
@@ -199,6 +196,8 @@ def _collect(config: ToyConfig, values: int, folder: Path) -> dict[str, pd.DataF
 
 # %% ../../nbs/toy/20_sweeps.ipynb #a576d59e
 WHAT = dict(learning_rate="learning rate", initial_bias="bias offset", k="neurons", decay="decay of the biases", eps="density eps", reg="L1 weight")   # on axes
+
+# %% ../../nbs/toy/20_sweeps.ipynb #6d71b597
 MEASURES = ("loss", "monosemantic_fraction", "per_feature", "nearly_per_feature", "mean_bias", "dead")
 
 # %% ../../nbs/toy/20_sweeps.ipynb #9bd42ce0

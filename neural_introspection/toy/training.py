@@ -19,7 +19,7 @@ from .settings import ToySettings
 from .optimizers import AdamW, Lamb, rate_at
 
 # %% auto #0
-__all__ = ['VARYING', 'LOSS_EVERY', 'same_shape', 'ToyTraining', 'step']
+__all__ = ['ToyTraining']
 
 # %% ../../nbs/toy/14_training.ipynb #b1f25484
 VARYING = ("learning_rate", "decay", "initial_bias", "reg", "eps")   # in what the settings of a stack may differ

@@ -1,12 +1,11 @@
+from .config import (
+    TraceConfig as TraceConfig,
+)
 from .layers import (
     find_layers as find_layers,
 )
-from .metrics import (
-    METRICS as METRICS,
-)
 from .store import (
     TraceWarning as TraceWarning,
-    TraceWriter as TraceWriter,
 )
 from .addresses import (
     NoSuchKey as NoSuchKey,
@@ -16,12 +15,6 @@ from .trace import (
 )
 from .network import (
     TraceableNN as TraceableNN,
-)
-from .digits import (
-    traced_digits as traced_digits,
-)
-from .callbacks import (
-    trainer_callback as trainer_callback,
 )
 from .inference import (
     trace_inference as trace_inference,
@@ -57,8 +50,4 @@ from .explorer import (
 from .pipeline import (
     TraceResult as TraceResult,
     run_trace as run_trace,
-    trace_panel as trace_panel,
-)
-from .config import (
-    TraceConfig as TraceConfig,
 )

@@ -16,14 +16,14 @@ from .metrics import CLASS_METRICS
 from .store import load_values, number_range, stored_array
 
 # %% auto #0
-__all__ = ['GROUPS', 'NoSuchKey', 'strip_key', 'split_signature', 'parse_epoch', 'slot_of', 'parse_layer', 'parse_neuron',
-           'NeuronTrace', 'LayerTrace', 'EpochTrace']
+__all__ = ['NoSuchKey']
 
 # %% ../../nbs/tracing/18_addresses.ipynb #d3d0208f
 class NoSuchKey(BadAddress, KeyError):
     "An epoch, layer or neuron that is not in the trace."
     __str__ = Exception.__str__
 
+# %% ../../nbs/tracing/18_addresses.ipynb #93bda1fa
 def strip_key(key: Any, letter: str) -> str:
     "The label in a key: `30` of `E_30`, 30 or `30`."
     return str(key).strip().removeprefix(f"{letter}_")

@@ -21,7 +21,7 @@ from .order import (READINGS, STATES, HiddenChain, NeuronStates, class_order, he
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['BASELINE', 'UNTRAINED', 'TraceAnalysis', 'analyse_trace', 'across_networks']
+__all__ = ['analyse_trace']
 
 # %% ../../nbs/tracing/40_analysis.ipynb #221e4ab6
 _TWIN_WORDS = {"permuted": "features permuted", "cloud": "one cloud"}

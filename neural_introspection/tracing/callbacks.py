@@ -15,7 +15,7 @@ from ..core import require
 from .network import TraceableNN
 
 # %% auto #0
-__all__ = ['OpenEpoch', 'trainer_callback', 'lightning_callback', 'split_batch', 'are_labels']
+__all__ = []
 
 # %% ../../nbs/tracing/26_callbacks.ipynb #acd65775
 class _Left(Exception): "An epoch that is given up."

@@ -14,7 +14,7 @@ from .features import STRUCTURE, TWINS, NeuronTable, permutation_p
 from .neuron_maps import METHODS, check_map
 
 # %% auto #0
-__all__ = ['separation', 'NeuronClusters', 'cluster_neurons']
+__all__ = []
 
 # %% ../../nbs/tracing/36_clusters.ipynb #1c7917ab
 def _clusters(values: Float[np.ndarray, "row feature"], least: int) -> Int[np.ndarray, "row"]:

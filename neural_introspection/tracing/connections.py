@@ -14,7 +14,7 @@ from ..core import BadData, BadInput
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['CONSISTENCIES', 'NULLS', 'Connections', 'read_connections', 'shares', 'Weighed', 'weigh', 'shuffled']
+__all__ = []
 
 # %% ../../nbs/tracing/50_connections.ipynb #08ed7510
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..core import progress, seed_everything
 from .network import TraceableNN
 
 # %% auto #0
-__all__ = ['digit_tensors', 'traced_digits', 'digits_by_class', 'digit_rows', 'digits_from_start']
+__all__ = []
 
 # %% ../../nbs/tracing/25_digits.ipynb #ba98a48d
 def digit_tensors() -> tuple[Float[Tensor, "sample pixel"], Int[Tensor, "sample"]]:

@@ -23,7 +23,7 @@ from .network import TraceableNN
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['NO_EPOCH', 'ExplorerParts', 'epoch_words', 'metrics_html', 'strongest_neuron', 'TraceExplorer', 'trace_dashboard']
+__all__ = ['TraceExplorer', 'trace_dashboard']
 
 # %% ../../nbs/tracing/64_explorer.ipynb #c38130c3
 NO_EPOCH = ("none", -1)   # what the slider holds where there is no epoch yet

@@ -16,9 +16,7 @@ from ..stats import p_values
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['FEATURES', 'TWINS', 'BEYOND', 'NOT_BEYOND', 'OTHER_WAY', 'UNTESTED', 'STRUCTURE', 'SHUFFLED', 'NeuronTable',
-           'traced_layers', 'trace_name', 'neuron_features', 'permutation_p', 'Difference', 'paired_difference',
-           'Finding', 'with_verdicts']
+__all__ = []
 
 # %% ../../nbs/tracing/32_features.ipynb #d4af8262
 FEATURES = ("activation_mean", "activation_std", "activation_firing_rate", "weight_norm", "gradient_mean")   # metrics, unless others are asked for

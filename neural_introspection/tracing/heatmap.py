@@ -15,9 +15,7 @@ from .addresses import parse_epoch
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['COLUMNS', 'WIDE', 'LINES', 'SCALES', 'EAGER', 'BLOCK', 'ENDS', 'NO_VALUE', 'FRAMES', 'MapGrid', 'map_grid',
-           'metric_array', 'read_cells', 'some_epochs', 'MetricMap', 'metric_map', 'scale_cells', 'line_labels',
-           'map_style', 'map_title', 'map_note', 'map_figure', 'network_map', 'network_movie']
+__all__ = ['network_map', 'network_movie']
 
 # %% ../../nbs/tracing/60_heatmap.ipynb #2454aa77
 COLUMNS = 64    # cells in a line, where a layer is wider than WIDE
@@ -263,6 +261,7 @@ def network_map(
 # %% ../../nbs/tracing/60_heatmap.ipynb #8ddcd97b
 FRAMES = 30   # the most epochs in an animated map
 
+# %% ../../nbs/tracing/60_heatmap.ipynb #5fa527d6
 def network_movie(
     trace: NetworkTrace,
     metric: str = "activation_mean",

@@ -17,8 +17,7 @@ from .store import stored_array
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['LONG', 'SAMPLE', 'GROUP_COLOURS', 'PANELS', 'CLASS_NEURONS', 'ORDERS', 'layer_quartiles', 'layer_history',
-           'find_neuron', 'shown_metrics', 'class_means', 'epoch_marks', 'neuron_history', 'class_table', 'class_map']
+__all__ = ['neuron_history', 'class_map']
 
 # %% ../../nbs/tracing/62_histories.ipynb #e05ba114
 LONG = 200       # the most epochs in a history

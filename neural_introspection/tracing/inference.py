@@ -21,7 +21,7 @@ from .recorder import log
 from .store import CHUNK, chunk_codecs
 
 # %% auto #0
-__all__ = ['Answers', 'data_batches', 'ReadAnswers', 'trace_inference', 'run_model']
+__all__ = ['trace_inference']
 
 # %% ../../nbs/tracing/28_inference.ipynb #5e9fa9e4
 def data_batches(data: Any, labels: Any = None, batch_size: int = 256) -> Iterator[tuple[Any, Optional[Tensor]]]:

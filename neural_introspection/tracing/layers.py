@@ -22,8 +22,7 @@ from ..core import BadInput, NeuralIntrospectionError
 from ..models import evaluating
 
 # %% auto #0
-__all__ = ['KINDS', 'Layers', 'Layer', 'neurons_last', 'by_sample', 'has_steps_first', 'Part', 'module_parts', 'layer_parts',
-           'part_rows', 'dry_run', 'example_input', 'check_name', 'find_layers']
+__all__ = ['find_layers']
 
 # %% ../../nbs/tracing/10_layers.ipynb #ae21901e
 KINDS = ("feature", "neuron", "channel", "hidden unit", "head")

@@ -18,7 +18,7 @@ from ..core import BadInput
 from .layers import Layer
 
 # %% auto #0
-__all__ = ['Metric', 'METRICS', 'QUANTILE_METRICS', 'CLASS_METRICS', 'LayerState', 'measure']
+__all__ = []
 
 # %% ../../nbs/tracing/12_metrics.ipynb #90e0bb6b
 @dataclass(frozen=True)

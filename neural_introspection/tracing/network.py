@@ -25,7 +25,7 @@ from .store import TraceWriter, create_store, number_range, read_attrs
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['Intervals', 'traced_epochs', 'build_mlp', 'TraceableNN']
+__all__ = ['TraceableNN']
 
 # %% ../../nbs/tracing/24_network.ipynb #dc1fa9fd
 Intervals = Union[None, int, Sequence[int]]

@@ -16,7 +16,7 @@ from ..core import BadInput, progress, require
 from .features import STRUCTURE, NeuronTable, permutation_p
 
 # %% auto #0
-__all__ = ['METHODS', 'LEAST', 'check_map', 'NeuronMap', 'map_neurons', 'neighbour_agreement', 'MapStability', 'map_stability']
+__all__ = []
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #aec2f324
 METHODS = ("PCA", "t-SNE", "UMAP")

@@ -17,8 +17,7 @@ from .features import permutation_p, trace_name, traced_layers
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['READINGS', 'STATES', 'class_order', 'order_curves', 'NeuronStates', 'neuron_states', 'HiddenChain', 'hidden_chain',
-           'HeldOut', 'held_out_bits', 'HistoryTest', 'history_test', 'states_in_common']
+__all__ = ['order_curves']
 
 # %% ../../nbs/tracing/38_order.ipynb #063f4eb9
 def _binary_entropy(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -49,6 +48,7 @@ def class_order(
 READINGS = {"entropy": "entropy of firing (bits)", "entropy_given_class": "entropy of firing, given the class (bits)",
             "information": "information about the class (bits)", "explained": "share of variance that the class explains"}
 
+# %% ../../nbs/tracing/38_order.ipynb #8a2afb61
 def order_curves(
     orders: Mapping[str, pd.DataFrame],             # by name, as from `class_order`; the first is solid, others are dashed
     reading: str = "entropy_given_class",           # one of READINGS

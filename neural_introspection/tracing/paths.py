@@ -18,7 +18,7 @@ from .connections import Connections, Weighed, read_connections, shuffled, weigh
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['COMBINE', 'best_paths', 'doubled', 'net_shares', 'exceedance_p', 'BreadCrumbs', 'bread_crumbs']
+__all__ = ['bread_crumbs']
 
 # %% ../../nbs/tracing/52_paths.ipynb #539cad09
 COMBINE = {"product": torch.mul, "weakest": torch.minimum}   # how the scores of its connections make a path's

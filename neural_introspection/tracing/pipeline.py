@@ -27,8 +27,7 @@ from .samples import InferenceHistory
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['log', 'parse_intervals', 'check_config', 'train_epoch', 'untrained_epoch', 'make_network', 'TraceTraining',
-           'store_bytes', 'TraceResult', 'accuracy_figure', 'run_trace', 'trace_panel']
+__all__ = ['TraceResult', 'run_trace']
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #e951472c
 log = logging.getLogger("neural_introspection")

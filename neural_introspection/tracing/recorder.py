@@ -21,7 +21,7 @@ from .layers import Layer, Part, by_sample, has_steps_first, neurons_last, part_
 from .metrics import CLASS_METRICS, LayerState, Metric, measure
 
 # %% auto #0
-__all__ = ['log', 'ROOM', 'EpochRecorder', 'epoch_arrays']
+__all__ = []
 
 # %% ../../nbs/tracing/14_recorder.ipynb #e9572283
 log = logging.getLogger("neural_introspection")

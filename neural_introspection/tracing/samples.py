@@ -16,7 +16,7 @@ from ..stats import q_values
 from .addresses import parse_layer
 
 # %% auto #0
-__all__ = ['contrast_groups', 'InferenceHistory']
+__all__ = []
 
 # %% ../../nbs/tracing/20_samples.ipynb #0176f044
 def _exchanged(right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sample"], rng: np.random.Generator) -> Bool[np.ndarray, "sample"]:

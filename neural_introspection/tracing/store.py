@@ -18,14 +18,14 @@ from .layers import Layer
 from .metrics import CLASS_METRICS
 
 # %% auto #0
-__all__ = ['FORMAT', 'CHUNK', 'AXES', 'TraceWarning', 'create_store', 'chunk_codecs', 'TraceWriter', 'read_attrs', 'whole_slots',
-           'open_group', 'unit_index', 'open_data', 'number_range', 'load_values', 'stored_array']
+__all__ = ['TraceWarning']
 
 # %% ../../nbs/tracing/16_store.ipynb #0908fddb
 FORMAT = 1           # of the store
 CHUNK = 4096         # neurons in a chunk
 AXES = {"metrics": ("epoch", "unit", "metric"), "classes": ("epoch", "unit", "class", "class_metric"), "batches": ("epoch", "batch", "unit", "batch_metric")}
 
+# %% ../../nbs/tracing/16_store.ipynb #b32b1465
 class TraceWarning(UserWarning):
     "Something was lost, or is not as it should be, in a trace that is usable all the same."
 

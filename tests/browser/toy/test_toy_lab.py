@@ -158,7 +158,8 @@ def test_two_sweeps_are_compared(shown, runs):
 
 
 def test_a_click_picks_neuron_and_feature(shown, runs):
-    from neural_introspection.toy import pair_at, pair_words, single_feature_activations
+    from neural_introspection.toy.explorer import pair_at, pair_words
+    from neural_introspection.toy.model import single_feature_activations
     shown.set(value="0.03")
     net = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03").network(.03)
     shown.page.wait_for_function("plot => plot.data[0].z.length === 128", arg=shown.plot("Neurons by feature"))
@@ -175,7 +176,7 @@ def test_a_click_picks_neuron_and_feature(shown, runs):
 
 
 def test_neuron_feature_and_step_are_chosen_by_keyboard(shown, runs):
-    from neural_introspection.toy import pair_words
+    from neural_introspection.toy.explorer import pair_words
     result = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03")
     shown.set(neuron="5", feature="6")
     shown.status(pair_words(result.network(.03), 5, 6)).wait_for()
@@ -236,7 +237,7 @@ DRAWN = "plots => plots.length > 3 && plots.every(plot => plot.querySelector('.m
 def test_make_explorer_serves_the_same_folder(browser, shown, runs, tmp_path):
     "After the tests in JupyterLab, whose sweeps it shows. What is asked before plotly is there is not lost."
     pytest.importorskip("voila", reason="needs Voila: install the extra dev")
-    from neural_introspection.toy import pair_at, pair_words
+    from neural_introspection.toy.explorer import pair_at, pair_words
     env = lab_environment(tmp_path) | dict(TOYS=os.path.relpath(runs, ROOT))
     context, seen = browser.new_context(viewport=dict(width=1300, height=1300)), Seen()
     watch(context, seen)

@@ -62,7 +62,7 @@ class Explorer:
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory):
     "A small trace of the digits."
-    from neural_introspection.tracing import traced_digits
+    from neural_introspection.tracing.digits import traced_digits
     return traced_digits(tmp_path_factory.mktemp("trace") / "digits.zarr", epochs=EPOCHS).network_trace
 
 

@@ -10,8 +10,9 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from neural_introspection.activations import (ActivationMonitor, ModelInterface, capture, edit, hooks, layer_statistics,
-    site_names)
+from neural_introspection.activations import ActivationMonitor, ModelInterface, capture, edit, hooks
+from neural_introspection.activations.capturing import site_names
+from neural_introspection.activations.statistics import layer_statistics
 from neural_introspection.core import BadAddress, BadInput
 from shell import is_one_sentence
 

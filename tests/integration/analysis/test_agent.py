@@ -9,11 +9,14 @@ import time
 import nbclient
 import nbformat
 import pytest
-from neural_introspection.analysis import (AgentConfig, AnalysisResult, Endpoint, Hypothesis, LanguageModelPolicy,
-    LocalModel, NoAnswer, agent, allowed, check_hypothesis, first_state, logit_view, run_agent)
+from neural_introspection.analysis import AgentConfig, AnalysisResult, agent, logit_view, run_agent
+from neural_introspection.analysis.hypotheses import Hypothesis, check_hypothesis
+from neural_introspection.analysis.policies import Endpoint, LanguageModelPolicy, LocalModel, NoAnswer
+from neural_introspection.analysis.states import allowed, first_state
 from neural_introspection import cli
 from neural_introspection.core import BadData, BadInput, ModelNotFound
-from neural_introspection.models import cache_folder, fetch_smollm2, load_model
+from neural_introspection.models import fetch_smollm2, load_model
+from neural_introspection.models.gguf import cache_folder
 from shell import answer, manifest, shell, started, wait_until
 
 pytest.importorskip("langgraph", reason="langgraph is missing")

@@ -2,8 +2,10 @@
 import numpy as np
 import pytest
 import torch
-from neural_introspection.analysis import (TOKEN_CLASSES, ablation_effect, causes, logit_attribution, logit_view,
-    neuron_addresses, output_directions, token_activations, token_class, token_contrast, token_level, token_profiles)
+from neural_introspection.analysis import (ablation_effect, causes, logit_view, token_activations, token_level,
+    token_profiles)
+from neural_introspection.analysis.logits import logit_attribution, output_directions
+from neural_introspection.analysis.token_level import TOKEN_CLASSES, neuron_addresses, token_class, token_contrast
 from neural_introspection.activations import edit
 from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
 from neural_introspection.models import (as_bridge, encode, load_model, token_batch, token_bytes, token_losses,

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 from neural_introspection.antitraining import (Antitraining, AntitrainResult, AntitrainSettings, Examples, certify,
-    core_set, information_content, make_reference, next_tokens, randomised, randomised_scores, weights_after)
+    core_set, information_content, make_reference, randomised_scores)
+from neural_introspection.antitraining.examples import next_tokens
+from neural_introspection.antitraining.objective import weights_after
+from neural_introspection.antitraining.randomisation import randomised
 from neural_introspection.antitraining.objective import batch_norms
 from neural_introspection.data import load_classification
 from neural_introspection.core import BadInput, Cancelled, watch_progress

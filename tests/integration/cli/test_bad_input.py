@@ -12,7 +12,8 @@ from conftest import RUN
 from neural_introspection import cli
 from neural_introspection.core import BadData, BadInput
 from neural_introspection.introspection import ActivationDataset
-from neural_introspection.models import load_model, pocket_folder
+from neural_introspection.models import load_model
+from neural_introspection.models.loading import pocket_folder
 from shell import is_one_sentence, manifest, shell, snapshot
 
 # options -> words that the sentence must contain

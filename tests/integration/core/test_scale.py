@@ -6,11 +6,12 @@ from functools import partial
 import joblib
 import pytest
 import torch
-from neural_introspection.introspection import (ActivationDatasetGenerator, NeuronAtlas, NeuronScanner,
-    collect_activations)
+from neural_introspection.introspection import ActivationDatasetGenerator, NeuronScanner, collect_activations
+from neural_introspection.introspection.atlas import NeuronAtlas
 from neural_introspection.activations import hooks
 from neural_introspection.core import BadAddress, BadData, Cancelled, Target, expect_error, watch_progress
-from neural_introspection.models import load_model, pocket_folder, spread, with_weights
+from neural_introspection.models import load_model, spread, with_weights
+from neural_introspection.models.loading import pocket_folder
 from neural_introspection.data import load_texts
 from neural_introspection.toy import preset_config, run_toy
 from safetensors.torch import load_file, save_file

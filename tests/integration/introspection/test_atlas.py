@@ -7,7 +7,9 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from neural_introspection.introspection import AtlasConfig, AtlasResult, NeuronAtlas, run_atlas, summary
+from neural_introspection.introspection import AtlasConfig, AtlasResult, run_atlas
+from neural_introspection.introspection.atlas import NeuronAtlas
+from neural_introspection.introspection.atlas_run import summary
 from neural_introspection.activations import edit
 from neural_introspection.core import BadInput, BadTexts, read_tensors, watch_progress
 from neural_introspection.models import encode, load_model, model_hash, token_batch

@@ -8,10 +8,10 @@ import torch
 from neural_introspection.introspection import AtlasResult, ScanResult
 from neural_introspection.activations import edit
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
-from neural_introspection.models import (cache_folder, encode, fetch_smollm2, load_model, preflight, token_batch,
-    token_losses)
-from neural_introspection.analysis import (ablation_effect, logit_attribution, logit_view, scan_polysemantic,
-    token_activations)
+from neural_introspection.models import encode, fetch_smollm2, load_model, preflight, token_batch, token_losses
+from neural_introspection.models.gguf import cache_folder
+from neural_introspection.analysis import ablation_effect, logit_view, scan_polysemantic, token_activations
+from neural_introspection.analysis.logits import logit_attribution
 from neural_introspection.data import leaked_share, load_texts
 from shell import ANSWER, answer, manifest, shell
 

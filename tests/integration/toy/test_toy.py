@@ -64,7 +64,7 @@ def test_home_colons_and_spaces_in_names(folder, name, tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("wrong", [dict(config=None), dict(config=["sweep_var"]), dict(format="1"), dict(config=dict(sweep_var=1))])
 def test_a_foreign_manifest_is_refused_and_hides_no_other_sweep(wrong, tmp_path):
-    from neural_introspection.toy import ToyExplorer
+    from neural_introspection.toy.explorer import ToyExplorer
     good = run_toy(ToyConfig(N=32, m=8, k=48, log2_training_steps=4, device="cpu", output_dir=str(tmp_path), file_name="good"))
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "manifest.json").write_text(json.dumps(manifest(good.run_folder) | wrong))

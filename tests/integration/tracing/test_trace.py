@@ -353,7 +353,7 @@ def test_addresses_outside_the_trace(finished):
 
 def test_a_run_that_goes_on_in_the_middle_of_an_epoch_keeps_its_number():
     from types import SimpleNamespace
-    from neural_introspection.tracing import trainer_callback
+    from neural_introspection.tracing.callbacks import trainer_callback
     net = network()
     with trainer_callback(net) as callback:
         for epoch, expected in ((1.625, 1), (2.0, 2), (2.9999999, 3)):

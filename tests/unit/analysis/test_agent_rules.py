@@ -1,6 +1,9 @@
 """What the analysis agent refuses and writes, without a model."""
 import pytest
-from neural_introspection.analysis import AgentConfig, LanguageModelPolicy, agent, allowed, claim_cell, first_state
+from neural_introspection.analysis import AgentConfig, agent
+from neural_introspection.analysis.agent import claim_cell
+from neural_introspection.analysis.policies import LanguageModelPolicy
+from neural_introspection.analysis.states import allowed, first_state
 
 pytest.importorskip("langgraph", reason="langgraph is missing")
 

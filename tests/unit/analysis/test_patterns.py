@@ -6,8 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from neural_introspection.core import BadAddress, BadInput
-from neural_introspection.analysis import (ActivationVisualizer, correlate, correlation_clusters, firing_threshold,
-    KINDS, layer_rows, LIMIT, neuron_rates, partner_rows, Places, PolysemanticDetector, rate_bounds, token_answers)
+from neural_introspection.analysis import (ActivationVisualizer, correlate, correlation_clusters, layer_rows,
+    neuron_rates, partner_rows, PolysemanticDetector)
+from neural_introspection.analysis.activation_figures import token_answers
+from neural_introspection.analysis.correlation import LIMIT
+from neural_introspection.analysis.firing import firing_threshold, rate_bounds
+from neural_introspection.analysis.patterns import KINDS
+from neural_introspection.analysis.rows import Places
 from neural_introspection.activations import NeuronStats
 from neural_introspection.display import save_figure
 from scipy.stats import binomtest

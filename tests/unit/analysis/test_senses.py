@@ -4,8 +4,11 @@ import pandas as pd
 import pytest
 import torch
 from neural_introspection.core import BadData, BadInput
-from neural_introspection.analysis import (MEASURES, Finding, PlantedNetwork, PolysemanticDetector, PolysemanticResult,
-    PolysematicDetector, compare_corpora)
+from neural_introspection.analysis import PolysemanticDetector, PolysematicDetector
+from neural_introspection.analysis.measures import MEASURES, Finding
+from neural_introspection.analysis.planted import PlantedNetwork
+from neural_introspection.analysis.polysemantic import PolysemanticResult
+from neural_introspection.analysis.polysemantic_scan import compare_corpora
 from scipy.stats import kstest
 from shell import is_one_sentence
 

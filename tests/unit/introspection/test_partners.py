@@ -1,6 +1,6 @@
 """How texts are exchanged for the atlas' permutation tests."""
 import numpy as np
-from neural_introspection.introspection import paired_rows, partners
+from neural_introspection.introspection.null import paired_rows, partners
 
 
 

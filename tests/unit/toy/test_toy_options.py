@@ -54,7 +54,7 @@ def test_print_config_is_read_back_however_long(tmp_path, monkeypatch, capsys):
 def test_lamb_is_that_of_torch_optimizer():
     "The package that the published programs use, on one run."
     theirs = pytest.importorskip("torch_optimizer", reason="torch_optimizer is not installed").Lamb
-    from neural_introspection.toy import Lamb
+    from neural_introspection.toy.optimizers import Lamb
     draw = torch.Generator().manual_seed(0)
     mine, grad = torch.randn(1, 40, 30, generator=draw), torch.zeros(1, 40, 30)
     p = torch.nn.Parameter(mine[0].clone())
@@ -74,7 +74,7 @@ def test_a_published_file_and_an_other_format_are_refused_by_name(tmp_path):
 
 
 def test_a_form_keeps_the_values_to_the_last_digit():
-    from neural_introspection.display import form
+    from neural_introspection.display.forms import form
     config = preset_config("E1")
     shown = form(config)
     assert shown.config() == config and shown.set(seeds=2).config().sweep_values == config.sweep_values
