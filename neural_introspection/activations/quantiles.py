@@ -52,7 +52,7 @@ def count_cells(
 
 # %% ../../nbs/activations/34_quantiles.ipynb #84e06662
 def quantile_bound(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    "How far `NeuronStats.quantile` can be from an order statistic of this value, if that is within +-65,504."
+    "How far a quantile of `NeuronStats` can be from an order statistic of this value, if that is within +-65,504."
     return values.abs() / 7.99 + 2.0**-17
 
 # %% ../../nbs/activations/34_quantiles.ipynb #a0ca92f2
