@@ -110,9 +110,10 @@ def weigh(connections: Connections, consistency: str = "steady") -> list[Weighed
     signed = (shares(w, s) for w, s in zip(connections.weights, connections.spread))
     return [Weighed(x.abs().mean(0), _consistency(x.abs(), consistency), x.mean(0)) for x in signed]
 
-# %% ../../nbs/tracing/50_connections.ipynb #3dace871
+# %% ../../nbs/tracing/50_connections.ipynb #455f392b
 NULLS = ("neuron", "layer", "links")
 
+# %% ../../nbs/tracing/50_connections.ipynb #3dace871
 def shuffled(
     connections: Connections,
     null: str = "neuron",                          # one of `NULLS`

@@ -25,9 +25,10 @@ from .trace import NetworkTrace
 # %% auto #0
 __all__ = ['NO_EPOCH', 'ExplorerParts', 'epoch_words', 'metrics_html', 'strongest_neuron', 'TraceExplorer', 'trace_dashboard']
 
-# %% ../../nbs/tracing/64_explorer.ipynb #c38130c3
+# %% ../../nbs/tracing/64_explorer.ipynb #8b4e9c43
 NO_EPOCH = ("none", -1)   # what the slider holds where there is no epoch yet
 
+# %% ../../nbs/tracing/64_explorer.ipynb #c38130c3
 @dataclass(frozen=True)
 class ExplorerParts:
     "The controls of an explorer and the places for what it says."

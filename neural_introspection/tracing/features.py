@@ -20,9 +20,10 @@ __all__ = ['FEATURES', 'TWINS', 'BEYOND', 'NOT_BEYOND', 'OTHER_WAY', 'UNTESTED',
            'traced_layers', 'trace_name', 'neuron_features', 'permutation_p', 'Difference', 'paired_difference',
            'Finding', 'with_verdicts']
 
-# %% ../../nbs/tracing/32_features.ipynb #d4af8262
+# %% ../../nbs/tracing/32_features.ipynb #99118876
 FEATURES = ("activation_mean", "activation_std", "activation_firing_rate", "weight_norm", "gradient_mean")   # metrics, unless others are asked for
 
+# %% ../../nbs/tracing/32_features.ipynb #d4af8262
 @dataclass(frozen=True)
 class NeuronTable:
     "Neurons as rows of numbers. Each feature has mean 0 and standard deviation 1 over the rows of a layer."

@@ -19,11 +19,12 @@ __all__ = ['COLUMNS', 'WIDE', 'LINES', 'SCALES', 'EAGER', 'BLOCK', 'ENDS', 'NO_V
            'metric_array', 'read_cells', 'some_epochs', 'MetricMap', 'metric_map', 'scale_cells', 'line_labels',
            'map_style', 'map_title', 'map_note', 'map_figure', 'network_map', 'network_movie']
 
-# %% ../../nbs/tracing/60_heatmap.ipynb #2454aa77
+# %% ../../nbs/tracing/60_heatmap.ipynb #8ff06628
 COLUMNS = 64    # cells in a line, where a layer is wider than WIDE
 WIDE = 100      # the widest layer that has a line of its own
 LINES = 48      # about as many lines as a map may have
 
+# %% ../../nbs/tracing/60_heatmap.ipynb #2454aa77
 @dataclass(frozen=True)
 class MapGrid:
     "Where each neuron of a trace has its cell."

@@ -40,9 +40,10 @@ def _over_connections(w: Optional[Float[Tensor, "neuron connection"]], width: in
     stats = NeuronStats(width, quantiles=False)
     return stats if w is None else stats.update(w.T)
 
-# %% ../../nbs/tracing/12_metrics.ipynb #6b56e25b
+# %% ../../nbs/tracing/12_metrics.ipynb #7d27cef9
 Metric = Callable[[LayerState], Optional[Float[Tensor, "neuron"]]]   # None: this layer has no such thing
 
+# %% ../../nbs/tracing/12_metrics.ipynb #6b56e25b
 def _reading(source: str, name: str) -> Metric:
     "A metric that reads one of `NeuronStats`' values."
     def metric(state: LayerState) -> Float[Tensor, "neuron"]:

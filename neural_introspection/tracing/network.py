@@ -27,9 +27,10 @@ from .trace import NetworkTrace
 # %% auto #0
 __all__ = ['Intervals', 'traced_epochs', 'build_mlp', 'TraceableNN']
 
-# %% ../../nbs/tracing/24_network.ipynb #dc1fa9fd
+# %% ../../nbs/tracing/24_network.ipynb #292ab900
 Intervals = Union[None, int, Sequence[int]]
 
+# %% ../../nbs/tracing/24_network.ipynb #dc1fa9fd
 def traced_epochs(
     epoch_intervals: Intervals,           # None: every epoch; n: every nth; -1: the last only; a list: those
     num_epochs: Optional[int] = None,     # how many there will be, counted from 0; needed for -1

@@ -18,10 +18,11 @@ from .features import STRUCTURE, NeuronTable, permutation_p
 # %% auto #0
 __all__ = ['METHODS', 'LEAST', 'check_map', 'NeuronMap', 'map_neurons', 'neighbour_agreement', 'MapStability', 'map_stability']
 
-# %% ../../nbs/tracing/34_neuron_maps.ipynb #aec2f324
+# %% ../../nbs/tracing/34_neuron_maps.ipynb #7d006f64
 METHODS = ("PCA", "t-SNE", "UMAP")
 LEAST = 12   # rows for a map
 
+# %% ../../nbs/tracing/34_neuron_maps.ipynb #aec2f324
 def _place(values: Float[np.ndarray, "row feature"], method: str, seed: int) -> Float[np.ndarray, "row 2"]:
     "Where each row is on the map."
     if method == "PCA":

@@ -45,10 +45,11 @@ def class_order(
     found = dict(entropy=entropy, entropy_given_class=given, information=entropy - given, explained=between / np.where(constant, 1, between + within))
     return pd.DataFrame({name: np.where(constant, np.nan, x) for name, x in found.items()}, index)
 
-# %% ../../nbs/tracing/38_order.ipynb #fdb0dd6e
+# %% ../../nbs/tracing/38_order.ipynb #b0e943f9
 READINGS = {"entropy": "entropy of firing (bits)", "entropy_given_class": "entropy of firing, given the class (bits)",
             "information": "information about the class (bits)", "explained": "share of variance that the class explains"}
 
+# %% ../../nbs/tracing/38_order.ipynb #fdb0dd6e
 def order_curves(
     orders: Mapping[str, pd.DataFrame],             # by name, as from `class_order`; the first is solid, others are dashed
     reading: str = "entropy_given_class",           # one of READINGS
@@ -64,10 +65,11 @@ def order_curves(
                               line=dict(color=colour_of("", i), dash=dash), hovertemplate="epoch %{x}: %{y:.3f}") for i, layer in enumerate(means)]
     return figure(traces, READINGS[reading].capitalize(), "epoch", READINGS[reading], yaxis_rangemode="tozero", margin_t=96)
 
-# %% ../../nbs/tracing/38_order.ipynb #2f0c8e7e
+# %% ../../nbs/tracing/38_order.ipynb #7e87bbcb
 STATES = ("class", "firing")
 _LEVELS = ("silent", "below 25 %", "25 to 50 %", "50 to 75 %", "75 % and more", "always")
 
+# %% ../../nbs/tracing/38_order.ipynb #2f0c8e7e
 @dataclass(frozen=True)
 class NeuronStates:
     "The state of each neuron at each epoch."

@@ -32,11 +32,12 @@ __all__ = ['log', 'TraceConfig', 'parse_intervals', 'check_config', 'train_epoch
 # %% ../../nbs/tracing/70_pipeline.ipynb #e951472c
 log = logging.getLogger("neural_introspection")
 
-# %% ../../nbs/tracing/70_pipeline.ipynb #dcde8020
+# %% ../../nbs/tracing/70_pipeline.ipynb #78a49dc9
 _INTERVALS = "Epochs to trace: n for every nth, -1 for the last, or several such as 0,5,10; every one if left out"
 _SHUFFLE = "Train on shuffled labels: the network that learned nothing, to compare with (traced by its rows' true classes)"
 _INITIAL = "Trace the untrained network too, as epoch 0; the epochs of training then count from 1"
 
+# %% ../../nbs/tracing/70_pipeline.ipynb #dcde8020
 @dataclass(frozen=True)
 class TraceConfig:
     "Everything that decides a traced training run."
