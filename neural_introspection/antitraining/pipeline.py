@@ -57,12 +57,16 @@ def open_antitraining(config: AntitrainConfig, seed: int) -> tuple[Antitraining,
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #322ea674
 def _seed_row(a: Antitraining, data: ClassificationData, seed: int) -> dict:
-    "Core size and share, and test accuracies of an antitrained network: before, after, with core and with spectators randomised."
+    "Core size and share of an antitrained network, and its test accuracies, also with core or spectators randomised."
     layer = a.layers[0]
     random = behaviour(a.model, layer, a.test, a.settings.kind, seed=seed).set_index("what")
-    return dict(seed=seed, core_size=layer.core.size, core_share=layer.core.share, test_accuracy_before=a.history[0]["test_accuracy"], test_accuracy=float(random.accuracy["untouched"]),
-                core_randomised_accuracy=float(random.accuracy["core_randomised"]), core_randomised_low=float(random.low["core_randomised"]), core_randomised_high=float(random.high["core_randomised"]),
-                spectators_randomised_accuracy=float(random.accuracy["spectators_randomised"]), chance=data.majority)
+    return dict(
+        seed=seed, core_size=layer.core.size, core_share=layer.core.share,
+        test_accuracy_before=a.history[0]["test_accuracy"], test_accuracy=float(random.accuracy["untouched"]),
+        core_randomised_accuracy=float(random.accuracy["core_randomised"]),
+        core_randomised_low=float(random.low["core_randomised"]),
+        core_randomised_high=float(random.high["core_randomised"]),
+        spectators_randomised_accuracy=float(random.accuracy["spectators_randomised"]), chance=data.majority)
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #d47a8302
 def _one_seed(config: AntitrainConfig, seed: int, folder: Path) -> dict:
