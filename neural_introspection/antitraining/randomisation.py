@@ -212,7 +212,7 @@ def _from_block(model: Any, block: int, resid: Float[Tensor, "example pos d_mode
 
 # %% ../../nbs/antitraining/12_randomisation.ipynb #f7c9199c
 def linear_reader(model: nn.Module, units: Units, inputs: Tensor) -> Optional[str]:
-    "The path of the linear layer or convolution that reads the site's tensor as it is, if there is just one, else None. Runs the model on `inputs`."
+    "The path of the one linear layer or convolution that reads the site's tensor as it is; None if there is not just one."
     found, seen = [], []
     kinds = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     functions = {units.site: lambda x: seen.append(x)}
