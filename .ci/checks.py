@@ -61,7 +61,7 @@ def orphans():
 def export():
     "Modules that a new export would change, and those without a notebook; the export happens in a copy."
     with tempfile.TemporaryDirectory() as place:
-        copy, ignore = Path(place) / ROOT.name, shutil.ignore_patterns("data", "__pycache__", ".ipynb_checkpoints")
+        copy, ignore = Path(place) / ROOT.name, shutil.ignore_patterns("assets", "__pycache__", ".ipynb_checkpoints")
         for part in ("nbs", PACKAGE): shutil.copytree(ROOT / part, copy / part, ignore=ignore)
         shutil.copy(ROOT / "settings.ini", copy)
         env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
