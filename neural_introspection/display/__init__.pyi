@@ -2,6 +2,7 @@ from .figures import (
     COLOURS as COLOURS,
     Figure as Figure,
     SPLIT_COLOURS as SPLIT_COLOURS,
+    SPLIT_MARKERS as SPLIT_MARKERS,
     colour_of as colour_of,
     distinct as distinct,
     figure as figure,
@@ -16,6 +17,7 @@ from .charts import (
     interval_line as interval_line,
     layer_scores as layer_scores,
     learning_curves as learning_curves,
+    predicted_vs_actual as predicted_vs_actual,
     sweep_figure as sweep_figure,
 )
 from .tokens import (

@@ -14,8 +14,8 @@ from neural_introspection.display.figures import (COLOURS, SPLIT_MARKERS, Figure
     figure, label, rgb, to_numbers)
 
 # %% auto #0
-__all__ = ['activation_histogram', 'learning_curves', 'baseline_bars', 'layer_scores', 'heat_map', 'interval_line',
-           'interval_dots', 'sweep_figure']
+__all__ = ['activation_histogram', 'predicted_vs_actual', 'learning_curves', 'baseline_bars', 'layer_scores', 'heat_map',
+           'interval_line', 'interval_dots', 'sweep_figure']
 
 # %% ../../nbs/display/12_charts.ipynb #264ac5ba
 def _series(values: Any, what: str) -> dict[str, np.ndarray]:

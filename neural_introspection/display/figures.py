@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ..core import BadInput, write_text
 
 # %% auto #0
-__all__ = ['COLOURS', 'SPLIT_COLOURS', 'colour_of', 'label', 'distinct', 'Figure', 'figure', 'save_figure']
+__all__ = ['COLOURS', 'SPLIT_COLOURS', 'SPLIT_MARKERS', 'colour_of', 'label', 'distinct', 'Figure', 'figure', 'save_figure']
 
 # %% ../../nbs/display/10_figures.ipynb #8d357e4c
 COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", pink="#CC79A7", sky="#56B4E9", yellow="#F0E442", grey="#767676")

@@ -80,7 +80,7 @@ def _html(r: IntrospectionResult) -> str:
 # %% ../../nbs/introspection/78_result.ipynb #836b82d6
 def result_figures(r: IntrospectionResult) -> dict[str, Any]:
     "The figures of a result by name (plotly)."
-    from neural_introspection.display import figures as viz
+    from neural_introspection import display as viz
     found, test, columns = {}, r.predictions[r.predictions.split == "test"], r.target.columns
     if r.card.confusion is not None: found["confusion"] = confusion_figure(r.card.confusion, str(r.target))
     for column in columns if not found else ():

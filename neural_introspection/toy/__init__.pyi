@@ -21,7 +21,7 @@ from .analysis import (
     bias_figure as bias_figure,
     feature_heat_map as feature_heat_map,
     mechanism as mechanism,
-    neuron_table as neuron_table,
+    neuron_features as neuron_features,
     take_away as take_away,
     when_firing as when_firing,
 )

@@ -16,7 +16,7 @@ from ..core import BadInput, check_index
 from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
-__all__ = ['feature_heat_map', 'bias_figure', 'neuron_table', 'mechanism', 'take_away', 'when_firing']
+__all__ = ['feature_heat_map', 'bias_figure', 'neuron_features', 'mechanism', 'take_away', 'when_firing']
 
 # %% ../../nbs/toy/30_analysis.ipynb #cb7ed6cd
 def with_features(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "single feature"]:
@@ -102,7 +102,7 @@ def bias_figure(nets: Mapping[str, ToyNetwork]) -> Any:
     return fig
 
 # %% ../../nbs/toy/30_analysis.ipynb #b22131c5
-def neuron_table(net: ToyNetwork) -> pd.DataFrame:
+def neuron_features(net: ToyNetwork) -> pd.DataFrame:
     "A row for each neuron: kind (monosemantic, polysemantic, dead), feature (that moves it most; its place in `directions`), share (of it in all that the neuron says), alignment (cosine of its weights with the feature's direction), reads (of the feature at 1), interference (root mean square of what it reads of another feature), bias, fires_at (value of its feature alone; NaN if never or always, and for other neurons than ReLU), writes (to the feature's own output; NaN for random_proj), writes_elsewhere (root mean square), features (that move it)."
     acts, reads = single_feature_activations(net), net_embedder(net)
     share, feature, every = monosemanticity(acts), acts.argmax(0), torch.arange(len(net.bias))
@@ -121,7 +121,7 @@ def neuron_table(net: ToyNetwork) -> pd.DataFrame:
 # %% ../../nbs/toy/30_analysis.ipynb #1cc47a03
 def mechanism(net: ToyNetwork, neuron: int) -> str:
     "How a neuron works, in words. `BadAddress` for a neuron that there is not."
-    r = neuron_table(net).loc[check_index("neuron", neuron, len(net.bias), "the network")]
+    r = neuron_features(net).loc[check_index("neuron", neuron, len(net.bias), "the network")]
     feature = feature_name(net, r.feature)
     if r.kind == "dead": return f"Neuron {neuron} is dead: no single feature moves it (bias {r.bias:.2f})."
     if r.kind == "monosemantic":
@@ -143,7 +143,7 @@ def feature_losses(net: ToyNetwork, samples: Float[Tensor, "row feature"]) -> Fl
 # %% ../../nbs/toy/30_analysis.ipynb #9db37242
 def take_away(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
     "Loss without each kind of neurons: a row for each, and for as many random ones; columns neurons, loss, and, where outputs are features, its parts: `owned` (features that have a monosemantic neuron) and `unowned`, for each feature."
-    table, samples = neuron_table(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
+    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
     draw = torch.Generator().manual_seed(seed)
     owned = torch.zeros(len(net.embedder), dtype=torch.bool)
     owned[[f % len(owned) for f in table.feature[table.kind == "monosemantic"]]] = True
@@ -163,9 +163,9 @@ def take_away(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
 
 # %% ../../nbs/toy/30_analysis.ipynb #b4121462
 def when_firing(net: ToyNetwork, rows: int = 8192) -> pd.DataFrame:
-    "For each neuron on samples as in training: kind and feature (as in `neuron_table`), fires (share of samples), precision (how often its feature is there when it fires; NaN if it never does), recall (how often it fires when its feature is there), chance (how often the feature is there). `BadInput` for other neurons than ReLU, which are never quite silent."
+    "For each neuron on samples as in training: kind and feature (as in `neuron_features`), fires (share of samples), precision (how often its feature is there when it fires; NaN if it never does), recall (how often it fires when its feature is there), chance (how often the feature is there). `BadInput` for other neurons than ReLU, which are never quite silent."
     if net.settings.nonlinearity != "ReLU": raise BadInput(f"{net.settings.nonlinearity} neurons are never quite silent, so that nothing tells when they fire: only ReLU neurons do.")
-    table, samples = neuron_table(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
+    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
     there = (torch.cat([samples > 0, samples < 0], 1) if net.settings.task == "abs" else samples > 0).float()[:, table.feature.to_list()]
     on = (net.activations(samples).abs() > 1e-6).float()
     both, firing, present = (on * there).mean(0), on.mean(0), there.mean(0)

@@ -239,7 +239,7 @@ def _sentence(r: TraceResult) -> str:
 def accuracy_figure(r: TraceResult) -> Any:
     "Accuracy on both sides by epoch, above what the most frequent class alone would give."
     import plotly.graph_objects as go
-    from neural_introspection.display import figures as viz
+    from neural_introspection import display as viz
     lines = [go.Scatter(x=r.history.epoch, y=r.history[f"{side}_accuracy"], name=side, mode="lines+markers", line_color=viz.SPLIT_COLOURS[side],
                         marker=dict(size=5, symbol=viz.SPLIT_MARKERS[side]), hovertemplate="epoch %{x}: %{y:.3f}") for side in ("train", "test")]
     shown = viz.figure(lines, f"Accuracy on {r.config.data}{' (shuffled labels)' * r.config.shuffle_labels}", "epoch", "accuracy (share of rows)", yaxis_range=[0, 1.02])

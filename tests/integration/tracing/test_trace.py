@@ -225,6 +225,7 @@ def test_the_trace_of_another_network_is_refused_and_stays(other, copy):
 
 BIG = """
 import resource, sys
+from neural_introspection.tracing import NetworkTrace
 import xarray, zarr
 NetworkTrace.open(sys.argv[1]).history("wide", 0)   # what a first look loads and starts
 with open("/proc/self/status") as f: used = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in f if line.startswith(("VmData", "VmRSS"))}
