@@ -36,8 +36,12 @@ def by_file(paths): return dict(Counter(Path(p).relative_to(ROOT).as_posix() for
 
 
 def long_lines():
-    "Lines over 120 characters, by file."
-    return by_file(f["filename"] for f in tool("ruff", "check", "--select=E501", "--output-format=json", *LINTED))
+    "Lines over 120 characters, by file; without the first line of `__all__`, which nbdev breaks as it likes."
+    found = tool("ruff", "check", "--select=E501", "--output-format=json", *LINTED)
+    lists = {p for p in module_files() if any(len(line) > 120 and line.startswith("__all__") for line in p.read_text(encoding="utf-8").splitlines())}
+    counts = by_file(f["filename"] for f in found)
+    for path in lists: counts[path.relative_to(ROOT).as_posix()] -= 1
+    return {name: count for name, count in counts.items() if count}
 
 
 def types():
