@@ -53,6 +53,8 @@ from .introspection import (
     ScanConfig as ScanConfig,
     ScanResult as ScanResult,
     Unfreezing as Unfreezing,
+    atlas_explorer as atlas_explorer,
+    introspection_panel as introspection_panel,
     make_card as make_card,
     run_atlas as run_atlas,
     run_introspection as run_introspection,
@@ -68,6 +70,7 @@ from .tracing import (
     bread_crumbs as bread_crumbs,
     run_trace as run_trace,
     trace_inference as trace_inference,
+    trace_panel as trace_panel,
 )
 from .analysis import (
     ActivationVisualizer as ActivationVisualizer,
@@ -76,6 +79,7 @@ from .analysis import (
     NeuronBrowser as NeuronBrowser,
     PolysemanticDetector as PolysemanticDetector,
     ablation_effect as ablation_effect,
+    agent_panel as agent_panel,
     logit_view as logit_view,
     run_agent as run_agent,
     scan_polysemantic as scan_polysemantic,
@@ -83,10 +87,12 @@ from .analysis import (
 )
 from .antitraining import (
     AntitrainConfig as AntitrainConfig,
+    AntitrainPanel as AntitrainPanel,
     AntitrainResult as AntitrainResult,
     AntitrainSettings as AntitrainSettings,
     Antitraining as Antitraining,
     Examples as Examples,
+    antitrain_panel as antitrain_panel,
     certify as certify,
     core_set as core_set,
     information_content as information_content,

@@ -97,8 +97,8 @@ def _show_trace(r: Any, config: Any) -> str:
     problems, last = r.trace.problems(), r.trace.epochs[-1]
     bad = ["", "NaN or infinite numbers, in how many neurons:", problems.to_string()] if len(problems) else []
     return "\n".join([r.sentence(), "", table, "", r.trace.layer_frame().drop(columns="notes").rename_axis(None).to_string(), *bad, "",
-                      f"trace       {config.output}", "in Python   from neural_introspection.tracing import NetworkTrace",
-                      f"            trace = NetworkTrace.open({config.output!r})",
+                      f"trace       {config.output}", "in Python   import neural_introspection as ni",
+                      f"            trace = ni.NetworkTrace.open({config.output!r})",
                       f"one neuron  trace['E_{last}']['{list(r.trace.layers.values())[1].key}']['n_0']", "a table     trace.to_frame()",
                       *["baseline    the same command with --shuffle-labels and another --output"] * (not config.shuffle_labels)])
 
@@ -111,13 +111,13 @@ def _show_analysis(r: Any, config: Any) -> str:
 # %% ../nbs/90_cli.ipynb #6816f10b
 def _show_antitrain(r: Any, config: Any) -> str:
     words = [run["certificate"] for run in r.runs if "certificate" in run]
-    return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.antitraining import AntitrainResult",
-                      f"            AntitrainResult.load({str(shown_path(r.run_folder))!r}).network()"])
+    return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {shown_path(r.run_folder)}", "in Python   import neural_introspection as ni",
+                      f"            ni.AntitrainResult.load({str(shown_path(r.run_folder))!r}).network()"])
 
 # %% ../nbs/90_cli.ipynb #86502b76
 def _show_toy(r: Any, config: Any) -> str:
     steps = "" if config.keep_snapshots else "  (the last step's only)"
-    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   from neural_introspection.toy import ToyResult", f"            result = ToyResult.load({str(shown_path(r.run_folder))!r})",
+    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   import neural_introspection as ni", f"            result = ni.ToyResult.load({str(shown_path(r.run_folder))!r})",
                       f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
 
 # %% ../nbs/90_cli.ipynb #6eda0c42

@@ -42,8 +42,16 @@ from .patterns import (
 )
 from .agent import (
     AnalysisResult as AnalysisResult,
+    agent_panel as agent_panel,
     run_agent as run_agent,
 )
 from .browser import (
     NeuronBrowser as NeuronBrowser,
+)
+from .hypotheses import (
+    Hypothesis as Hypothesis,
+    check_hypothesis as check_hypothesis,
+)
+from .states import (
+    held_out as held_out,
 )

@@ -28,7 +28,7 @@ from ..models import check_layer, describe, is_as_loaded, load_model, model_name
 from ..stats import q_values
 
 # %% auto #0
-__all__ = ['AnalysisResult', 'run_agent']
+__all__ = ['AnalysisResult', 'run_agent', 'agent_panel']
 
 # %% ../../nbs/analysis/40_agent.ipynb #cb52218c
 log = logging.getLogger("neural_introspection")

@@ -15,7 +15,7 @@ from ..core import BadAddress, BadInput
 from ..models import token_strings
 
 # %% auto #0
-__all__ = []
+__all__ = ['Hypothesis', 'check_hypothesis']
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #9440a954
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ def _check_output(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, s
     found = logit_contrast(model, h.neuron, _token_ids(model, h), draws, seed)
     return Evidence("how far its output direction raises these tokens, in standard deviations over the vocabulary, against the best of as many tokens of other neurons of the layer", found.difference, found.p, found.tokens, True, found.difference > 0)
 
-# %% ../../nbs/analysis/34_hypotheses.ipynb #01a6d119
+# %% ../../nbs/analysis/34_hypotheses.ipynb #3df6f0d2
 CHECKS: dict[str, Callable[..., Evidence]] = {"token": _check_tokens, "class": _check_tokens, "position": _check_position, "senses": _check_senses, "effect": _check_effect, "output": _check_output}
 
+# %% ../../nbs/analysis/34_hypotheses.ipynb #01a6d119
 def check_hypothesis(
     model: Any,
     texts: Sequence[str],     # that had no part in forming the hypothesis

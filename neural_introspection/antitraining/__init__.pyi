@@ -40,3 +40,7 @@ from .pipeline import (
 from .pruning import (
     remove_units as remove_units,
 )
+from .panel import (
+    AntitrainPanel as AntitrainPanel,
+    antitrain_panel as antitrain_panel,
+)

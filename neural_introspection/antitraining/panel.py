@@ -27,7 +27,7 @@ from neural_introspection.display import (Panel, live_figure, live_or_static, op
     report_progress)
 
 # %% auto #0
-__all__ = []
+__all__ = ['AntitrainPanel', 'antitrain_panel']
 
 # %% ../../nbs/antitraining/50_panel.ipynb #ad96b554
 SMALL = AntitrainConfig(width=64, threshold=.95, train_steps=200, cycle_steps=100, measure_examples=500, draws=3, device="cpu")   # what the panel begins with

@@ -62,3 +62,7 @@ from .pipeline import (
 from .scan_run import (
     run_scan as run_scan,
 )
+from .panels import (
+    atlas_explorer as atlas_explorer,
+    introspection_panel as introspection_panel,
+)

@@ -14,7 +14,7 @@ from .pipeline import run_introspection
 from .result import IntrospectionResult
 
 # %% auto #0
-__all__ = []
+__all__ = ['introspection_panel', 'atlas_explorer']
 
 # %% ../../nbs/introspection/84_panels.ipynb #6668f0fa
 def introspection_panel(**settings: Any) -> Any:

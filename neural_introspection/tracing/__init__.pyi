@@ -50,4 +50,5 @@ from .explorer import (
 from .pipeline import (
     TraceResult as TraceResult,
     run_trace as run_trace,
+    trace_panel as trace_panel,
 )

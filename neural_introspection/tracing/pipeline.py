@@ -27,7 +27,7 @@ from .samples import InferenceHistory
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['TraceResult', 'run_trace']
+__all__ = ['TraceResult', 'run_trace', 'trace_panel']
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #e951472c
 log = logging.getLogger("neural_introspection")
