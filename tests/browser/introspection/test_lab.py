@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from lab import CELLS, CLICK, CONTRAST, DONE, FITTED, OPEN, READY, RUN, RUN_ALL, STATE, Seen, expect_idle, lab_environment, nothing_elsewhere, server_url, start_lab, stop, watch
 
-NOTEBOOK = "17_pipeline.ipynb"
-LEFT_OUT = ("second = run_introspection(", "upstream = run_introspection(")  # slow, of no interest to a browser; the docs' build runs them
+NOTEBOOK = "introspection/84_panels.ipynb"
+FIGURES = ("first.result.plot()", "atlas.plot()")   # cells that the page gets in addition, to be looked at
 
 PLOTLY = "application/vnd.plotly.v1+json"
 SCROLL = """text => { const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -62,12 +62,14 @@ class Lab:
     def wait_text(self, pattern): self.panel.get_by_text(re.compile(pattern)).first.wait_for(timeout=RUN * 1000)
 
 
-def leave_out(path):
-    "Take the slow cells that concern no browser out of a notebook."
+def add_figures(path):
+    "Give a notebook cells that show figures, behind those that make the results."
     notebook = json.loads(path.read_text())
-    slow = [c for c in notebook["cells"] if any(words in "".join(c["source"]) for words in LEFT_OUT)]
-    assert len(slow) == len(LEFT_OUT), "LEFT_OUT names cells that the notebook does not have"
-    notebook["cells"] = [c for c in notebook["cells"] if c not in slow]
+    for source in FIGURES:
+        making = f"{source.split('.')[0]} = "
+        made = next(i for i, c in enumerate(notebook["cells"]) if c["cell_type"] == "code" and making in "".join(c["source"]))
+        figure = dict(cell_type="code", id=f"figure-{made}", metadata={}, execution_count=None, outputs=[], source=source)
+        notebook["cells"].insert(made + 1, figure)
     path.write_text(json.dumps(notebook))
 
 
@@ -76,7 +78,7 @@ def server(tmp_path_factory):
     "A JupyterLab with a copy of the notebooks: its folder, address and token."
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=lambda _, names: [n for n in names if n.startswith((".", "_"))])
-    leave_out(folder / "nbs" / NOTEBOOK)
+    add_figures(folder / "nbs" / NOTEBOOK)
     env = lab_environment(folder)
     process = start_lab(folder, env)
     try: yield folder, server_url(folder, process), env["JUPYTER_TOKEN"]
