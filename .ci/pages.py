@@ -1,4 +1,5 @@
 """The notebooks as nbdev prepares them for the site, and what pandoc makes of them. Quarto is not needed for any of this."""
+import ast
 import json
 import re
 import subprocess
@@ -12,12 +13,35 @@ from nbdev.config import get_config
 from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
+from modules import PACKAGE, module_files, parse
+
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = "```"
 
 
+def public_names():
+    "The names that a page shows with a heading of their own, by its path on the site: those in its module's `__all__`."
+    found = {}
+    for path in module_files():
+        lists = [n.value for n in parse(path).body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
+        if lists and isinstance(lists[0], ast.List):
+            found[path.relative_to(ROOT / PACKAGE).with_suffix(".html").as_posix()] = set(ast.literal_eval(lists[0]))
+    return found
+
+
+def link_public_names():
+    "Have nbdev make links of public names only: private ones (`#| exporti`) stand on no page."
+    public, site, doc = public_names(), site_url(), nbdev.doclinks.NbdevLookup.doc
+    def public_doc(self, symbol):
+        link = doc(self, symbol)
+        page, _, name = (link or "").removeprefix(site).partition("#")
+        return link if page not in public or not name or name.split(".")[0] in public[page] else None
+    nbdev.doclinks.NbdevLookup.doc = public_doc
+
+
 def process():
     "Prepare all notebooks as nbdev does before it calls Quarto; returns the folder with the results."
+    link_public_names()
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
     nbdev_sidebar.__wrapped__()
