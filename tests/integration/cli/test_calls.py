@@ -48,7 +48,7 @@ def test_an_analysis_keeps_given_texts(model, texts, tmp_path):
 def test_training_runs_take_keywords(tmp_path):
     assert ni.run_trace(data="iris", epochs=1, output=str(tmp_path / "iris.zarr"), device="cpu").trace.epochs == [0]
     assert len(ni.run_toy(preset="LR1", scale="smoke", output_dir=str(tmp_path), device="cpu").runs)
-    assert len(ni.run_antitrain(data="iris", width=8, train_steps=5, cycles=1, cycle_steps=2, final_steps=2, measure_examples=50,
+    assert len(ni.run_antitrain(data="iris", width=32, train_steps=200, cycles=1, cycle_steps=10, final_steps=10, measure_examples=100,
                                 certificate=False, output_dir=str(tmp_path / "core"), device="cpu").to_frame()) == 1
 
 
