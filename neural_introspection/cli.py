@@ -126,7 +126,7 @@ COMMANDS = {
                    "Predict one of a model's neurons from the model's own representations, with baselines.", "output_dir"),
     "scan": Command("introspection.ScanConfig", "introspection.run_scan", _show_scan, _summary_scan,
                     "Rank all neurons of a model by how much they vary."),
-    "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.summary")(r, c),
+    "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.atlas_run.summary")(r, c),
                      "Probe every neuron of a model at once, with a null and a control task."),
     "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.summary(),
                      "Train a network on a table of numbers, and trace every neuron at every epoch.", "output"),

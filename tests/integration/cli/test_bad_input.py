@@ -316,7 +316,7 @@ def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status
 
 
 def test_a_failure_shows_its_traceback_only_to_who_asks(tmp_path):
-    code = "from neural_introspection import cli; from neural_introspection.introspection import config; config.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
+    code = "from neural_introspection import cli; from neural_introspection.introspection import preparation; preparation.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
     run = lambda **env: subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
     plain, debug = run(), run(NEURAL_INTROSPECTION_DEBUG="1")
     assert plain.returncode == debug.returncode == 1
