@@ -23,7 +23,8 @@ def public_names():
     "The names that a page shows with a heading of their own, by its path on the site: those in its module's `__all__`."
     found = {}
     for path in module_files():
-        lists = [n.value for n in parse(path).body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
+        assigned = [n for n in parse(path).body if isinstance(n, ast.Assign)]
+        lists = [n.value for n in assigned if getattr(n.targets[0], "id", "") == "__all__"]
         if lists and isinstance(lists[0], ast.List):
             found[path.relative_to(ROOT / PACKAGE).with_suffix(".html").as_posix()] = set(ast.literal_eval(lists[0]))
     return found
