@@ -1,5 +1,6 @@
 """The notebooks as nbdev prepares them for the site, and what pandoc makes of them. Quarto is not needed for any of this."""
 import ast
+import gc
 import json
 import re
 import subprocess
@@ -46,7 +47,9 @@ def process():
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
     nbdev_sidebar.__wrapped__()
-    return Path(proc_nbs(n_workers=0, force=True))
+    folder = Path(proc_nbs(n_workers=0, force=True))
+    gc.freeze()   # at exit each page's IPython shell collects all garbage: four minutes for 160 pages without this
+    return folder
 
 
 def read_pages(folder):
