@@ -1,17 +1,11 @@
-from .rows import (
-    layer_rows as layer_rows,
-)
 from .config import (
     AgentConfig as AgentConfig,
 )
 from .context_groups import (
-    held_out_groups as held_out_groups,
     separation as separation,
-    two_means as two_means,
 )
 from .polysemantic import (
     PolysemanticDetector as PolysemanticDetector,
-    PolysematicDetector as PolysematicDetector,
 )
 from .polysemantic_scan import (
     scan_polysemantic as scan_polysemantic,
@@ -26,13 +20,8 @@ from .logits import (
 from .causes import (
     ablation_effect as ablation_effect,
 )
-from .firing import (
-    neuron_rates as neuron_rates,
-)
 from .correlation import (
     correlate as correlate,
-    partner_rows as partner_rows,
-    varying_neurons as varying_neurons,
 )
 from .clusters import (
     correlation_clusters as correlation_clusters,
@@ -51,7 +40,4 @@ from .browser import (
 from .hypotheses import (
     Hypothesis as Hypothesis,
     check_hypothesis as check_hypothesis,
-)
-from .states import (
-    held_out as held_out,
 )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['two_means', 'separation', 'held_out_groups']
+__all__ = ['separation']
 
 # %% ../../nbs/analysis/06_context_groups.ipynb #3829218a
 def _components(gram: Float[Tensor, "set row row"], count: int, steps: int = 12) -> list[Float[Tensor, "set row"]]:

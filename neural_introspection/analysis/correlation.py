@@ -21,7 +21,7 @@ from ..core import BadAddress, BadInput, check_index, progress
 from ..stats import p_values, q_values
 
 # %% auto #0
-__all__ = ['varying_neurons', 'partner_rows', 'correlate']
+__all__ = ['correlate']
 
 # %% ../../nbs/analysis/27_correlation.ipynb #58a3ace1
 LIMIT = 2048   # neurons of a layer whose pairs are looked at

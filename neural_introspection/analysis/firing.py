@@ -18,7 +18,7 @@ from .rows import LayerRows, layer_rows, row_blocks
 from ..core import BadInput, progress
 
 # %% auto #0
-__all__ = ['neuron_rates']
+__all__ = []
 
 # %% ../../nbs/analysis/25_firing.ipynb #ec96a33d
 _DIP = .32   # how far GELU (0.17), SiLU (0.28) and Mish (0.31) go below zero

@@ -23,7 +23,7 @@ from ..core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder,
 from ..stats import q_values
 
 # %% auto #0
-__all__ = ['PolysematicDetector', 'PolysemanticDetector']
+__all__ = ['PolysemanticDetector']
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #1da72316
 FORMAT = 1

@@ -16,7 +16,7 @@ from ..core import BadAddress, BadInput
 from ..models import encode, token_text
 
 # %% auto #0
-__all__ = ['layer_rows']
+__all__ = []
 
 # %% ../../nbs/analysis/02_rows.ipynb #a3383e96
 @dataclass(frozen=True)

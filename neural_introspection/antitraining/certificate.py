@@ -22,7 +22,7 @@ from ..core import BadInput, progress
 from ..models import evaluating, read_logits
 
 # %% auto #0
-__all__ = ['behaviour', 'certify', 'relearning_figure']
+__all__ = ['certify']
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #59c93cda
 def _mean_interval(per_example: Float[np.ndarray, "example"]) -> tuple[float, float, float]:

@@ -19,7 +19,7 @@ from .randomisation import Reference, SetScores, Units, randomised_scores
 from ..core import BadInput
 
 # %% auto #0
-__all__ = ['prefix_mask', 'core_set', 'core_curve', 'core_figure']
+__all__ = ['core_set']
 
 # %% ../../nbs/antitraining/16_cores.ipynb #cddb2de4
 CORES = ("sufficient", "necessary")

@@ -14,7 +14,7 @@ from ..core import BadInput, BadTexts
 from ..models import bos_id, encode, read_logits
 
 # %% auto #0
-__all__ = ['Examples', 'token_windows', 'scores']
+__all__ = ['Examples', 'scores']
 
 # %% ../../nbs/antitraining/10_examples.ipynb #ec260892
 IGNORED = -100   # the target of a place that does not count

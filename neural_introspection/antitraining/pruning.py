@@ -25,7 +25,7 @@ from ..core import BadInput, progress
 from ..models import evaluating, read_logits
 
 # %% auto #0
-__all__ = ['remove_units']
+__all__ = []
 
 # %% ../../nbs/antitraining/28_pruning.ipynb #b6a912f8
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Mish, nn.Identity, nn.Dropout)

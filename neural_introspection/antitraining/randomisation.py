@@ -17,7 +17,7 @@ from ..core import BadInput, progress, site_layer
 from ..models import evaluating, read_logits
 
 # %% auto #0
-__all__ = ['make_reference', 'randomised_scores']
+__all__ = ['randomised_scores']
 
 # %% ../../nbs/antitraining/12_randomisation.ipynb #be501a52
 HEAD_SITES = ("hook_z", "hook_q", "hook_k", "hook_v")   # [batch, pos, head, d_head] in TransformerLens

@@ -28,7 +28,7 @@ from ..core import (BadData, BadInput, NeuralIntrospectionError, check_options,
 from ..models import evaluating
 
 # %% auto #0
-__all__ = ['Antitraining', 'train_step', 'antitrain_step', 'phases']
+__all__ = ['Antitraining']
 
 # %% ../../nbs/antitraining/20_training.ipynb #84c6a7ee
 def check_settings(settings: AntitrainSettings) -> None:

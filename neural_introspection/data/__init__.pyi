@@ -4,12 +4,8 @@ from .names import (
 from .corpus import (
     Corpus as Corpus,
 )
-from .synthetic import (
-    synthetic_texts as synthetic_texts,
-)
 from .loading import (
     load_texts as load_texts,
-    python_docs as python_docs,
 )
 from .groups import (
     group_texts as group_texts,

@@ -14,7 +14,7 @@ from .corpus import Corpus
 from .synthetic import synthetic_texts
 
 # %% auto #0
-__all__ = ['python_docs', 'load_texts']
+__all__ = ['load_texts']
 
 # %% ../../nbs/data/30_loading.ipynb #82b9fc99
 def _is_prose(paragraph: str) -> bool:

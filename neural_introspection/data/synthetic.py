@@ -12,7 +12,7 @@ from ..core import BadTexts
 from .corpus import Corpus
 
 # %% auto #0
-__all__ = ['synthetic_texts']
+__all__ = []
 
 # %% ../../nbs/data/20_synthetic.ipynb #04ec5d7f
 WORDS = {kind: tuple(words.split()) for kind, words in {

@@ -10,9 +10,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from neural_introspection.antitraining import (Antitraining, AntitrainSettings, Examples, antitrain_step,
-    compare_information, information_content, make_reference, phases, randomised_scores, scores, token_windows,
-    train_step, two_layers)
+from ..antitraining import (Antitraining, AntitrainSettings, Examples, compare_information,
+    information_content, randomised_scores, scores, two_layers)
+from ..antitraining.examples import token_windows
+from ..antitraining.randomisation import make_reference
+from ..antitraining.training import antitrain_step, phases, train_step
 from ..core import BadInput
 from ..data import load_classification
 from ..display import sweep_figure
@@ -68,7 +70,7 @@ def last_rows(frame: pd.DataFrame) -> pd.DataFrame:
 def pocket_rows(seed: int, site: str = "blocks.2.mlp.hook_post", windows: int = 320, **settings: Any) -> list[dict]:
     "A row for each phase of antitraining a layer of the pocket model: core size, and held-out loss (nats per token) untouched, with the core and with the spectators randomised."
     from neural_introspection.models import load_model
-    from neural_introspection.data import python_docs
+    from neural_introspection.data.loading import python_docs
     pocket = load_model("pocket", device="cpu").requires_grad_(True)
     examples, rows = token_windows(pocket, python_docs().texts, 32, windows, seed), []
     held, train = examples[:windows // 5], examples[windows // 5:]

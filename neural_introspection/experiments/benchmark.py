@@ -216,7 +216,7 @@ def text_windows(
 ) -> list[str]:
     "The first `count` windows, or as many as there are."
     from neural_introspection.models import bos_id, encode
-    from neural_introspection.data import python_docs
+    from neural_introspection.data.loading import python_docs
     width -= bos_id(model) is not None
     ids = [token for text in encode(model, python_docs().texts) for token in text]
     cut = [ids[i:i + width] for i in range(0, min(len(ids) - width, 2 * count * width), width)]

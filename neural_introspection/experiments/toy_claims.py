@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from ..core import BadInput
 from ..stats import mean_interval
-from ..toy import MEASURES, PRESETS, laptop_table, run_presets
+from ..toy import MEASURES, PRESETS, laptop_table
+from ..toy.sweeps import run_presets
 
 # %% auto #0
 __all__ = []

@@ -16,29 +16,12 @@ from .dataset import (
 )
 from .predictor import (
     ActivationPredictor as ActivationPredictor,
-    ridge as ridge,
 )
 from .unfreezing import (
     Unfreezing as Unfreezing,
 )
 from .trainer import (
     PredictorTrainer as PredictorTrainer,
-)
-from .leakage import (
-    leakage_label as leakage_label,
-)
-from .baselines import (
-    predict_rows as predict_rows,
-    simple_guess as simple_guess,
-)
-from .drift import (
-    changed_site as changed_site,
-    dead_share as dead_share,
-    language_drift as language_drift,
-)
-from .checks import (
-    VERDICTS as VERDICTS,
-    split_checks as split_checks,
 )
 from .report import (
     IntrospectionCard as IntrospectionCard,
@@ -54,7 +37,6 @@ from .atlas_run import (
 )
 from .result import (
     IntrospectionResult as IntrospectionResult,
-    result_figures as result_figures,
 )
 from .pipeline import (
     run_introspection as run_introspection,

@@ -21,7 +21,7 @@ from ..models import as_bridge, longest_text, model_device, model_name
 from ..stats import Difference, as_columns, interval
 
 # %% auto #0
-__all__ = ['simple_guess', 'predict_rows']
+__all__ = []
 
 # %% ../../nbs/introspection/53_baselines.ipynb #5c71cbb2
 Rows = Float[np.ndarray, "part target"]   # predictions, or values, for the rows of a split

@@ -15,7 +15,7 @@ from .leakage import LEAKAGE
 from ..stats import ClassScore, Difference, Score
 
 # %% auto #0
-__all__ = ['VERDICTS', 'split_checks']
+__all__ = []
 
 # %% ../../nbs/introspection/57_checks.ipynb #e7a38943
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .predictor import ActivationPredictor
 from ..models import encode, token_batch, token_batches, with_weights
 
 # %% auto #0
-__all__ = ['language_drift', 'changed_site', 'dead_share']
+__all__ = []
 
 # %% ../../nbs/introspection/54_drift.ipynb #abd075aa
 @torch.no_grad()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from ..core import site_layer
 
 # %% auto #0
-__all__ = ['leakage_label']
+__all__ = []
 
 # %% ../../nbs/introspection/52_leakage.ipynb #6cb5d0e6
 LEAKAGE = {

@@ -18,7 +18,7 @@ from .dataset import check_same_model, check_target, collect_activations
 from ..models import check_layer, describe, encode, model_device, with_weights
 
 # %% auto #0
-__all__ = ['ridge', 'ActivationPredictor']
+__all__ = ['ActivationPredictor']
 
 # %% ../../nbs/introspection/30_predictor.ipynb #f8e102a2
 @dataclass(frozen=True)

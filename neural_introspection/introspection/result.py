@@ -15,7 +15,7 @@ from .report import IntrospectionCard, confusion_figure
 from .trainer import TrainResult
 
 # %% auto #0
-__all__ = ['IntrospectionResult', 'result_figures']
+__all__ = ['IntrospectionResult']
 
 # %% ../../nbs/introspection/78_result.ipynb #61c54d00
 @dataclass(frozen=True, repr=False)

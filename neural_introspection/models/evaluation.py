@@ -20,7 +20,7 @@ def evaluating(model: Any) -> Iterator[None]:
     if not isinstance(model, nn.Module): return (yield)
     training = [module for module in model.modules() if module.training]
     try:
-        model.eval()
+        if training: model.eval()
         yield
     finally:
         for module in training: module.training = True

@@ -13,17 +13,13 @@ from .sweeps import (
     MEASURES as MEASURES,
     ToyResult as ToyResult,
     laptop_table as laptop_table,
-    run_presets as run_presets,
     run_toy as run_toy,
-    sweep_settings as sweep_settings,
 )
 from .analysis import (
     bias_figure as bias_figure,
     feature_heat_map as feature_heat_map,
     mechanism as mechanism,
     neuron_features as neuron_features,
-    take_away as take_away,
-    when_firing as when_firing,
 )
 from .explorer import (
     toy_explorer as toy_explorer,

@@ -28,7 +28,7 @@ from .settings import ToySettings
 from .training import LOSS_EVERY, ToyTraining, same_shape
 
 # %% auto #0
-__all__ = ['MEASURES', 'sweep_settings', 'ToyResult', 'run_toy', 'run_presets', 'laptop_table']
+__all__ = ['MEASURES', 'ToyResult', 'run_toy', 'laptop_table']
 
 # %% ../../nbs/toy/20_sweeps.ipynb #88058749
 log = logging.getLogger(__name__)

@@ -4,9 +4,6 @@ from .config import (
 from .layers import (
     find_layers as find_layers,
 )
-from .store import (
-    TraceWarning as TraceWarning,
-)
 from .addresses import (
     NoSuchKey as NoSuchKey,
 )
@@ -19,21 +16,11 @@ from .network import (
 from .inference import (
     trace_inference as trace_inference,
 )
-from .order import (
-    order_curves as order_curves,
-)
 from .analysis import (
     analyse_trace as analyse_trace,
 )
 from .paths import (
     bread_crumbs as bread_crumbs,
-)
-from .ablation import (
-    compare_crumbs as compare_crumbs,
-)
-from .meta_model import (
-    evaluate_meta_model as evaluate_meta_model,
-    neuron_table as neuron_table,
 )
 from .heatmap import (
     network_map as network_map,

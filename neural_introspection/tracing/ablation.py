@@ -24,7 +24,7 @@ from .paths import BreadCrumbs, exceedance_p
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['compare_crumbs']
+__all__ = []
 
 # %% ../../nbs/tracing/54_ablation.ipynb #e95367b0
 Neurons = Sequence[tuple[str, int]]          # (layer, neuron), ...

@@ -19,7 +19,7 @@ from .network import TraceableNN
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['neuron_table', 'evaluate_meta_model']
+__all__ = []
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #5e1536d0
 READINGS = ("last", "mean", "slope")   # of a metric over the epochs; a slope is per recorded epoch

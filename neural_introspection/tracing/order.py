@@ -17,7 +17,7 @@ from .features import permutation_p, trace_name, traced_layers
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['order_curves']
+__all__ = []
 
 # %% ../../nbs/tracing/38_order.ipynb #063f4eb9
 def _binary_entropy(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

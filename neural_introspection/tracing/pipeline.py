@@ -18,7 +18,8 @@ from ..core import (BadData, BadInput, RunFolder, archive_folder, atomic_folder,
     check_run_folder, check_store, config_from, full_path, load_optimizer_tensors, make_config, open_run,
     optimizer_tensors, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions,
     weight_hash, write_tensors)
-from ..data import DATA_SETS, ClassificationData, epoch_batches, load_classification, whole_numbers
+from ..data import DATA_SETS, ClassificationData, load_classification, whole_numbers
+from ..data.classification import epoch_batches
 from ..models import accuracy, evaluating
 from .config import TraceConfig
 from .inference import trace_inference

@@ -18,7 +18,7 @@ from .layers import Layer
 from .metrics import CLASS_METRICS
 
 # %% auto #0
-__all__ = ['TraceWarning']
+__all__ = []
 
 # %% ../../nbs/tracing/16_store.ipynb #0908fddb
 FORMAT = 1           # of the store

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from neural_introspection.antitraining import (Antitraining, AntitrainResult, AntitrainSettings, Examples, certify,
-    core_set, information_content, make_reference, randomised_scores)
+    core_set, information_content, randomised_scores)
+from neural_introspection.antitraining.randomisation import make_reference
 from neural_introspection.antitraining.examples import next_tokens
 from neural_introspection.antitraining.objective import weights_after
 from neural_introspection.antitraining.randomisation import randomised

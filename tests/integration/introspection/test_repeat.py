@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import RUN
 from neural_introspection import cli
-from neural_introspection.introspection import VERDICTS
+from neural_introspection.introspection.checks import VERDICTS
 from shell import ANSWER, answer, manifest, numbers, shell, snapshot
 
 

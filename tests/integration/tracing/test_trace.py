@@ -17,7 +17,8 @@ import pytest
 import torch
 from conftest import TESTS
 from neural_introspection.core import BadAddress, BadData, BadInput
-from neural_introspection.tracing import NetworkTrace, TraceableNN, TraceWarning, trace_inference
+from neural_introspection.tracing import NetworkTrace, TraceableNN, trace_inference
+from neural_introspection.tracing.store import TraceWarning
 from shell import is_one_sentence, snapshot, wait_until
 from torch import nn
 from torch.nn import functional as F

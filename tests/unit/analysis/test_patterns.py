@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 import torch
 from neural_introspection.core import BadAddress, BadInput
-from neural_introspection.analysis import (ActivationVisualizer, correlate, correlation_clusters, layer_rows,
-    neuron_rates, partner_rows, PolysemanticDetector)
+from neural_introspection.analysis import ActivationVisualizer, correlate, correlation_clusters, PolysemanticDetector
+from neural_introspection.analysis.correlation import partner_rows
+from neural_introspection.analysis.firing import neuron_rates
+from neural_introspection.analysis.rows import layer_rows
 from neural_introspection.analysis.activation_figures import token_answers
 from neural_introspection.analysis.correlation import LIMIT
 from neural_introspection.analysis.firing import firing_threshold, rate_bounds

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import torch
 from neural_introspection.core import BadData, BadInput
-from neural_introspection.analysis import PolysemanticDetector, PolysematicDetector
+from neural_introspection.analysis import PolysemanticDetector
+from neural_introspection.analysis.polysemantic import PolysematicDetector
 from neural_introspection.analysis.measures import MEASURES, Finding
 from neural_introspection.analysis.planted import PlantedNetwork
 from neural_introspection.analysis.polysemantic import PolysemanticResult
