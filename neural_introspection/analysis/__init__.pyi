@@ -41,3 +41,6 @@ from .hypotheses import (
     Hypothesis as Hypothesis,
     check_hypothesis as check_hypothesis,
 )
+from .states import (
+    held_out as held_out,
+)

@@ -19,7 +19,7 @@ from ..introspection import SCORES, NeuronScanner, neuron_scores
 from ..models import check_layer, describe, preflight
 
 # %% auto #0
-__all__ = []
+__all__ = ['held_out']
 
 # %% ../../nbs/analysis/36_states.ipynb #24d22c98
 def split_list(text: str, sign: str = ",") -> list[str]:
