@@ -74,10 +74,10 @@ def _scan_rows(scan: Any, config: Any) -> list[dict]:
 
 # %% ../nbs/90_cli.ipynb #9ecd3f72
 def _show_scan(scan: Any, config: Any) -> str:
+    from neural_introspection.activations.positions import count_summary
     a, table = scan.about, scan.top(config.top, config.score).to_string(index=False, float_format="{:.4g}".format)
     saved = f"\n\nstatistics  {config.output}" if config.output else ""
-    return (f"{a['neurons']} neurons ({a['layer_type']}), {a['texts']} texts, {a['tokens']} tokens, "
-            f"{a['sinks']} masked as sinks; by {config.score}\n\n{table}{saved}")
+    return f"{a['neurons']} neurons ({a['layer_type']}), {count_summary(a)}; by {config.score}\n\n{table}{saved}"
 
 # %% ../nbs/90_cli.ipynb #ccbebc91
 def _summary_scan(scan: Any, config: Any) -> dict:

@@ -2,14 +2,14 @@ from .backends import (
     first_tensor as first_tensor,
 )
 from .positions import (
+    Contexts as Contexts,
     Position as Position,
-    SINK as SINK,
-    chosen_tokens as chosen_tokens,
+    SelectedTokens as SelectedTokens,
+    TokenCounts as TokenCounts,
+    TokenSelection as TokenSelection,
     fitting_texts as fitting_texts,
     parse_position as parse_position,
     pick_positions as pick_positions,
-    sink_rows as sink_rows,
-    sink_tokens as sink_tokens,
 )
 from .capturing import (
     capture as capture,
@@ -19,7 +19,9 @@ from .capturing import (
     run_from as run_from,
 )
 from .batches import (
+    ActivationBatch as ActivationBatch,
     activation_batches as activation_batches,
+    select_tokens as select_tokens,
 )
 from .interface import (
     ActivationMonitor as ActivationMonitor,
@@ -29,4 +31,8 @@ from .interface import (
 from .statistics import (
     NeuronStats as NeuronStats,
     sketch_distance as sketch_distance,
+)
+from .text_statistics import (
+    TextStatistics as TextStatistics,
+    text_statistics as text_statistics,
 )

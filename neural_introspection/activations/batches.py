@@ -4,50 +4,136 @@
 
 # %% ../../nbs/activations/25_batches.ipynb #69df6bcf
 from __future__ import annotations
-from dataclasses import dataclass
-from typing import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Iterator, Mapping, Optional, Sequence, Union
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .capturing import hooks
-from .positions import Position, chosen_tokens, fitting_texts
-from ..core import progress
-from ..models import encode, evaluating, token_batch, token_batches
+from neural_introspection.activations.positions import (Contexts, Position, SelectedTokens, TokenCounts, TokenSelection,
+    fitting_texts, sink_tokens, stream_sites)
+from ..core import BadTexts, progress
+from ..models import TokenBatch, encode_texts, evaluating, token_batch, token_batches
 
 # %% auto #0
-__all__ = ['activation_batches']
+__all__ = ['ActivationBatch', 'activation_batches', 'select_tokens']
 
-# %% ../../nbs/activations/25_batches.ipynb #5535d4f1
+# %% ../../nbs/activations/25_batches.ipynb #aa0de539
 @dataclass(frozen=True)
 class ActivationBatch:
-    "Activations of some texts, one row for each chosen token."
+    "Activations of some texts, one row for each token that counts."
     values: dict[str, Float[Tensor, "row d"]]  # by site
     text: Int[Tensor, "row"]                   # which text
     position: Int[Tensor, "row"]               # which of the text's own tokens, from 0
     token: Int[Tensor, "row"]                  # its token id
+    sinks: int = 0                             # tokens at the position that were left out as attention sinks
 
     def __len__(self) -> int: return len(self.text)
+    contexts = property(lambda self: torch.stack([self.text, self.position], 1), doc="(text, position) of each row.")
+    codes = property(lambda self: Contexts(self.text, self.position).codes, doc="The same as one int64.")
+    tally = property(lambda self: np.array([len(self.text.unique()), len(self), self.sinks]), doc="Texts, tokens, sinks.")
+
+    def __getitem__(self, rows: Any) -> ActivationBatch:
+        "Some of the rows."
+        values = {site: x[torch.as_tensor(rows, device=x.device)] for site, x in self.values.items()}
+        return type(self)(values, self.text[rows], self.position[rows], self.token[rows], self.sinks)
+
+# %% ../../nbs/activations/25_batches.ipynb #2d45a7a2
+@torch.no_grad()
+def read_batch(
+    model: nn.Module,
+    batch: TokenBatch,
+    sites: Sequence[str],
+    chosen: Bool[Tensor, "batch pos"],          # tokens to read
+    sink_ratio: Optional[float] = None,         # None: all of them count
+) -> ActivationBatch:
+    "The activations at the sites of the chosen tokens that are no attention sinks."
+    acts, sinks = {}, torch.zeros_like(batch.mask)
+    def keep(site): return lambda x: acts.__setitem__(site, x[chosen])
+    def compare(x): sinks.logical_or_(sink_tokens(x, batch.mask, sink_ratio))
+    functions = {site: [keep(site)] for site in sites}
+    for site in stream_sites(model) if sink_ratio else (): functions.setdefault(site, []).append(compare)
+    each = {site: lambda x, found=found: [f(x) for f in found] and None for site, found in functions.items()}
+    with evaluating(model), hooks(model, each, stop_early=True): model(batch.ids)
+    row, _ = chosen.nonzero(as_tuple=True)
+    rank = (batch.mask.int().cumsum(1) - 1)[chosen]
+    found = ActivationBatch(acts, batch.index[row.cpu()], rank.cpu().long(), batch.ids[chosen].cpu())
+    return without_sinks(found, sinks[chosen]) if bool(sinks.any()) else found
+
+# %% ../../nbs/activations/25_batches.ipynb #e9c6d074
+def without_sinks(found: ActivationBatch, sink: Bool[Tensor, "row"]) -> ActivationBatch:
+    "The rows that are no sinks, with the number of those that are."
+    kept = found[~sink.cpu()]
+    return ActivationBatch(kept.values, kept.text, kept.position, kept.token, int(sink.sum()))
+
+# %% ../../nbs/activations/25_batches.ipynb #5535d4f1
+@dataclass(frozen=True)
+class ReadingPlan:
+    "The batches to read: token ids of the texts, which texts go together, and what counts."
+    ids: Mapping[int, Sequence[int]]             # by text
+    groups: list[list[int]]
+    selection: TokenSelection
+    cut: int                                     # texts longer than the context
+    selected: Optional[SelectedTokens] = None    # where it is known which tokens count
+
+    def read(self, model: nn.Module, group: list[int], sites: Sequence[str]) -> ActivationBatch:
+        "The activations of one group of texts."
+        batch = token_batch(model, [self.ids[i] for i in group], group)
+        if self.selected: return read_batch(model, batch, sites, self.selected.mask(batch))
+        return read_batch(model, batch, sites, self.selection.positions(batch), self.selection.sink_ratio)
+
+    def part(self, groups: list[list[int]]) -> ReadingPlan:
+        "The plan of some of the groups, with their texts alone: what a worker gets."
+        texts = [i for group in groups for i in group]
+        selected = self.selected and self.selected.part(texts)
+        return replace(self, ids={i: self.ids[i] for i in texts}, groups=groups, selected=selected)
+
+    def counts(self, tally: Int[np.ndarray, "3"]) -> TokenCounts:
+        "What the batches' tallies come to; `BadTexts` if no token counts."
+        if self.selected: return self.selected.counts
+        texts, tokens, sinks = map(int, tally)
+        if not tokens: raise BadTexts(f"all {sinks} tokens at position {self.selection.token_pos} are attention sinks: give other texts, or sink_ratio=None.")
+        return TokenCounts(self.selection.token_pos, self.selection.sink_ratio, texts, len(self.ids) - texts, self.cut, tokens, sinks)
 
 # %% ../../nbs/activations/25_batches.ipynb #7a9a4d3b
-@torch.no_grad()
+def plan_reading(model: Any, texts: Union[Sequence[str], SelectedTokens], selection: Union[TokenSelection, Position],
+                 batch_size: int) -> ReadingPlan:
+    "The batches of some texts, short texts first, without those that have no token at the position. `BadTexts` if none has."
+    selected = texts if isinstance(texts, SelectedTokens) else None
+    if selected: rule, ids, cut, fit = selected.rule, selected.ids, selected.counts.cut, selected.texts_that_count
+    else:
+        rule, encoded = TokenSelection.of(selection), encode_texts(model, texts)
+        ids, cut, fit = dict(enumerate(encoded.ids)), len(encoded.cut), fitting_texts(encoded.ids, rule.token_pos)
+    groups = token_batches(model, [ids[i] for i in fit], batch_size)
+    return ReadingPlan(ids, [[fit[i] for i in g] for g in groups], rule, cut, selected)
+
+# %% ../../nbs/activations/25_batches.ipynb #60361267
 def activation_batches(
     model: nn.Module,
-    texts: Sequence[str],
+    texts: Union[Sequence[str], SelectedTokens],            # with a `SelectedTokens` its tokens are read, whatever `selection` says
     sites: Sequence[str],
-    token_pos: Position = "last",
+    selection: Union[TokenSelection, Position] = "last",    # which tokens count
     batch_size: int = 16,         # texts
     desc: str = "activations",    # label of the progress bar
 ) -> Iterator[ActivationBatch]:
-    "Activations of all texts at the sites, batch by batch, stopping each forward pass at the last site."
-    ids = encode(model, texts)
-    fit = fitting_texts(ids, token_pos)
-    groups = [[fit[i] for i in g] for g in token_batches(model, [ids[i] for i in fit], batch_size)]
-    for group in progress(groups, desc, unit="batch"):
-        batch = token_batch(model, [ids[i] for i in group], group)
-        chosen = chosen_tokens(batch, token_pos)
-        acts: dict[str, Tensor] = {}
-        with evaluating(model), hooks(model, {s: lambda x, s=s: acts.__setitem__(s, x[chosen]) for s in sites}, stop_early=True):
-            model(batch.ids)
-        row, _ = chosen.nonzero(as_tuple=True)
-        rank = (batch.mask.int().cumsum(1) - 1)[chosen]
-        yield ActivationBatch(acts, batch.index[row.cpu()], rank.cpu(), batch.ids[chosen].cpu())
+    "Activations at the sites of the tokens that count, batch by batch; a text's index is its place in `texts`."
+    plan = plan_reading(model, texts, selection, batch_size)
+    for group in progress(plan.groups, desc, unit="batch"): yield plan.read(model, group, sites)
+
+# %% ../../nbs/activations/25_batches.ipynb #4b7d50d0
+def select_tokens(
+    model: nn.Module,
+    texts: Sequence[str],
+    selection: Union[TokenSelection, Position] = "all",
+    batch_size: int = 16,         # texts
+) -> SelectedTokens:
+    "The tokens of the texts that count, in one pass over them. `BadTexts` if there are none."
+    plan = plan_reading(model, texts, selection, batch_size)
+    positions: dict[int, Int[np.ndarray, "some"]] = {i: np.zeros(0, int) for i in plan.ids}
+    tally = np.zeros(3, int)
+    for group in progress(plan.groups, "tokens", unit="batch"):
+        batch = plan.read(model, group, [])
+        tally += batch.tally
+        for text in group: positions[text] = np.sort(batch.position[batch.text == text].numpy())
+    return SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, plan.counts(tally))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from .positions import Contexts
 
 # %% auto #0
 __all__ = []
@@ -16,7 +17,7 @@ __all__ = []
 # %% ../../nbs/activations/36_contexts.ipynb #7ae4a56c
 def _pack(contexts: Int[Tensor, "row 2"]) -> Int[Tensor, "row"]:
     "(text, position) as one int64 of the same order."
-    return (contexts[:, 0].long() << 32) + contexts[:, 1].long()
+    return Contexts(*contexts.long().T).codes
 
 # %% ../../nbs/activations/36_contexts.ipynb #75f2dd06
 def _ordered(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:

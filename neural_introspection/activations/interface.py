@@ -35,6 +35,13 @@ class ModelInterface:
 
     def layer_names(self) -> list[str]: return site_names(self.model)
 
+    def texts(self, inputs: Any) -> list[str]:
+        "The inputs if they are text(s), else an empty list; `BadInput` for text without a tokenizer."
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        if not (isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str)): return []
+        if getattr(self.model, "tokenizer", None) is None: raise BadInput("this model has no tokenizer: give it tensors and not text.")
+        return list(texts)
+
     def activations(self, layers: Sequence[str], inputs: Any, stop_early: bool = True) -> dict[str, Tensor]:
         "The output of each layer for the inputs: text(s), a tensor or array, or a tuple or dict of arguments."
         self.mask = None
@@ -43,10 +50,7 @@ class ModelInterface:
 
     def run(self, inputs: Any) -> Any:
         "The model's own output for the inputs."
-        texts = [inputs] if isinstance(inputs, str) else inputs
-        if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str):
-            if getattr(self.model, "tokenizer", None) is None:
-                raise BadInput("this model has no tokenizer: give it tensors and not text.")
+        if texts := self.texts(inputs):
             batch = token_batch(self.model, encode(self.model, texts))
             self.mask = batch.mask
             inputs = batch.ids

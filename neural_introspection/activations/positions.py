@@ -4,8 +4,10 @@
 
 # %% ../../nbs/activations/15_positions.ipynb #0b378bbc
 from __future__ import annotations
-from typing import Optional, Sequence, Union
-import pandas as pd
+import math
+from dataclasses import dataclass
+from typing import Any, Optional, Sequence, Union
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,7 +15,8 @@ from ..core import BadInput, BadTexts
 from ..models import TokenBatch
 
 # %% auto #0
-__all__ = ['Position', 'SINK', 'parse_position', 'pick_positions', 'chosen_tokens', 'fitting_texts', 'sink_tokens', 'sink_rows']
+__all__ = ['Position', 'parse_position', 'pick_positions', 'fitting_texts', 'Contexts', 'TokenSelection', 'TokenCounts',
+           'SelectedTokens']
 
 # %% ../../nbs/activations/15_positions.ipynb #79469025
 Position = Union[str, int]
@@ -50,14 +53,6 @@ def pick_positions(x: Float[Tensor, "batch pos *d"], positions: Position,
         return x[:, -1 if place == "last" else place]
     return x[torch.arange(len(x), device=x.device), position_index(mask, place).to(x.device)]
 
-# %% ../../nbs/activations/15_positions.ipynb #699b576f
-def chosen_tokens(batch: TokenBatch, token_pos: Position) -> Bool[Tensor, "batch pos"]:
-    "Which tokens of a batch a position means."
-    place = parse_position(token_pos)
-    if place == "all": return batch.mask
-    column = position_index(batch.mask, place)[:, None]
-    return torch.arange(batch.mask.shape[1], device=batch.mask.device) == column
-
 # %% ../../nbs/activations/15_positions.ipynb #bf72f6a0
 def fitting_texts(ids: Sequence[Sequence[int]], token_pos: Position) -> list[int]:
     "The texts that have the position; `BadTexts` if none has."
@@ -70,25 +65,111 @@ def fitting_texts(ids: Sequence[Sequence[int]], token_pos: Position) -> list[int
     return fit
 
 # %% ../../nbs/activations/15_positions.ipynb #d9557ef8
+@dataclass(frozen=True)
+class Contexts:
+    "Where rows come from: the text of each, and which of the text's own tokens it is, from 0; arrays or tensors of int64."
+    text: Any       # Int "row"
+    position: Any   # Int "row"
+
+    @classmethod
+    def of_codes(cls, codes: Any) -> Contexts:
+        "What `codes` gave."
+        return cls(codes >> 32, codes & 0xFFFFFFFF)
+
+    @property
+    def codes(self) -> Any:
+        "One int64 for each row, in the order of texts and positions."
+        return (self.text << 32) + self.position
+
+    def __len__(self) -> int: return len(self.text)
+    def __getitem__(self, rows: Any) -> Contexts: return type(self)(self.text[rows], self.position[rows])
+
+# %% ../../nbs/activations/15_positions.ipynb #6694e443
 SINK = 100.0  # times the median norm of the text's tokens
 
 def sink_tokens(
-    resid: Float[Tensor, "batch pos d_model"],  # residual stream before the layer
+    resid: Float[Tensor, "batch pos d_model"],  # residual stream at one place
     mask: Bool[Tensor, "batch pos"],            # the text's own tokens
     ratio: float = SINK,
 ) -> Bool[Tensor, "batch pos"]:
     "Tokens whose norm is over `ratio` times the median norm of their text."
     norm = resid.float().norm(dim=-1)
-    median = norm.masked_fill(~mask, float("nan")).nanmedian(1, keepdim=True).values
+    median = norm.masked_fill(~mask, math.nan).nanmedian(1, keepdim=True).values
     return mask & (norm > ratio * median)
 
-# %% ../../nbs/activations/15_positions.ipynb #e6c60e4a
-def sink_rows(
-    resid: Float[Tensor, "row d_model"],  # residual stream before the layer, as in an `ActivationBatch`
-    text: Int[Tensor, "row"],             # the text of each row
-    ratio: float = SINK,
-) -> Bool[Tensor, "row"]:
-    "The same for rows, on their device."
-    norm = resid.float().norm(dim=-1)
-    median = pd.Series(norm.cpu().numpy()).groupby(text.cpu().numpy()).quantile(.5, interpolation="lower")   # as torch takes it
-    return norm > ratio * torch.tensor(median.loc[text.cpu().numpy()].to_numpy()).to(norm)
+# %% ../../nbs/activations/15_positions.ipynb #a32b9f16
+def stream_sites(model: Any) -> list[str]:
+    "Where the residual stream is compared: as it enters each block, and as it leaves the last."
+    last = model.cfg.n_layers - 1
+    return [*(f"blocks.{layer}.hook_resid_pre" for layer in range(last + 1)), f"blocks.{last}.hook_resid_post"]
+
+# %% ../../nbs/activations/15_positions.ipynb #e0fb7248
+@dataclass(frozen=True)
+class TokenSelection:
+    "Which of a text's own tokens count: those at a position that are no attention sinks. `BadInput` for an unknown position."
+    token_pos: Position = "all"                # all, last, or an integer from 0
+    sink_ratio: Optional[float] = SINK         # a sink's norm is over this many times the median of its text; None: sinks count
+
+    def __post_init__(self):
+        object.__setattr__(self, "token_pos", parse_position(self.token_pos))
+        if self.sink_ratio is not None and not 1 < self.sink_ratio < math.inf:
+            raise BadInput(f"sink_ratio is {self.sink_ratio}: give a number above 1, or None to keep attention sinks.")
+
+    @classmethod
+    def of(cls, given: Union[TokenSelection, Position]) -> TokenSelection:
+        "A selection as it is; a position as one with the usual rule for sinks."
+        return given if isinstance(given, TokenSelection) else cls(given)
+
+    def positions(self, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+        "The tokens of a batch at the position, sinks included."
+        if self.token_pos == "all": return batch.mask
+        column = position_index(batch.mask, self.token_pos)[:, None]
+        return torch.arange(batch.mask.shape[1], device=batch.mask.device) == column
+
+# %% ../../nbs/activations/15_positions.ipynb #dd508049
+@dataclass(frozen=True)
+class TokenCounts:
+    "How many texts and tokens count, and how many do not, and why. `vars()` of it goes into a result's `about`."
+    token_pos: Position
+    sink_ratio: Optional[float]
+    texts: int      # with a token that counts
+    skipped: int    # too short for the position, or with nothing but sinks at it
+    cut: int        # longer than the context: their ends were not read
+    tokens: int     # that count
+    sinks: int      # at the position, left out as attention sinks
+
+    def summary(self) -> str: return count_summary(vars(self))
+
+# %% ../../nbs/activations/15_positions.ipynb #8170f191
+def count_summary(about: dict) -> str:
+    "What a result's `about` says of its texts and tokens, in words."
+    said = f"{about['tokens']:,} tokens of {about['texts']:,} texts (position {about['token_pos']})"
+    if about["sinks"]: said += f", without {about['sinks']:,} attention sinks"
+    if about["skipped"]: said += f"; {about['skipped']:,} texts without such a token"
+    return said + f"; {about['cut']:,} texts cut to the context" * bool(about["cut"])
+
+# %% ../../nbs/activations/15_positions.ipynb #63f96460
+@dataclass(frozen=True)
+class SelectedTokens:
+    "The tokens of some texts that count: made by `select_tokens`, taken instead of texts by what reads activations."
+    texts: dict[int, str]                                # by number
+    ids: dict[int, Sequence[int]]                        # of each text, cut to the context
+    positions: dict[int, Int[np.ndarray, "some"]]        # of each text, those that count; none: the text does not
+    counts: TokenCounts                                  # of all texts, also where this is a part of them
+
+    def __len__(self) -> int: return sum(map(len, self.positions.values()))
+    rule = property(lambda self: TokenSelection(self.counts.token_pos, self.counts.sink_ratio), doc="What they were selected by.")
+    codes = property(lambda self: np.concatenate([Contexts(np.int64(i), some).codes for i, some in self.positions.items()]), doc="(text, position) of each, as one int64.")
+    texts_that_count = property(lambda self: [i for i, some in self.positions.items() if len(some)], doc="Their numbers.")
+
+    def part(self, texts: Sequence[int]) -> SelectedTokens:
+        "The tokens of some of the texts."
+        some = ({i: what[i] for i in texts} for what in (self.texts, self.ids, self.positions))
+        return SelectedTokens(*some, self.counts)
+
+    def mask(self, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+        "The tokens of a batch that count."
+        rank, keep = batch.mask.int().cumsum(1) - 1, torch.zeros_like(batch.mask)
+        for row, text in enumerate(batch.index.tolist()):
+            keep[row] = torch.isin(rank[row], torch.as_tensor(self.positions[text], device=rank.device))
+        return keep & batch.mask

@@ -10,10 +10,12 @@ from typing import Any, Iterable, Optional, Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from .batches import activation_batches
 from .capturing import find_site
 from .contexts import Top, batch_top
 from .interface import ModelInterface, neuron_axis
 from .moments import Moments, batch_sums, joint_moments
+from .positions import Contexts
 from .quantiles import SKETCH_SLOTS, count_cells, counts_in_order, sketch_quantiles
 from ..core import BadData, BadInput, progress, read_tensors, write_tensors
 
@@ -127,7 +129,8 @@ def _top_values(state: dict[str, Tensor]) -> tuple[Float[Tensor, "neuron k"], In
     "(the highest activations, descending; their (text, position)); NaN and -1 where fewer were seen."
     none = (torch.empty(len(state["count"]), 0, dtype=d) for d in (torch.float32, torch.int64))
     top = _top(state) if "top_codes" in state else Top(*none)
-    seen, places = top.codes >= 0, torch.stack([top.codes >> 32, top.codes & 0xFFFFFFFF], -1)
+    where, seen = Contexts.of_codes(top.codes), top.codes >= 0
+    places = torch.stack([where.text, where.position], -1)
     return _or_nan(top.values, seen), torch.where(seen[..., None], places, -1)
 
 # %% ../../nbs/activations/40_statistics.ipynb #7011ded7
@@ -245,9 +248,17 @@ def layer_statistics(
     "Statistics of every neuron of the layers, each place of each sample a row; memory grows with neurons only. `BadInput` without a batch."
     stats: dict[str, NeuronStats] = {}
     for batch in progress(batches, "statistics", unit="batch"):
-        for layer, acts in interface.activations(layers, batch).items():
-            rows = acts.movedim(neuron_axis(find_site(interface.model, layer), acts.ndim), -1).flatten(0, -2).float()
+        for layer, rows in _layer_rows(interface, layers, batch).items():
             if layer not in stats: stats[layer] = NeuronStats(rows.shape[1], quantiles)
-            stats[layer].update(rows, mask=None if interface.mask is None else interface.mask.flatten())
+            stats[layer].update(rows)
     if not stats: raise BadInput("there are no batches: give at least one.")
     return stats
+
+# %% ../../nbs/activations/40_statistics.ipynb #2e620ae1
+def _layer_rows(interface: ModelInterface, layers: Sequence[str], batch: Any) -> dict[str, Float[Tensor, "row neuron"]]:
+    "The layers' activations for one input as rows; of texts those of the tokens that count."
+    if texts := interface.texts(batch):
+        (found,) = activation_batches(interface.model, texts, layers, "all", len(texts))
+        return {layer: rows.float() for layer, rows in found.values.items()}
+    rows = lambda layer, x: x.movedim(neuron_axis(find_site(interface.model, layer), x.ndim), -1).flatten(0, -2).float()
+    return {layer: rows(layer, x) for layer, x in interface.activations(layers, batch).items()}

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from ..activations import NeuronStats, capture, edit, run_from
+from ..activations import NeuronStats, TokenSelection, capture, edit, run_from, select_tokens
 from neural_introspection.analysis.token_level import (Address, neuron_addresses, neuron_batches, neurons_by_site,
     random_neurons)
 from ..core import BadAddress, BadInput, NeuronAddress, progress
@@ -90,8 +90,9 @@ def ablation_reference(
     "Means over all tokens and the values on up to `POOL` texts, in one pass: made once for many calls of `ablation_effect`."
     pool = set(np.random.default_rng(seed).permutation(len(texts))[:POOL].tolist())
     stats, kept = NeuronStats(len(neurons), quantiles=False), {}
-    for batch, values, keep in neuron_batches(model, texts, neurons, batch_size):
-        stats.update(values[keep])
+    counted = torch.from_numpy(select_tokens(model, texts, "all", batch_size).codes)
+    for batch, values, finite in neuron_batches(model, texts, neurons, batch_size, TokenSelection("all", None)):
+        stats.update(values[finite & torch.isin(batch.codes, counted)])
         for i in sorted(set(batch.text.tolist()) & pool):
             if len(kept) < 2 or sum(v.numel() for v in kept.values()) < POOL_VALUES: kept[i] = values[batch.text == i].nan_to_num(0, 0, 0)
     return AblationReference(tuple(neurons), stats.mean.float(), {texts[i]: kept[i] for i in sorted(kept)})

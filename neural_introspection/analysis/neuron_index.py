@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Int
-from ..activations import NeuronStats, activation_batches, sink_rows
+from ..activations import NeuronStats
 from .causes import AblationReference, ablation_reference
 from .polysemantic import PolysemanticResult
-from .polysemantic_scan import scan_polysemantic
+from .polysemantic_scan import senses_and_statistics
 from neural_introspection.core import (BadData, BadInput, NeuronAddress, atomic_folder, check_index, read_json,
     site_name, write_json)
 from ..models import check_layer, model_hash, model_name
@@ -75,16 +74,6 @@ class LayerIndex:
     def __repr__(self) -> str: return f"{self.site} in {model_name(self.model)}: {self.statistics.n_neurons} neurons over {len(self.texts)} texts; {self.senses!r}"
     def _repr_html_(self) -> str: return f"<b>{html.escape(repr(self))}</b>{self.top(5)[_SHOWN].to_html(index=False, float_format='{:.3g}'.format)}"
 
-# %% ../../nbs/analysis/44_neuron_index.ipynb #1ae95c7f
-def _statistics(model: Any, texts: Sequence[str], layer: int, batch_size: int) -> NeuronStats:
-    "Statistics of a layer's MLP neurons over all tokens but sinks, with their strongest contexts."
-    site, resid = site_name("mlp_out", layer), f"blocks.{layer}.hook_resid_mid"
-    stats = NeuronStats(model.cfg.d_mlp, quantiles=False, top_k=STRONGEST)
-    for batch in activation_batches(model, texts, [resid, site], "all", batch_size, "statistics"):
-        sink = sink_rows(batch.values[resid], batch.text)
-        stats.update(batch.values[site].cpu(), ~sink.cpu(), torch.stack([batch.text, batch.position], 1))
-    return stats
-
 # %% ../../nbs/analysis/44_neuron_index.ipynb #c6922975
 def _order(index: LayerIndex, by: str, seed: int) -> Int[np.ndarray, "neuron"]:
     if by not in ORDERS: raise BadInput(f"order {by!r} is unknown: choose one of {', '.join(ORDERS)}.")
@@ -127,7 +116,7 @@ def layer_index(
     layer, texts = check_layer(model, layer), tuple(texts)
     kept = None if folder is None else Path(folder)/site_name("mlp_out", layer)
     if kept and (kept/"index.json").exists() and read_json(kept/"index.json") == _identity(model, texts, layer): return _load(kept, model)
-    senses = scan_polysemantic(model, texts, [layer], model.cfg.d_mlp, batch_size=batch_size, **settings)
-    index = LayerIndex(model, texts, layer, senses, _statistics(model, texts, layer, batch_size))
+    senses, stats = senses_and_statistics(model, texts, [layer], model.cfg.d_mlp, batch_size=batch_size, contexts=STRONGEST, **settings)
+    index = LayerIndex(model, texts, layer, senses, stats[layer])
     if kept: index.save(kept)
     return index

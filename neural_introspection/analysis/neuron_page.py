@@ -16,6 +16,7 @@ from .logits import LogitView, logit_view
 from .neuron_index import OTHERS, LayerIndex
 from .rows import snippets
 from .token_level import TokenActivations, token_activations
+from ..activations import Contexts
 from ..core import BadInput, BadTexts, NeuronAddress, progress
 from ..models import encode
 from ..stats import p_values
@@ -110,7 +111,7 @@ def _contexts(index: LayerIndex, address: NeuronAddress) -> pd.DataFrame:
     if (found.kind == "top").any(): return found
     values, places = (x[address.neuron] for x in index.statistics.top)
     values, places = values[places[:, 0] >= 0], places[places[:, 0] >= 0]
-    words = snippets(index.model, index.texts, ((places[:, 0] << 32) + places[:, 1]).numpy())
+    words = snippets(index.model, index.texts, Contexts(*places.numpy().T))
     return pd.concat([pd.DataFrame(dict(kind="top", sense=0, value=values.numpy(), text=places[:, 0], position=places[:, 1], snippet=words)), found], ignore_index=True)
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #0f07286f

@@ -6,74 +6,63 @@
 from __future__ import annotations
 import html
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import NeuronStats, activation_batches, sink_rows
+from ..activations import Contexts, NeuronStats, activation_batches, text_statistics
 from .measures import LEAST, MEASURES, Evidence, Settings
 from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_floor,
     check_measurement, combine_layers, finite_float, layer_tables)
-from .rows import Places, snippets
+from .rows import Places, random_contexts, snippets
 from ..core import BadAddress, BadInput, check_index, progress, site_name
 from ..models import check_layer, describe, encode
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['scan_polysemantic']
+__all__ = ['scan_polysemantic', 'senses_and_statistics']
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #6b736f4d
-def _random_codes(model: Any, texts: Sequence[str], seed: int) -> Int[np.ndarray, "random"]:
-    "Random tokens of the texts, without replacement, as (text << 32) + position."
-    lengths = np.array([len(ids) for ids in encode(model, texts)])
-    total = np.random.default_rng(seed).permutation(lengths.sum())[:BACKGROUND]
-    ends = lengths.cumsum()
-    text = np.searchsorted(ends, total, side="right")
-    return (text.astype(np.int64) << 32) + total - (ends - lengths)[text]
-
-# %% ../../nbs/analysis/12_polysemantic_scan.ipynb #589431ad
-def _codes(text: Tensor, position: Tensor) -> Int[np.ndarray, "row"]: return ((text.long() << 32) + position.long()).cpu().numpy()
-
-# %% ../../nbs/analysis/12_polysemantic_scan.ipynb #4eefaedd
 def _spaces(layers: Sequence[int]) -> dict[int, str]: return {layer: f"blocks.{layer}.hook_resid_mid" for layer in layers}
-
-# %% ../../nbs/analysis/12_polysemantic_scan.ipynb #0060860f
-def _first_pass(model: Any, texts: Sequence[str], layers: Sequence[int], k: int, batch_size: int,
-                shown: Int[np.ndarray, "random"]) -> tuple[dict[int, NeuronStats], dict[int, Tensor], int, int]:
-    "(statistics of each layer; its activations at the shown tokens, NaN at a sink; tokens; most sinks of a layer)."
-    sites, spaces = {layer: site_name("mlp_out", layer) for layer in layers}, _spaces(layers)
-    stats = {layer: NeuronStats(model.cfg.d_mlp, quantiles=False, top_k=k) for layer in layers}
-    random = {layer: torch.full((len(shown), model.cfg.d_mlp), math.nan) for layer in layers}
-    place, tokens, sinks = {code: i for i, code in enumerate(shown.tolist())}, 0, dict.fromkeys(layers, 0)
-    for batch in activation_batches(model, texts, [*sites.values(), *spaces.values()], "all", batch_size, "top contexts"):
-        codes, contexts = _codes(batch.text, batch.position), torch.stack([batch.text, batch.position], 1)
-        hits = [(row, place[code]) for row, code in enumerate(codes.tolist()) if code in place]
-        for layer in layers:
-            x, resid = batch.values[sites[layer]], batch.values[spaces[layer]]
-            sink = sink_rows(resid, batch.text)
-            stats[layer].update(x, ~sink, contexts)
-            for row, i in hits:
-                if not sink[row]: random[layer][i] = x[row].float().cpu()
-            sinks[layer] += int(sink.sum())
-        tokens += len(batch)
-    return stats, random, tokens, max(sinks.values())
+def _sites(layers: Sequence[int]) -> dict[int, str]: return {layer: site_name("mlp_out", layer) for layer in layers}
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #b8c5b9d2
-def _second_pass(model: Any, texts: Sequence[str], wanted: dict[int, Int[np.ndarray, "row"]],
-                 batch_size: int) -> dict[int, Float[Tensor, "row d"]]:
-    "The residual stream before each layer's MLP at the wanted tokens (sorted codes); only texts that have some are run."
-    spaces = _spaces(list(wanted))
+@dataclass(frozen=True)
+class _Read:
+    "What the second pass reads at some tokens."
+    spaces: dict[int, Float[Tensor, "row d"]]           # by layer: the residual stream before its MLP at the wanted tokens
+    shown: dict[int, Float[Tensor, "random neuron"]]    # by layer: its activations at the shown tokens; NaN at a sink
+    counted: Bool[np.ndarray, "background"]             # which background tokens are no sinks
+
+def _second_pass(
+    model: Any,
+    texts: Sequence[str],
+    wanted: dict[int, Int[np.ndarray, "row"]],     # by layer: codes, sorted; the background among them
+    background: Int[np.ndarray, "background"],     # codes of random tokens; the first `RANDOM` are shown
+    batch_size: int,
+) -> _Read:
+    "The residual stream and the activations at some tokens; only texts that have some are run."
+    spaces, sites, shown = _spaces(list(wanted)), _sites(list(wanted)), background[:RANDOM]
     found = {layer: torch.zeros(len(codes), model.cfg.d_model) for layer, codes in wanted.items()}
-    needed = np.unique(np.concatenate([codes >> 32 for codes in wanted.values()]))
-    for batch in activation_batches(model, [texts[i] for i in needed], list(spaces.values()), "all", batch_size, "representations"):
-        codes = _codes(torch.from_numpy(needed)[batch.text], batch.position)
-        for layer, space in spaces.items():
-            here = np.isin(codes, wanted[layer])
-            found[layer][np.searchsorted(wanted[layer], codes[here])] = finite_float(batch.values[space][torch.from_numpy(here).to(batch.values[space].device)]).cpu()
-    return found
+    random = {layer: torch.full((len(shown), model.cfg.d_mlp), math.nan) for layer in wanted}
+    needed, counted = np.unique(np.concatenate([codes >> 32 for codes in wanted.values()])), np.zeros(len(background), bool)
+    for batch in activation_batches(model, [texts[i] for i in needed], [*spaces.values(), *sites.values()], "all", batch_size, "representations"):
+        codes = Contexts(needed[batch.text], batch.position.numpy()).codes
+        counted |= np.isin(background, codes)
+        for layer in wanted:
+            _fill(found[layer], wanted[layer], batch.values[spaces[layer]], codes)
+            _fill(random[layer], shown, batch.values[sites[layer]], codes)
+    return _Read(found, random, counted)
+
+def _fill(out: Float[Tensor, "row d"], wanted: Int[np.ndarray, "row"], values: Float[Tensor, "some d"], codes: Int[np.ndarray, "some"]) -> None:
+    "Put the values at the wanted codes into their rows of `out`."
+    order = np.argsort(wanted)
+    here = np.flatnonzero(np.isin(codes, wanted))
+    rows = order[np.searchsorted(wanted[order], codes[here])]
+    out[torch.from_numpy(rows)] = finite_float(values[torch.from_numpy(here).to(values.device)]).cpu()
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #9c0a4707
 def choose_neurons(stats: NeuronStats, count: int) -> Int[np.ndarray, "count"]:
@@ -92,6 +81,19 @@ def scan_polysemantic(
     **settings: Any,                                              # of `Settings`
 ) -> PolysemanticResult:
     "The senses of a transformer's MLP neurons, over all tokens of the texts. `BadInput` before the first pass."
+    return senses_and_statistics(model, texts, layers, per_layer, neurons, batch_size, **settings)[0]
+
+def senses_and_statistics(
+    model: Any,
+    texts: Sequence[str],
+    layers: Optional[Sequence[int]] = None,
+    per_layer: int = 512,
+    neurons: Optional[dict[int, Sequence[int]]] = None,
+    batch_size: int = 8,
+    contexts: int = 0,         # at least so many top contexts are kept in the statistics
+    **settings: Any,
+) -> tuple[PolysemanticResult, dict[int, NeuronStats]]:
+    "(what `scan_polysemantic` returns, the statistics of each layer that its first pass made)."
     unknown = set(settings) - set(Settings.__dataclass_fields__)
     if unknown: raise BadInput(f"option {sorted(unknown)[0]!r} is unknown: choose from {', '.join(Settings.__dataclass_fields__)}.")
     s, width = Settings(**settings), model.cfg.d_mlp
@@ -101,41 +103,44 @@ def scan_polysemantic(
     layers = [check_layer(model, layer) for layer in asked]
     if not layers or len(set(layers)) < len(layers): raise BadAddress(f"layers {list(asked)} must name at least one layer, and each once.")
     chosen = {layer: np.array([check_index("neuron", int(n), width, site_name("mlp_out", layer)) for n in neurons[given]]) for layer, given in zip(layers, asked)} if neurons else {}
-    background = _random_codes(model, texts, s.seed)
+    background = random_contexts(encode(model, texts), BACKGROUND, s.seed).codes
     if len(background) < 3 * LEAST: raise BadInput(f"{len(background)} tokens are too few for a test: give texts with at least {3 * LEAST}.")
-    stats, random, tokens, sinks = _first_pass(model, texts, layers, min(s.k, len(background) // 3), batch_size, background[:RANDOM])
+    s, sites = replace(s, k=min(s.k, len(background) // 3)), _sites(layers)
+    found = text_statistics(model, texts, list(sites.values()), "all", False, max(s.k, contexts), batch_size, "top contexts")
+    stats = {layer: found.stats[site] for layer, site in sites.items()}
     chosen = chosen or {layer: choose_neurons(stats[layer], per_layer) for layer in layers}
-    return _examine(model, texts, stats, random, chosen, background, batch_size, s,
-                    dict(rows=tokens, sinks=sinks, texts=len(texts), model=vars(describe(model)), scanned=width * len(layers)))
+    about = vars(found.counts) | dict(rows=found.counts.tokens, model=vars(describe(model)), scanned=width * len(layers))
+    return _examine(model, texts, stats, chosen, background, batch_size, s, about), stats
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #b54af47d
-def _examine(model: Any, texts: Sequence[str], stats: dict[int, NeuronStats], random: dict[int, Tensor], chosen: dict[int, np.ndarray],
+def _examine(model: Any, texts: Sequence[str], stats: dict[int, NeuronStats], chosen: dict[int, np.ndarray],
              background: Int[np.ndarray, "random"], batch_size: int, settings: Settings, about: dict) -> PolysemanticResult:
-    "The second pass and what it tells."
-    tops = {layer: _chosen_top(stats[layer], neurons) for layer, neurons in chosen.items()}
+    "The result: the second pass, and the measure on what it read."
+    tops = {layer: _chosen_top(stats[layer], neurons, settings.k) for layer, neurons in chosen.items()}
     wanted = {layer: np.unique(np.concatenate([codes[codes >= 0], background])) for layer, (_, codes) in tops.items()}
-    spaces, parts = _second_pass(model, texts, wanted, batch_size), []
-    shown, union = _code_places(model, texts, background[:RANDOM]), np.unique(np.concatenate(list(wanted.values())))
-    all_places = _code_places(model, texts, union)
+    read, parts = _second_pass(model, texts, wanted, background, batch_size), []
+    union, counted = np.unique(np.concatenate(list(wanted.values()))), background[read.counted]
+    shown, all_places = _code_places(model, texts, background[:RANDOM]), _code_places(model, texts, union)
     for layer, (values, codes) in progress(tops.items(), "senses", len(tops), "layer"):
         rows = np.where(codes >= 0, np.searchsorted(wanted[layer], codes), -1)
-        n = torch.from_numpy(chosen[layer])
-        evidence = Evidence(values, torch.from_numpy(rows), activation_floor(stats[layer])[n], spaces[layer], spaces[layer][np.searchsorted(wanted[layer], background)])
-        some = random[layer][:, n]
+        n, space = torch.from_numpy(chosen[layer]), read.spaces[layer]
+        evidence = Evidence(values, torch.from_numpy(rows), activation_floor(stats[layer])[n], space, space[np.searchsorted(wanted[layer], counted)])
+        some = read.shown[layer][:, n]
         known, places = some.isfinite().any(1).nonzero()[:, 0].numpy(), all_places.at(np.searchsorted(union, wanted[layer]))
         parts.append(layer_tables(site_name("mlp_out", layer), chosen[layer], evidence, MEASURES["senses"](evidence, settings), places, some[known], shown.at(known)))
     return combine_layers(parts, "senses", settings, about)
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #f2cc1009
 def _chosen_top(stats: NeuronStats,
-                neurons: np.ndarray) -> tuple[Float[Tensor, "neuron k"], Int[np.ndarray, "neuron k"]]:
+                neurons: np.ndarray, k: int) -> tuple[Float[Tensor, "neuron k"], Int[np.ndarray, "neuron k"]]:
     "(top activations, codes of their contexts, -1 where there are fewer), on the CPU."
-    values, places = (x.cpu()[torch.from_numpy(neurons)] for x in stats.top)
-    return values, np.where(places[..., 0] >= 0, _codes(places[..., 0], places[..., 1]), -1)
+    values, places = (x.cpu()[torch.from_numpy(neurons), :k] for x in stats.top)
+    return values, np.where(places[..., 0] >= 0, Contexts(places[..., 0], places[..., 1]).codes.numpy(), -1)
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #186a7e8d
 def _code_places(model: Any, texts: Sequence[str], codes: Int[np.ndarray, "row"]) -> Places:
-    return Places(codes >> 32, codes & 0xFFFFFFFF, snippets(model, texts, codes))
+    where = Contexts.of_codes(codes)
+    return Places(where.text, where.position, snippets(model, texts, where))
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #8ce69b3f
 @dataclass(frozen=True, repr=False)

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from ..activations import Contexts
 from ..core import BadAddress, BadInput
 from ..models import encode, token_text
 
@@ -31,16 +32,23 @@ class Places:
         return Places(self.text[rows], self.position[rows], [self.snippet[i] for i in rows.tolist()] if len(self.snippet) else ())
 
 # %% ../../nbs/analysis/02_rows.ipynb #14103572
-def snippets(model: Any, texts: Sequence[str], codes: Int[np.ndarray, "row"], before: int = 8,
-             after: int = 4) -> list[str]:
-    "The tokens around each place, the place itself in «»."
-    used = np.unique(codes >> 32)
+def snippets(model: Any, texts: Sequence[str], where: Contexts, before: int = 8, after: int = 4) -> list[str]:
+    "The tokens around each context, its own in «»."
+    used = np.unique(where.text)
     ids = dict(zip(used.tolist(), encode(model, [texts[i] for i in used])))
-    def one(code):
-        row, at = ids[code >> 32], code & 0xFFFFFFFF
+    def one(text, at):
+        row = ids[text]
         say = lambda part: token_text(model, part)
         return f"{say(row[max(0, at - before):at])}«{say([row[at]])}»{say(row[at + 1:at + 1 + after])}"
-    return [one(code) for code in codes.tolist()]
+    return [one(text, at) for text, at in zip(np.asarray(where.text).tolist(), np.asarray(where.position).tolist())]
+
+def random_contexts(ids: Sequence[Sequence[int]], count: int, seed: int) -> Contexts:
+    "Random tokens of texts, `count` of them or all there are, without replacement and in random order."
+    lengths = np.array([len(row) for row in ids])
+    chosen = np.random.default_rng(seed).permutation(lengths.sum())[:count]
+    ends = lengths.cumsum()
+    text = np.searchsorted(ends, chosen, side="right")
+    return Contexts(text.astype(np.int64), chosen - (ends - lengths)[text])
 
 # %% ../../nbs/analysis/02_rows.ipynb #0de9c178
 def flat_rows(layer: str, acts: Any, mask: Optional[Tensor]) -> Float[Tensor, "row neuron"]:

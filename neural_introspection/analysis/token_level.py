@@ -7,22 +7,23 @@ from __future__ import annotations
 import html
 import keyword
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import NeuronStats, activation_batches, capture, sink_rows
-from .rows import snippets
+from ..activations import ActivationBatch, Contexts, NeuronStats, TokenSelection, activation_batches, capture
+from ..activations.batches import plan_reading
+from .rows import random_contexts, snippets
 from ..core import BadAddress, BadInput, NeuronAddress
 from neural_introspection.models import (check_layer, check_neuron, encode, evaluating, layer_width, token_batch,
     token_strings)
 from ..stats import p_values
 
 # %% auto #0
-__all__ = ['token_activations', 'token_profiles']
+__all__ = ['RANDOM', 'token_activations', 'token_profiles']
 
 # %% ../../nbs/analysis/20_token_level.ipynb #bddbea3b
 Address = Union[str, NeuronAddress]
@@ -261,47 +262,43 @@ def _profiles(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], gr
     kind = torch.tensor([TOKEN_CLASSES.index(token_class(token)) for token in names["token"]])
     twins = dict.fromkeys(names, shifts) | dict(token=min(shifts, max(19, VOCABULARY // len(names["token"]))))
     tables = {by: _Table.empty(1 + twins[by], len(names[by]), len(found)) for by in names}
-    stats, random, tokens = NeuronStats(len(found), quantiles=False, top_k=k), _RandomRows(ids, seed), 0
-    for batch, values, keep in neuron_batches(model, texts, found, batch_size):
-        batch, values = _rows(batch, keep), values[keep]
+    stats, random, tally = NeuronStats(len(found), quantiles=False, top_k=k), _RandomRows(ids, seed), np.zeros(3, int)
+    for batch, values, finite in neuron_batches(model, texts, found, batch_size):
+        tally += batch.tally
+        batch, values = batch[finite], values[finite]
         aligned = _shifted(values, batch.text, group, shifts, seed)
         for by, category in (("token", batch.token), ("class", kind[batch.token]), ("position", _position_bin(batch.position))):
             tables[by].add(half[batch.text], category, aligned[:1 + twins[by]])
-        stats.update(values, contexts=torch.stack([batch.text, batch.position], 1))
+        stats.update(values, contexts=batch.contexts)
         random.take(batch, values)
-        tokens += len(values)
     explained = {by: table.explained().numpy() for by, table in tables.items()}
-    about = dict(tokens=tokens, left_out=sum(map(len, ids)) - tokens, texts=len(texts))
+    counts = plan_reading(model, texts, "all", batch_size).counts(tally)
+    about = vars(counts) | dict(left_out=sum(map(len, ids)) - int(stats.count.max()))
     return [_profile(model, texts, a, i, explained, tables, names, stats, random, about) for i, a in enumerate(found)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #409ebcfe
 def neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress],
-                   batch_size: int) -> Iterator[tuple[Any, Float[Tensor, "row neuron"], Bool[Tensor, "row"]]]:
-    "(batch, its activations of some neurons, which rows count), on the CPU, text by text; attention sinks and rows with a value that is not finite do not count."
+                   batch_size: int, selection: Union[TokenSelection, str] = "all") -> Iterator[tuple[ActivationBatch, Float[Tensor, "row neuron"], Bool[Tensor, "row"]]]:
+    "(batch, its activations of some neurons, which rows are finite), on the CPU, text by text; the batch itself without values."
     sites = neurons_by_site(addresses)
-    entering = f"blocks.{min(a.layer for a in addresses)}.hook_resid_pre"
-    for batch in activation_batches(model, texts, [entering, *sites], "all", batch_size, "neurons"):
+    for batch in activation_batches(model, texts, list(sites), selection, batch_size, "neurons"):
         values = torch.empty(len(batch), len(addresses))
         for site, places in sites.items(): values[:, places] = batch.values[site][:, [addresses[i].neuron for i in places]].float().cpu()
-        keep = ~sink_rows(batch.values[entering], batch.text).cpu() & values.isfinite().all(1)
-        order = torch.from_numpy(np.lexsort((batch.position.numpy(), batch.text.numpy())))
-        yield _rows(batch, order), values[order], keep[order]
+        order = batch.codes.argsort()
+        yield replace(batch, values={})[order], values[order], values[order].isfinite().all(1)
 
 # %% ../../nbs/analysis/20_token_level.ipynb #fe1e971e
-def _rows(batch: Any, rows: Shaped[Tensor, "some"]) -> Any: return type(batch)({}, batch.text[rows], batch.position[rows], batch.token[rows])
+RANDOM = 64   # tokens shown beside the top contexts
 
 # %% ../../nbs/analysis/20_token_level.ipynb #dc28f0c5
 class _RandomRows:
-    "The values at `count` random tokens of the texts."
-    def __init__(self, ids: Sequence[Sequence[int]], seed: int, count: int = 64):
-        ends = np.cumsum([len(row) for row in ids])
-        chosen = np.sort(np.random.default_rng(seed).permutation(ends[-1])[:count])
-        text = np.searchsorted(ends, chosen, side="right")
-        self.place = {(int(t), int(c - (ends[t] - len(ids[t])))): i for i, (t, c) in enumerate(zip(text, chosen))}
+    "The values at some random tokens of the texts."
+    def __init__(self, ids: Sequence[Sequence[int]], seed: int):
+        self.place = {code: i for i, code in enumerate(np.sort(random_contexts(ids, RANDOM, seed).codes).tolist())}
         self.values: dict[int, Tensor] = {}
 
     def take(self, batch: Any, values: Float[Tensor, "row neuron"]) -> None:
-        for row, key in enumerate(zip(batch.text.tolist(), batch.position.tolist())):
+        for row, key in enumerate(batch.codes.tolist()):
             if key in self.place: self.values[self.place[key]] = values[row]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #e87b04f6
@@ -324,9 +321,9 @@ def _context_table(model: Any, texts: Sequence[str], i: int, stats: NeuronStats,
     top = [dict(kind="top", value=float(v), quantile=math.nan, text=int(t), position=int(p)) for v, (t, p) in zip(values, places) if t >= 0]
     found = sorted((float(random.values[j][i]), key) for key, j in random.place.items() if j in random.values)
     steps = np.linspace(0, len(found) - 1, min(shown, len(found))).round().astype(int)[::-1]
-    some = [dict(kind="random", value=found[s][0], quantile=s / max(1, len(found) - 1), text=found[s][1][0], position=found[s][1][1]) for s in steps]
+    some = [dict(kind="random", value=found[s][0], quantile=s / max(1, len(found) - 1), **vars(Contexts.of_codes(found[s][1]))) for s in steps]
     frame = pd.DataFrame(top + some)
-    return frame.assign(snippet=snippets(model, texts, ((frame.text.to_numpy(np.int64) << 32) + frame.position.to_numpy()).astype(np.int64)))
+    return frame.assign(snippet=snippets(model, texts, Contexts(frame.text.to_numpy(np.int64), frame.position.to_numpy(np.int64))))
 
 # %% ../../nbs/analysis/20_token_level.ipynb #3d0eaa41
 @dataclass(frozen=True)
@@ -360,8 +357,8 @@ def token_contrast(
     check_token_ids(model, tokens)
     member = torch.zeros(model.cfg.d_vocab, dtype=torch.long).scatter(0, torch.as_tensor(list(tokens)), 1)
     table = _Table.empty(1 + shifts, 2, 1)
-    for batch, values, keep in neuron_batches(model, texts, a, batch_size):
-        batch, values = _rows(batch, keep), values[keep]
+    for batch, values, finite in neuron_batches(model, texts, a, batch_size):
+        batch, values = batch[finite], values[finite]
         table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], _shifted(values, batch.text, group, shifts, seed))
     n, total = table.n[0], table.total[:, 0, :, 0]
     std = (table.square[0, 0, 0] / n.sum() - (total[0].sum() / n.sum()).square()).clamp(min=0).sqrt()

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
-from ..activations import SINK, Position, fitting_texts, parse_position
+from ..activations import Position, TokenSelection
+from ..activations.batches import plan_reading
 from ..core import BadAddress, BadInput, BadTexts, plain, progress, site_name
 from ..data import group_texts
 from .atlas_result import AtlasResult
@@ -21,8 +22,8 @@ from .crossfit import PENALTIES, Sums, as_float64, control_r2, fold_basis, score
 from .dataset import text_hash
 from .leakage import leakage_label
 from .predictor import fold_of
-from .sums import PART, AtlasPlan, Part, fold_sums, part_sums, plan_parts, read_batch
-from ..models import check_layer, describe, encode, layer_width, model_device, spread, token_batch
+from .sums import PART, AtlasPlan, Part, fold_sums, part_sums, plan_parts, read_sites
+from ..models import check_layer, describe, layer_width, model_device, spread
 from ..stats import p_values, q_values
 
 # %% auto #0
@@ -44,7 +45,7 @@ class NeuronAtlas:
     null_neurons: int = 512                  # sampled for the null, evenly over the layers
     control_tasks: int = 16
     seed: int = 0
-    sink_ratio: float = SINK                 # inf to keep sinks
+    sink_ratio: Optional[float] = TokenSelection.sink_ratio   # None to keep attention sinks
 
     def probe(
         self,
@@ -79,17 +80,18 @@ def _check(atlas: NeuronAtlas) -> list[int]:
 def _plan(atlas: NeuronAtlas, texts: Sequence[str],
           groups: Optional[Sequence[int]]) -> tuple[AtlasPlan, list[Part], dict]:
     "(what all parts share, the parts, what the result is about)"
-    layers, model, token_pos = _check(atlas), atlas.model, parse_position(atlas.token_pos)
+    layers, model = _check(atlas), atlas.model
+    reading = plan_reading(model, texts, TokenSelection(atlas.token_pos, atlas.sink_ratio), atlas.batch_size)
     feature = site_name("resid_post", check_layer(model, atlas.feature_layer))
-    sites, ids = tuple(site_name(atlas.layer_type, l) for l in layers), encode(model, texts)
+    sites = tuple(site_name(atlas.layer_type, l) for l in layers)
     groups = np.asarray(group_texts(texts) if groups is None else groups)
     if len(groups) != len(texts): raise BadTexts(f"{len(texts)} texts came with {len(groups)} groups: give one each.")
-    chosen = fitting_texts(ids, token_pos)
+    chosen = sorted(i for group in reading.groups for i in group)
     fold = _folds(atlas, groups, chosen)
-    plan = AtlasPlan(feature, sites, token_pos, atlas.sink_ratio, atlas.permutations, atlas.seed, ids, groups,
+    plan = AtlasPlan(feature, sites, reading, atlas.permutations, atlas.seed, groups,
                      *_drawn(atlas, sites), {})
     about = _about(atlas, plan, chosen) | dict(texts_hash=text_hash([texts[i] for i in chosen]))
-    return _shifted(model, plan, chosen), plan_parts(model, ids, chosen, fold, atlas.batch_size), about
+    return _shifted(model, plan, chosen), plan_parts(model, reading.ids, chosen, fold, atlas.batch_size), about
 
 # %% ../../nbs/introspection/70_atlas.ipynb #d30b7d23
 def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Sequence[int]) -> Int[np.ndarray, "text"]:
@@ -108,7 +110,7 @@ def _about(atlas: NeuronAtlas, plan: AtlasPlan, chosen: Sequence[int]) -> dict:
     leakage = {str(l): leakage_label(plan.feature_site, s) for l, s in zip(plan.layers, plan.sites)}
     settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "permutations", "control_tasks", "seed")}
     groups = plan.groups[chosen]
-    return settings | dict(model=vars(describe(atlas.model)), feature_site=plan.feature_site, token_pos=plan.token_pos,
+    return settings | dict(model=vars(describe(atlas.model)), feature_site=plan.feature_site, token_pos=plan.reading.selection.token_pos,
                            texts=len(chosen), skipped=len(plan.ids) - len(chosen), groups=len(np.unique(groups)),
                            penalties=list(atlas.penalties), leakage=leakage,
                            groups_hash=text_hash([str(g) for g in groups]))
@@ -127,14 +129,14 @@ def _drawn(atlas: NeuronAtlas, sites: Sequence[str]) -> tuple[dict[str, Tensor],
 def _shifted(model: Any, plan: AtlasPlan, chosen: Sequence[int], few: int = 4) -> AtlasPlan:
     "The plan with the mean values over a few texts of middling length."
     middle = sorted(chosen, key=lambda i: (len(plan.ids[i]), i))[max(0, (len(chosen) - few)//2):][:few]
-    acts, _, _ = read_batch(model, plan, token_batch(model, [plan.ids[i] for i in middle]))
+    acts, _ = read_sites(model, plan, middle)
     return dataclasses.replace(plan, shift={s: x.mean(0) for s, x in acts.items() if len(x)})
 
 # %% ../../nbs/introspection/70_atlas.ipynb #84acdf55
 def _identity(atlas: NeuronAtlas, about: dict) -> dict:
     "What stored sums depend on."
     return about | dict(null_neurons=atlas.null_neurons, batch_size=atlas.batch_size,
-                        sink_ratio=str(atlas.sink_ratio), part=PART)
+                        sink_ratio=atlas.sink_ratio, part=PART)
 
 # %% ../../nbs/introspection/70_atlas.ipynb #aadf046e
 def _solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: dict) -> AtlasResult:
@@ -153,8 +155,18 @@ def _solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: di
         fit, _ = score_block(bases, folds, site, atlas.penalties, shift)
         rows.append((fit.r2, fit.r2 - control_r2(shares, fit.choice), fit.best, fit.choice))
     scores = [torch.stack(c).cpu().numpy() for c in zip(*rows)]
-    counts = dict(tokens=int(total[-1, -1]), **{k: int(sum(s[k] for s in folds)) for k in ("sinks", "alike")})
-    return AtlasResult(_as_data(plan, atlas.penalties, *scores, null, counts["tokens"]), plain(about | counts))
+    counts = vars(plan.reading.counts(sum(s["tally"] for s in folds).cpu().numpy()))
+    data = _as_data(plan, atlas.penalties, *scores, null, counts["tokens"]).assign(_site_moments(plan, folds))
+    return AtlasResult(data, plain(about | counts | dict(alike=int(sum(s["alike"] for s in folds)))))
+
+def _site_moments(plan: AtlasPlan, folds: list[Sums]) -> dict:
+    "Mean and standard deviation of every neuron over the tokens that count."
+    rows = sum(s["xx"][-1, -1] for s in folds)
+    found = []
+    for site in plan.sites:
+        mean, square = (sum(s[f"{site}/{key}"] for s in folds)/rows for key in ("xy", "yy"))
+        found.append((mean[-1] + plan.shift.get(site, torch.zeros(1)).to(mean), (square - mean[-1]**2).clamp(min=0).sqrt()))
+    return {name: (("layer", "neuron"), torch.stack(x).cpu().numpy()) for name, x in zip(("mean", "std"), zip(*found))}
 
 # %% ../../nbs/introspection/70_atlas.ipynb #6e7404a6
 def _as_data(plan: AtlasPlan, penalties: Sequence[float], r2: np.ndarray, selectivity: np.ndarray, best: np.ndarray,

@@ -12,6 +12,7 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
+from ..activations.positions import count_summary
 from ..core import BadData, BadInput, atomic_folder, check_store, plain, site_name
 
 # %% auto #0
@@ -32,7 +33,7 @@ class AtlasResult:
     "A probe's scores for every neuron, by layer; `about` says of what model, from which features, on which texts."
     data: Any      # xarray.Dataset: r2, selectivity, penalty, p, q, count [layer, neuron]; fold_penalty [fold, layer,
                    # neuron]; null [permutation, sampled], R² of wrong pairs
-    about: dict    # model, layer_type, feature_site, token_pos, texts, tokens, sinks, folds, leakage (by layer), ...
+    about: dict    # model, layer_type, feature_site, folds, leakage (by layer), `TokenCounts` and so on
 
     def to_frame(self) -> pd.DataFrame:
         "One row for each neuron: layer, neuron, address, r2, selectivity, penalty, p, q, count, leakage."
@@ -90,7 +91,7 @@ def _sentence(result: AtlasResult) -> str:
     where = ", ".join(f"{labels.count(name)} {name}" for name in dict.fromkeys(labels))
     constant = int(np.isnan(result.data.r2.values).sum())
     return (f"{result.neurons:,} neurons of {Path(a['model']['name']).name} ({a['layer_type']}) probed from "
-            f"{a['feature_site']} on {a['tokens']:,} tokens of {a['texts']:,} texts in {a['groups']:,} groups, "
+            f"{a['feature_site']} on {count_summary(a)} in {a['groups']:,} groups, "
             f"{a['folds']} folds by group: {result.significant:,} are significant (q < {LEVEL:g}; no p below "
             f"{result.resolution:.1g}), {constant:,} constant. Layers by leakage: {where}.")
 

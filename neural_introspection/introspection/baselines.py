@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from ..activations import activation_batches, edit
+from ..activations import Contexts, TokenSelection, activation_batches, edit
 from ..core import BadInput, site_name
 from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, Bins, Head
@@ -118,7 +118,7 @@ def random_twin(model: Any, seed: int = 0) -> Any:
 def twin_features(predictor: ActivationPredictor, dataset: ActivationDataset, twin: Any,
                   folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
     "The features that the random twin has at the same layer and positions."
-    return dataclasses.replace(predictor, model=twin, head=None, weights={}).features(dataset.texts, folder)
+    return dataclasses.replace(predictor, model=twin, head=None, weights={}).features(dataset.tokens, folder)
 
 # %% ../../nbs/introspection/53_baselines.ipynb #450104d9
 def token_ends(model: Any, texts: Sequence[str]) -> list[Int[np.ndarray, "token"]]:
@@ -144,9 +144,9 @@ def other_features(predictor: ActivationPredictor, dataset: ActivationDataset, o
     own, others = token_ends(p.model, texts), token_ends(other, texts)
     wanted = np.array([matching_tokens(own[t][[q]], others[t])[0] for t, q in zip(text, frame.position)])
     site = site_name("resid_post", relative_layer(p.feature_layer, p.model.cfg.n_layers, other.cfg.n_layers))
-    found, codes = torch.zeros(len(frame), other.cfg.d_model), (text.astype(np.int64) << 32) + wanted
-    for b in activation_batches(other, texts, [site], "all", p.batch_size, "other model"):
-        code = ((b.text << 32) + b.position).numpy()
+    found, codes = torch.zeros(len(frame), other.cfg.d_model), Contexts(text.astype(np.int64), wanted).codes
+    for b in activation_batches(other, texts, [site], TokenSelection("all", None), p.batch_size, "other model"):
+        code = b.codes.numpy()
         order = np.argsort(code)
         place = np.searchsorted(code[order], codes).clip(max=len(code) - 1)
         rows = np.flatnonzero((code[order][place] == codes) & (wanted >= 0))
@@ -164,7 +164,7 @@ def without_own_output(predictor: ActivationPredictor, dataset: ActivationDatase
         x = x.clone()
         x[..., list(target.neurons)] = means.to(x)
         return x
-    with edit(predictor.model, {target.site: hold}): return predictor.features(dataset.texts, folder)
+    with edit(predictor.model, {target.site: hold}): return predictor.features(dataset.tokens, folder)
 
 # %% ../../nbs/introspection/53_baselines.ipynb #7f6d1b69
 def control_task(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:

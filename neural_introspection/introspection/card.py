@@ -40,7 +40,7 @@ def make_card(
 ) -> IntrospectionCard:
     "Score the head on the test rows, run every control that applies, and decide."
     folder, p = folder and Path(folder), trainer.predictor
-    tuned = p.features(dataset.texts, folder and folder/"tuned") if p.weights else features
+    tuned = p.features(dataset.tokens, folder and folder/"tuned") if p.weights else features
     case = Case(trainer, training, dataset, features, tuned, other_model, seed, draws, folder)
     head, made = predict_rows(p, dataset, tuned, "test"), control_predictions(case)
     score, predictions = case.score(head), baseline_predictions(case, made)

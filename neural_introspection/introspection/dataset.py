@@ -7,20 +7,20 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from ..activations import Position, activation_batches, find_site, fitting_texts, parse_position
-from neural_introspection.core import (BadData, BadInput, Target, atomic_write, read_frame, read_json, write_frame,
-    write_json)
-from ..models import ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces
-from ..core import check_index
+from ..activations import Contexts, Position, SelectedTokens, TokenCounts, TokenSelection, find_site
+from ..activations.batches import ReadingPlan, plan_reading
+from ..core import (BadData, BadInput, Target, atomic_write, check_index, progress, read_frame,
+    read_json, write_frame, write_json)
+from ..models import ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces, token_batches
 
 # %% auto #0
 __all__ = ['collect_activations', 'ActivationDataset', 'ActivationDatasetGenerator']
@@ -35,49 +35,58 @@ class Activations:
     position: Int[Tensor, "row"]                          # which of its own tokens
     token: Int[Tensor, "row"]                             # its token id
     values: dict[str, Float[Tensor, "row d"]]             # by site: all neurons, or the target's values
+    counts: TokenCounts                                   # which tokens these are, and what was left out
 
     def __len__(self) -> int: return len(self.text)
 
 # %% ../../nbs/introspection/20_dataset.ipynb #507363c3
 def collect_activations(
     model: Any,
-    texts: Sequence[str],
+    texts: Union[Sequence[str], SelectedTokens],
     sites: dict[str, Optional[Target]],       # site -> what is kept of it: a target's values, or None for all neurons
-    token_pos: Position = "last",
+    selection: Union[TokenSelection, Position] = "last",   # which tokens count; those of a `SelectedTokens` are known
     batch_size: int = 16,
     folder: Optional[str | Path] = None,      # where pieces are kept, to resume from
     desc: str = "activations",
 ) -> Activations:
-    "float32 activations on the CPU. Texts too short for the position are left out; `BadTexts` if all are."
-    fit = fitting_texts(encode(model, texts), token_pos)
-    info = describe(model)
-    identity = dict(model=info.weights, dtype=info.dtype, sites={s: t and str(t) for s, t in sites.items()},
-                    token_pos=token_pos, batch_size=batch_size, texts=text_hash([texts[i] for i in fit]))
-    cut = [fit[i:i + PIECE] for i in range(0, len(fit), PIECE)]
-    parts = [(chosen, [texts[i] for i in chosen]) for chosen in cut]
-    steps = [-(-len(chosen) // batch_size) for chosen in cut]
-    collect = partial(_collect_piece, sites=sites, token_pos=token_pos, batch_size=batch_size)
-    pieces = spread_pieces(collect, model, parts, desc, steps, folder, identity)
-    joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
-    return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined)
+    "float32 activations on the CPU. Texts without a token that counts are left out; `BadTexts` if all are."
+    plan = plan_reading(model, texts, selection, batch_size)
+    fit = sorted(i for group in plan.groups for i in group)
+    parts = [_piece(model, plan, fit[i:i + PIECE], batch_size) for i in range(0, len(fit), PIECE)]
+    collect, steps = partial(_collect_piece, sites=sites), [len(part.groups) for part in parts]
+    pieces = spread_pieces(collect, model, parts, desc, steps, folder, _identity(model, plan, fit, sites, batch_size))
+    joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0] if k != "tally"}
+    counts = plan.counts(sum(p["tally"] for p in pieces).numpy())
+    return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined, counts)
+
+def _piece(model: Any, plan: ReadingPlan, texts: list[int], batch_size: int) -> ReadingPlan:
+    "The plan of some of the texts."
+    groups = token_batches(model, [plan.ids[i] for i in texts], batch_size)
+    return plan.part([[texts[i] for i in group] for group in groups])
+
+def _identity(model: Any, plan: ReadingPlan, texts: list[int], sites: dict[str, Optional[Target]], batch_size: int) -> dict:
+    "What stored pieces depend on."
+    info, rule = describe(model), plan.selection
+    chosen = plan.selected and text_hash([str(plan.selected.positions[i].tolist()) for i in texts])
+    return dict(model=info.weights, dtype=info.dtype, sites={s: t and str(t) for s, t in sites.items()}, token_pos=rule.token_pos,
+                sink_ratio=rule.sink_ratio, batch_size=batch_size, chosen=chosen, texts=text_hash([str(plan.ids[i]) for i in texts]))
 
 # %% ../../nbs/introspection/20_dataset.ipynb #9f800538
 def _collect_piece(
     model: Any,
-    part: tuple[list[int], list[str]],   # which texts, and the texts
+    part: ReadingPlan,
     sites: dict[str, Optional[Target]],
-    token_pos: Position,
-    batch_size: int,
 ) -> dict[str, Tensor]:
-    "Rows of the texts by name: text, position, token, and a site's values under its name."
-    (chosen, texts), found = part, []
-    for b in activation_batches(model, texts, list(sites), token_pos, batch_size):
+    "Rows of the texts by name: text, position, token, and a site's values under its name; and the batches' tally."
+    found, tally = [], np.zeros(3, int)
+    for group in progress(part.groups, "activations", unit="batch"):
+        b = part.read(model, group, list(sites))
         kept = {site: _pick(b.values[site], site, target) for site, target in sites.items()}
         found.append(dict(text=b.text, position=b.position, token=b.token, **kept))
+        tally += b.tally
     rows = {name: torch.cat([f[name] for f in found]) for name in found[0]}
-    order = torch.argsort((rows["text"] << 32) + rows["position"])
-    rows["text"] = torch.tensor(chosen)[rows["text"]]
-    return {name: x[order] for name, x in rows.items()}
+    order = torch.argsort(Contexts(rows["text"], rows["position"]).codes)
+    return {name: x[order] for name, x in rows.items()} | dict(tally=torch.from_numpy(tally))
 
 # %% ../../nbs/introspection/20_dataset.ipynb #30fbd8be
 def _pick(x: Float[Tensor, "row d"], site: str, target: Optional[Target]) -> Float[Tensor, "row kept"]:
@@ -100,7 +109,7 @@ def dataset_columns(target: Target) -> list[str]:
 class ActivationDataset:
     "Rows of (text, activation) for a target, sorted by text; `about` says whose."
     frame: pd.DataFrame   # columns index (of the text), text, tokens (ids), position, the target's, group, split
-    about: dict           # model, target, token_pos, dtype, rows, skipped
+    about: dict           # model, target, dtype, rows, and `TokenCounts`: token_pos, texts, tokens, sinks and so on
 
     def __len__(self) -> int: return len(self.frame)
 
@@ -112,6 +121,11 @@ class ActivationDataset:
 
     @property
     def texts(self) -> list[str]: return self.frame.drop_duplicates("index").text.tolist()
+
+    @property
+    def tokens(self) -> SelectedTokens:
+        "Its rows' tokens, for reading anything else at the same ones."
+        return _selected(self)
 
     def part(self, split: str) -> pd.DataFrame:
         "The rows of `train`, `val` or `test`."
@@ -143,10 +157,18 @@ class ActivationDataset:
 
     def _repr_html_(self) -> str:
         head = self.frame.drop(columns="tokens").head(5).to_html(index=False, float_format="{:.3f}".format)
-        return (f"<b>{self.target}</b> in {html.escape(self.about['model']['name'])}, {len(self)} rows, "
-                f"token position {self.about['token_pos']}{head}")
+        return (f"<b>{self.target}</b> in {html.escape(self.about['model']['name'])}, {len(self)} rows: "
+                f"{self.tokens.counts.summary()}{head}")
 
 # %% ../../nbs/introspection/20_dataset.ipynb #45c1cab8
+def _selected(dataset: ActivationDataset) -> SelectedTokens:
+    first, names = dataset.frame.drop_duplicates("index"), [f.name for f in fields(TokenCounts)]
+    positions = {int(i): part.to_numpy() for i, part in dataset.frame.groupby("index").position}
+    index = first["index"].tolist()
+    counts = TokenCounts(**dict(sink_ratio=None, texts=len(first), skipped=0, cut=0, tokens=len(dataset), sinks=0)
+                         | {k: dataset.about[k] for k in names if k in dataset.about})
+    return SelectedTokens(dict(zip(index, first.text)), dict(zip(index, map(list, first.tokens))), positions, counts)
+
 def _with_values(dataset: ActivationDataset, values: Float[np.ndarray, "row target"]) -> ActivationDataset:
     shape = (len(dataset), len(dataset.target))
     if values.shape != shape: raise BadInput(f"values of shape {values.shape} do not fit {dataset!r}: give {shape}.")
@@ -165,31 +187,33 @@ class ActivationDatasetGenerator:
     target: Target                 # or an address, or the text of either
     token_pos: Position = "last"
     batch_size: int = 16
+    sink_ratio: Optional[float] = TokenSelection.sink_ratio   # None to keep attention sinks
 
     def __post_init__(self): object.__setattr__(self, "target", Target.of(self.target))
 
     def generate(
         self,
-        texts: Sequence[str],
+        texts: Union[Sequence[str], SelectedTokens],
         groups: Optional[Sequence[int]] = None,   # group of each text; each its own by default
         split: Optional[Sequence[str]] = None,    # train, val or test for each text; all train by default
         folder: Optional[str | Path] = None,      # where finished pieces are kept, to resume a killed run
     ) -> ActivationDataset:
         "One row for each text (token, at position `all`); `BadAddress` before any work if there is no such neuron."
-        parse_position(self.token_pos)
+        selection = TokenSelection(self.token_pos, self.sink_ratio)
         check_target(self.model, self.target)
-        acts = collect_activations(self.model, texts, {self.target.site: self.target}, self.token_pos,
+        acts = collect_activations(self.model, texts, {self.target.site: self.target}, selection,
                                    self.batch_size, folder, "data set")
-        index, ids = acts.text.numpy(), encode(self.model, texts)
+        known = isinstance(texts, SelectedTokens)
+        index, ids = acts.text.numpy(), texts.ids if known else encode(self.model, texts)
+        texts = texts.texts if known else texts
         pick = lambda values, default: [default(i) if values is None else values[i] for i in index]
         values = acts.values[self.target.site].numpy().astype(np.float64)
         frame = pd.DataFrame(dict(index=index, text=pick(texts, None), tokens=[ids[i] for i in index],
                                   position=acts.position.numpy(), **dict(zip(self.target.columns, values.T)),
                                   group=pick(groups, int), split=pick(split, lambda i: "train")))
         info = describe(self.model)
-        return ActivationDataset(frame, dict(format=2, model=vars(info), target=str(self.target),
-                                             token_pos=self.token_pos, dtype=info.dtype,
-                                             rows=len(frame), skipped=len(texts) - len(set(index.tolist()))))
+        return ActivationDataset(frame, dict(format=2, model=vars(info), target=str(self.target), dtype=info.dtype,
+                                             rows=len(frame), **vars(acts.counts)))
 
 # %% ../../nbs/introspection/20_dataset.ipynb #d0cd9797
 def check_target(model: Any, target: Target) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from ..activations import SelectedTokens
 from ..core import progress
 from .dataset import collect_activations
 from .predictor import ActivationPredictor
@@ -41,11 +42,11 @@ def language_drift(
                 perplexity_after=float(np.exp(sums[2]/max(1, tokens))))
 
 # %% ../../nbs/introspection/54_drift.ipynb #cbc35553
-def changed_site(predictor: ActivationPredictor, texts: Sequence[str]) -> dict[str, Float[np.ndarray, "row target"]]:
+def changed_site(predictor: ActivationPredictor, tokens: SelectedTokens) -> dict[str, Float[np.ndarray, "row target"]]:
     """The target's values `current` (under the tuned weights), and the standard deviations of all neurons of its site
     `before` and `after`, `[1, d]`."""
     p, site = predictor, predictor.target.site
-    collect = lambda: collect_activations(p.model, texts, {site: None}, p.token_pos, p.batch_size).values[site].double()
+    collect = lambda: collect_activations(p.model, tokens, {site: None}, batch_size=p.batch_size).values[site].double()
     before = collect()
     with with_weights(p.model, p.weights): after = collect()
     return dict(current=p.target.values(after).numpy(), before=before.std(0, keepdim=True, correction=0).numpy(),

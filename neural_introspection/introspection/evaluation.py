@@ -81,7 +81,7 @@ def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"],
     fresh = dataclasses.replace(case.predictor, model=model, weights={}).untrained(case.trainer.seed)
     dataclasses.replace(case.trainer, predictor=fresh, moving_target=False, folder=case.folder and case.folder/name,
                         track_gradients=False, track_activations=False).fit(case.dataset, features)
-    return predict_rows(fresh, case.dataset, fresh.features(case.dataset.texts), "test")
+    return predict_rows(fresh, case.dataset, fresh.features(case.dataset.tokens), "test")
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #2da8f50b
 def _twin_run(case: Case) -> Rows:
@@ -167,10 +167,11 @@ def measure_selectivity(case: Case, head: Rows,
 # %% ../../nbs/introspection/56_evaluation.ipynb #e6809c67
 def measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
     "What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least); None if it was frozen."
-    p, texts = case.predictor, case.dataset.part("test").drop_duplicates("index").text.tolist()
+    p, tokens = case.predictor, case.dataset.tokens.part(case.dataset.part("test")["index"].unique().tolist())
     if not p.weights: return None
+    texts = list(tokens.texts.values())
     drift = lambda: language_drift(p.model, p.weights, texts, p.batch_size)
-    make = lambda: changed_site(p, texts) | {k: np.array([v]) for k, v in drift().items()}
+    make = lambda: changed_site(p, tokens) | {k: np.array([v]) for k, v in drift().items()}
     found = _kept(case, "self modification", _identity(case) if case.folder else {}, make)
     original, current = case.sample(head), case.sample(head, case.outcome(found["current"]))
     gap, ratio = Difference(float((current - original)[0]), *interval(current - original)), _std_ratios(case, found["current"])

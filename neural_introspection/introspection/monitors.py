@@ -9,17 +9,17 @@ import contextlib
 import math
 import zlib
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from ..activations import (ActivationMonitor, ModelInterface, NeuronStats, Position, fitting_texts,
-    parse_position, pick_positions, sketch_distance)
+from neural_introspection.activations import (NeuronStats, Position, SelectedTokens, activation_batches, select_tokens,
+    sketch_distance)
 from ..core import BadInput, NeuronAddress, Target, write_frame, write_json
 from .dataset import check_target
-from ..models import COMPONENTS, encode, evaluating, weight_place
+from ..models import COMPONENTS, weight_place
 
 # %% auto #0
 __all__ = []
@@ -232,21 +232,19 @@ def exact_distance(a: Float[np.ndarray, "row"], b: Float[np.ndarray, "row"]) -> 
 
 # %% ../../nbs/introspection/40_monitors.ipynb #06394fb0
 def probe(
-    monitor: ActivationMonitor,
+    model: Any,
     target: Target,
-    texts: Sequence[str],
-    token_pos: Position = "last",
+    tokens: SelectedTokens,
     batch_size: int = 16,          # texts
 ) -> tuple[Float[np.ndarray, "row target"], NeuronStats]:
-    "(the target's values, in the order of the texts; statistics of its whole site) now."
-    stats, values = None, []
-    with evaluating(monitor.interface.model):
-        for start in range(0, len(texts), batch_size):
-            acts = monitor.capture(list(texts[start:start + batch_size]))[target.site]
-            rows = acts[monitor.mask] if token_pos == "all" else pick_positions(acts, token_pos, monitor.mask)
-            stats = (stats or NeuronStats(rows.shape[1])).update(rows)
-            values.append(target.values(rows).float().cpu())
-    return torch.cat(values).numpy(), NeuronStats.from_tensors({k: v.cpu() for k, v in stats.tensors().items()})
+    "(the target's values, in the order of texts and positions; statistics of its whole site) now."
+    stats, codes, values = None, [], []
+    for batch in activation_batches(model, tokens, [target.site], batch_size=batch_size):
+        rows = batch.values[target.site]
+        stats = (stats or NeuronStats(rows.shape[1])).update(rows)
+        codes.append(batch.codes)
+        values.append(target.values(rows).float().cpu())
+    return torch.cat(values)[torch.cat(codes).argsort()].numpy(), NeuronStats.from_tensors({k: v.cpu() for k, v in stats.tensors().items()})
 
 # %% ../../nbs/introspection/40_monitors.ipynb #177a5d64
 def _packed(stats: NeuronStats) -> str:
@@ -263,7 +261,7 @@ class ActivationDrift:
     def __init__(self,
         model: Any,
         target: Target | NeuronAddress | str,
-        texts: Sequence[str],            # those that are too short for `token_pos` are left out
+        texts: Union[Sequence[str], SelectedTokens],   # those without a token that counts are left out
         token_pos: Position = "last",
         interval: int = 5,               # epochs, for the loop that calls `record`
         batch_size: int = 16,            # texts
@@ -271,9 +269,10 @@ class ActivationDrift:
         if interval < 1: raise BadInput(f"activations cannot be recorded every {interval} epochs: give at least 1.")
         self.target, self.interval, self.batch_size = Target.of(target), interval, batch_size
         check_target(model, self.target)
-        self.token_pos = parse_position(token_pos)
-        self.texts = [texts[i] for i in fitting_texts(encode(model, texts), token_pos)]
-        self.monitor = ActivationMonitor(ModelInterface(model)).register_layers([self.target.site])
+        self.model, known = model, isinstance(texts, SelectedTokens)
+        self.tokens = texts if known else select_tokens(model, texts, token_pos, batch_size)
+        self.token_pos = self.tokens.counts.token_pos
+        self.texts = [self.tokens.texts[i] for i in self.tokens.texts_that_count]
         self.addresses = [str(a) for a in self.target.addresses] or [str(self.target)]
         self.rows: list[dict] = []                  # a dict for each epoch and address
         self.values: dict[int, np.ndarray] = {}     # epoch -> the target's values [row, target]
@@ -281,7 +280,7 @@ class ActivationDrift:
 
     def record(self, epoch: int) -> None:
         "Measure now; the first record is what later ones are compared with. A record of the same epoch is replaced."
-        values, site = probe(self.monitor, self.target, self.texts, self.token_pos, self.batch_size)
+        values, site = probe(self.model, self.target, self.tokens, self.batch_size)
         if self._first is None or epoch == min(self.values): self._first = site
         self.values = dict(sorted((self.values | {epoch: values}).items()))
         self.rows = [row for row in self.rows if row["epoch"] != epoch] + _drift_rows(self, epoch, values, site)

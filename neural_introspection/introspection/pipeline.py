@@ -105,7 +105,7 @@ def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Pre
     head = Head(p.model.cfg.d_model, len(dataset.target), c.hidden if c.head == "mlp" else 0, bins)
     kind = ActivationPredictor(p.model, dataset.target, c.feature_layer, c.token_pos, c.batch_size, head)
     predictor = kind.untrained(c.seed)  # first weights that depend on the seed alone
-    features = predictor.features(dataset.texts, run.file("datasets", "features"))
+    features = predictor.features(dataset.tokens, run.file("datasets", "features"))
     trainer = PredictorTrainer(predictor, c.epochs, c.batch_size, c.learning_rate, early_stopping=c.early_stopping,
                                seed=c.seed, folder=run.path/"models", unfreeze=unfreezing_of(c),
                                moving_target=c.target_values == "recomputed", track_gradients=c.track_gradients,
@@ -126,7 +126,7 @@ def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: s
               training: TrainResult, features: Any) -> IntrospectionResult:
     "The card on the test texts, and the predictions of all."
     predictor, seed = trainer.predictor, p.config.seed
-    tuned = predictor.features(dataset.texts) if predictor.weights else features
+    tuned = predictor.features(dataset.tokens) if predictor.weights else features
     trained = torch.as_tensor(dataset.frame.split.to_numpy() == "train")
     directions = head_directions(predictor, tuned[trained])
     card = make_card(trainer, training, dataset, features, p.other, chosen, seed, run.file("datasets", "controls"), directions)

@@ -6,12 +6,12 @@
 from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, Union
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from ..activations import Position, fitting_texts
+from ..activations import Position, SelectedTokens, TokenSelection, fitting_texts
 from ..core import BadData, BadInput, BadTexts, Target, read_tensors, site_name, write_tensors
 from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
@@ -188,11 +188,15 @@ class ActivationPredictor:
             head = Head(self.model.cfg.d_model, len(self.target), self.head.hidden, self.head.bins)
         return ActivationPredictor(self.model, self.target, self.feature_layer, self.token_pos, self.batch_size, head)
 
-    def features(self, texts: Sequence[str], folder: Optional[str | Path] = None) -> Float[Tensor, "row d_model"]:
-        "The features of the texts, on the CPU: one forward pass, kept in `folder` if given."
+    def features(
+        self,
+        texts: Union[Sequence[str], SelectedTokens],   # of texts every token at the position, attention sinks too
+        folder: Optional[str | Path] = None,
+    ) -> Float[Tensor, "row d_model"]:
+        "The features of the tokens, on the CPU: one forward pass, kept in `folder` if given."
         with with_weights(self.model, self.weights):
-            acts = collect_activations(self.model, texts, {self.feature_site: None}, self.token_pos, self.batch_size,
-                                       folder, "features")
+            acts = collect_activations(self.model, texts, {self.feature_site: None}, TokenSelection(self.token_pos, None),
+                                       self.batch_size, folder, "features")
         return acts.values[self.feature_site]
 
     @torch.no_grad()

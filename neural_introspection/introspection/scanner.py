@@ -5,20 +5,17 @@
 # %% ../../nbs/introspection/10_scanner.ipynb #8935924a
 from __future__ import annotations
 import html
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from neural_introspection.activations import (SINK, NeuronStats, Position, chosen_tokens, fitting_texts, hooks,
-    sink_tokens)
-from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddress, progress, read_tensors, site_name,
-    write_tensors)
-from neural_introspection.models import (TokenBatch, check_layer, describe, encode, layer_width, spread, token_batch,
-    token_batches, token_text)
+from ..activations import NeuronStats, Position, TokenSelection, text_statistics
+from ..activations.positions import count_summary
+from ..core import BadAddress, BadData, BadInput, NeuronAddress, read_tensors, site_name, write_tensors
+from ..models import check_layer, describe, encode, layer_width, token_text
 
 # %% auto #0
 __all__ = ['SCORES', 'neuron_scores', 'ScanResult', 'NeuronScanner']
@@ -62,7 +59,7 @@ def _ranking(scores: dict[int, list[float]]) -> pd.DataFrame:
 class ScanResult:
     "Statistics of every scanned neuron, by layer; `about` says of what model, on how many texts."
     stats: dict[int, NeuronStats]
-    about: dict    # model, layer_type, token_pos, texts, tokens, sinks (masked), skipped
+    about: dict    # model, layer_type, neurons, and `TokenCounts`: texts, tokens, sinks and so on
 
     def to_frame(self) -> pd.DataFrame:
         "One row for each neuron: layer, neuron, statistics, and a column for each score."
@@ -93,8 +90,7 @@ class ScanResult:
 
     def __repr__(self) -> str:
         a = self.about
-        return (f"{a['neurons']} neurons of {Path(a['model']['name']).name} ({a['layer_type']}), {a['texts']} texts, "
-                f"{a['tokens']} tokens at position {a['token_pos']}, {a['sinks']} masked as sinks")
+        return f"{a['neurons']} neurons of {Path(a['model']['name']).name} ({a['layer_type']}), {count_summary(a)}"
 
     def _repr_html_(self) -> str:
         best = self.top(5, available_scores(next(iter(self.stats.values())))[0])
@@ -129,7 +125,7 @@ class NeuronScanner:
     batch_size: int = 16
     quantiles: bool = True                   # needed by the robust scores; off is faster
     top_k: int = 5                           # contexts kept for each neuron
-    sink_ratio: float = SINK                 # inf to keep sinks
+    sink_ratio: Optional[float] = TokenSelection.sink_ratio   # None to keep attention sinks
 
     def scan(self, texts: Sequence[str]) -> ScanResult:
         "Statistics over the texts at the token position. Memory grows with neurons, not with texts."
@@ -137,75 +133,13 @@ class NeuronScanner:
         layers = [check_layer(self.model, l) for l in wanted]
         if not layers or len(set(layers)) < len(layers):
             raise BadAddress(f"layers {list(wanted)} must name at least one layer, and each once.")
-        width = layer_width(self.model, self.layer_type)
-        ids = encode(self.model, texts)
-        fit = fitting_texts(ids, self.token_pos)
-        stats, sinks = _scan_all(self, layers, [(i, ids[i]) for i in fit])
-        first = stats[layers[0]]
-        return ScanResult(stats, dict(model=vars(describe(self.model)), layer_type=self.layer_type,
-                                      token_pos=self.token_pos, texts=len(fit), skipped=len(texts) - len(fit),
-                                      tokens=int(first.count.max()) + sinks[layers[0]], sinks=max(sinks.values()),
-                                      neurons=width * len(layers)))
-
-# %% ../../nbs/introspection/10_scanner.ipynb #6b9ef264
-PART = 16  # batches
-
-# %% ../../nbs/introspection/10_scanner.ipynb #06f1eb0c
-def _scan_all(scanner: NeuronScanner, layers: list[int], texts: list[tuple[int, list[int]]]) -> tuple[dict, dict]:
-    "(statistics, masked sinks) of each layer for all (number, token ids) of the texts."
-    rows = token_batches(scanner.model, [ids for _, ids in texts], scanner.batch_size)
-    batches = [[texts[i] for i in batch] for batch in reversed(rows)]
-    parts = [batches[i:i + PART] for i in range(0, len(batches), PART)]
-    scan = partial(_scan_part, scanner=replace(scanner, model=None), layers=layers)  # a model does not travel
-    stats, sinks = {}, dict.fromkeys(layers, 0)
-    for state, masked in spread(scan, scanner.model, parts, "scan", [len(part) for part in parts]):
-        for layer in layers:
-            new = NeuronStats.from_tensors(state[layer])
-            stats[layer] = stats[layer] + new if layer in stats else new
-            sinks[layer] += masked[layer]
-    return stats, sinks
-
-# %% ../../nbs/introspection/10_scanner.ipynb #d9fd4f71
-def _scan_part(
-    model: Any,
-    part: list[list[tuple[int, list[int]]]],   # batches of texts
-    scanner: NeuronScanner,
-    layers: list[int],
-) -> tuple[dict, dict]:
-    "(state of the statistics, on the CPU; masked sinks) of each layer for some batches."
-    scanner, sinks = replace(scanner, model=model), dict.fromkeys(layers, 0)
-    width = layer_width(model, scanner.layer_type)
-    stats = {l: NeuronStats(width, quantiles=scanner.quantiles, top_k=scanner.top_k) for l in layers}
-    for batch in progress(part, "scan", unit="batch"):
-        index, ids = zip(*batch)
-        _scan_batch(scanner, token_batch(model, ids, index), stats, sinks)
-    return {l: {name: t.cpu() for name, t in stats.pop(l).tensors().items()} for l in layers}, sinks
-
-# %% ../../nbs/introspection/10_scanner.ipynb #e48d3d4c
-@torch.no_grad()
-def _scan_batch(scanner: NeuronScanner, batch: TokenBatch, stats: dict[int, NeuronStats],
-                sinks: dict[int, int]) -> None:
-    "One forward pass; each layer's statistics are updated as it happens, and its activations let go."
-    chosen, keep = chosen_tokens(batch, scanner.token_pos), {}
-    rank = batch.mask.int().cumsum(1) - 1
-    text = batch.index.to(chosen.device)[:, None].expand_as(rank)
-    places = torch.stack([text, rank], -1).flatten(0, 1)
-    def before(layer):
-        def note(resid):
-            sink = chosen & sink_tokens(resid, batch.mask, scanner.sink_ratio)
-            sinks[layer] += int(sink.sum())
-            keep[layer] = (chosen & ~sink).flatten().nonzero()[:, 0]
-        return note
-    def after(layer):
-        def update(x):
-            rows = keep[layer]
-            stats[layer].update(x.flatten(0, 1).index_select(0, rows), contexts=places[rows] if scanner.top_k else None)
-        return update
-    functions = {}
-    for layer in stats:
-        functions |= {f"blocks.{layer}.hook_resid_pre": before(layer),
-                      site_name(scanner.layer_type, layer): after(layer)}
-    with hooks(scanner.model, functions, stop_early=True): scanner.model(batch.ids)
+        width, sites = layer_width(self.model, self.layer_type), {l: site_name(self.layer_type, l) for l in layers}
+        selection = TokenSelection(self.token_pos, self.sink_ratio)
+        found = text_statistics(self.model, texts, list(sites.values()), selection, self.quantiles, self.top_k,
+                                self.batch_size, "scan")
+        return ScanResult({layer: found.stats[site] for layer, site in sites.items()},
+                          dict(model=vars(describe(self.model)), layer_type=self.layer_type, neurons=width * len(layers),
+                               **vars(found.counts)))
 
 # %% ../../nbs/introspection/10_scanner.ipynb #552cd5e3
 def _save(result: ScanResult, path: str | Path) -> Path:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from ..activations import Position, chosen_tokens, hooks, sink_tokens
+from ..activations import ActivationBatch
+from ..activations.batches import ReadingPlan
 from ..core import BadData, NeuronAddress, plain, progress, read_tensors, write_tensors
 from .crossfit import Sums, add_products, add_sums, with_ones
 from .null import paired_rows
-from ..models import TokenBatch, token_batch, token_batches
+from ..models import token_batches
 
 # %% auto #0
 __all__ = []
@@ -37,15 +38,15 @@ class AtlasPlan:
     "What all parts share."
     feature_site: str
     sites: tuple[str, ...]                   # of the neurons, in the order of the layers
-    token_pos: Position
-    sink_ratio: float
+    reading: ReadingPlan                     # which tokens count
     permutations: int
     seed: int
-    ids: list[list[int]]                     # tokens of each text
     groups: Int[np.ndarray, "text"]
     sample: dict[str, Int[Tensor, "some"]]   # by site: neurons of the null
     control: Float[Tensor, "token task"]     # a number for each token type and control task
     shift: dict[str, Float[Tensor, "d"]]     # by site: subtracted from all values
+
+    ids = property(lambda self: self.reading.ids, doc="Tokens of each text.")
 
     @property
     def layers(self) -> list[int]: return [NeuronAddress(s, 0).layer for s in self.sites]
@@ -63,38 +64,25 @@ def plan_parts(model: Any, ids: Sequence[Sequence[int]], chosen: Sequence[int], 
     return [Part(k, n, tuple(b)) for k, n, b in parts]
 
 # %% ../../nbs/introspection/66_sums.ipynb #c05f5460
-@torch.no_grad()
-def read_batch(model: Any, plan: AtlasPlan, batch: TokenBatch) -> tuple[dict[str, Tensor], Int[Tensor, "row"], int]:
-    "(values by site, float32 `[row, d]`; where each row stands in the flattened batch; how many sinks were masked)"
-    rows, acts = chosen_tokens(batch, plan.token_pos).flatten().nonzero()[:, 0], {}
-    sinks = torch.zeros_like(batch.mask)
-    def look(x): sinks.logical_or_(sink_tokens(x, batch.mask, plan.sink_ratio))
-    def keep(site):
-        def store(x):
-            if site == plan.feature_site: look(x)
-            acts[site] = x.flatten(0, 1).index_select(0, rows).float()
-        return store
-    functions: dict[str, Callable] = {f"blocks.{layer}.hook_resid_pre": look for layer in plan.layers}
-    functions |= {site: keep(site) for site in (*plan.sites, plan.feature_site)}
-    with hooks(model, functions, stop_early=True): model(batch.ids)
-    own = ~sinks.flatten()[rows]
-    if bool(own.all()): return acts, rows, 0
-    return {site: x[own] for site, x in acts.items()}, rows[own], int((~own).sum())
+def read_sites(model: Any, plan: AtlasPlan, texts: Sequence[int]) -> tuple[dict[str, Tensor], ActivationBatch]:
+    "(values by site, float32 `[row, d]`; the batch they come from) of some texts."
+    found = plan.reading.read(model, list(texts), list(dict.fromkeys((*plan.sites, plan.feature_site))))
+    return {site: x.float() for site, x in found.values.items()}, found
 
 # %% ../../nbs/introspection/66_sums.ipynb #5f74c23c
 def _add_batch(sums: Sums, model: Any, plan: AtlasPlan, texts: Sequence[int]) -> Sums:
     "`sums` with a batch of texts added: neurons of every site, the null's wrong pairs, and the control tasks."
-    batch = token_batch(model, [plan.ids[i] for i in texts])
-    acts, rows, sinks = read_batch(model, plan, batch)
+    acts, batch = read_sites(model, plan, texts)
     acts = {site: x.sub_(plan.shift[site]) if site in plan.shift else x for site, x in acts.items()}
-    text = (rows // batch.ids.shape[1]).cpu().numpy()
+    place = {text: i for i, text in enumerate(texts)}
+    text = np.array([place[i] for i in batch.text.tolist()], int)
     rng = np.random.default_rng([plan.seed, *texts[:1]])
     wrong, alike = paired_rows(text, plan.groups[list(texts)], plan.permutations, rng)
     some = torch.cat([acts[site].index_select(1, plan.sample[site]) for site in plan.sites], 1)
     null = torch.cat([some.index_select(0, torch.as_tensor(w, device=some.device)) for w in wrong], 1)
     blocks = {site: acts[site] for site in plan.sites}
-    blocks |= {"null": null, "control": plan.control[batch.ids.flatten()[rows]]}
-    add_sums(sums, {"sinks": torch.tensor(sinks).double(), "alike": torch.tensor(alike).double()})
+    blocks |= {"null": null, "control": plan.control[batch.token.to(plan.control.device)]}
+    add_sums(sums, {"tally": torch.from_numpy(batch.tally).double(), "alike": torch.tensor(alike).double()})
     return add_products(sums, with_ones(acts[plan.feature_site]), blocks)
 
 # %% ../../nbs/introspection/66_sums.ipynb #5a8cc6f2

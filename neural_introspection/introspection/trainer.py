@@ -150,7 +150,7 @@ class PredictorTrainer:
         p, u = self.predictor, self.unfreeze
         p.weights = {}
         names = learning_weights(p.model, u, p.target, [p.feature_site, *[p.target.site] * self.moving_target])
-        if features is None: features = p.features(dataset.texts, self.folder and Path(self.folder)/"features")
+        if features is None: features = p.features(dataset.tokens, self.folder and Path(self.folder)/"features")
         _check_rows(dataset, features)
         with _seeded(self.seed), trainable(p.model, names, u.rank if u.strategy == "lora" else 0) as found:
             state = _TrainingState(self, dataset, features, found)
@@ -259,9 +259,8 @@ PROBE = 128  # texts on which activations are followed
 def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationDrift:
     "Follows the target on a fixed set of validation (else training) texts."
     side = "val" if (dataset.frame.split == "val").any() else "train"
-    texts = dataset.part(side).drop_duplicates("index").text.tolist()[:PROBE]
-    p = trainer.predictor
-    return ActivationDrift(p.model, p.target, texts, p.token_pos, trainer.activation_interval)
+    texts, p = dataset.part(side)["index"].unique().tolist()[:PROBE], trainer.predictor
+    return ActivationDrift(p.model, p.target, dataset.tokens.part(texts), p.token_pos, trainer.activation_interval)
 
 # %% ../../nbs/introspection/50_trainer.ipynb #aa1925db
 def _accelerator(device: torch.device, batch_size: int) -> Any:
@@ -336,9 +335,9 @@ def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
     p, index, units = state.trainer.predictor, dataset.frame["index"].to_numpy(), state.first_units
     rows = units if state.source.replay is None else state.source.replay.rows(units)[0]
     whole = np.isin(index, index[rows])   # all rows of those texts
-    texts = dataset.frame[whole].drop_duplicates("index").text.tolist()
+    tokens = dataset.tokens.part(np.unique(index[whole]).tolist())
     with with_weights(p.model, p.weights):
-        fresh = collect_activations(p.model, texts, dict.fromkeys((p.feature_site, p.target.site)), p.token_pos, p.batch_size)
+        fresh = collect_activations(p.model, tokens, dict.fromkeys((p.feature_site, p.target.site)), batch_size=p.batch_size)
     values = p.target.values(fresh.values[p.target.site]) if state.moving else torch.tensor(dataset.values()[whole]).float()
     keep, device = torch.as_tensor(np.isin(np.flatnonzero(whole), rows)), state.source.z.device
     z, y = state.head.standardise(fresh.values[p.feature_site].to(device)), state.head.encode(values.to(device))

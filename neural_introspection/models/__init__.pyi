@@ -21,7 +21,9 @@ from .weights import (
 from .tokens import (
     TokenBatch as TokenBatch,
     bos_id as bos_id,
+    EncodedTexts as EncodedTexts,
     encode as encode,
+    encode_texts as encode_texts,
     longest_text as longest_text,
     token_batch as token_batch,
     token_batches as token_batches,

@@ -16,8 +16,8 @@ from .gguf import quiet_transformers
 from .loading import model_device
 
 # %% auto #0
-__all__ = ['TokenBatch', 'encode', 'longest_text', 'bos_id', 'token_batch', 'token_batches', 'token_bytes', 'token_text',
-           'token_strings']
+__all__ = ['TokenBatch', 'EncodedTexts', 'encode_texts', 'encode', 'longest_text', 'bos_id', 'token_batch', 'token_batches',
+           'token_bytes', 'token_text', 'token_strings']
 
 # %% ../../nbs/models/40_tokens.ipynb #b75c2937
 @dataclass(frozen=True)
@@ -30,16 +30,25 @@ class TokenBatch:
     def __len__(self) -> int: return len(self.ids)
 
 # %% ../../nbs/models/40_tokens.ipynb #13d8144b
-def encode(model: Any, texts: Sequence[str]) -> list[list[int]]:
-    "Token ids of each text, without BOS, cut to fit the context; `BadTexts` if a text has no token."
+@dataclass(frozen=True)
+class EncodedTexts:
+    "Token ids of some texts, without BOS, cut to fit the context."
+    ids: list[list[int]]
+    cut: list[int]      # texts that were longer than the context
+
+def encode_texts(model: Any, texts: Sequence[str]) -> EncodedTexts:
+    "The texts as token ids, and which of them were cut; `BadTexts` if a text has no token."
     if not len(texts): raise BadTexts("there are no texts: give at least one.")
-    room = longest_text(model)
     with quiet_transformers():
         found = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [row[:room] for row in found]
-    empty = next((i for i, row in enumerate(ids) if not row), None)
+    empty = next((i for i, row in enumerate(found) if not row), None)
     if empty is not None: raise BadTexts(f"text {empty} ({texts[empty]!r}) has no tokens: leave it out.")
-    return ids
+    room = longest_text(model)
+    return EncodedTexts([row[:room] for row in found], [i for i, row in enumerate(found) if len(row) > room])
+
+def encode(model: Any, texts: Sequence[str]) -> list[list[int]]:
+    "Token ids of each text, as of `encode_texts`."
+    return encode_texts(model, texts).ids
 
 # %% ../../nbs/models/40_tokens.ipynb #dedf8348
 def longest_text(model: Any) -> int:
