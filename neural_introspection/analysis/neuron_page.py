@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 from .causes import ABLATIONS, ablation_effect
 from .logits import LogitView, logit_view
-from .neuron_index import OTHERS, LayerIndex
+from .neuron_index import OTHERS, STRONGEST, LayerIndex
 from .rows import snippets
 from .token_level import TokenActivations, token_activations
 from ..activations import Contexts
@@ -109,7 +109,7 @@ def _contexts(index: LayerIndex, address: NeuronAddress) -> pd.DataFrame:
     "By sense; where there was no test, the strongest."
     found = index.senses.contexts(index.site, address.neuron)
     if (found.kind == "top").any(): return found
-    values, places = (x[address.neuron] for x in index.statistics.top)
+    values, places = (x[address.neuron, :STRONGEST] for x in index.statistics.top)
     values, places = values[places[:, 0] >= 0], places[places[:, 0] >= 0]
     words = snippets(index.model, index.texts, Contexts(*places.numpy().T))
     return pd.concat([pd.DataFrame(dict(kind="top", sense=0, value=values.numpy(), text=places[:, 0], position=places[:, 1], snippet=words)), found], ignore_index=True)

@@ -250,7 +250,7 @@ def _optimizer_and_batches(state: _TrainingState) -> tuple[torch.optim.Optimizer
             torch.utils.data.DataLoader(units, t.batch_size, sampler=state.order))
 
 def _prepared(accelerator: Any, source: nn.Module, *rest: Any) -> tuple:
-    "What takes a step: accelerate's for several processes, else as given, since its checks cost more than a head's step."
+    "What takes a step: accelerate's for several processes, else as given: its checks cost more than a head's step."
     return accelerator.prepare(source, *rest) if accelerator.num_processes > 1 else (source, *rest)
 
 PROBE = 128  # texts on which activations are followed
