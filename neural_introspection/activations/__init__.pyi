@@ -9,7 +9,6 @@ from .positions import (
     TokenSelection as TokenSelection,
     fitting_texts as fitting_texts,
     parse_position as parse_position,
-    pick_positions as pick_positions,
 )
 from .capturing import (
     capture as capture,
@@ -32,7 +31,6 @@ from .statistics import (
     NeuronStats as NeuronStats,
     sketch_distance as sketch_distance,
 )
-from .text_statistics import (
-    TextStatistics as TextStatistics,
+from .corpus_statistics import (
     text_statistics as text_statistics,
 )

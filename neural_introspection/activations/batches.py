@@ -5,7 +5,7 @@
 # %% ../../nbs/activations/25_batches.ipynb #69df6bcf
 from __future__ import annotations
 from dataclasses import dataclass, replace
-from typing import Any, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,7 +32,11 @@ class ActivationBatch:
     def __len__(self) -> int: return len(self.text)
     contexts = property(lambda self: torch.stack([self.text, self.position], 1), doc="(text, position) of each row.")
     codes = property(lambda self: Contexts(self.text, self.position).codes, doc="The same as one int64.")
-    tally = property(lambda self: np.array([len(self.text.unique()), len(self), self.sinks]), doc="Texts, tokens, sinks.")
+
+    @property
+    def tally(self) -> Int[np.ndarray, "3"]:
+        "Texts, tokens, sinks."
+        return np.array([len(self.text.unique()), len(self), self.sinks])
 
     def __getitem__(self, rows: Any) -> ActivationBatch:
         "Some of the rows."
@@ -49,13 +53,14 @@ def read_batch(
     sink_ratio: Optional[float] = None,         # None: all of them count
 ) -> ActivationBatch:
     "The activations at the sites of the chosen tokens that are no attention sinks."
-    acts, sinks = {}, torch.zeros_like(batch.mask)
-    def keep(site): return lambda x: acts.__setitem__(site, x[chosen])
-    def compare(x): sinks.logical_or_(sink_tokens(x, batch.mask, sink_ratio))
-    functions = {site: [keep(site)] for site in sites}
-    for site in stream_sites(model) if sink_ratio else (): functions.setdefault(site, []).append(compare)
-    each = {site: lambda x, found=found: [f(x) for f in found] and None for site, found in functions.items()}
-    with evaluating(model), hooks(model, each, stop_early=True): model(batch.ids)
+    acts, sinks, stream = {}, torch.zeros_like(batch.mask), stream_sites(model) if sink_ratio else []
+    def look(site: str) -> Callable[[Tensor], Optional[Tensor]]:
+        def see(x):
+            if site in sites: acts[site] = x[chosen]
+            if sink_ratio and site in stream: sinks.logical_or_(sink_tokens(x, batch.mask, sink_ratio))
+        return see
+    functions = {site: look(site) for site in dict.fromkeys([*sites, *stream])}
+    with evaluating(model), hooks(model, functions, stop_early=True): model(batch.ids)
     row, _ = chosen.nonzero(as_tuple=True)
     rank = (batch.mask.int().cumsum(1) - 1)[chosen]
     found = ActivationBatch(acts, batch.index[row.cpu()], rank.cpu().long(), batch.ids[chosen].cpu())
@@ -74,7 +79,7 @@ class ReadingPlan:
     ids: Mapping[int, Sequence[int]]             # by text
     groups: list[list[int]]
     selection: TokenSelection
-    cut: int                                     # texts longer than the context
+    cut: frozenset[int]                          # texts longer than the context
     selected: Optional[SelectedTokens] = None    # where it is known which tokens count
 
     def read(self, model: nn.Module, group: list[int], sites: Sequence[str]) -> ActivationBatch:
@@ -92,28 +97,35 @@ class ReadingPlan:
     def counts(self, tally: Int[np.ndarray, "3"]) -> TokenCounts:
         "What the batches' tallies come to; `BadTexts` if no token counts."
         if self.selected: return self.selected.counts
-        texts, tokens, sinks = map(int, tally)
-        if not tokens: raise BadTexts(f"all {sinks} tokens at position {self.selection.token_pos} are attention sinks: give other texts, or sink_ratio=None.")
-        return TokenCounts(self.selection.token_pos, self.selection.sink_ratio, texts, len(self.ids) - texts, self.cut, tokens, sinks)
+        rule, (texts, tokens, sinks) = self.selection, map(int, tally)
+        check_tokens(tokens, sinks, rule)
+        return TokenCounts(rule.token_pos, rule.sink_ratio, texts, len(self.ids) - texts, len(self.cut), tokens, sinks)
+
+def check_tokens(tokens: int, sinks: int, rule: TokenSelection) -> None:
+    "`BadTexts` if no token counts."
+    if tokens: return
+    raise BadTexts(f"all {sinks} tokens at position {rule.token_pos} are attention sinks: "
+                   "give other texts, or sink_ratio=None.")
 
 # %% ../../nbs/activations/25_batches.ipynb #7a9a4d3b
 def plan_reading(model: Any, texts: Union[Sequence[str], SelectedTokens], selection: Union[TokenSelection, Position],
                  batch_size: int) -> ReadingPlan:
-    "The batches of some texts, short texts first, without those that have no token at the position. `BadTexts` if none has."
-    selected = texts if isinstance(texts, SelectedTokens) else None
-    if selected: rule, ids, cut, fit = selected.rule, selected.ids, selected.counts.cut, selected.texts_that_count
+    "The batches of the texts that have a token at the position, short texts first. `BadTexts` if none has."
+    selected = None
+    if isinstance(texts, SelectedTokens):
+        selected, rule, ids, cut, fit = texts, texts.rule, texts.ids, texts.cut, texts.texts_that_count
     else:
         rule, encoded = TokenSelection.of(selection), encode_texts(model, texts)
-        ids, cut, fit = dict(enumerate(encoded.ids)), len(encoded.cut), fitting_texts(encoded.ids, rule.token_pos)
+        ids, cut, fit = dict(enumerate(encoded.ids)), frozenset(encoded.cut), fitting_texts(encoded.ids, rule.token_pos)
     groups = token_batches(model, [ids[i] for i in fit], batch_size)
     return ReadingPlan(ids, [[fit[i] for i in g] for g in groups], rule, cut, selected)
 
 # %% ../../nbs/activations/25_batches.ipynb #60361267
 def activation_batches(
     model: nn.Module,
-    texts: Union[Sequence[str], SelectedTokens],            # with a `SelectedTokens` its tokens are read, whatever `selection` says
+    texts: Union[Sequence[str], SelectedTokens],
     sites: Sequence[str],
-    selection: Union[TokenSelection, Position] = "last",    # which tokens count
+    selection: Union[TokenSelection, Position] = "last",    # which tokens count; those of a `SelectedTokens` are known
     batch_size: int = 16,         # texts
     desc: str = "activations",    # label of the progress bar
 ) -> Iterator[ActivationBatch]:
@@ -131,9 +143,16 @@ def select_tokens(
     "The tokens of the texts that count, in one pass over them. `BadTexts` if there are none."
     plan = plan_reading(model, texts, selection, batch_size)
     positions: dict[int, Int[np.ndarray, "some"]] = {i: np.zeros(0, int) for i in plan.ids}
-    tally = np.zeros(3, int)
+    sinks: dict[int, int] = {}
     for group in progress(plan.groups, "tokens", unit="batch"):
         batch = plan.read(model, group, [])
-        tally += batch.tally
-        for text in group: positions[text] = np.sort(batch.position[batch.text == text].numpy())
-    return SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, plan.counts(tally))
+        for text in group:
+            positions[text] = np.sort(batch.position[batch.text == text].numpy())
+            if found := _wanted(plan, text) - len(positions[text]): sinks[text] = found
+    chosen = SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, plan.selection, plan.cut, sinks)
+    check_tokens(len(chosen), sum(sinks.values()), plan.selection)
+    return chosen
+
+def _wanted(plan: ReadingPlan, text: int) -> int:
+    "How many tokens of a text are at the position."
+    return len(plan.ids[text]) if plan.selection.token_pos == "all" else 1

@@ -39,7 +39,8 @@ class ModelInterface:
         "The inputs if they are text(s), else an empty list; `BadInput` for text without a tokenizer."
         texts = [inputs] if isinstance(inputs, str) else inputs
         if not (isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str)): return []
-        if getattr(self.model, "tokenizer", None) is None: raise BadInput("this model has no tokenizer: give it tensors and not text.")
+        if getattr(self.model, "tokenizer", None) is None:
+            raise BadInput("this model has no tokenizer: give it tensors and not text.")
         return list(texts)
 
     def activations(self, layers: Sequence[str], inputs: Any, stop_early: bool = True) -> dict[str, Tensor]:

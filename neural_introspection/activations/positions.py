@@ -5,7 +5,7 @@
 # %% ../../nbs/activations/15_positions.ipynb #0b378bbc
 from __future__ import annotations
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional, Sequence, Union
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from ..core import BadInput, BadTexts
 from ..models import TokenBatch
 
 # %% auto #0
-__all__ = ['Position', 'parse_position', 'pick_positions', 'fitting_texts', 'Contexts', 'TokenSelection', 'TokenCounts',
-           'SelectedTokens']
+__all__ = ['Position', 'parse_position', 'fitting_texts', 'Contexts', 'TokenSelection', 'TokenCounts', 'SelectedTokens']
 
 # %% ../../nbs/activations/15_positions.ipynb #79469025
 Position = Union[str, int]
@@ -67,7 +66,7 @@ def fitting_texts(ids: Sequence[Sequence[int]], token_pos: Position) -> list[int
 # %% ../../nbs/activations/15_positions.ipynb #d9557ef8
 @dataclass(frozen=True)
 class Contexts:
-    "Where rows come from: the text of each, and which of the text's own tokens it is, from 0; arrays or tensors of int64."
+    "Where rows come from: the text of each, and which of its own tokens, from 0; arrays or tensors of int64."
     text: Any       # Int "row"
     position: Any   # Int "row"
 
@@ -106,9 +105,9 @@ def stream_sites(model: Any) -> list[str]:
 # %% ../../nbs/activations/15_positions.ipynb #e0fb7248
 @dataclass(frozen=True)
 class TokenSelection:
-    "Which of a text's own tokens count: those at a position that are no attention sinks. `BadInput` for an unknown position."
+    "Which of a text's own tokens count: those at a position that are no attention sinks."
     token_pos: Position = "all"                # all, last, or an integer from 0
-    sink_ratio: Optional[float] = SINK         # a sink's norm is over this many times the median of its text; None: sinks count
+    sink_ratio: Optional[float] = SINK         # a sink's norm over the median of its text's; None: sinks count
 
     def __post_init__(self):
         object.__setattr__(self, "token_pos", parse_position(self.token_pos))
@@ -155,17 +154,28 @@ class SelectedTokens:
     texts: dict[int, str]                                # by number
     ids: dict[int, Sequence[int]]                        # of each text, cut to the context
     positions: dict[int, Int[np.ndarray, "some"]]        # of each text, those that count; none: the text does not
-    counts: TokenCounts                                  # of all texts, also where this is a part of them
+    rule: TokenSelection                                 # what they were selected by
+    cut: frozenset[int] = frozenset()                    # texts that are longer than the context
+    sinks: dict[int, int] = field(default_factory=dict)  # of each text that has some, how many
 
     def __len__(self) -> int: return sum(map(len, self.positions.values()))
-    rule = property(lambda self: TokenSelection(self.counts.token_pos, self.counts.sink_ratio), doc="What they were selected by.")
-    codes = property(lambda self: np.concatenate([Contexts(np.int64(i), some).codes for i, some in self.positions.items()]), doc="(text, position) of each, as one int64.")
-    texts_that_count = property(lambda self: [i for i, some in self.positions.items() if len(some)], doc="Their numbers.")
+    counts = property(lambda self: _counts(self), doc="How many texts and tokens count, and what was left out.")
+
+    @property
+    def codes(self) -> Int[np.ndarray, "token"]:
+        "(text, position) of each, as one int64."
+        return np.concatenate([Contexts(np.int64(i), some).codes for i, some in self.positions.items()])
+
+    @property
+    def texts_that_count(self) -> list[int]:
+        "The numbers of the texts that have a token that counts."
+        return [i for i, some in self.positions.items() if len(some)]
 
     def part(self, texts: Sequence[int]) -> SelectedTokens:
         "The tokens of some of the texts."
-        some = ({i: what[i] for i in texts} for what in (self.texts, self.ids, self.positions))
-        return SelectedTokens(*some, self.counts)
+        pick = lambda what: {i: what[i] for i in texts if i in what}
+        return replace(self, texts=pick(self.texts), ids=pick(self.ids), positions=pick(self.positions),
+                       cut=self.cut & set(texts), sinks=pick(self.sinks))
 
     def mask(self, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
         "The tokens of a batch that count."
@@ -173,3 +183,9 @@ class SelectedTokens:
         for row, text in enumerate(batch.index.tolist()):
             keep[row] = torch.isin(rank[row], torch.as_tensor(self.positions[text], device=rank.device))
         return keep & batch.mask
+
+# %% ../../nbs/activations/15_positions.ipynb #ae122b62
+def _counts(tokens: SelectedTokens) -> TokenCounts:
+    texts, rule = len(tokens.texts_that_count), tokens.rule
+    skipped, sinks = len(tokens.positions) - texts, sum(tokens.sinks.values())
+    return TokenCounts(rule.token_pos, rule.sink_ratio, texts, skipped, len(tokens.cut), len(tokens), sinks)

@@ -116,7 +116,8 @@ def layer_index(
     layer, texts = check_layer(model, layer), tuple(texts)
     kept = None if folder is None else Path(folder)/site_name("mlp_out", layer)
     if kept and (kept/"index.json").exists() and read_json(kept/"index.json") == _identity(model, texts, layer): return _load(kept, model)
-    senses, stats = senses_and_statistics(model, texts, [layer], model.cfg.d_mlp, batch_size=batch_size, contexts=STRONGEST, **settings)
+    senses, stats = senses_and_statistics(model, texts, [layer], model.cfg.d_mlp, batch_size=batch_size,
+                                          contexts=STRONGEST, **settings)
     index = LayerIndex(model, texts, layer, senses, stats[layer])
     if kept: index.save(kept)
     return index

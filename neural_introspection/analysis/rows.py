@@ -21,11 +21,9 @@ __all__ = []
 
 # %% ../../nbs/analysis/02_rows.ipynb #a3383e96
 @dataclass(frozen=True)
-class Places:
-    "Where rows come from."
-    text: Int[np.ndarray, "row"]
-    position: Int[np.ndarray, "row"]
-    snippet: Sequence[str]   # one for each row; empty if unknown
+class Places(Contexts):
+    "Where rows come from, and the words there."
+    snippet: Sequence[str] = ()   # one for each row; empty if unknown
 
     def at(self, rows: Int[np.ndarray, "some"]) -> Places:
         "Some of the places."

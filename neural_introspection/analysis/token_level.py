@@ -278,8 +278,9 @@ def _profiles(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], gr
 
 # %% ../../nbs/analysis/20_token_level.ipynb #409ebcfe
 def neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress],
-                   batch_size: int, selection: Union[TokenSelection, str] = "all") -> Iterator[tuple[ActivationBatch, Float[Tensor, "row neuron"], Bool[Tensor, "row"]]]:
-    "(batch, its activations of some neurons, which rows are finite), on the CPU, text by text; the batch itself without values."
+                   batch_size: int, selection: Union[TokenSelection, str] = "all",
+                   ) -> Iterator[tuple[ActivationBatch, Float[Tensor, "row neuron"], Bool[Tensor, "row"]]]:
+    "(batch without its values, activations of some neurons, which rows are finite), on the CPU, text by text."
     sites = neurons_by_site(addresses)
     for batch in activation_batches(model, texts, list(sites), selection, batch_size, "neurons"):
         values = torch.empty(len(batch), len(addresses))

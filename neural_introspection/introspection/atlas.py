@@ -110,7 +110,8 @@ def _about(atlas: NeuronAtlas, plan: AtlasPlan, chosen: Sequence[int]) -> dict:
     leakage = {str(l): leakage_label(plan.feature_site, s) for l, s in zip(plan.layers, plan.sites)}
     settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "permutations", "control_tasks", "seed")}
     groups = plan.groups[chosen]
-    return settings | dict(model=vars(describe(atlas.model)), feature_site=plan.feature_site, token_pos=plan.reading.selection.token_pos,
+    return settings | dict(model=vars(describe(atlas.model)), feature_site=plan.feature_site,
+                           token_pos=plan.reading.selection.token_pos,
                            texts=len(chosen), skipped=len(plan.ids) - len(chosen), groups=len(np.unique(groups)),
                            penalties=list(atlas.penalties), leakage=leakage,
                            groups_hash=text_hash([str(g) for g in groups]))
@@ -164,8 +165,9 @@ def _site_moments(plan: AtlasPlan, folds: list[Sums]) -> dict:
     rows = sum(s["xx"][-1, -1] for s in folds)
     found = []
     for site in plan.sites:
-        mean, square = (sum(s[f"{site}/{key}"] for s in folds)/rows for key in ("xy", "yy"))
-        found.append((mean[-1] + plan.shift.get(site, torch.zeros(1)).to(mean), (square - mean[-1]**2).clamp(min=0).sqrt()))
+        mean, square = sum(s[f"{site}/xy"][-1] for s in folds)/rows, sum(s[f"{site}/yy"] for s in folds)/rows
+        shift = plan.shift.get(site, torch.zeros(1)).to(mean)
+        found.append((mean + shift, (square - mean**2).clamp(min=0).sqrt()))
     return {name: (("layer", "neuron"), torch.stack(x).cpu().numpy()) for name, x in zip(("mean", "std"), zip(*found))}
 
 # %% ../../nbs/introspection/70_atlas.ipynb #6e7404a6

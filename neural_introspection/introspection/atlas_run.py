@@ -79,7 +79,8 @@ def summary(result: AtlasResult, config: AtlasConfig) -> dict:
     "The result as one JSON-able object."
     columns = ["address", "r2", "selectivity", "q", "penalty", "leakage"]
     best = result.top(config.top, config.score)[columns].to_dict("records")
-    kept = ("feature_site", "layer_type", "token_pos", "texts", "groups", "tokens", "sinks", "sink_ratio", "skipped", "cut", "folds",
+    kept = ("feature_site", "layer_type", "token_pos", "texts", "groups", "tokens", "sinks", "sink_ratio", "skipped",
+            "cut", "folds",
             "permutations", "leakage")
     return plain(dict(neurons=result.neurons, significant=result.significant, level=LEVEL, smallest_p=result.resolution,
                       constant=int(np.isnan(result.data.r2.values).sum()), top=best, ranked_by=config.score,

@@ -69,8 +69,8 @@ def _about(case: Case, chosen: str) -> dict:
     "Everything else that a reader may ask for."
     p, d = case.predictor, case.dataset
     other = None if case.other_model is None else model_name(case.other_model)
-    return plain(dict(target=str(p.target), feature_site=p.feature_site, token_pos=p.token_pos, model=d.about["model"],
+    return plain(dict(vars(d.counts), target=str(p.target), feature_site=p.feature_site, model=d.about["model"],
                       head="mlp" if p.head.hidden else "linear", bins=p.head.bins and p.head.bins.borders, other_model=other,
-                      chosen=chosen or "not said", texts=len(d.texts), rows=len(d), unfreeze=case.trainer.unfreeze.strategy,
+                      chosen=chosen or "not said", rows=len(d), unfreeze=case.trainer.unfreeze.strategy,
                       moving_target=case.training.moving, loss_gap=getattr(case.training, "loss_gap", None),
                       seed=case.seed, draws=case.draws))

@@ -20,7 +20,8 @@ from ..activations import Contexts, Position, SelectedTokens, TokenCounts, Token
 from ..activations.batches import ReadingPlan, plan_reading
 from ..core import (BadData, BadInput, Target, atomic_write, check_index, progress, read_frame,
     read_json, write_frame, write_json)
-from ..models import ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces, token_batches
+from neural_introspection.models import (ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces,
+    token_batches)
 
 # %% auto #0
 __all__ = ['collect_activations', 'ActivationDataset', 'ActivationDatasetGenerator']
@@ -64,12 +65,14 @@ def _piece(model: Any, plan: ReadingPlan, texts: list[int], batch_size: int) -> 
     groups = token_batches(model, [plan.ids[i] for i in texts], batch_size)
     return plan.part([[texts[i] for i in group] for group in groups])
 
-def _identity(model: Any, plan: ReadingPlan, texts: list[int], sites: dict[str, Optional[Target]], batch_size: int) -> dict:
+def _identity(model: Any, plan: ReadingPlan, texts: list[int], sites: dict[str, Optional[Target]],
+              batch_size: int) -> dict:
     "What stored pieces depend on."
-    info, rule = describe(model), plan.selection
+    info = describe(model)
     chosen = plan.selected and text_hash([str(plan.selected.positions[i].tolist()) for i in texts])
-    return dict(model=info.weights, dtype=info.dtype, sites={s: t and str(t) for s, t in sites.items()}, token_pos=rule.token_pos,
-                sink_ratio=rule.sink_ratio, batch_size=batch_size, chosen=chosen, texts=text_hash([str(plan.ids[i]) for i in texts]))
+    return dict(model=info.weights, dtype=info.dtype, sites={s: t and str(t) for s, t in sites.items()},
+                **vars(plan.selection), batch_size=batch_size, chosen=chosen,
+                texts=text_hash([str(plan.ids[i]) for i in texts]))
 
 # %% ../../nbs/introspection/20_dataset.ipynb #9f800538
 def _collect_piece(
@@ -123,6 +126,11 @@ class ActivationDataset:
     def texts(self) -> list[str]: return self.frame.drop_duplicates("index").text.tolist()
 
     @property
+    def counts(self) -> TokenCounts:
+        "How many texts and tokens it has, and what was left out."
+        return _stored_counts(self)
+
+    @property
     def tokens(self) -> SelectedTokens:
         "Its rows' tokens, for reading anything else at the same ones."
         return _selected(self)
@@ -158,16 +166,20 @@ class ActivationDataset:
     def _repr_html_(self) -> str:
         head = self.frame.drop(columns="tokens").head(5).to_html(index=False, float_format="{:.3f}".format)
         return (f"<b>{self.target}</b> in {html.escape(self.about['model']['name'])}, {len(self)} rows: "
-                f"{self.tokens.counts.summary()}{head}")
+                f"{self.counts.summary()}{head}")
 
 # %% ../../nbs/introspection/20_dataset.ipynb #45c1cab8
 def _selected(dataset: ActivationDataset) -> SelectedTokens:
-    first, names = dataset.frame.drop_duplicates("index"), [f.name for f in fields(TokenCounts)]
+    first = dataset.frame.drop_duplicates("index")
     positions = {int(i): part.to_numpy() for i, part in dataset.frame.groupby("index").position}
     index = first["index"].tolist()
-    counts = TokenCounts(**dict(sink_ratio=None, texts=len(first), skipped=0, cut=0, tokens=len(dataset), sinks=0)
-                         | {k: dataset.about[k] for k in names if k in dataset.about})
-    return SelectedTokens(dict(zip(index, first.text)), dict(zip(index, map(list, first.tokens))), positions, counts)
+    rule = TokenSelection(dataset.about["token_pos"], dataset.about.get("sink_ratio"))
+    return SelectedTokens(dict(zip(index, first.text)), dict(zip(index, map(list, first.tokens))), positions, rule)
+
+def _stored_counts(dataset: ActivationDataset) -> TokenCounts:
+    "The counts that came with it; of an older file, or one made by hand, those of its rows."
+    names = [f.name for f in fields(TokenCounts)]
+    return TokenCounts(**vars(dataset.tokens.counts) | {k: dataset.about[k] for k in names if k in dataset.about})
 
 def _with_values(dataset: ActivationDataset, values: Float[np.ndarray, "row target"]) -> ActivationDataset:
     shape = (len(dataset), len(dataset.target))

@@ -244,7 +244,9 @@ def probe(
         stats = (stats or NeuronStats(rows.shape[1])).update(rows)
         codes.append(batch.codes)
         values.append(target.values(rows).float().cpu())
-    return torch.cat(values)[torch.cat(codes).argsort()].numpy(), NeuronStats.from_tensors({k: v.cpu() for k, v in stats.tensors().items()})
+    order = torch.cat(codes).argsort()
+    site = NeuronStats.from_tensors({k: v.cpu() for k, v in stats.tensors().items()})
+    return torch.cat(values)[order].numpy(), site
 
 # %% ../../nbs/introspection/40_monitors.ipynb #177a5d64
 def _packed(stats: NeuronStats) -> str:

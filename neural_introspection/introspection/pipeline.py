@@ -8,9 +8,10 @@ import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any, Optional
+import numpy as np
 import pandas as pd
 import torch
-from ..activations import NeuronStats
+from ..activations import NeuronStats, SelectedTokens
 from ..core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
     shown_path, site_name, write_frame)
 from ..data import Corpus
@@ -36,13 +37,13 @@ def _choose(p: Prepared, run: RunFolder) -> tuple[Target, str]:
     c, model, neurons = p.config, p.model, parse_neurons(p.config.neuron)
     if c.layer is not None and (neurons or c.layer_type == "resid_post"):
         return Target(site_name(c.layer_type, check_layer(model, c.layer)), neurons), "named by the user."
-    train, layers = [t for t, s in zip(p.corpus.texts, p.split) if s == "train"], _layers(c, model)
+    train, layers = p.tokens.part(np.flatnonzero(p.split == "train").tolist()), _layers(c, model)
     if c.layer_type == "resid_post" and not neurons: return _best_norm(p, train, layers)
     scan = _scan(p, run, train, layers)
     considered = scan.about["neurons"] if neurons is None else len(scan.stats)
     best = scan.best(c.score, neuron=neurons and neurons[0])
-    return Target.of(best), (f"the best of {considered} scanned neurons by {c.score} on {len(train)} training texts; "
-                             "the test texts were never scanned.")
+    return Target.of(best), (f"the best of {considered} scanned neurons by {c.score} on {train.counts.texts} training "
+                             "texts; the test texts were never scanned.")
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #8aa66a03
 def _layers(config: IntrospectionConfig, model: Any) -> list[int]:
@@ -52,11 +53,11 @@ def _layers(config: IntrospectionConfig, model: Any) -> list[int]:
     return list(range(last))
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #80470c39
-def _scan(p: Prepared, run: RunFolder, texts: list[str], layers: list[int]) -> ScanResult:
+def _scan(p: Prepared, run: RunFolder, tokens: SelectedTokens, layers: list[int]) -> ScanResult:
     c, path = p.config, run.file("datasets", "scan.safetensors")
     scan = _stored(ScanResult.load, path)
     if scan is None:
-        scan = NeuronScanner(p.model, c.layer_type, c.token_pos, layers, c.batch_size).scan(texts)
+        scan = NeuronScanner(p.model, c.layer_type, c.token_pos, layers, c.batch_size).scan(tokens)
         scan.save(path)
         neurons = parse_neurons(c.neuron)
         write_frame(run.file("reports", "scan.csv"), scan.top(50, c.score, neuron=neurons and neurons[0]))
@@ -64,13 +65,14 @@ def _scan(p: Prepared, run: RunFolder, texts: list[str], layers: list[int]) -> S
     return scan
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #15cf7186
-def _best_norm(p: Prepared, texts: list[str], layers: list[int]) -> tuple[Target, str]:
+def _best_norm(p: Prepared, tokens: SelectedTokens, layers: list[int]) -> tuple[Target, str]:
     "The layer whose residual stream's norm varies most."
     c, targets = p.config, {layer: Target(site_name("resid_post", layer), None) for layer in layers}
-    acts = collect_activations(p.model, texts, {t.site: t for t in targets.values()}, c.token_pos, c.batch_size, desc="scan")
+    sites = {t.site: t for t in targets.values()}
+    acts = collect_activations(p.model, tokens, sites, batch_size=c.batch_size, desc="scan")
     scores = {layer: float(neuron_scores(NeuronStats(1).update(acts.values[t.site]), c.score)) for layer, t in targets.items()}
     return targets[max(scores, key=scores.get)], (f"the norm at the best of {len(layers)} layers by {c.score} on "
-                                                  f"{len(texts)} training texts; the test texts were never scanned.")
+                                                  f"{tokens.counts.texts} training texts; the test texts were never scanned.")
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #46cef71a
 def _stored(load: Any, path: Path) -> Any:
@@ -88,7 +90,7 @@ def _dataset(p: Prepared, run: RunFolder, target: Target) -> ActivationDataset:
     dataset = _stored(lambda f: ActivationDataset.load(f, p.model), path)
     if dataset is None:
         generator = ActivationDatasetGenerator(p.model, target, p.config.token_pos, p.config.batch_size)
-        dataset = generator.generate(p.corpus.texts, p.groups, p.split, run.file("datasets", "pieces"))
+        dataset = generator.generate(p.tokens, p.groups, p.split, run.file("datasets", "pieces"))
         dataset.save(path)
     for split in ("train", "test"):
         if not all(varies(values) for values in dataset.values(split).T):

@@ -195,8 +195,9 @@ class ActivationPredictor:
     ) -> Float[Tensor, "row d_model"]:
         "The features of the tokens, on the CPU: one forward pass, kept in `folder` if given."
         with with_weights(self.model, self.weights):
-            acts = collect_activations(self.model, texts, {self.feature_site: None}, TokenSelection(self.token_pos, None),
-                                       self.batch_size, folder, "features")
+            rule = TokenSelection(self.token_pos, None)
+            acts = collect_activations(self.model, texts, {self.feature_site: None}, rule, self.batch_size, folder,
+                                       "features")
         return acts.values[self.feature_site]
 
     @torch.no_grad()

@@ -4,18 +4,17 @@
 
 # %% ../../nbs/introspection/76_preparation.ipynb #e3f42e29
 from __future__ import annotations
-import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence
 import numpy as np
-from ..activations import fitting_texts, parse_position
+from ..activations import SelectedTokens, parse_position, select_tokens
 from neural_introspection.core import (BadInput, Target, check_options, check_run_folder, require, seed_everything,
     site_name)
 from ..data import Corpus, group_texts, load_texts, split_groups
 from .config import IntrospectionConfig
 from .unfreezing import Unfreezing, learning_weights
-from ..models import check_layer, check_neuron, encode, load_model, longest_text, resolve_model
+from ..models import check_layer, check_neuron, load_model, resolve_model
 
 # %% auto #0
 __all__ = []
@@ -72,6 +71,7 @@ class Prepared:
     config: IntrospectionConfig
     model: Any
     corpus: Corpus
+    tokens: SelectedTokens   # which tokens of the texts count
     groups: np.ndarray   # group of each text
     split: np.ndarray    # train, val or test for each text
     other: Any = None    # the model whose features are a control
@@ -88,13 +88,12 @@ def prepare(config: IntrospectionConfig, model: Any = None, texts: Optional[Sequ
     corpus = load_texts(texts or config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
     _check_places(config, model)
-    ids = encode(model, corpus.texts)
-    corpus = _fitting(corpus, fitting_texts(ids, config.token_pos))
-    if (cut := sum(len(row) >= longest_text(model) for row in ids)):
-        log.info("%d of %d texts fill the context of %d tokens; what is beyond was cut", cut, len(ids), longest_text(model))
-    groups = group_texts(corpus.texts, corpus.groups)
-    split = split_groups(groups, config.val_split, config.test_split, config.seed)
-    return Prepared(config, model, corpus, groups, split, other and load_model(other, config.device, config.dtype))
+    tokens = select_tokens(model, corpus.texts, config.token_pos, config.batch_size)
+    log.info("%s", tokens.counts.summary())
+    groups, fit = np.asarray(group_texts(corpus.texts, corpus.groups)), tokens.texts_that_count
+    split = np.full(len(corpus), "", object)   # a text without a token that counts is on no side
+    split[fit] = split_groups(groups[fit], config.val_split, config.test_split, config.seed)
+    return Prepared(config, model, corpus, tokens, groups, split, other and load_model(other, config.device, config.dtype))
 
 # %% ../../nbs/introspection/76_preparation.ipynb #434582b3
 def _other_name(config: IntrospectionConfig) -> Optional[str]:
@@ -111,12 +110,3 @@ def _check_places(config: IntrospectionConfig, model: Any) -> None:
     sites = [site_name("resid_post", check_layer(model, config.feature_layer))]
     if config.target_values == "recomputed": sites.append(target.site)
     learning_weights(model, unfreezing_of(config), target, sites)
-
-# %% ../../nbs/introspection/76_preparation.ipynb #c5ee6b2b
-def _fitting(corpus: Corpus, fit: list[int]) -> Corpus:
-    "The texts that have the token position."
-    if len(fit) == len(corpus): return corpus
-    log.info("%d of %d texts are too short for the token position and are left out",
-             len(corpus) - len(fit), len(corpus))
-    return dataclasses.replace(corpus, texts=tuple(corpus.texts[i] for i in fit),
-                               groups=tuple(corpus.groups[i] for i in fit))

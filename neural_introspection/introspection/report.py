@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 import numpy as np
 import pandas as pd
+from ..activations.positions import count_summary
 from ..core import BadData, plain, read_frame, read_json, write_frame, write_json
 from .checks import DECISION, VERDICTS, Check, interval_text, number_text
 from .evaluation import Compared
@@ -112,10 +113,10 @@ def _table(card: IntrospectionCard) -> pd.DataFrame:
 def _facts(card: IntrospectionCard) -> dict[str, str]:
     "What is worth a line each."
     a, c, s = card.about, card.self_modification, card.selectivity
-    facts = {"Chosen": a["chosen"], "Features": f"{a['feature_site']}, token position {a['token_pos']}, leakage label {card.leakage}",
+    facts = {"Chosen": a["chosen"], "Features": f"{a['feature_site']}, leakage label {card.leakage}", "Tokens": count_summary(a),
              "Selectivity": "not measured" if s is None else interval_text(s),
              "Model": f"{a['model']['name']}, weights {a['model']['weights']}",
-             "Head": f"{a['head']}, {a['texts']} texts, {a['rows']} rows, seed {a['seed']}"}
+             "Head": f"{a['head']}, {a['rows']} rows, seed {a['seed']}"}
     if c is None: return facts | {"Self-modification": "none: the model was frozen"}
     moving = "recomputed" if c["moving_target"] else "fixed"
     return facts | {"Self-modification": f"{a['unfreeze']}, target {moving}: {card.score.metric} {number_text(c['original'])} against the original activation, "

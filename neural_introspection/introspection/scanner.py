@@ -7,14 +7,15 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence, Union
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from ..activations import NeuronStats, Position, TokenSelection, text_statistics
+from ..activations import NeuronStats, Position, SelectedTokens, TokenSelection, text_statistics
 from ..activations.positions import count_summary
-from ..core import BadAddress, BadData, BadInput, NeuronAddress, read_tensors, site_name, write_tensors
+from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddress, read_tensors, site_name,
+    write_tensors)
 from ..models import check_layer, describe, encode, layer_width, token_text
 
 # %% auto #0
@@ -127,7 +128,7 @@ class NeuronScanner:
     top_k: int = 5                           # contexts kept for each neuron
     sink_ratio: Optional[float] = TokenSelection.sink_ratio   # None to keep attention sinks
 
-    def scan(self, texts: Sequence[str]) -> ScanResult:
+    def scan(self, texts: Union[Sequence[str], SelectedTokens]) -> ScanResult:
         "Statistics over the texts at the token position. Memory grows with neurons, not with texts."
         wanted = range(self.model.cfg.n_layers) if self.layers is None else self.layers
         layers = [check_layer(self.model, l) for l in wanted]
@@ -137,9 +138,8 @@ class NeuronScanner:
         selection = TokenSelection(self.token_pos, self.sink_ratio)
         found = text_statistics(self.model, texts, list(sites.values()), selection, self.quantiles, self.top_k,
                                 self.batch_size, "scan")
-        return ScanResult({layer: found.stats[site] for layer, site in sites.items()},
-                          dict(model=vars(describe(self.model)), layer_type=self.layer_type, neurons=width * len(layers),
-                               **vars(found.counts)))
+        about = dict(model=vars(describe(self.model)), layer_type=self.layer_type, neurons=width * len(layers))
+        return ScanResult({layer: found.stats[site] for layer, site in sites.items()}, about | vars(found.counts))
 
 # %% ../../nbs/introspection/10_scanner.ipynb #552cd5e3
 def _save(result: ScanResult, path: str | Path) -> Path:

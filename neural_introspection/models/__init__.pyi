@@ -21,7 +21,6 @@ from .weights import (
 from .tokens import (
     TokenBatch as TokenBatch,
     bos_id as bos_id,
-    EncodedTexts as EncodedTexts,
     encode as encode,
     encode_texts as encode_texts,
     longest_text as longest_text,

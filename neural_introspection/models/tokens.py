@@ -16,8 +16,8 @@ from .gguf import quiet_transformers
 from .loading import model_device
 
 # %% auto #0
-__all__ = ['TokenBatch', 'EncodedTexts', 'encode_texts', 'encode', 'longest_text', 'bos_id', 'token_batch', 'token_batches',
-           'token_bytes', 'token_text', 'token_strings']
+__all__ = ['TokenBatch', 'encode_texts', 'encode', 'longest_text', 'bos_id', 'token_batch', 'token_batches', 'token_bytes',
+           'token_text', 'token_strings']
 
 # %% ../../nbs/models/40_tokens.ipynb #b75c2937
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class EncodedTexts:
     ids: list[list[int]]
     cut: list[int]      # texts that were longer than the context
 
+# %% ../../nbs/models/40_tokens.ipynb #7797e49f
 def encode_texts(model: Any, texts: Sequence[str]) -> EncodedTexts:
     "The texts as token ids, and which of them were cut; `BadTexts` if a text has no token."
     if not len(texts): raise BadTexts("there are no texts: give at least one.")

@@ -16,8 +16,6 @@ from .sweeps import (
     run_toy as run_toy,
 )
 from .analysis import (
-    bias_figure as bias_figure,
-    feature_heat_map as feature_heat_map,
     mechanism as mechanism,
     neuron_features as neuron_features,
 )

@@ -16,7 +16,7 @@ from ..core import BadInput, check_index
 from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
-__all__ = ['feature_heat_map', 'bias_figure', 'neuron_features', 'mechanism']
+__all__ = ['neuron_features', 'mechanism']
 
 # %% ../../nbs/toy/30_analysis.ipynb #cb7ed6cd
 def with_features(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, "single feature"]:

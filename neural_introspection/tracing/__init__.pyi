@@ -24,10 +24,8 @@ from .paths import (
 )
 from .heatmap import (
     network_map as network_map,
-    network_movie as network_movie,
 )
 from .histories import (
-    class_map as class_map,
     neuron_history as neuron_history,
 )
 from .explorer import (

@@ -15,7 +15,7 @@ from .addresses import parse_epoch
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['network_map', 'network_movie']
+__all__ = ['network_map']
 
 # %% ../../nbs/tracing/60_heatmap.ipynb #2454aa77
 COLUMNS = 64    # cells in a line, where a layer is wider than WIDE

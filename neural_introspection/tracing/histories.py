@@ -17,7 +17,7 @@ from .store import stored_array
 from .trace import NetworkTrace
 
 # %% auto #0
-__all__ = ['neuron_history', 'class_map']
+__all__ = ['neuron_history']
 
 # %% ../../nbs/tracing/62_histories.ipynb #e05ba114
 LONG = 200       # the most epochs in a history

@@ -1,10 +1,12 @@
-"""One neuron has one count and one mean, whichever part of the library reads it, also where tokens are attention sinks or texts are cut."""
+"""One neuron has one count and one mean, whichever part of the library reads it, also with sinks and cut texts."""
 import numpy as np
 import pytest
 import torch
 
-from neural_introspection import ActivationDatasetGenerator, NeuronAddress, edit, hooks, load_model, load_texts, token_profiles
-from neural_introspection.activations import ModelInterface, TokenSelection, activation_batches, select_tokens, text_statistics
+from neural_introspection import (ActivationDatasetGenerator, NeuronAddress, edit, hooks, load_model, load_texts,
+    token_profiles)
+from neural_introspection.activations import (ModelInterface, TokenSelection, activation_batches, select_tokens,
+    text_statistics)
 from neural_introspection.activations.positions import stream_sites
 from neural_introspection.activations.statistics import layer_statistics
 from neural_introspection.analysis.causes import ablation_reference
@@ -35,12 +37,15 @@ def sink(x):
     return x
 
 
+def senses(model, texts): return senses_and_statistics(model, texts, neurons={LAYER: [NEURON]}, draws=19)[1][LAYER]
+
+
 READERS = dict(
     scan=lambda model, texts: NeuronScanner(model, token_pos="all").scan(texts).stats[LAYER],
     one_layer=lambda model, texts: NeuronScanner(model, token_pos="all", layers=[LAYER]).scan(texts).stats[LAYER],
     statistics=lambda model, texts: text_statistics(model, texts, [SITE]).stats[SITE],
     interface=lambda model, texts: layer_statistics(ModelInterface(model), [SITE], [texts])[SITE],
-    polysemantic=lambda model, texts: senses_and_statistics(model, texts, [LAYER], neurons={LAYER: [NEURON]}, draws=19)[1][LAYER],
+    polysemantic=senses,
     browser=lambda model, texts: layer_index(model, texts, LAYER, draws=19).statistics,
 )
 
@@ -56,7 +61,8 @@ def profile(model, texts):
 
 
 def atlas(model, texts):
-    data = NeuronAtlas(model, folds=3, permutations=1, control_tasks=1).probe(texts).data.sel(layer=LAYER, neuron=NEURON)
+    result = NeuronAtlas(model, folds=3, permutations=1, control_tasks=1).probe(texts)
+    data = result.data.sel(layer=LAYER, neuron=NEURON)
     return int(data["count"]), float(data["mean"]), float(data["std"])
 
 
@@ -92,7 +98,7 @@ def test_the_counts_stand_on_the_results(model, texts):
 
 
 def test_rows_that_were_chosen_stay_chosen(model, texts):
-    "A changed model is read at the tokens of the one that they were selected with, and the pass stops at the last site."
+    "A changed model is read at the tokens that were selected before, and the pass stops at the last site."
     chosen = select_tokens(model, texts[:5])
     seen = []
     def note(x): seen.append(1)
@@ -112,8 +118,10 @@ def test_the_same_alone_and_in_a_batch(model, texts):
 
 def test_a_text_with_nothing_but_sinks_is_left_out(model, texts):
     "Position 2 of every text is a sink: no text is left, and that is said."
-    with edit(model, {"blocks.1.hook_resid_pre": sink}), pytest.raises(BadTexts, match="attention sinks"): select_tokens(model, texts, 2)
-    with edit(model, {"blocks.1.hook_resid_pre": lambda x: torch.cat([sink(x[:1]), x[1:]])}): found = select_tokens(model, texts[:4], 2)
+    first = lambda x: torch.cat([sink(x[:1]), x[1:]])
+    with edit(model, {"blocks.1.hook_resid_pre": sink}), pytest.raises(BadTexts, match="attention sinks"):
+        select_tokens(model, texts, 2)
+    with edit(model, {"blocks.1.hook_resid_pre": first}): found = select_tokens(model, texts[:4], 2)
     assert (found.counts.texts, found.counts.skipped, found.counts.sinks) == (3, 1, 1)
 
 
