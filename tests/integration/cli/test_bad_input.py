@@ -134,6 +134,7 @@ def assert_refused(code, out, err, words):
     assert words in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", REFUSED)
 def test_is_refused_and_nothing_is_touched(options, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
@@ -207,6 +208,7 @@ def test_no_command_lists_the_commands_and_starts_nothing(workplace):
     assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS) and snapshot(workplace) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", ["--help", "run --print-config", "scan --model pocket --num-samples 20 --top 2000 --device cpu --json"])
 def test_a_reader_who_leaves_ends_the_command_quietly(argv, tmp_path):
     read, write = os.pipe()
@@ -216,6 +218,7 @@ def test_a_reader_who_leaves_ends_the_command_quietly(argv, tmp_path):
     assert done.returncode == 141 and "Broken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_command_into_head_shows_what_head_wants(tmp_path):
     command = f"{sys.executable} -m neural_introspection scan --model pocket --num-samples 20 --top 2048 --device cpu --json"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -c 1"], cwd=tmp_path, capture_output=True, text=True)   # more than a pipe holds
@@ -301,6 +304,7 @@ def test_a_foreign_data_set_in_an_unfinished_run_is_refused(damage, words, finis
 # --- failures: nobody's fault, exit code 1 ---
 
 # Stands for a full disk: no file may grow beyond so many bytes. The run cannot store its scan, or not even its manifest.
+@pytest.mark.slow
 @pytest.mark.parametrize("limit, status", [(100_000, "failed"), (1_000, None)])
 def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status, finished, tmp_path, monkeypatch, capsys):
     full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

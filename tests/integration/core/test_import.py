@@ -38,6 +38,7 @@ def test_the_socket_watch_sees_sockets():
     assert "socket.__new__" in python("import socket; socket.socket().close(); print(json.dumps(seen))")
 
 
+@pytest.mark.slow
 def test_a_whole_run_opens_no_socket(tmp_path):
     code = f"from neural_introspection import cli\ncode = cli.main({RUN.split()!r})\nprint(json.dumps([code, seen]))"
     assert python(code, cwd=tmp_path) == [0, []]
@@ -57,6 +58,7 @@ def closed_hub():
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", ["silent_hub", "closed_hub", "offline"])
 def test_a_hub_name_without_a_hub_fails_within_seconds(hub, tmp_path, request, capsys):
     env = dict(HF_HUB_OFFLINE="1") if hub == "offline" else dict(HF_HUB_OFFLINE="0", HF_ENDPOINT=request.getfixturevalue(hub))

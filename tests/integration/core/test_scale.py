@@ -61,8 +61,16 @@ def two_workers(request):
     return partial(joblib.parallel_config, request.param, n_jobs=2)
 
 
-def test_the_same_numbers(model, texts, alone, two_workers):
-    with two_workers(): scan, dataset, atlas = work(model, texts)
+@pytest.mark.slow
+def test_a_scan_on_a_cluster(model, texts, alone, cluster):
+    "Every call starts Ray's workers again, which takes half a minute: one of the three calls, which all use `spread`."
+    with joblib.parallel_config("ray", n_jobs=2): scan = NeuronScanner(model, token_pos="all", batch_size=8).scan(texts)
+    assert scan.about == alone[0].about
+    assert scan.to_frame().equals(alone[0].to_frame())
+
+
+def test_the_same_numbers(model, texts, alone):
+    with loky(): scan, dataset, atlas = work(model, texts)
     assert scan.about == alone[0].about and scan.to_frame().equals(alone[0].to_frame())
     for layer in scan.stats:
         one, two = alone[0].stats[layer].tensors(), scan.stats[layer].tensors()
@@ -130,6 +138,7 @@ def test_cancelled(model, texts, tmp_path):
     assert first.name == "00000.safetensors" and first.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_toy_sweep(two_workers, tmp_path):
     "Three values on two workers are cut into two stacks; the runs are those of one process with the same stacks."
     config = partial(preset_config, "LR1", "smoke", output_dir=str(tmp_path), sweep_values=(.003, .01, .03), seeds=2, log2_training_steps=6, device="cpu")

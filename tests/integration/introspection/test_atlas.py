@@ -40,6 +40,7 @@ def parts(folder):
     return {p.name: read_tensors(p)[1]["parts"] for p in sorted((folder / "out.zarr.parts").glob("fold-*.safetensors"))}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(model, tmp_path):
     unbroken = run_atlas(CONFIG, model)
     config = AtlasConfig(**vars(CONFIG) | dict(output="out.zarr"))
@@ -62,6 +63,7 @@ def test_killed_and_resumed(model, tmp_path):
     assert [p.name for p in again.iterdir()] == ["out.zarr"]
 
 
+@pytest.mark.slow
 def test_the_same_with_two_processes(model, corpus, serial):
     with joblib.parallel_config("loky", n_jobs=2): parallel = NeuronAtlas(model, batch_size=4).probe(*corpus)
     assert parallel.data.identical(serial.data) and parallel.about == serial.about

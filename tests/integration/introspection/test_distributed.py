@@ -50,6 +50,7 @@ def train(folder, strategy, processes):
             for i in range(processes)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["none", "from_layer"])
 def test_two_processes_end_where_one_ends(tmp_path, strategy):
     [(alone, one)] = train(tmp_path / "one", strategy, 1)

@@ -30,6 +30,7 @@ def assert_same(run, stdout, finished):
         assert pd.read_parquet(run / name).equals(pd.read_parquet(finished / "out" / name)), name
 
 
+@pytest.mark.slow
 def test_json_is_all_of_stdout(finished):
     found = answer((finished / "stdout").read_text())
     assert ANSWER <= found.keys() and found["run_folder"] == "out"
@@ -52,6 +53,7 @@ def test_the_answer_is_what_lies_in_the_folder(finished):
     assert manifest(run)["status"] == "complete" and found["target"] in (run / "reports" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_again_in_another_process(place, finished):
     before = content(place / "out")
     done = shell(RUN, "--json", cwd=place, env=dict(PYTHONHASHSEED="1234"))

@@ -56,6 +56,7 @@ def assert_same_result(folder, stdout, unbroken):
     assert [p.name for p in folder.glob("out*")] == ["out"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
     run = tmp_path / "out"
     kill_when(lambda: pieces(run), tmp_path)
@@ -78,6 +79,7 @@ def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
     assert_same_result(tmp_path, done.stdout, unbroken)
 
 
+@pytest.mark.slow
 def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
     run = tmp_path / "out"
     kill_when(lambda: manifest(run).get("stage") == "scan", tmp_path)
@@ -94,6 +96,7 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
     assert_same_result(tmp_path, done.stdout, unbroken)
 
 
+@pytest.mark.slow
 def test_an_unfrozen_run_killed_in_training(tmp_path):
     command = ("run --model pocket --num-samples 120 --layer 1 --neuron 7 --batch-size 32 --epochs 5 --early-stopping False "
                "--learning-rate 0.001 --unfreeze from_layer --unfreeze-from 1 --track-gradients --gradient-interval 2 "

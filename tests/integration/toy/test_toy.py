@@ -89,6 +89,7 @@ def test_a_failed_run_is_marked_and_the_others_are_there(tmp_path, monkeypatch, 
     assert "1 failed" in ToyResult.load("wild").sentence()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(how, tmp_path):
     command = "toy --N 64 --m 8 --k 128 --log2_training_steps 11 --sweep_var learning_rate --sweep_values 0.003 0.01 --stack 1 --file_name out --device cpu --json"

@@ -242,6 +242,7 @@ print(neuron.metrics["activation_mean"], trace.history("wide", 17).shape, trace.
 """
 
 
+@pytest.mark.slow
 def test_a_trace_several_times_the_memory_is_looked_up(tmp_path):
     "Metrics of 60 epochs of 25,010 neurons: 114 MB of random numbers; the reader may have 20 MB more than it started with."
     model = nn.Sequential()

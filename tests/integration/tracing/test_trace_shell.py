@@ -52,6 +52,7 @@ def place(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_answer(finished):
     found = answer((finished / "stdout").read_text())
     assert ANSWER <= found.keys() and "Traceback" not in (finished / "stderr").read_text()
@@ -167,6 +168,7 @@ def test_another_question_does_not_resume_an_unfinished_run(tmp_path, monkeypatc
     assert not (tmp_path / "out.zarr.checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_the_first_can_be_interrupted(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with started(TRACE, "--json", cwd=tmp_path) as process:
@@ -189,6 +191,7 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(finished, 
     assert_same_trace(tmp_path / "out.zarr", finished / "out.zarr")
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_and_the_run_goes_on_later(finished, tmp_path, monkeypatch, capsys):
     "No file may be larger than 9 kB: the checkpoint is, the trace is not."
     full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
