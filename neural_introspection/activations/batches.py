@@ -85,18 +85,18 @@ class ReadingPlan:
     def read(self, model: nn.Module, group: list[int], sites: Sequence[str]) -> ActivationBatch:
         "The activations of one group of texts."
         batch = token_batch(model, [self.ids[i] for i in group], group)
-        if self.selected: return read_batch(model, batch, sites, self.selected.mask(batch))
+        if self.selected is not None: return read_batch(model, batch, sites, self.selected.mask(batch))
         return read_batch(model, batch, sites, self.selection.positions(batch), self.selection.sink_ratio)
 
     def part(self, groups: list[list[int]]) -> ReadingPlan:
         "The plan of some of the groups, with their texts alone: what a worker gets."
         texts = [i for group in groups for i in group]
-        selected = self.selected and self.selected.part(texts)
+        selected = None if self.selected is None else self.selected.part(texts)
         return replace(self, ids={i: self.ids[i] for i in texts}, groups=groups, selected=selected)
 
     def counts(self, tally: Int[np.ndarray, "3"]) -> TokenCounts:
         "What the batches' tallies come to; `BadTexts` if no token counts."
-        if self.selected: return self.selected.counts
+        if self.selected is not None: return self.selected.counts
         rule, (texts, tokens, sinks) = self.selection, map(int, tally)
         check_tokens(tokens, sinks, rule)
         return TokenCounts(rule.token_pos, rule.sink_ratio, texts, len(self.ids) - texts, len(self.cut), tokens, sinks)
@@ -114,6 +114,7 @@ def plan_reading(model: Any, texts: Union[Sequence[str], SelectedTokens], select
     selected = None
     if isinstance(texts, SelectedTokens):
         selected, rule, ids, cut, fit = texts, texts.rule, texts.ids, texts.cut, texts.texts_that_count
+        if not fit: raise BadTexts("no token was selected: give texts with at least one.")
     else:
         rule, encoded = TokenSelection.of(selection), encode_texts(model, texts)
         ids, cut, fit = dict(enumerate(encoded.ids)), frozenset(encoded.cut), fitting_texts(encoded.ids, rule.token_pos)
@@ -140,8 +141,9 @@ def select_tokens(
     selection: Union[TokenSelection, Position] = "all",
     batch_size: int = 16,         # texts
 ) -> SelectedTokens:
-    "The tokens of the texts that count, in one pass over them. `BadTexts` if there are none."
+    "The tokens of the texts that count, in one pass over them (none, if sinks count). `BadTexts` if there are none."
     plan = plan_reading(model, texts, selection, batch_size)
+    if plan.selection.sink_ratio is None: return _all_tokens(plan, texts)
     positions: dict[int, Int[np.ndarray, "some"]] = {i: np.zeros(0, int) for i in plan.ids}
     sinks: dict[int, int] = {}
     for group in progress(plan.groups, "tokens", unit="batch"):
@@ -156,3 +158,12 @@ def select_tokens(
 def _wanted(plan: ReadingPlan, text: int) -> int:
     "How many tokens of a text are at the position."
     return len(plan.ids[text]) if plan.selection.token_pos == "all" else 1
+
+def _all_tokens(plan: ReadingPlan, texts: Sequence[str]) -> SelectedTokens:
+    "The tokens at the position, sinks too."
+    place, fit = plan.selection.token_pos, {i for group in plan.groups for i in group}
+    def some(i, n):
+        if i not in fit: return np.zeros(0, int)
+        return np.arange(n) if place == "all" else np.array([n - 1 if place == "last" else place])
+    positions = {i: some(i, len(ids)) for i, ids in plan.ids.items()}
+    return SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, plan.selection, plan.cut)

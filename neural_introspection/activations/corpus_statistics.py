@@ -4,16 +4,17 @@
 
 # %% ../../nbs/activations/42_corpus_statistics.ipynb #fc40c6f8
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Sequence, Union
+from typing import Any, Iterator, Sequence, Union
 import numpy as np
+import torch
 from torch import Tensor
-from .batches import ReadingPlan, plan_reading
-from .positions import Position, SelectedTokens, TokenCounts, TokenSelection
+from .batches import ActivationBatch, ReadingPlan, plan_reading, read_batch
+from .positions import Contexts, Position, SelectedTokens, TokenCounts, TokenSelection
 from .statistics import NeuronStats
 from ..core import progress
-from ..models import spread
+from ..models import spread, token_batch
 
 # %% auto #0
 __all__ = ['text_statistics']
@@ -69,14 +70,27 @@ def _part_statistics(model: Any, part: ReadingPlan, sites: Sequence[str], quanti
     "(state of each site's statistics, on the CPU; texts, tokens and sinks) of some batches."
     stats, tally = {}, np.zeros(3, int)
     for group in progress(part.groups, "statistics", unit="batch"):
-        batch = part.read(model, group, sites)
+        for batch in _few_sites(model, part, group, sites):
+            for site, x in batch.values.items():
+                if site not in stats: stats[site] = NeuronStats(x.shape[1], quantiles, top_k)
+                stats[site].update(x, contexts=batch.contexts if top_k else None)
         tally += batch.tally
-        for site, x in batch.values.items():
-            if site not in stats: stats[site] = NeuronStats(x.shape[1], quantiles, top_k)
-            stats[site].update(x, contexts=batch.contexts if top_k else None)
     return {site: {name: t.cpu() for name, t in s.tensors().items()} for site, s in stats.items()}, tally.tolist()
 
 # %% ../../nbs/activations/42_corpus_statistics.ipynb #e5676e80
+def _few_sites(model: Any, part: ReadingPlan, group: list[int], sites: Sequence[str]) -> Iterator[ActivationBatch]:
+    "The activations of a group; of a text too long for that some sites at a time, at the tokens that are known by then."
+    rows, width = sum(len(part.ids[i]) for i in group), max(model.cfg.d_model, model.cfg.d_mlp or 0)
+    each = max(1, HELD // (rows * width))
+    first = part.read(model, group, sites if each >= len(sites) else [])
+    if each >= len(sites): return (yield first)
+    batch = token_batch(model, [part.ids[i] for i in group], group)
+    rank = batch.mask.int().cumsum(1) - 1
+    codes = Contexts(batch.index[:, None].to(rank.device), rank).codes
+    chosen = torch.isin(codes, first.codes.to(rank.device)) & batch.mask
+    for i in range(0, len(sites), each):
+        yield replace(read_batch(model, batch, sites[i:i + each], chosen), sinks=first.sinks)
+
 def _added(old: Union[NeuronStats, None], state: dict[str, Tensor]) -> NeuronStats:
     new = NeuronStats.from_tensors(state)
     return new if old is None else old + new

@@ -141,7 +141,8 @@ class TokenCounts:
 
 # %% ../../nbs/activations/15_positions.ipynb #8170f191
 def count_summary(about: dict) -> str:
-    "What a result's `about` says of its texts and tokens, in words."
+    "What a result's `about` says of its texts and tokens, in words; what an older file does not say is left out."
+    about = dict(token_pos="?", texts=0, tokens=0, sinks=0, skipped=0, cut=0) | about
     said = f"{about['tokens']:,} tokens of {about['texts']:,} texts (position {about['token_pos']})"
     if about["sinks"]: said += f", without {about['sinks']:,} attention sinks"
     if about["skipped"]: said += f"; {about['skipped']:,} texts without such a token"

@@ -91,7 +91,7 @@ class CorrelationClusters:
     pearson: Float[np.ndarray, "neuron neuron"]
     about: dict                              # rows, texts, splits, seed, constant
 
-    p = property(lambda self: float(p_values(np.array(self.stability), self.twins)), doc="How likely a twin is as stable.")
+    p = property(lambda self: float(p_values(np.array(self.stability), self.twins)), doc="(1 + number of surrogates at least as stable) / (1 + number of surrogates).")
     stable = property(lambda self: bool(self.stability > self.twins.max()), doc="Whether it is more stable than every twin.")
     n_clusters = property(lambda self: int(self.frame.cluster.max()), doc="How many clusters, those of a single neuron included.")
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()

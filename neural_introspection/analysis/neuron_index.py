@@ -25,7 +25,7 @@ from ..models import check_layer, model_hash, model_name
 __all__ = []
 
 # %% ../../nbs/analysis/44_neuron_index.ipynb #0685e728
-FORMAT, STRONGEST, OTHERS = 1, 8, 19   # version of what `save` writes; contexts of a neuron without a test; neurons to compare with
+FORMAT, STRONGEST, OTHERS = 2, 8, 19   # version of what `save` writes; contexts of a neuron without a test; neurons to compare with
 ORDERS = ("most polysemantic", "most variable", "index", "random")
 _SHOWN = ["neuron", "mean", "std", "min", "max", "firing_rate", "senses", "score", "p", "q"]
 

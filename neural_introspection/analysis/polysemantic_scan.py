@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import Contexts, NeuronStats, activation_batches, text_statistics
+from neural_introspection.activations import (Contexts, NeuronStats, SelectedTokens, activation_batches, select_tokens,
+    text_statistics)
 from .measures import LEAST, MEASURES, Evidence, Settings
 from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_floor,
     check_measurement, combine_layers, finite_float, layer_tables)
@@ -39,7 +40,7 @@ class _Read:
 
 def _second_pass(
     model: Any,
-    texts: Sequence[str],
+    tokens: SelectedTokens,
     wanted: dict[int, Int[np.ndarray, "row"]],     # by layer: codes, sorted; the background among them
     background: Int[np.ndarray, "background"],     # codes of random tokens; the first `RANDOM` are shown
     batch_size: int,
@@ -48,21 +49,21 @@ def _second_pass(
     spaces, sites, shown = _spaces(list(wanted)), _sites(list(wanted)), background[:RANDOM]
     found = {layer: torch.zeros(len(codes), model.cfg.d_model) for layer, codes in wanted.items()}
     random = {layer: torch.full((len(shown), model.cfg.d_mlp), math.nan) for layer in wanted}
-    needed, counted = np.unique(np.concatenate([codes >> 32 for codes in wanted.values()])), np.zeros(len(background), bool)
-    for batch in activation_batches(model, [texts[i] for i in needed], [*spaces.values(), *sites.values()], "all", batch_size, "representations"):
-        codes = Contexts(needed[batch.text], batch.position.numpy()).codes
-        counted |= np.isin(background, codes)
+    needed = np.unique(Contexts.of_codes(np.concatenate(list(wanted.values()))).text).tolist()
+    read = [*spaces.values(), *sites.values()]
+    for batch in activation_batches(model, tokens.part(needed), read, batch_size=batch_size, desc="representations"):
+        codes = batch.codes.numpy()
         for layer in wanted:
-            _fill(found[layer], wanted[layer], batch.values[spaces[layer]], codes)
-            _fill(random[layer], shown, batch.values[sites[layer]], codes)
-    return _Read(found, random, counted)
+            _fill(found[layer], wanted[layer], finite_float(batch.values[spaces[layer]]), codes)
+            _fill(random[layer], shown, batch.values[sites[layer]].float(), codes)
+    return _Read(found, random, np.isin(background, tokens.codes))
 
 def _fill(out: Float[Tensor, "row d"], wanted: Int[np.ndarray, "row"], values: Float[Tensor, "some d"], codes: Int[np.ndarray, "some"]) -> None:
     "Put the values at the wanted codes into their rows of `out`."
     order = np.argsort(wanted)
     here = np.flatnonzero(np.isin(codes, wanted))
     rows = order[np.searchsorted(wanted[order], codes[here])]
-    out[torch.from_numpy(rows)] = finite_float(values[torch.from_numpy(here).to(values.device)]).cpu()
+    out[torch.from_numpy(rows)] = values[torch.from_numpy(here).to(values.device)].cpu()
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #9c0a4707
 def choose_neurons(stats: NeuronStats, count: int) -> Int[np.ndarray, "count"]:
@@ -106,19 +107,21 @@ def senses_and_statistics(
     background = random_contexts(encode(model, texts), BACKGROUND, s.seed).codes
     if len(background) < 3 * LEAST: raise BadInput(f"{len(background)} tokens are too few for a test: give texts with at least {3 * LEAST}.")
     s, sites = replace(s, k=min(s.k, len(background) // 3)), _sites(layers)
-    found = text_statistics(model, texts, list(sites.values()), "all", False, max(s.k, contexts), batch_size, "top contexts")
+    tokens = select_tokens(model, texts, "all", batch_size)
+    found = text_statistics(model, tokens, list(sites.values()), quantiles=False, top_k=max(s.k, contexts),
+                            batch_size=batch_size, desc="top contexts")
     stats = {layer: found.stats[site] for layer, site in sites.items()}
     chosen = chosen or {layer: choose_neurons(stats[layer], per_layer) for layer in layers}
     about = vars(found.counts) | dict(rows=found.counts.tokens, model=vars(describe(model)), scanned=width * len(layers))
-    return _examine(model, texts, stats, chosen, background, batch_size, s, about), stats
+    return _examine(model, tokens, stats, chosen, background, batch_size, s, about), stats
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #b54af47d
-def _examine(model: Any, texts: Sequence[str], stats: dict[int, NeuronStats], chosen: dict[int, np.ndarray],
+def _examine(model: Any, tokens: SelectedTokens, stats: dict[int, NeuronStats], chosen: dict[int, np.ndarray],
              background: Int[np.ndarray, "random"], batch_size: int, settings: Settings, about: dict) -> PolysemanticResult:
     "The result: the second pass, and the measure on what it read."
     tops = {layer: _chosen_top(stats[layer], neurons, settings.k) for layer, neurons in chosen.items()}
     wanted = {layer: np.unique(np.concatenate([codes[codes >= 0], background])) for layer, (_, codes) in tops.items()}
-    read, parts = _second_pass(model, texts, wanted, background, batch_size), []
+    read, parts, texts = _second_pass(model, tokens, wanted, background, batch_size), [], list(tokens.texts.values())
     union, counted = np.unique(np.concatenate(list(wanted.values()))), background[read.counted]
     shown, all_places = _code_places(model, texts, background[:RANDOM]), _code_places(model, texts, union)
     for layer, (values, codes) in progress(tops.items(), "senses", len(tops), "layer"):

@@ -273,7 +273,8 @@ def _profiles(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], gr
         random.take(batch, values)
     explained = {by: table.explained().numpy() for by, table in tables.items()}
     counts = plan_reading(model, texts, "all", batch_size).counts(tally)
-    about = vars(counts) | dict(left_out=sum(map(len, ids)) - int(stats.count.max()))
+    finite = int(stats.count.max())   # a row with a value that is not finite counts for none of the neurons
+    about = vars(counts) | dict(tokens=finite, left_out=sum(map(len, ids)) - finite)
     return [_profile(model, texts, a, i, explained, tables, names, stats, random, about) for i, a in enumerate(found)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #409ebcfe

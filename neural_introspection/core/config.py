@@ -126,7 +126,7 @@ def make_config(cls: type, values: dict[str, Any]) -> Any:
 
 # %% ../../nbs/core/70_config.ipynb #60af6d77
 def to_yaml(config: Any) -> str:
-    "The config as YAML, grouped, each option with its help as a comment; `from_yaml` reads it back."
+    "The config as YAML, grouped, each option with its help as a comment; `yaml_values` reads it back."
     import yaml
     lines, group = [], None
     for o in options(config):

@@ -69,10 +69,10 @@ def _identity(model: Any, plan: ReadingPlan, texts: list[int], sites: dict[str, 
               batch_size: int) -> dict:
     "What stored pieces depend on."
     info = describe(model)
-    chosen = plan.selected and text_hash([str(plan.selected.positions[i].tolist()) for i in texts])
+    chosen = text_hash([str(plan.selected.positions[i].tolist()) for i in texts]) if plan.selected is not None else None
     return dict(model=info.weights, dtype=info.dtype, sites={s: t and str(t) for s, t in sites.items()},
                 **vars(plan.selection), batch_size=batch_size, chosen=chosen,
-                texts=text_hash([str(plan.ids[i]) for i in texts]))
+                texts=text_hash([f"{i} {plan.ids[i]}" for i in texts]))
 
 # %% ../../nbs/introspection/20_dataset.ipynb #9f800538
 def _collect_piece(
@@ -171,15 +171,16 @@ class ActivationDataset:
 # %% ../../nbs/introspection/20_dataset.ipynb #45c1cab8
 def _selected(dataset: ActivationDataset) -> SelectedTokens:
     first = dataset.frame.drop_duplicates("index")
-    positions = {int(i): part.to_numpy() for i, part in dataset.frame.groupby("index").position}
+    positions = {int(i): part.to_numpy(copy=True) for i, part in dataset.frame.groupby("index").position}
     index = first["index"].tolist()
     rule = TokenSelection(dataset.about["token_pos"], dataset.about.get("sink_ratio"))
     return SelectedTokens(dict(zip(index, first.text)), dict(zip(index, map(list, first.tokens))), positions, rule)
 
 def _stored_counts(dataset: ActivationDataset) -> TokenCounts:
-    "The counts that came with it; of an older file, or one made by hand, those of its rows."
-    names = [f.name for f in fields(TokenCounts)]
-    return TokenCounts(**vars(dataset.tokens.counts) | {k: dataset.about[k] for k in names if k in dataset.about})
+    "The counts that came with it; of an older file, or of some of its rows, those of the rows."
+    about, names = dataset.about, [f.name for f in fields(TokenCounts)]
+    if about.get("tokens") != len(dataset): return dataset.tokens.counts
+    return TokenCounts(**{name: about[name] for name in names})
 
 def _with_values(dataset: ActivationDataset, values: Float[np.ndarray, "row target"]) -> ActivationDataset:
     shape = (len(dataset), len(dataset.target))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import base64
 import contextlib
+import dataclasses
 import math
 import zlib
 from pathlib import Path
@@ -287,7 +288,9 @@ class ActivationDrift:
         self.values = dict(sorted((self.values | {epoch: values}).items()))
         self.rows = [row for row in self.rows if row["epoch"] != epoch] + _drift_rows(self, epoch, values, site)
 
-    def state(self) -> dict: return _about(self) | dict(site=self._first and _packed(self._first))
+    def state(self) -> dict:
+        positions = {str(i): some.tolist() for i, some in self.tokens.positions.items()}
+        return _about(self) | dict(site=self._first and _packed(self._first), positions=positions)
     def load_state(self, state: dict) -> None: _take_up(self, state)
     def to_frame(self) -> pd.DataFrame: return _drift_frame(self.rows)
     def plot(self) -> Any: return drift_curves(self.to_frame())
@@ -320,6 +323,9 @@ def _about(drift: ActivationDrift) -> dict:
 def _take_up(drift: ActivationDrift, state: dict) -> None:
     "Go on from what `state` returned."
     size = len(drift.target)
+    if positions := state.get("positions"):   # those of the model at the start
+        found = {int(i): np.array(some, int) for i, some in positions.items()}
+        drift.tokens = dataclasses.replace(drift.tokens, positions=found)
     drift.rows, drift._first = list(state["rows"]), _unpacked(state["site"]) if state["site"] else None
     drift.values = {int(epoch): np.array(values, "f4").reshape(-1, size) for epoch, values in state["values"].items()}
 

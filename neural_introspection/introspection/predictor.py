@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from ..activations import Position, SelectedTokens, TokenSelection, fitting_texts
+from ..activations import Position, SelectedTokens, TokenSelection, fitting_texts, parse_position
 from ..core import BadData, BadInput, BadTexts, Target, read_tensors, site_name, write_tensors
 from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
@@ -171,7 +171,7 @@ class ActivationPredictor:
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # fine-tuned weights, by name
 
     def __post_init__(self):
-        self.target = Target.of(self.target)
+        self.target, self.token_pos = Target.of(self.target), parse_position(self.token_pos)
         self.feature_layer = check_layer(self.model, self.feature_layer)
         check_target(self.model, self.target)
         head = self.head or Head(self.model.cfg.d_model, len(self.target))

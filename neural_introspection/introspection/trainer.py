@@ -150,6 +150,9 @@ class PredictorTrainer:
         p, u = self.predictor, self.unfreeze
         p.weights = {}
         names = learning_weights(p.model, u, p.target, [p.feature_site, *[p.target.site] * self.moving_target])
+        if p.token_pos != dataset.tokens.rule.token_pos:
+            raise BadData(f"a predictor at position {p.token_pos} does not fit {dataset!r}, made at position "
+                          f"{dataset.tokens.rule.token_pos}: give both the same.")
         if features is None: features = p.features(dataset.tokens, self.folder and Path(self.folder)/"features")
         _check_rows(dataset, features)
         with _seeded(self.seed), trainable(p.model, names, u.rank if u.strategy == "lora" else 0) as found:

@@ -14,10 +14,13 @@ __all__ = ['p_values', 'q_values']
 def p_values(
     score: Float[np.ndarray, "*test"],  # higher is better
     null: Float[np.ndarray, "*draw"],   # what chance gives, pooled over all tests; NaN does not count
+    tolerance: float = 1e-9,            # null values this close below the score are ties; times the largest of them
 ) -> Float[np.ndarray, "*test"]:
-    "(1 + draws at least as high)/(1 + draws); NaN for a NaN. Never below 1/(1 + draws)."
+    """(1 + number of null values at least as high) / (1 + number of null values); NaN for a NaN. Never below
+    1/(1 + number). Values that differ by rounding are equal."""
     null = np.sort(null[np.isfinite(null)])   # flat
-    higher = len(null) - np.searchsorted(null, score, side="left")
+    slack = tolerance * np.abs(null).max(initial=0)
+    higher = len(null) - np.searchsorted(null, score - slack, side="left")
     return np.where(np.isfinite(score), (1 + higher)/(1 + len(null)), np.nan)
 
 def q_values(p: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:

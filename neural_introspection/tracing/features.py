@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from ..core import BadInput
-from ..stats import p_values
+from ..stats import p_values, q_values
 from .trace import NetworkTrace
 
 # %% auto #0
@@ -216,10 +216,7 @@ def _verdict(row: Any) -> str:
 # %% ../../nbs/tracing/32_features.ipynb #a49f442f
 def with_verdicts(rows: Sequence[Finding]) -> pd.DataFrame:
     "A row for each finding, with q values over all of them and the verdict in words."
-    from scipy.stats import false_discovery_control
     frame = pd.DataFrame([vars(row) for row in rows], columns=[f.name for f in dataclasses.fields(Finding)])
-    tested = frame.p.notna()
-    frame["q"] = np.nan
-    if tested.any(): frame.loc[tested, "q"] = false_discovery_control(frame.p[tested])
+    frame["q"] = q_values(frame.p.to_numpy(float))
     frame["verdict"] = [_verdict(row) for row in frame.itertuples()]
     return frame

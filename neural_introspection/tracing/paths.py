@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from ..core import BadInput, check_index, progress
+from ..stats import q_values
 from .connections import Connections, Weighed, read_connections, shuffled, weigh
 from .trace import NetworkTrace
 
@@ -117,8 +118,8 @@ def _path_frame(connections: Connections, weighed: Sequence[Weighed], score: Flo
 # %% ../../nbs/tracing/52_paths.ipynb #4bd66fbd
 def _with_p(frame: pd.DataFrame, expected: Any, p: Any, prefix: str = "") -> pd.DataFrame:
     "The frame with what shuffled networks have, p, and q after Benjamini and Hochberg."
-    from scipy.stats import false_discovery_control
-    return frame.assign(**{f"{prefix}expected": np.asarray(expected), f"{prefix}p": p, f"{prefix}q": false_discovery_control(p)})
+    p = np.asarray(p, float)
+    return frame.assign(**{f"{prefix}expected": np.asarray(expected), f"{prefix}p": p, f"{prefix}q": q_values(p)})
 
 # %% ../../nbs/tracing/52_paths.ipynb #88ebf1b4
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """One neuron has one count and one mean, whichever part of the library reads it, also with sinks and cut texts."""
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from neural_introspection import (ActivationDatasetGenerator, NeuronAddress, edit, hooks, load_model, load_texts,
-    token_profiles)
+from neural_introspection import (ActivationDatasetGenerator, ActivationPredictor, NeuronAddress, PredictorTrainer, edit,
+    hooks, load_model, load_texts, token_profiles)
 from neural_introspection.activations import (ModelInterface, TokenSelection, activation_batches, select_tokens,
     text_statistics)
 from neural_introspection.activations.positions import stream_sites
@@ -12,9 +14,10 @@ from neural_introspection.activations.statistics import layer_statistics
 from neural_introspection.analysis.causes import ablation_reference
 from neural_introspection.analysis.neuron_index import layer_index
 from neural_introspection.analysis.polysemantic_scan import senses_and_statistics
-from neural_introspection.core import BadTexts
+from neural_introspection.core import BadData, BadTexts
 from neural_introspection.introspection import NeuronScanner
 from neural_introspection.introspection.atlas import NeuronAtlas
+from neural_introspection.introspection.monitors import ActivationDrift
 from neural_introspection.models import encode, token_batch
 
 LAYER, NEURON = 1, 300
@@ -142,6 +145,42 @@ def test_none_keeps_sinks(model, texts):
         kept = text_statistics(model, texts[:9], [SITE], TokenSelection(sink_ratio=None))
     assert kept.counts.tokens == sum(map(len, encode(model, texts[:9])))
     assert kept.counts.sinks == 0
+
+
+def test_pieces_of_other_texts_are_not_used(model, texts, tmp_path):
+    "The same tokens under other numbers: the rows are those of the texts that were given."
+    generator = ActivationDatasetGenerator(model, f"{SITE}[{NEURON}]", 3)
+    generator.generate(["a", *texts[:6]], folder=tmp_path)   # the first is too short
+    found = generator.generate([*texts[:6], "a"], folder=tmp_path)
+    assert found.texts == texts[:6]
+
+
+def test_a_predictor_of_another_position_is_refused(model, texts):
+    data = ActivationDatasetGenerator(model, f"{SITE}[{NEURON}]", "all").generate(texts[:20])
+    with pytest.raises(BadData, match="made at position all"):
+        PredictorTrainer(ActivationPredictor(model, data.target)).fit(data)
+
+
+def test_a_record_of_drift_keeps_its_tokens(model, texts):
+    "Resumed with a model whose sinks are other tokens, it reads those of the model at the start."
+    drift = ActivationDrift(model, f"{SITE}[{NEURON}]", texts[:9], "all")
+    drift.record(0)
+    with edit(model, {"blocks.0.hook_resid_pre": sink}):
+        again = ActivationDrift(model, f"{SITE}[{NEURON}]", texts[:9], "all")
+        assert len(again.tokens) < len(drift.tokens)
+        again.load_state(drift.state())
+    assert len(again.tokens) == len(drift.tokens)
+
+
+def test_no_selected_token_is_said(model, texts):
+    with pytest.raises(BadTexts, match="no token was selected"):
+        text_statistics(model, select_tokens(model, texts[:3]).part([]), [SITE])
+
+
+def test_a_part_of_a_data_set_counts_its_own_rows(model, texts):
+    data = ActivationDatasetGenerator(model, f"{SITE}[{NEURON}]", "all").generate(texts[:9])
+    part = dataclasses.replace(data, frame=data.frame[data.frame["index"] < 3])
+    assert (part.counts.texts, part.counts.tokens) == (3, len(part))
 
 
 def test_the_sum_of_parts_is_what_torch_gives(model, texts):

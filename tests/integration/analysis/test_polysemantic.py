@@ -67,9 +67,9 @@ def test_memory_does_not_grow_with_the_corpus(model, monkeypatch):
     "What is kept of five times the texts is as large: statistics, wanted rows, tables."
     monkeypatch.setattr(polysemantic_scan, "BACKGROUND", 300)
     sizes, rows, second = {}, {}, polysemantic_scan._second_pass
-    def watched(model, texts, wanted, *rest):
-        found = second(model, texts, wanted, *rest)
-        rows[len(texts)] = sum(map(len, wanted.values())), sum(x.nbytes for x in found.spaces.values())
+    def watched(model, tokens, wanted, *rest):
+        found = second(model, tokens, wanted, *rest)
+        rows[len(tokens.texts)] = sum(map(len, wanted.values())), sum(x.nbytes for x in found.spaces.values())
         return found
     monkeypatch.setattr(polysemantic_scan, "_second_pass", watched)
     for n in (100, 500):
