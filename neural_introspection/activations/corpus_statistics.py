@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from .batches import ActivationBatch, ReadingPlan, plan_reading, read_batch
-from .positions import Contexts, Position, SelectedTokens, TokenCounts, TokenSelection
+from neural_introspection.activations.positions import (Contexts, Position, SelectedTokens, TokenCounts,
+    TokenSelection)
 from .statistics import NeuronStats
 from ..core import progress
 from ..models import spread, token_batch
@@ -79,7 +80,7 @@ def _part_statistics(model: Any, part: ReadingPlan, sites: Sequence[str], quanti
 
 # %% ../../nbs/activations/42_corpus_statistics.ipynb #e5676e80
 def _few_sites(model: Any, part: ReadingPlan, group: list[int], sites: Sequence[str]) -> Iterator[ActivationBatch]:
-    "The activations of a group; of a text too long for that some sites at a time, at the tokens that are known by then."
+    "The activations of a group of texts; of a text too long for that, some sites at a time."
     rows, width = sum(len(part.ids[i]) for i in group), max(model.cfg.d_model, model.cfg.d_mlp or 0)
     each = max(1, HELD // (rows * width))
     first = part.read(model, group, sites if each >= len(sites) else [])

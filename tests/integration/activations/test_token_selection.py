@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from neural_introspection import (ActivationDatasetGenerator, ActivationPredictor, NeuronAddress, PredictorTrainer, edit,
-    hooks, load_model, load_texts, token_profiles)
+from neural_introspection import (ActivationDatasetGenerator, ActivationPredictor, NeuronAddress, PredictorTrainer,
+    edit, hooks, load_model, load_texts, token_profiles)
 from neural_introspection.activations import (ModelInterface, TokenSelection, activation_batches, select_tokens,
     text_statistics)
 from neural_introspection.activations.positions import stream_sites
