@@ -89,7 +89,8 @@ def prepare(config: IntrospectionConfig, model: Any = None, texts: Optional[Sequ
     if model is None: model = load_model(config.model, config.device, config.dtype)
     _check_places(config, model)
     tokens = select_tokens(model, corpus.texts, config.token_pos, config.batch_size)
-    log.info("%s", tokens.counts.summary())
+    counts = tokens.counts
+    if counts.skipped or counts.cut or counts.sinks: log.info("%s", counts.summary())
     groups, fit = np.asarray(group_texts(corpus.texts, corpus.groups)), tokens.texts_that_count
     split = np.full(len(corpus), "", object)   # a text without a token that counts is on no side
     split[fit] = split_groups(groups[fit], config.val_split, config.test_split, config.seed)
