@@ -38,6 +38,10 @@ class ActivationBatch:
         "Texts, tokens, sinks."
         return np.array([len(self.text.unique()), len(self), self.sinks])
 
+    def by_text(self, texts: Sequence[int]) -> dict[int, Int[np.ndarray, "some"]]:
+        "The positions of the rows of each text, in order."
+        return {text: np.sort(self.position[self.text == text].numpy()) for text in texts}
+
     def __getitem__(self, rows: Any) -> ActivationBatch:
         "Some of the rows."
         values = {site: x[torch.as_tensor(rows, device=x.device)] for site, x in self.values.items()}
@@ -143,27 +147,12 @@ def select_tokens(
 ) -> SelectedTokens:
     "The tokens of the texts that count, in one pass over them (none, if sinks count). `BadTexts` if there are none."
     plan = plan_reading(model, texts, selection, batch_size)
-    if plan.selection.sink_ratio is None: return _all_tokens(plan, texts)
-    positions: dict[int, Int[np.ndarray, "some"]] = {i: np.zeros(0, int) for i in plan.ids}
-    sinks: dict[int, int] = {}
-    for group in progress(plan.groups, "tokens", unit="batch"):
-        batch = plan.read(model, group, [])
-        for text in group:
-            positions[text] = np.sort(batch.position[batch.text == text].numpy())
-            if found := _wanted(plan, text) - len(positions[text]): sinks[text] = found
-    chosen = SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, plan.selection, plan.cut, sinks)
-    check_tokens(len(chosen), sum(sinks.values()), plan.selection)
+    rule = plan.selection
+    positions, sinks = {i: rule.places(len(ids)) for i, ids in plan.ids.items()}, {}
+    for group in progress(plan.groups if rule.sink_ratio else [], "tokens", unit="batch"):
+        for text, own in plan.read(model, group, []).by_text(group).items():
+            if found := len(positions[text]) - len(own): sinks[text] = found
+            positions[text] = own
+    chosen = SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, rule, plan.cut, sinks)
+    check_tokens(len(chosen), sum(sinks.values()), rule)
     return chosen
-
-def _wanted(plan: ReadingPlan, text: int) -> int:
-    "How many tokens of a text are at the position."
-    return len(plan.ids[text]) if plan.selection.token_pos == "all" else 1
-
-def _all_tokens(plan: ReadingPlan, texts: Sequence[str]) -> SelectedTokens:
-    "The tokens at the position, sinks too."
-    place, fit = plan.selection.token_pos, {i for group in plan.groups for i in group}
-    def some(i, n):
-        if i not in fit: return np.zeros(0, int)
-        return np.arange(n) if place == "all" else np.array([n - 1 if place == "last" else place])
-    positions = {i: some(i, len(ids)) for i, ids in plan.ids.items()}
-    return SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, plan.selection, plan.cut)

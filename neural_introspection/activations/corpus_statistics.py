@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Iterator, Sequence, Union
 import numpy as np
-import torch
 from torch import Tensor
-from .batches import ActivationBatch, ReadingPlan, plan_reading, read_batch
-from neural_introspection.activations.positions import (Contexts, Position, SelectedTokens, TokenCounts,
-    TokenSelection)
+from .batches import ActivationBatch, ReadingPlan, plan_reading
+from .positions import Position, SelectedTokens, TokenCounts, TokenSelection
 from .statistics import NeuronStats
 from ..core import progress
-from ..models import spread, token_batch
+from ..models import spread
 
 # %% auto #0
 __all__ = ['text_statistics']
@@ -85,12 +83,9 @@ def _few_sites(model: Any, part: ReadingPlan, group: list[int], sites: Sequence[
     each = max(1, HELD // (rows * width))
     first = part.read(model, group, sites if each >= len(sites) else [])
     if each >= len(sites): return (yield first)
-    batch = token_batch(model, [part.ids[i] for i in group], group)
-    rank = batch.mask.int().cumsum(1) - 1
-    codes = Contexts(batch.index[:, None].to(rank.device), rank).codes
-    chosen = torch.isin(codes, first.codes.to(rank.device)) & batch.mask
+    known = replace(part, selected=SelectedTokens({}, dict(part.ids), first.by_text(group), part.selection))
     for i in range(0, len(sites), each):
-        yield replace(read_batch(model, batch, sites[i:i + each], chosen), sinks=first.sinks)
+        yield replace(known.read(model, group, sites[i:i + each]), sinks=first.sinks)
 
 def _added(old: Union[NeuronStats, None], state: dict[str, Tensor]) -> NeuronStats:
     new = NeuronStats.from_tensors(state)

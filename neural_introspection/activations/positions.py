@@ -125,6 +125,11 @@ class TokenSelection:
         column = position_index(batch.mask, self.token_pos)[:, None]
         return torch.arange(batch.mask.shape[1], device=batch.mask.device) == column
 
+    def places(self, length: int) -> Int[np.ndarray, "some"]:
+        "The same for one text of so many tokens, from 0; none if it is too short."
+        if self.token_pos == "all": return np.arange(length)
+        return np.arange(length)[-1:] if self.token_pos == "last" else np.arange(length)[self.token_pos:][:1]
+
 # %% ../../nbs/activations/15_positions.ipynb #dd508049
 @dataclass(frozen=True)
 class TokenCounts:
@@ -141,12 +146,13 @@ class TokenCounts:
 
 # %% ../../nbs/activations/15_positions.ipynb #8170f191
 def count_summary(about: dict) -> str:
-    "What a result's `about` says of its texts and tokens, in words; what an older file does not say is left out."
-    about = dict(token_pos="?", texts=0, tokens=0, sinks=0, skipped=0, cut=0) | about
-    said = f"{about['tokens']:,} tokens of {about['texts']:,} texts (position {about['token_pos']})"
-    if about["sinks"]: said += f", without {about['sinks']:,} attention sinks"
-    if about["skipped"]: said += f"; {about['skipped']:,} texts without such a token"
-    return said + f"; {about['cut']:,} texts cut to the context" * bool(about["cut"])
+    "What a result's `about` says of its texts and tokens, in words; what an older file does not know is left out."
+    said = f"{about['tokens']:,} tokens of " if "tokens" in about else ""
+    said += f"{about['texts']:,} texts (position {about['token_pos']})"
+    if about.get("sinks"): said += f", without {about['sinks']:,} attention sinks"
+    if about.get("skipped"): said += f"; {about['skipped']:,} texts without such a token"
+    if about.get("cut"): said += f"; {about['cut']:,} texts cut to the context"
+    return said
 
 # %% ../../nbs/activations/15_positions.ipynb #63f96460
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def ablation_reference(
     batch_size: int = 8,
     seed: int = 0,                      # chooses the texts whose values are kept
 ) -> AblationReference:
-    "Means over all tokens and the values on up to `POOL` texts, in one pass: made once for many calls of `ablation_effect`."
+    "Means over the tokens that count and the values on up to `POOL` texts: made once for many calls of `ablation_effect`."
     pool = set(np.random.default_rng(seed).permutation(len(texts))[:POOL].tolist())
     stats, kept = NeuronStats(len(neurons), quantiles=False), {}
     counted = torch.from_numpy(select_tokens(model, texts, "all", batch_size).codes)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import ActivationBatch, Contexts, NeuronStats, TokenSelection, activation_batches, capture
-from ..activations.batches import plan_reading
+from ..activations.batches import ReadingPlan, plan_reading
 from .rows import random_contexts, snippets
 from ..core import BadAddress, BadInput, NeuronAddress
 from neural_introspection.models import (check_layer, check_neuron, encode, evaluating, layer_width, token_batch,
@@ -245,19 +245,20 @@ def token_profiles(
 ) -> list[TokenProfile]:
     "What each neuron reads, in one pass over the texts for every few neurons. BOS, attention sinks and values that are not finite do not count."
     found = neuron_addresses(model, addresses)
-    ids = encode(model, texts)
-    group = _text_groups(ids, groups)
+    plan = plan_reading(model, texts, "all", batch_size)
+    group = _text_groups(list(plan.ids.values()), groups)
     if group.max() < 3: raise BadInput(f"{int(group.max()) + 1} different texts are too few to test one half on the other: give at least 4.")
     if k < 1 or shifts < 1: raise BadInput(f"k is {k} and shifts is {shifts}, but both must be at least 1.")
     names = dict(token=token_strings(model, range(model.cfg.d_vocab)), position=_position_names(), **{"class": list(TOKEN_CLASSES)})
     each = max(1, VOCABULARY // (model.cfg.d_vocab * (1 + shifts)))   # a table for each token and each twin would not fit for many neurons
-    return [p for k0 in range(0, len(found), each) for p in _profiles(model, texts, ids, group, found[k0:k0 + each], k, shifts, batch_size, seed, names)]
+    return [p for k0 in range(0, len(found), each) for p in _profiles(model, texts, plan, group, found[k0:k0 + each], k, shifts, batch_size, seed, names)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #cbefc105
 VOCABULARY = 2**24   # sums by token that are held at a time
 
-def _profiles(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], group: Int[Tensor, "text"], found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
+def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Tensor, "text"], found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
               names: dict[str, Sequence[str]]) -> list[TokenProfile]:
+    ids = list(plan.ids.values())
     half = (torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2)[group]
     kind = torch.tensor([TOKEN_CLASSES.index(token_class(token)) for token in names["token"]])
     twins = dict.fromkeys(names, shifts) | dict(token=min(shifts, max(19, VOCABULARY // len(names["token"]))))
@@ -272,7 +273,7 @@ def _profiles(model: Any, texts: Sequence[str], ids: Sequence[Sequence[int]], gr
         stats.update(values, contexts=batch.contexts)
         random.take(batch, values)
     explained = {by: table.explained().numpy() for by, table in tables.items()}
-    counts = plan_reading(model, texts, "all", batch_size).counts(tally)
+    counts = plan.counts(tally)
     finite = int(stats.count.max())   # a row with a value that is not finite counts for none of the neurons
     about = vars(counts) | dict(tokens=finite, left_out=sum(map(len, ids)) - finite)
     return [_profile(model, texts, a, i, explained, tables, names, stats, random, about) for i, a in enumerate(found)]
