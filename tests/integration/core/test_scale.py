@@ -62,15 +62,8 @@ def two_workers(request):
 
 
 @pytest.mark.slow
-def test_a_scan_on_a_cluster(model, texts, alone, cluster):
-    "Every call starts Ray's workers again, which takes half a minute: one of the three calls, which all use `spread`."
-    with joblib.parallel_config("ray", n_jobs=2): scan = NeuronScanner(model, token_pos="all", batch_size=8).scan(texts)
-    assert scan.about == alone[0].about
-    assert scan.to_frame().equals(alone[0].to_frame())
-
-
-def test_the_same_numbers(model, texts, alone):
-    with loky(): scan, dataset, atlas = work(model, texts)
+def test_the_same_numbers(model, texts, alone, two_workers):
+    with two_workers(): scan, dataset, atlas = work(model, texts)
     assert scan.about == alone[0].about and scan.to_frame().equals(alone[0].to_frame())
     for layer in scan.stats:
         one, two = alone[0].stats[layer].tensors(), scan.stats[layer].tensors()
