@@ -83,19 +83,14 @@ def types(): return ratchet.check("types")
 CHECKS = {"ruff": ruff, "export": export, "imports": imports, "types": types}
 
 
-def result(name, wrong, start):
-    "Print what a step found, and its seconds; (name, whether it passed)."
-    say("\n".join([*wrong, f"{'FAILED' if wrong else 'ok    '} {time.time() - start:5.1f} s  {name}"]))
-    return name, not wrong
+def run_check(name):
+    "Print what a check found; its name, whether it passed, and its seconds. One that breaks has failed."
+    start = time.time()
+    try: wrong = CHECKS[name]()
+    except (Exception, SystemExit) as error: wrong = [f"{type(error).__name__}: {error}"]
+    seconds = time.time() - start
+    say("\n".join([*wrong, f"{'FAILED' if wrong else 'ok    '} {seconds:5.1f} s  {name}"]))
+    return name, not wrong, seconds
 
 
-def run_checks(names):
-    "The result of each check; one that breaks has failed."
-    for name in names:
-        start = time.time()
-        try: wrong = CHECKS[name]()
-        except (Exception, SystemExit) as error: wrong = [f"{type(error).__name__}: {error}"]
-        yield result(name, wrong, start)
-
-
-if __name__ == "__main__": sys.exit(not all([ok for _, ok in run_checks(sys.argv[1:] or CHECKS)]))
+if __name__ == "__main__": sys.exit(not all([ok for _, ok, _ in map(run_check, sys.argv[1:] or CHECKS)]))

@@ -1,5 +1,5 @@
-"""Every notebook through nbdev's own test runner, in parallel. In a module of its own, because the runner replaces `__main__`."""
-from checks import say
+"""Every notebook through nbdev's own test runner, and the checks, in parallel. In a module of its own, because the runner replaces `__main__`."""
+from checks import CHECKS, run_check, say
 from fastcore.parallel import parallel
 from joblib.externals.loky import get_reusable_executor
 from modules import ROOT
@@ -24,12 +24,18 @@ def run_notebook(path):
     return name, ok, seconds
 
 
-def notebook_results(paths):
-    "The result of every notebook; where one kills its process, that is one failure more."
-    if not paths: return []
-    say(f"{len(paths)} notebooks, {WORKERS} at a time")
-    # The last pages take longest: they go first, so that no process waits for them at the end.
-    try: return list(parallel(run_notebook, paths[::-1], n_workers=WORKERS))
+def run_job(job):
+    "The result of a check, by its name, or of a notebook."
+    return run_check(job) if job in CHECKS else run_notebook(job)
+
+
+def results(paths, checks=()):
+    "The result of every notebook and check; where a notebook kills its process, that is one failure more."
+    # The last pages take longest, and so does the last check: they go first, so that no process waits for them at the end.
+    jobs = [*reversed(checks), *reversed(paths)]
+    if not jobs: return []
+    say(f"{len(paths)} notebooks and {len(checks)} checks, {WORKERS} at a time")
+    try: return list(parallel(run_job, jobs, n_workers=WORKERS))
     except Exception as e:
         say(f"FAILED the notebooks stopped: {type(e).__name__}: {e}")
         return [("one of the notebooks killed its process", False, 0.0)]

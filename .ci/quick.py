@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 
-from checks import run_checks, say
+from checks import run_check, say
 from modules import ROOT, exported_module, imports
-from notebooks import notebook_results, notebooks
+from notebooks import notebooks, results
 from test import run_pytest
 
 MOST = 3
@@ -43,14 +43,14 @@ def touched(changed, paths, root=ROOT):
 def main():
     "Run the steps one after the other, whatever fails."
     os.chdir(ROOT)
-    start, results = time.time(), list(run_checks(FAST))
+    start, done = time.time(), [run_check(name) for name in FAST]
     passed, failed, skips = run_pytest("tests/unit")
     say(f"{'FAILED' if failed else 'ok    '}          tests/unit")
     found = touched(changed_files(), notebooks())
     for path in found[MOST:]: say(f"left out, for `make test`: {path.relative_to(ROOT)}")
-    results += [(name, ok) for name, ok, _ in notebook_results(found[:MOST])]
+    done += results(found[:MOST])
     for line in skips: say(line)
-    passed, failed = passed + sum(ok for _, ok in results), failed + sum(not ok for _, ok in results)
+    passed, failed = passed + sum(ok for _, ok, _ in done), failed + sum(not ok for _, ok, _ in done)
     say(f"\n{time.time() - start:.0f} s on {os.cpu_count()} cores")
     say(f"{passed} passed, {failed} failed")
     return int(failed > 0)

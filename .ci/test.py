@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from checks import CHECKS, run_checks, say
+from checks import CHECKS, say
 from modules import ROOT
-from notebooks import notebook_results, notebooks
+from notebooks import notebooks, results
 
 
 def pytest_counts(junit, code):
@@ -33,15 +33,16 @@ def pytest_counts(junit, code):
 
 
 def run_pytest(*paths):
-    """Run these tests with pytest on two processes; returns what `pytest_counts` says.
+    """Run these tests with pytest; returns what `pytest_counts` says.
 
+    A fifth of the time is spent waiting for browsers and other processes: three workers keep two cores busy.
     Files go out in their order: those with few tests take longest, and must not come last.
     """
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
         colour = "--color=yes" if sys.stdout.isatty() else "--color=no"
         options = ["-q", "--no-header", "--durations=10", colour, f"--junitxml={junit}"]
-        spread = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+        spread = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
         done = subprocess.run([sys.executable, "-m", "pytest", *options, *spread, *map(str, paths)], cwd=ROOT)
         return pytest_counts(junit, done.returncode)
 
@@ -60,15 +61,14 @@ def main(system=None):
     "Run everything, print what failed and what was slow, then the counts."
     os.chdir(ROOT)
     paths, checks, tests = parts(system)
-    start, results = time.time(), notebook_results(paths)
-    checked = list(run_checks(checks))
+    start, found = time.time(), results(paths, checks)
     passed, failed, skips = run_pytest(*tests) if tests else (0, 0, [])
-    if results: say("\nThe slowest notebooks:")
-    for name, _, seconds in sorted(results, key=lambda r: -r[2])[:10]: say(f"  {seconds:5.1f} s  {name}")
-    bad = [name for name, ok, *_ in [*results, *checked] if not ok]
+    if found: say("\nThe slowest notebooks and checks:")
+    for name, _, seconds in sorted(found, key=lambda r: -r[2])[:10]: say(f"  {seconds:5.1f} s  {name}")
+    bad = [name for name, ok, _ in found if not ok]
     if bad: say("\n  ".join(["\nFailed notebooks and checks:", *bad]))
     for line in skips: say(line)
-    passed += len(results) + len(checked) - len(bad)
+    passed += len(found) - len(bad)
     failed += len(bad)
     say(f"\n{time.time() - start:.0f} s on {os.cpu_count()} cores")
     say(f"{passed} passed, {failed} failed")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Sequence, Union
+from typing import Any, Callable, Optional, Sequence, Union
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -126,15 +126,28 @@ def ridge_by_groups(
     groups: Shaped[np.ndarray, "row"],   # group of each row
     folds: int = 5,
 ) -> RidgeFit:
-    "For each target the penalty with the smallest error over grouped folds, refitted on all rows (float32, on the CPU)."
+    """For each target the penalty with the smallest error over grouped folds, refitted on all rows (float32, on the
+    CPU). With fewer rows than features the same solution is found from the products of the rows, a smaller matrix."""
     z, y, fold = z.cpu().double(), y.cpu().double(), torch.as_tensor(fold_of(groups, folds))  # MPS has no float64
-    gram, moment, guess = z.T @ z, z.T @ y, y.new_zeros(len(PENALTIES), *y.shape)
+    predict, weights = (_by_rows if len(z) < z.shape[1] else _by_features)(z, y)
+    guess = y.new_zeros(len(PENALTIES), *y.shape)
     for k in fold.unique() if len(fold.unique()) > 1 else ():
-        out = fold == k
-        guess[:, out] = z[out] @ ridge(gram - z[out].T @ z[out], moment - z[out].T @ y[out])
+        guess[:, fold == k] = predict(fold == k)
     best = ((guess - y)**2).sum(1).argmin(0)
     each = torch.arange(y.shape[1])
-    return RidgeFit(ridge(gram, moment)[best, :, each].float(), torch.tensor(PENALTIES)[best], guess[best, :, each].T.float())
+    return RidgeFit(weights(best).float(), torch.tensor(PENALTIES)[best], guess[best, :, each].T.float())
+
+def _by_features(z: Float[Tensor, "row d"], y: Float[Tensor, "row target"]) -> tuple[Callable, Callable]:
+    "Functions for the predictions of some rows from the others, and for the weights by each target's penalty."
+    gram, moment, each = z.T @ z, z.T @ y, torch.arange(y.shape[1])
+    predict = lambda out: z[out] @ ridge(gram - z[out].T @ z[out], moment - z[out].T @ y[out])
+    return predict, lambda best: ridge(gram, moment)[best, :, each]
+
+def _by_rows(z: Float[Tensor, "row d"], y: Float[Tensor, "row target"]) -> tuple[Callable, Callable]:
+    "The same through one coefficient for each row: W = Z'(ZZ' + penalty)^-1 Y."
+    kernel, each = z @ z.T, torch.arange(y.shape[1])
+    predict = lambda out: kernel[out][:, ~out] @ ridge(kernel[~out][:, ~out], y[~out])
+    return predict, lambda best: ridge(kernel, y)[best, :, each] @ z
 
 # %% ../../nbs/introspection/30_predictor.ipynb #e087e056
 def start_head(head: Head, z: Float[Tensor, "row d"], encoded: Shaped[Tensor, "row *target"],

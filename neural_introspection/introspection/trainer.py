@@ -249,7 +249,7 @@ def _batches(state: _TrainingState) -> Iterator[Int[Tensor, "unit"]]:
 # %% ../../nbs/introspection/50_trainer.ipynb #ff5eada5
 def _optimizer_and_batches(state: _TrainingState) -> tuple[torch.optim.Optimizer, torch.utils.data.DataLoader]:
     t, units = state.trainer, torch.as_tensor(state.source.units["train"])
-    return (torch.optim.AdamW(state.parameters.values(), t.learning_rate, weight_decay=t.weight_decay),
+    return (torch.optim.AdamW(state.parameters.values(), t.learning_rate, weight_decay=t.weight_decay, fused=True),
             torch.utils.data.DataLoader(units, t.batch_size, sampler=state.order))
 
 def _prepared(accelerator: Any, source: nn.Module, *rest: Any) -> tuple:

@@ -19,8 +19,9 @@ from neural_introspection.introspection import (ActivationDatasetGenerator, Acti
 from neural_introspection.models import load_model
 from neural_introspection.data import group_texts, load_texts, split_groups
 
-def main(strategy, folder):
+def train(strategy, folder):
     from accelerate import PartialState
+    folder.mkdir(exist_ok=True)
     model, corpus = load_model("pocket", device="cpu"), load_texts("synthetic", 160, seed=0)
     groups = group_texts(corpus.texts, corpus.groups)
     dataset = ActivationDatasetGenerator(model, "blocks.1.mlp.hook_post[7]").generate(corpus.texts, groups, split_groups(groups))
@@ -29,36 +30,46 @@ def main(strategy, folder):
     result = PredictorTrainer(predictor, epochs=2, learning_rate=1e-3, batch_size=16, early_stopping=False, folder=folder,
                               unfreeze=unfreeze).fit(dataset)
     state = PartialState()
-    predictor.save(Path(folder)/f"rank{state.process_index}.safetensors")
+    predictor.save(folder/f"rank{state.process_index}.safetensors")
     about = dict(processes=state.num_processes, history=result.history.loss.tolist())
-    Path(folder, f"rank{state.process_index}.json").write_text(json.dumps(about))
+    (folder/f"rank{state.process_index}.json").write_text(json.dumps(about))
 
-main(*sys.argv[1:])
+for strategy in ("none", "from_layer"): train(strategy, Path(sys.argv[1], strategy))
 '''
 
 
-def train(folder, strategy, processes):
-    "Train in that many processes; (tensors, about) of each."
-    folder.mkdir()
+def train(folder, processes):
+    "Train by both strategies, one after the other, in that many processes."
     script = folder / "script.py"
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = launch if processes > 1 else [sys.executable]
-    done = subprocess.run([*command, str(script), strategy, str(folder)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, str(script), str(folder)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [(read_tensors(folder / f"rank{i}.safetensors")[0], json.loads((folder / f"rank{i}.json").read_text()))
-            for i in range(processes)]
+    return folder
+
+
+def rank(folder, i):
+    "(tensors, about) of a process."
+    return read_tensors(folder / f"rank{i}.safetensors")[0], json.loads((folder / f"rank{i}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    "What one process leaves, and what two leave."
+    return [train(tmp_path_factory.mktemp("processes"), processes) for processes in (1, 2)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["none", "from_layer"])
-def test_two_processes_end_where_one_ends(tmp_path, strategy):
-    [(alone, one)] = train(tmp_path / "one", strategy, 1)
-    (first, two), (second, other) = train(tmp_path / "two", strategy, 2)
+def test_two_processes_end_where_one_ends(folders, strategy):
+    single, double = (folder / strategy for folder in folders)
+    alone, one = rank(single, 0)
+    (first, two), (second, other) = (rank(double, i) for i in range(2))
     assert one["processes"] == 1 and two["processes"] == other["processes"] == 2
     assert first.keys() == second.keys() == alone.keys()
     assert all(torch.equal(first[k], second[k]) for k in first), "both processes hold the same weights"
     for name in alone:
         assert torch.allclose(first[name], alone[name], atol=2e-4), name
     assert all(abs(a - b) < 1e-3 for a, b in zip(one["history"], two["history"]))
-    assert (tmp_path / "two" / "checkpoint.safetensors").exists()
+    assert (double / "checkpoint.safetensors").exists()

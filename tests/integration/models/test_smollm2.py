@@ -44,15 +44,15 @@ def test_it_knows_paris(model):
 @pytest.mark.slow
 def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
     start = time.monotonic()
-    done = shell(f"run --model {folder} --num-samples 64 --output-dir out --json", cwd=tmp_path, timeout=900)
-    with capsys.disabled(): print(f"\nSmolLM2, 64 texts: {time.monotonic() - start:.0f} s")
+    done = shell(f"run --model {folder} --num-samples 48 --output-dir out --json", cwd=tmp_path, timeout=900)
+    with capsys.disabled(): print(f"\nSmolLM2, 48 texts: {time.monotonic() - start:.0f} s")
     assert done.returncode == 0, done.stderr
     found, run = answer(done.stdout), tmp_path / "out"
     assert ANSWER <= found.keys() and manifest(run)["status"] == "complete"
     assert found["model"]["n_layers"] == 30 and found["model"]["d_mlp"] == 1536
     assert {"mean", "last token", "input only", "shuffled targets", "random twin", "other model"} <= found["baselines"].keys()
     rows = pd.read_parquet(run / "reports" / "predictions.parquet")
-    assert len(rows) == 64 and (rows.split == "test").sum() == found["test_rows"]
+    assert len(rows) == 48 and (rows.split == "test").sum() == found["test_rows"]
     assert leaked_share(rows.group, rows.split) == leaked_share(rows.text, rows.split) == 0
     scan = ScanResult.load(run / "datasets" / "scan.safetensors")
     assert scan.about["texts"] == (rows.split == "train").sum() and scan.about["neurons"] == 30 * 1536
@@ -61,7 +61,7 @@ def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
 @pytest.mark.slow
 def test_unfreezing_real_weights(folder, tmp_path):
     "The layers after the target are trained and both monitors watch; the target itself cannot move."
-    done = shell(f"run --model {folder} --num-samples 32 --val-split 0 --layer 26 --neuron 5 --unfreeze after_target --epochs 1 --batch-size 16 --learning-rate 1e-5 "
+    done = shell(f"run --model {folder} --num-samples 24 --val-split 0 --layer 26 --neuron 5 --unfreeze after_target --epochs 1 --batch-size 16 --learning-rate 1e-5 "
                  "--track-gradients --gradient-interval 1 --track-activations --output-dir out --json", cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     found, run = answer(done.stdout), tmp_path / "out"
