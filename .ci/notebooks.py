@@ -1,4 +1,7 @@
-"""Every notebook through nbdev's own test runner, and the checks, in parallel. In a module of its own, because the runner replaces `__main__`."""
+"""Every notebook through nbdev's own test runner, and the checks, in parallel.
+
+In a module of its own, because the runner replaces `__main__`.
+"""
 from checks import CHECKS, run_check, say
 from fastcore.parallel import parallel
 from joblib.externals.loky import get_reusable_executor
@@ -31,7 +34,7 @@ def run_job(job):
 
 def results(paths, checks=()):
     "The result of every notebook and check; where a notebook kills its process, that is one failure more."
-    # The last pages take longest, and so does the last check: they go first, so that no process waits for them at the end.
+    # The last pages take longest, and so does the last check: they go first, so that none is waited for at the end.
     jobs = [*reversed(checks), *reversed(paths)]
     if not jobs: return []
     say(f"{len(paths)} notebooks and {len(checks)} checks, {WORKERS} at a time")

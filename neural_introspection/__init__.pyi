@@ -20,8 +20,8 @@ from .core import (
 )
 from .stats import (
     mean_interval as mean_interval,
-    p_values as p_values,
-    q_values as q_values,
+    permutation_p as permutation_p,
+    adjust_fdr as adjust_fdr,
 )
 from .models import (
     describe as describe,
@@ -55,6 +55,7 @@ from .introspection import (
     Unfreezing as Unfreezing,
     atlas_explorer as atlas_explorer,
     introspection_panel as introspection_panel,
+    CardOptions as CardOptions,
     make_card as make_card,
     run_atlas as run_atlas,
     run_introspection as run_introspection,

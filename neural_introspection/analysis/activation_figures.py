@@ -17,6 +17,7 @@ from .firing import NeuronRates
 from .polysemantic import PolysemanticResult
 from .rows import LayerRows, row_blocks
 from ..core import BadInput, check_index
+from ..stats import mean_interval
 
 # %% auto #0
 __all__ = []
@@ -150,12 +151,11 @@ def _by_token(r: LayerRows, neuron: int, rows: Bool[np.ndarray, "row"]) -> pd.Da
     rows = rows & np.isfinite(x)
     table = pd.DataFrame(dict(token=np.asarray(r.places.snippet, dtype=object)[rows], text=r.places.text[rows], x=x[rows].astype(float)))
     each = table.groupby(["token", "text"], sort=False).x.agg(["mean", "size"]).groupby("token", sort=False)
-    return pd.DataFrame(dict(mean=each["mean"].mean(), error=each["mean"].sem(), texts=each.size(), count=each["size"].sum()))
+    return pd.DataFrame(dict(mean=each["mean"].mean(), texts=each.size(), count=each["size"].sum(), by_text=pd.Series({token: means.to_numpy() for token, means in each["mean"]}, dtype=object)))
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #71be3729
 def token_answers(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, seed: int = 0) -> pd.DataFrame:
     "The tokens with the highest mean in one half of the texts, then random ones: their mean in the other half with a 95 % interval. `BadInput` without tokens."
-    from scipy.stats import t
     if not len(r.places.snippet): raise BadInput("there are no tokens: give tokens=, a word for each row that counts.")
     check_index("neuron", neuron, r.width, r.layer)
     rng = np.random.default_rng(seed)
@@ -167,9 +167,10 @@ def token_answers(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, s
     best = chosen.loc[often].sort_values("mean", ascending=False, kind="stable").index[:tokens]
     rest = often.difference(best, sort=False)
     random = rest[rng.permutation(len(rest))[:tokens]]
-    frame = pd.concat([shown.loc[best].assign(kind="chosen", chosen_mean=chosen["mean"]), shown.loc[random].assign(kind="random", chosen_mean=chosen["mean"])]).rename_axis("token").reset_index()
-    half = frame.error * t.ppf(.975, (frame.texts - 1).clip(lower=1))
-    return frame.assign(low=frame["mean"] - half, high=frame["mean"] + half)[["token", "kind", "mean", "low", "high", "count", "texts", "chosen_mean"]]
+    part = lambda index, kind: shown.loc[index].assign(kind=kind, chosen_mean=chosen["mean"].loc[index].to_numpy())
+    frame = pd.concat([part(best, "chosen"), part(random, "random")]).rename_axis("token").reset_index()
+    frame[["mean", "low", "high"]] = [mean_interval(by_text) for by_text in frame.by_text]
+    return frame[["token", "kind", "mean", "low", "high", "count", "texts", "chosen_mean"]]
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #27d193f1
 def tokens_figure(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, seed: int = 0) -> Any:

@@ -25,7 +25,7 @@ from ..core import (BadData, RunFolder, check_run_folder, full_path, make_config
     read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame, write_json, write_text)
 from ..data import load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
-from ..stats import q_values
+from ..stats import adjust_fdr
 
 # %% auto #0
 __all__ = ['AnalysisResult', 'run_agent', 'agent_panel']
@@ -90,7 +90,7 @@ def claims_frame(config: AgentConfig, state: AnalysisState, changed: bool = Fals
     last = {json.dumps([c["kind"], c["neuron"], c["about"]]): c for c in state["claims"]}.values()
     rows = [dict(neuron=c["neuron"], kind=c["kind"], statement=Hypothesis(c["kind"], c["neuron"], c["about"]).statement(), **c["evidence"], words=c["words"], by=c["by"], about=json.dumps(c["about"]), cell=claim_cell(config, c, changed)) for c in last]
     frame = pd.DataFrame(rows, columns=["neuron", "kind", "statement", "test", "value", "p", "n", "enough", "strong", "words", "by", "about", "cell"])
-    frame.insert(6, "q", q_values(frame.p.to_numpy(float)) if len(frame) else [])
+    frame.insert(6, "q", adjust_fdr(frame.p.to_numpy(float)) if len(frame) else [])
     verdict = np.where(~frame.enough.astype(bool), "inconclusive", np.where((frame.q <= config.level) & frame.strong.astype(bool), "supported", "not supported"))
     return frame.assign(verdict=verdict)
 

@@ -18,7 +18,7 @@ from neural_introspection.analysis.token_level import (Address, neuron_addresses
     random_neurons)
 from ..core import BadAddress, BadInput, NeuronAddress, progress
 from ..models import TokenBatch, encode, evaluating, token_batch, token_batches, token_losses
-from ..stats import p_values
+from ..stats import interval, permutation_p, resamples
 
 # %% auto #0
 __all__ = ['ablation_effect']
@@ -198,15 +198,16 @@ def _effects(parts: Sequence[tuple], kinds: Sequence[str], seed: int) -> Ablatio
     "A row for each neuron and kind; intervals are over texts."
     rows, no_op = [], 0.
     for some, twins, base, change, count, neurons in parts:
-        weights = np.random.default_rng(seed).multinomial(len(base), np.full(len(base), 1/len(base)), 1000)
-        mean, drawn = change.sum(-1) / count.sum(), (weights @ np.moveaxis(change, -1, 0).reshape(len(base), -1) / (weights @ count)[:, None]).reshape(1000, *change.shape[:2])
-        low, high = np.quantile(drawn, [.025, .975], axis=0)
+        by_text = resamples(np.arange(len(base)), seed=seed)
+        drawn = by_text.totals(change.reshape(-1, len(base)).T) / by_text.totals(count[:, None])   # nats per token
+        drawn = drawn.reshape(-1, *change.shape[:2])
+        mean, (low, high) = drawn[0], interval(drawn, len(base))
         no_op = max(no_op, float(np.abs(mean[0]).max()))
         for a in some:
             j, group = neurons.index(a), [neurons.index(t) for t in twins[a]]
             for k, kind in enumerate(kinds, 1):
                 null = mean[k, group]
-                p = float(p_values(np.abs(mean[k, [j]]), np.abs(null))[0]) if len(null) else math.nan
+                p = permutation_p(abs(mean[k, j]), np.abs(null)) if len(null) else math.nan
                 ends = np.quantile(null, [.025, .975]) if len(null) else (math.nan, math.nan)
                 if len(base) < LEAST_TEXTS: low[k, j] = high[k, j] = math.nan
                 counts = bool(abs(mean[k, j]) > max(no_op, ROUNDING) and (low[k, j] > 0 or high[k, j] < 0))

@@ -18,7 +18,7 @@ from .correlation import (NO_VALUE_COLOUR, Reader, add_titles, correlate_columns
 from neural_introspection.analysis.rows import (LayerRows, Places, find_layer, layer_rows, merge_repeated_texts,
     row_blocks, text_order)
 from ..core import BadInput, progress
-from ..stats import p_values
+from ..stats import permutation_p
 
 # %% auto #0
 __all__ = ['correlation_clusters']
@@ -91,7 +91,7 @@ class CorrelationClusters:
     pearson: Float[np.ndarray, "neuron neuron"]
     about: dict                              # rows, texts, splits, seed, constant
 
-    p = property(lambda self: float(p_values(np.array(self.stability), self.twins)), doc="(1 + number of surrogates at least as stable) / (1 + number of surrogates).")
+    p = property(lambda self: permutation_p(self.stability, self.twins), doc="(1 + number of surrogates at least as stable) / (1 + number of surrogates).")
     stable = property(lambda self: bool(self.stability > self.twins.max()), doc="Whether it is more stable than every twin.")
     n_clusters = property(lambda self: int(self.frame.cluster.max()), doc="How many clusters, those of a single neuron included.")
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()

@@ -18,7 +18,7 @@ from .firing import firing_threshold
 from neural_introspection.analysis.rows import (LayerRows, Places, find_layer, layer_rows, merge_repeated_texts,
     row_blocks, text_order)
 from ..core import BadAddress, BadInput, check_index, progress
-from ..stats import p_values, q_values
+from ..stats import permutation_p, adjust_fdr
 
 # %% auto #0
 __all__ = ['correlate']
@@ -249,8 +249,8 @@ def correlate_rows(rows: dict[str, LayerRows], layer: str, other: Optional[str] 
     pearson[~varies[0][na]], pearson[:, ~varies[-1][nb]] = np.nan, np.nan
     with np.errstate(invalid="ignore", divide="ignore"): z = np.abs(pearson if test == "pearson" else phi) / np.where(sd.numpy() > 0, sd.numpy(), np.nan)
     if same: z[np.tril_indices(len(na))] = np.nan
-    p = p_values(z, pool)
-    q = q_values(p)
+    p = permutation_p(z, pool)
+    q = adjust_fdr(p)
     if same: p, q = (np.where(np.triu(np.ones_like(m), 1) > 0, m, m.T) for m in (p, q))
     about = dict(test=test, null=null, draws=draws, level=level, rows=len(a), texts=a.n_texts, pairs=int(np.isfinite(z).sum()), smallest_p=1 / (1 + int(np.isfinite(pool).sum())), firing=list(rules), seed=seed)
     return Correlation((a.layer, b.layer), (na, nb), pearson.astype("f4"), phi, lift, p, q, about)

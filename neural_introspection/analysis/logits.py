@@ -18,7 +18,7 @@ from neural_introspection.analysis.token_level import (Address, TokenContrast, c
 from ..core import BadInput, NeuronAddress
 from neural_introspection.models import (check_layer, encode, evaluating, layer_width, model_device, token_batch,
     token_strings)
-from ..stats import p_values
+from ..stats import permutation_p
 
 # %% auto #0
 __all__ = ['logit_view']
@@ -100,7 +100,7 @@ def logit_view(
     order = z[0].argsort(descending=True).tolist()
     rows = [(side, i) for side, some in (("raises", order[:k]), ("lowers", order[:-k - 1:-1])) for i in some]
     frame = pd.DataFrame(dict(side=[side for side, _ in rows], token=token_strings(model, [i for _, i in rows]), z=[float(z[0, i]) for _, i in rows]))
-    return LogitView(a, frame, float(strength[0]), float(p_values(strength[:1], strength[1:])[0]), len(twins))
+    return LogitView(a, frame, float(strength[0]), permutation_p(strength[0], strength[1:]), len(twins))
 
 # %% ../../nbs/analysis/22_logits.ipynb #a8a6c4ae
 def logit_contrast(
@@ -117,7 +117,7 @@ def logit_contrast(
     logits = _to_logits(model, output_directions(model, [a, *random_neurons(model, a, others, seed)]))
     z = logits / logits.std(1, keepdim=True).clamp(min=1e-30)
     own, null = z[0, list(tokens)].mean().cpu().numpy(), z[1:].topk(len(tokens), 1).values.mean(1).cpu().numpy()
-    return TokenContrast(float(own), float(p_values(own[None], null)[0]), len(tokens), model.cfg.d_vocab)
+    return TokenContrast(float(own), permutation_p(own, null), len(tokens), model.cfg.d_vocab)
 
 # %% ../../nbs/analysis/22_logits.ipynb #268ff6b6
 @dataclass(frozen=True, repr=False)

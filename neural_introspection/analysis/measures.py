@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .context_groups import NULLS, compact, held_out_groups, whitening
 from ..core import BadInput
-from ..stats import p_values
+from ..stats import permutation_p
 
 # %% auto #0
 __all__ = []
@@ -96,7 +96,7 @@ class NullScores:
             sets = NULLS[s.null](x, self.background, min(size, len(self.background)), draws, g)
             self.kept[size, draws] = held_out_groups(sets, s.splits, s.seed)[0].numpy()
         null = self.kept[size, draws]
-        return (separation.numpy() - null.mean())/null.std(), p_values(separation.numpy(), null)
+        return (separation.numpy() - null.mean())/null.std(), permutation_p(separation.numpy(), null)
 
 # %% ../../nbs/analysis/08_measures.ipynb #276d5630
 def _split(points: dict[int, Float[Tensor, "row d"]], nulls: NullScores, draws: int) -> dict[int, tuple]:
@@ -159,7 +159,7 @@ def selectivity_entropy(evidence: Evidence, settings: Settings) -> Finding:
     second = lambda rest: (f.T @ rest/len(f)).square().scatter(0, first[None], 0.).amax(0)
     g = torch.Generator().manual_seed(settings.seed)
     null = [second(left[torch.randperm(len(f), generator=g)]) for _ in range(math.ceil(settings.draws/a.shape[1]))]
-    p = np.where(np.isnan(score), np.nan, p_values(second(left).numpy(), torch.cat(null).numpy()))
+    p = np.where(np.isnan(score), np.nan, permutation_p(second(left).numpy(), torch.cat(null).numpy()))
     return Finding(score, p, effective)
 
 # %% ../../nbs/analysis/08_measures.ipynb #211a8333

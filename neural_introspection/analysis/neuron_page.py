@@ -19,7 +19,7 @@ from .token_level import TokenActivations, token_activations
 from ..activations import Contexts
 from ..core import BadInput, BadTexts, NeuronAddress, progress
 from ..models import encode
-from ..stats import p_values
+from ..stats import permutation_p
 
 # %% auto #0
 __all__ = []
@@ -46,7 +46,7 @@ def effect_table(own: pd.DataFrame, others: Optional[pd.DataFrame]) -> pd.DataFr
     "A row for each kind of replacement: a neuron's effect, that of 95 % of the others, and the share of them that is as large (p). NaN where there are no others."
     others = others.drop(own.index, errors="ignore") if others is not None else own.iloc[:0]
     value, null = own.iloc[0], others.abs()
-    p = [float(p_values(np.abs(value[[kind]].to_numpy()), null[kind].to_numpy())[0]) if len(null) else math.nan for kind in ABLATIONS]
+    p = [permutation_p(abs(value[kind]), null[kind]) if len(null) else math.nan for kind in ABLATIONS]
     return pd.DataFrame(dict(kind=ABLATIONS, effect=value.to_numpy(), low=others.quantile(.025).to_numpy(), high=others.quantile(.975).to_numpy(), p=p))
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #a83195c0

@@ -20,7 +20,7 @@ from .measures import LEAST, MEASURES, SIZES, Evidence, Finding, Settings
 from .rows import Places, flat_rows, row_places
 from ..core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder, plain, progress,
     read_frame, read_json, site_layer, write_frame, write_json)
-from ..stats import q_values
+from ..stats import adjust_fdr
 
 # %% auto #0
 __all__ = ['PolysemanticDetector']
@@ -140,7 +140,7 @@ def combine_layers(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], measure: 
                    about: dict) -> PolysemanticResult:
     "The layers together: q-values over all neurons; a neuron that is not significant has one sense."
     frame, table = (pd.concat(tables, ignore_index=True) for tables in zip(*parts))
-    frame.insert(4, "q", q_values(frame.p.to_numpy()))
+    frame.insert(4, "q", adjust_fdr(frame.p.to_numpy()))
     if measure == "senses":
         one = frame.q > settings.level
         frame.loc[one, "senses"] = 1

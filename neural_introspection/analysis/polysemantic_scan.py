@@ -21,7 +21,7 @@ from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_fl
 from .rows import Places, random_contexts, snippets
 from ..core import BadAddress, BadInput, check_index, progress, site_name
 from ..models import check_layer, describe, encode
-from ..stats import p_values
+from ..stats import permutation_p
 
 # %% auto #0
 __all__ = ['scan_polysemantic', 'senses_and_statistics']
@@ -197,4 +197,4 @@ def compare_corpora(a: PolysemanticResult, b: PolysemanticResult, names: tuple[s
     rho, null = np.corrcoef(*ranks)[0, 1], np.array([exchanged() for _ in range(shuffles)])
     low, high = np.quantile(null, [.025, .975])
     expected = significant[0].groupby(frame.layer).mean() * significant[1].groupby(frame.layer).sum()
-    return Comparison(frame, tuple(names), float(rho), float(p_values(np.array(rho), null)), (float(low), float(high)), float(expected.sum()))
+    return Comparison(frame, tuple(names), float(rho), permutation_p(rho, null), (float(low), float(high)), float(expected.sum()))

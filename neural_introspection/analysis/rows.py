@@ -15,6 +15,7 @@ from torch import Tensor
 from ..activations import Contexts
 from ..core import BadAddress, BadInput
 from ..models import encode, token_text
+from ..stats import text_groups
 
 # %% auto #0
 __all__ = []
@@ -124,10 +125,9 @@ def merge_repeated_texts(r: LayerRows) -> LayerRows:
     if len(np.unique(places.text)) in (1, len(places.text)): return r
     order, start, length = text_order(places)
     what = [row.tobytes() for row in (r.values[:, :64].float() * 1e3).round().nan_to_num(0).to(torch.int32).numpy()]
-    seen, text = {}, places.text.copy()
-    for a, n in zip(start, length):
-        rows = order[a:a + n]
-        text[rows] = seen.setdefault(tuple(what[i] for i in rows), text[rows[0]])
+    same = text_groups([tuple(what[i] for i in order[a:a + n]) for a, n in zip(start, length)])
+    first, text = np.unique(same, return_index=True)[1], places.text.copy()   # each group has its first text's number
+    text[order] = places.text[order[start[first]]][same].repeat(length)
     return replace(r, places=Places(text, places.position, places.snippet))
 
 # %% ../../nbs/analysis/02_rows.ipynb #d6c5b0a2

@@ -20,7 +20,7 @@ from .rows import random_contexts, snippets
 from ..core import BadAddress, BadInput, NeuronAddress
 from neural_introspection.models import (check_layer, check_neuron, encode, evaluating, layer_width, token_batch,
     token_strings)
-from ..stats import p_values
+from ..stats import permutation_p, text_groups
 
 # %% auto #0
 __all__ = ['RANDOM', 'token_activations', 'token_profiles']
@@ -178,8 +178,7 @@ def _shifted(values: Float[Tensor, "row neuron"], text: Int[Tensor, "row"], grou
 # %% ../../nbs/analysis/20_token_level.ipynb #89010ead
 def _text_groups(ids: Sequence[Sequence[int]], groups: Optional[Sequence[int]]) -> Int[Tensor, "text"]:
     "The group of each text: as given, or texts of the same tokens."
-    if groups is not None and len(groups) != len(ids): raise BadInput(f"{len(groups)} groups do not fit {len(ids)} texts: give one for each text.")
-    return torch.from_numpy(pd.factorize(pd.Series([tuple(row) for row in ids] if groups is None else list(groups)))[0])
+    return torch.from_numpy(text_groups([tuple(row) for row in ids], groups))
 
 def _position_bin(position: Int[Tensor, "row"]) -> Int[Tensor, "row"]: return torch.bucketize(position, torch.tensor(POSITIONS), right=True) - 1
 
@@ -310,7 +309,7 @@ def _profile(model: Any, texts: Sequence[str], address: NeuronAddress, i: int, e
     rows = []
     for by in ("token", "class", "position"):
         r2 = explained[by][:, i]
-        p = math.nan if np.isnan(r2[0]) else float(p_values(r2[:1], r2[1:])[0])
+        p = math.nan if np.isnan(r2[0]) else permutation_p(r2[0], r2[1:])
         rows.append(dict(by=by, r2=r2[0], shifted=np.quantile(r2[1:], .975), p=p, shifts=len(r2) - 1))
     by = {name: tables[name].means(names[name], i) for name in tables}
     about = about | dict(mean=float(stats.mean[i]), std=float(stats.std[i]))
@@ -367,7 +366,7 @@ def token_contrast(
     std = (table.square[0, 0, 0] / n.sum() - (total[0].sum() / n.sum()).square()).clamp(min=0).sqrt()
     if not n.all() or std < 1e-9: return TokenContrast(math.nan, math.nan, int(n[1]), int(n.sum()))
     found = ((total[:, 1] / n[1] - total[:, 0] / n[0]) / std).numpy()
-    return TokenContrast(float(found[0]), float(p_values(found[:1], found[1:])[0]), int(n[1]), int(n.sum()))
+    return TokenContrast(float(found[0]), permutation_p(found[0], found[1:]), int(n[1]), int(n.sum()))
 
 # %% ../../nbs/analysis/20_token_level.ipynb #084233fe
 def random_neurons(model: Any, address: NeuronAddress, count: int, seed: int) -> list[NeuronAddress]:

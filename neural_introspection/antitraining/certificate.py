@@ -6,7 +6,6 @@
 from __future__ import annotations
 import copy
 import html
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, Optional, Sequence
 import numpy as np
@@ -20,15 +19,10 @@ from .objective import LayerState, batch_norms, frozen_statistics
 from .randomisation import generator_of, randomised, randomised_scores, run_model
 from ..core import BadInput, progress
 from ..models import evaluating, read_logits
+from ..stats import mean_interval
 
 # %% auto #0
 __all__ = ['certify']
-
-# %% ../../nbs/antitraining/22_certificate.ipynb #59c93cda
-def _mean_interval(per_example: Float[np.ndarray, "example"]) -> tuple[float, float, float]:
-    "Mean, with a 95 % interval from the standard error over examples."
-    half = 1.96 * per_example.std(ddof=1) / math.sqrt(len(per_example)) if len(per_example) > 1 else math.nan
-    return float(per_example.mean()), float(per_example.mean() - half), float(per_example.mean() + half)
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #a5dfc168
 def behaviour(model: nn.Module, layer: LayerState, examples: Examples, kind: str = "normal", draws: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -36,7 +30,7 @@ def behaviour(model: nn.Module, layer: LayerState, examples: Examples, kind: str
     none = torch.zeros_like(layer.mask)
     sets = dict(untouched=none, core_randomised=layer.mask, spectators_randomised=~layer.mask, all_randomised=~none)
     right = randomised_scores(model, examples, layer.reference, torch.stack(list(sets.values())), kind, draws, seed).right.mean(0).numpy()
-    return pd.DataFrame([dict(what=name, **dict(zip(("accuracy", "low", "high"), _mean_interval(row)))) for name, row in zip(sets, right)])
+    return pd.DataFrame([dict(what=name, **dict(zip(("accuracy", "low", "high"), mean_interval(row)))) for name, row in zip(sets, right)])
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #076d9a53
 @torch.no_grad()
@@ -99,7 +93,7 @@ def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Example
         cases["contribution, with noise"] = tuple(x + unit * torch.randn(x.shape, generator=draw) for x in cases["contribution"])
         shuffled = y_train[torch.randperm(len(y_train), generator=draw)]
         for what, (x, z) in cases.items():
-            for kind in kinds: found.append(dict(who=who, what=what, decoder=kind, **dict(zip(("accuracy", "low", "high"), _mean_interval(decode(x, y_train, z, y_test, kind, seed)))), shuffled=decode(x, shuffled, z, y_test, kind, seed).mean()))
+            for kind in kinds: found.append(dict(who=who, what=what, decoder=kind, **dict(zip(("accuracy", "low", "high"), mean_interval(decode(x, y_train, z, y_test, kind, seed)))), shuffled=decode(x, shuffled, z, y_test, kind, seed).mean()))
     return pd.DataFrame(found).assign(majority=float((y_test == y_train.mode().values).double().mean()))
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #c0110381
@@ -125,7 +119,7 @@ def relearning(
         for step in progress(range(steps + 1), "relearn", unit="step"):
             if step % every == 0:
                 right = randomised_scores(copied, test, layer.reference, layer.mask[None], kind, 3, seed).right.mean((0, 1)).numpy()
-                rows.append(dict(start=start, step=step, **dict(zip(("accuracy", "low", "high"), _mean_interval(right)))))
+                rows.append(dict(start=start, step=step, **dict(zip(("accuracy", "low", "high"), mean_interval(right)))))
             batch = train[torch.as_tensor(np.random.default_rng([seed, 5, step]).integers(len(train), size=batch_size))]
             with frozen_statistics(batch_norms(copied)), randomised(copied, [(layer.reference, layer.mask)], kind, generator_of(batch.inputs.device, seed, 5, step), detach=True):
                 loss = scores(run_model(copied, batch.inputs), batch.targets)[0].mean()

@@ -21,6 +21,7 @@ from .randomisation import find_units
 from ..core import BadInput, check_options, option, progress, require
 from neural_introspection.models import (bos_id, evaluating, longest_text, model_device, named_weights, token_bytes,
     with_weights)
+from ..stats import interval, resamples
 
 # %% auto #0
 __all__ = []
@@ -155,15 +156,13 @@ def grouped_auc(
 ) -> tuple[float, float, float]:
     "(AUC, lower, upper end of its 95 % interval), by bootstrap over groups. `BadInput` if there is one group, or one class."
     if len(set(group)) < 2 or len(set(concept)) < 2: raise BadInput(f"{len(set(group))} groups with {len(set(concept))} classes have no AUC with an interval: give at least two of each.")
-    order, place = np.argsort(score, kind="stable"), np.unique(group, return_inverse=True)[1]
-    n, tie = place.max() + 1, np.unique(score[order], return_inverse=True)[1]
-    times = np.concatenate([np.ones((1, n)), np.random.default_rng(seed).multinomial(n, [1 / n] * n, draws)])
-    found = []
-    for weight in times[:, place[order]]:
+    order = np.argsort(score, kind="stable")
+    tie, again, found = np.unique(score[order], return_inverse=True)[1], resamples(group, draws, seed), []
+    for weight in again.counts[:, again.group[order]]:
         there, absent = (np.bincount(tie, weight * (concept[order] == c), tie.max() + 1) for c in (1, 0))
         pairs = there.sum() * absent.sum()
         found.append(float(there @ (absent.cumsum() - absent / 2) / pairs) if pairs else math.nan)
-    return found[0], *map(float, np.nanquantile(found[1:], [.025, .975]))
+    return found[0], *interval(np.array(found), again.n_groups)
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #e0e3b2a9
 def check_chosen(chosen: Sequence[int], width: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .examples import Examples
 from .randomisation import Reference, Units, randomised_scores
 from ..core import BadInput
-from ..stats import q_values
+from ..stats import adjust_fdr
 
 # %% auto #0
 __all__ = ['information_content', 'compare_information']
@@ -104,7 +104,7 @@ def compare_information(train: Information, held_out: Information) -> pd.DataFra
     from scipy.stats import norm
     error = np.hypot(train.error, held_out.error)
     z = np.divide(train.loss - held_out.loss, error, out=np.full_like(error, np.nan), where=error > 0)
-    return pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=train.loss - held_out.loss, z=z, q=q_values(2 * norm.sf(np.abs(z))))).rename_axis("unit")
+    return pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=train.loss - held_out.loss, z=z, q=adjust_fdr(2 * norm.sf(np.abs(z))))).rename_axis("unit")
 
 # %% ../../nbs/antitraining/14_information.ipynb #2c877824
 def shared_information(
@@ -136,4 +136,4 @@ def _tested(name: str, per_example: Float[np.ndarray, "pair example"]) -> dict[s
     from scipy.stats import norm
     error = per_example.std(1) / math.sqrt(per_example.shape[1])
     z = np.divide(per_example.mean(1), error, out=np.full(len(error), np.nan), where=error > 0)
-    return {name: per_example.mean(1), f"{name}_error": error, f"{name}_q": q_values(2 * norm.sf(np.abs(z)))}
+    return {name: per_example.mean(1), f"{name}_error": error, f"{name}_q": adjust_fdr(2 * norm.sf(np.abs(z)))}

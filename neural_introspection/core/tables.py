@@ -68,7 +68,12 @@ def load_optimizer_tensors(optimizer: Any, named: dict[str, Any], tensors: dict[
     "Put back what `optimizer_tensors` returned, on each parameter's device."
     for key, value in tensors.items():
         name, state = key.rsplit(":", 1)
-        optimizer.state[named[name]][state] = value.clone() if state == "step" and not optimizer.defaults.get("fused") else value.to(named[name].device).clone()
+        parameter, fused = named[name], optimizer.defaults.get("fused")
+        if value.shape == parameter.shape and value.ndim:   # in the parameter's order in memory, which fused steps go by
+            empty = value.new_empty(0).to(parameter.device)
+            found = empty.new_empty_strided(parameter.shape, parameter.stride()).copy_(value)
+        else: found = value.to(parameter.device).clone() if fused or state != "step" else value.clone()
+        optimizer.state[parameter][state] = found
 
 # %% ../../nbs/core/60_tables.ipynb #4b75ed83
 def weight_hash(named: Iterable[tuple[str, Any]]) -> str:

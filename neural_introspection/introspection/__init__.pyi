@@ -26,6 +26,9 @@ from .trainer import (
 from .report import (
     IntrospectionCard as IntrospectionCard,
 )
+from .evaluation import (
+    CardOptions as CardOptions,
+)
 from .card import (
     make_card as make_card,
 )

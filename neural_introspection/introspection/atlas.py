@@ -24,7 +24,7 @@ from .leakage import leakage_label
 from .predictor import fold_of
 from .sums import PART, AtlasPlan, Part, fold_sums, part_sums, plan_parts, read_sites
 from ..models import check_layer, describe, layer_width, model_device, spread
-from ..stats import p_values, q_values
+from ..stats import permutation_p, adjust_fdr
 
 # %% auto #0
 __all__ = []
@@ -175,9 +175,9 @@ def _as_data(plan: AtlasPlan, penalties: Sequence[float], r2: np.ndarray, select
              choice: np.ndarray, null: np.ndarray, tokens: int) -> Any:
     "The labelled data set; a constant neuron has NaN everywhere but in `count`."
     import xarray
-    grid, p, dead = np.array(penalties, "f4"), p_values(r2, null), np.isnan(r2)
+    grid, p, dead = np.array(penalties, "f4"), permutation_p(r2, null), np.isnan(r2)
     both = ("layer", "neuron")
-    values = dict(r2=r2, selectivity=selectivity, penalty=np.where(dead, np.nan, grid[best]), p=p, q=q_values(p))
+    values = dict(r2=r2, selectivity=selectivity, penalty=np.where(dead, np.nan, grid[best]), p=p, q=adjust_fdr(p))
     data = {k: (both, v.astype("f4")) for k, v in values.items()}
     data |= dict(count=(both, np.full(r2.shape, tokens)), null=(("permutation", "sampled"), null.astype("f4")),
                  fold_penalty=(("fold", *both), np.where(dead, np.nan, grid[choice.transpose(1, 0, 2)]).astype("f4")))

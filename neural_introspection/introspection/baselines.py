@@ -16,9 +16,9 @@ from ..activations import Contexts, TokenSelection, activation_batches, edit
 from ..core import BadInput, site_name
 from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, Bins, Head
-from .trainer import PredictorTrainer, fit_head
+from .trainer import PredictorTrainer, fit_heads
 from ..models import as_bridge, longest_text, model_device, model_name
-from ..stats import Difference, as_columns, interval
+from ..stats import Difference, interval
 
 # %% auto #0
 __all__ = []
@@ -38,7 +38,7 @@ def token_means(
     shrink: float = 1.0,                              # how many rows the overall mean counts for
 ) -> Float[np.ndarray, "other target"]:
     "Each token's mean in training, shrunk to the overall mean (which an unseen token gets)."
-    values = as_columns(train_values)
+    values = np.asarray(train_values, float).reshape(len(train_values), -1)
     known, row = np.unique(train_tokens, return_inverse=True)
     sums, count = np.zeros((len(known) + 1, values.shape[1])), np.append(np.bincount(row), 0)[:, None]
     np.add.at(sums, row, values)
@@ -79,7 +79,13 @@ def predict_rows(predictor: ActivationPredictor, dataset: ActivationDataset, fea
 def control_rows(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"],
                  split: str = "test") -> Rows:
     "What a control head predicts for the rows of a split."
-    return _apply(fit_head(trainer, dataset, features), features[split_rows(dataset, split)])
+    return _apply(fit_heads(trainer, [dataset], features)[0], features[split_rows(dataset, split)])
+
+def stacked_control_rows(trainer: PredictorTrainer, datasets: Sequence[ActivationDataset],
+                         features: Float[Tensor, "row d"]) -> dict[str, Rows]:
+    "What control heads on the same features with other values predict for the test rows, by their place in the list."
+    heads, rows = fit_heads(trainer, datasets, features), features[split_rows(datasets[0], "test")]
+    return {str(i): _apply(head, rows) for i, head in enumerate(heads)}
 
 # %% ../../nbs/introspection/53_baselines.ipynb #3a942431
 def shuffle_targets(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:
@@ -179,8 +185,8 @@ def seen_tokens(dataset: ActivationDataset, split: str = "test") -> Bool[np.ndar
     "Whether the token of each row occurs in training."
     return np.isin(own_token(dataset, dataset.part(split)), own_token(dataset, dataset.part("train")))
 
-def selectivity(score: Float[np.ndarray, "draw"], tasks: Sequence[Float[np.ndarray, "draw"]],
-                floor: float = 0) -> Difference:
+def selectivity(score: Float[np.ndarray, "resample"], tasks: Sequence[Float[np.ndarray, "resample"]],
+                n_groups: int, floor: float = 0) -> Difference:
     "The score minus the mean of the control tasks', none of which counts for less than `floor`."
     gap = score - np.mean([np.maximum(t, floor) for t in tasks], 0)
-    return Difference(float(gap[0]), *interval(gap))
+    return Difference(float(gap[0]), *interval(gap, n_groups))

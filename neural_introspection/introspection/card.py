@@ -5,18 +5,18 @@
 # %% ../../nbs/introspection/60_card.ipynb #cf36cca1
 from __future__ import annotations
 import shutil
-from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 from ..core import plain
-from .baselines import Rows, predict_rows
+from .baselines import Rows, predict_rows, split_rows
 from neural_introspection.introspection.checks import (beat_checks, change_checks, frozen_check, own_output_check,
     score_checks, split_checks, verdict_of)
 from .dataset import ActivationDataset
-from .evaluation import (Case, baseline_predictions, compare_predictions,
-    control_predictions, measure_change, measure_selectivity)
+from .evaluation import (CardOptions, Case, baseline_predictions,
+    compare_predictions, control_predictions, measure_change, measure_selectivity)
+from .predictor import head_directions
 from .report import IntrospectionCard
 from .trainer import PredictorTrainer, TrainResult
 from ..models import model_name
@@ -25,24 +25,11 @@ from ..stats import confusion, score_predictions
 # %% auto #0
 __all__ = ['make_card']
 
-# %% ../../nbs/introspection/60_card.ipynb #e9618901
-def make_card(
-    trainer: PredictorTrainer,                  # as it was used: its predictor is the trained one
-    training: TrainResult,
-    dataset: ActivationDataset,
-    features: Float[Tensor, "row d_model"],     # what `fit` was given: those of the base model
-    other_model: Any = None,                    # a loaded model of another kind, for the privileged-access control
-    chosen: str = "",                           # how the target was chosen, in words
-    seed: int = 0,
-    folder: Optional[str | Path] = None,        # where finished controls are kept, to resume a killed run
-    directions: Optional[pd.DataFrame] = None,  # the head against the neuron's own weights
-    draws: int = 1000,                          # bootstrap resamples
-) -> IntrospectionCard:
-    "Score the head on the test rows, run every control that applies, and decide."
-    folder, p = folder and Path(folder), trainer.predictor
-    tuned = p.features(dataset.tokens, folder and folder/"tuned") if p.weights else features
-    case = Case(trainer, training, dataset, features, tuned, other_model, seed, draws, folder)
-    head, made = predict_rows(p, dataset, tuned, "test"), control_predictions(case)
+# %% ../../nbs/introspection/60_card.ipynb #0fc1430a
+def judge(case: Case, chosen: str = "") -> IntrospectionCard:
+    "The card of a case."
+    p, dataset, folder = case.predictor, case.dataset, case.folder
+    head, made = predict_rows(p, dataset, case.features, "test"), control_predictions(case)
     score, predictions = case.score(head), baseline_predictions(case, made)
     compared = compare_predictions(case, head, predictions)
     beside = {n: compared.pop(n) for n in ("own output removed", "fixed targets") if n in compared}
@@ -51,16 +38,31 @@ def make_card(
               *frozen_check(case, compared, predictions), *score_checks(case, score, selective), *beat_checks(compared))
     for pieces in ("twin", "tuned", "fixed", "tuned-twin"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
     table = confusion(case.actual, head, case.bins.n) if case.bins else None
+    directions = head_directions(p, case.features[split_rows(dataset, "train")])
     return IntrospectionCard(verdict_of(checks), score, compared, beside, checks, selective, change, case.leakage,
                              _neuron_frame(case, head, change), _about(case, chosen), table,
-                             None if directions is None or directions.empty else directions)
+                             None if directions.empty else directions)
+
+# %% ../../nbs/introspection/60_card.ipynb #e9618901
+def make_card(
+    trainer: PredictorTrainer,                  # as it was used: its predictor is the trained one
+    training: TrainResult,
+    dataset: ActivationDataset,
+    features: Float[Tensor, "row d_model"],     # what `fit` was given: those of the base model
+    chosen: str = "",                           # how the target was chosen, in words
+    options: CardOptions = CardOptions(),
+) -> IntrospectionCard:
+    "Score the head on the test rows, run every control that applies, and decide."
+    return judge(Case(trainer, training, dataset, features, options), chosen)
 
 # %% ../../nbs/introspection/60_card.ipynb #0722dccf
 def _neuron_frame(case: Case, head: Rows, change: Optional[dict]) -> pd.DataFrame:
     "The score of each target on its own, and how much of its spread is left."
     names = [str(a) for a in case.predictor.target.addresses] or [str(case.predictor.target)]
     if case.bins: scores = [case.score(head)]
-    else: scores = [score_predictions(a, p, case.groups, case.draws, case.seed) for a, p in zip(case.actual.T, head.T)]
+    else:
+        drawn = case.groups, case.options.n_resamples, case.seed
+        scores = [score_predictions(a, p, *drawn) for a, p in zip(case.actual.T, head.T)]
     left = change["std_ratios"] if change else [1.0]*len(names)
     return pd.DataFrame([dict(neuron=n) | vars(s) | dict(std_ratio=r) for n, s, r in zip(names, scores, left)])
 
@@ -68,9 +70,9 @@ def _neuron_frame(case: Case, head: Rows, change: Optional[dict]) -> pd.DataFram
 def _about(case: Case, chosen: str) -> dict:
     "Everything else that a reader may ask for."
     p, d = case.predictor, case.dataset
-    other = None if case.other_model is None else model_name(case.other_model)
+    other = case.options.other_model and model_name(case.options.other_model)
     return plain(dict(vars(d.counts), target=str(p.target), feature_site=p.feature_site, model=d.about["model"],
                       head="mlp" if p.head.hidden else "linear", bins=p.head.bins and p.head.bins.borders, other_model=other,
                       chosen=chosen or "not said", rows=len(d), unfreeze=case.trainer.unfreeze.strategy,
                       moving_target=case.training.moving, loss_gap=getattr(case.training, "loss_gap", None),
-                      seed=case.seed, draws=case.draws))
+                      seed=case.seed, n_resamples=case.options.n_resamples))

@@ -212,21 +212,34 @@ class ActivationDatasetGenerator:
         folder: Optional[str | Path] = None,      # where finished pieces are kept, to resume a killed run
     ) -> ActivationDataset:
         "One row for each text (token, at position `all`); `BadAddress` before any work if there is no such neuron."
-        selection = TokenSelection(self.token_pos, self.sink_ratio)
+        return self.with_features(texts, None, groups, split, folder)[0]
+
+    def with_features(
+        self,
+        texts: Union[Sequence[str], SelectedTokens],
+        feature_site: Optional[str],              # read in the same pass, all neurons; None: nothing is
+        groups: Optional[Sequence[int]] = None,
+        split: Optional[Sequence[str]] = None,
+        folder: Optional[str | Path] = None,
+    ) -> tuple[ActivationDataset, Optional[Float[Tensor, "row d"]]]:
+        "As `generate`, with the activations of another site for each row, float32 on the CPU."
+        selection, site = TokenSelection(self.token_pos, self.sink_ratio), self.target.site
         check_target(self.model, self.target)
-        acts = collect_activations(self.model, texts, {self.target.site: self.target}, selection,
-                                   self.batch_size, folder, "data set")
+        sites = {site: self.target, feature_site: None} if feature_site else {site: self.target}
+        acts = collect_activations(self.model, texts, sites, selection, self.batch_size, folder, "data set")
+        of_target = acts.values[site]
+        if sites[site] is None: of_target = self.target.values(of_target)   # it is the feature site
         known = isinstance(texts, SelectedTokens)
         index, ids = acts.text.numpy(), texts.ids if known else encode(self.model, texts)
         texts = texts.texts if known else texts
         pick = lambda values, default: [default(i) if values is None else values[i] for i in index]
-        values = acts.values[self.target.site].numpy().astype(np.float64)
+        values = of_target.numpy().astype(np.float64)
         frame = pd.DataFrame(dict(index=index, text=pick(texts, None), tokens=[ids[i] for i in index],
                                   position=acts.position.numpy(), **dict(zip(self.target.columns, values.T)),
                                   group=pick(groups, int), split=pick(split, lambda i: "train")))
         info = describe(self.model)
-        return ActivationDataset(frame, dict(format=2, model=vars(info), target=str(self.target), dtype=info.dtype,
-                                             rows=len(frame), **vars(acts.counts)))
+        about = dict(format=2, model=vars(info), target=str(self.target), dtype=info.dtype, rows=len(frame))
+        return ActivationDataset(frame, about | vars(acts.counts)), acts.values[feature_site] if feature_site else None
 
 # %% ../../nbs/introspection/20_dataset.ipynb #d0cd9797
 def check_target(model: Any, target: Target) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -14,9 +15,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from ..core import BadData, progress, read_tensors, write_tensors
-from neural_introspection.introspection.baselines import (Rows, control_rows, control_task, input_features,
-    other_features, predict_rows, random_twin, seen_tokens, selectivity, shuffle_targets, simple_guess, twin_features,
-    without_own_output)
+from .baselines import (Rows, control_rows, control_task, input_features,
+    other_features, predict_rows, random_twin, seen_tokens, selectivity, shuffle_targets, simple_guess,
+    stacked_control_rows, twin_features, without_own_output)
 from .dataset import ActivationDataset
 from .drift import changed_site, dead_share, language_drift
 from .leakage import leakage_label
@@ -27,10 +28,19 @@ from ..stats import (METRICS, ClassScore, Difference, Score, difference, interva
     score_bins, score_predictions)
 
 # %% auto #0
-__all__ = []
+__all__ = ['CardOptions']
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #027914b1
 SHUFFLES, TASKS = 5, 3     # heads trained on shuffled targets, and on control tasks
+
+# %% ../../nbs/introspection/56_evaluation.ipynb #52a35961
+@dataclass(frozen=True)
+class CardOptions:
+    "What a card is made with, besides the trained head and its data."
+    other_model: Any = None          # a loaded model of another kind, for the privileged-access control
+    seed: int = 0
+    n_resamples: int = 1000          # of the bootstrap
+    folder: Optional[Path] = None    # where finished controls are kept, to resume a killed run
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #8bec6dc9
 @dataclass(frozen=True)
@@ -40,11 +50,18 @@ class Case:
     training: TrainResult
     dataset: ActivationDataset
     base_features: Float[Tensor, "row d_model"]   # of the base model
-    features: Float[Tensor, "row d_model"]        # what the head reads: those of the tuned model, if it was tuned
-    other_model: Any = None
-    seed: int = 0
-    draws: int = 1000
-    folder: Optional[Path] = None
+    options: CardOptions = CardOptions()
+
+    @functools.cached_property
+    def features(self) -> Float[Tensor, "row d_model"]:
+        "What the head reads: the features of the tuned model, if it was tuned, read once."
+        p = self.predictor
+        return p.features(self.dataset.tokens, self.folder and self.folder/"tuned") if p.weights else self.base_features
+
+    @property
+    def seed(self) -> int: return self.options.seed
+    @property
+    def folder(self) -> Optional[Path]: return self.options.folder and Path(self.options.folder)
 
     @property
     def predictor(self) -> ActivationPredictor: return self.trainer.predictor
@@ -56,6 +73,8 @@ class Case:
     def leakage(self) -> str: return leakage_label(self.predictor.feature_site, self.predictor.target.site)
     @property
     def groups(self) -> Shaped[np.ndarray, "row"]: return self.dataset.part("test").group.to_numpy()
+    @property
+    def n_groups(self) -> int: return len(np.unique(self.groups))
 
     def outcome(self, values: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "row target"]:
         "The values, or their bins."
@@ -65,14 +84,15 @@ class Case:
     def actual(self) -> Float[np.ndarray, "row target"]: return self.outcome(self.dataset.values("test"))
 
     def score(self, predicted: Float[np.ndarray, "row target"]) -> Score | ClassScore:
-        return (score_bins if self.bins else score_predictions)(self.actual, predicted, self.groups, self.draws, self.seed)
+        score = score_bins if self.bins else score_predictions
+        return score(self.actual, predicted, self.groups, self.options.n_resamples, self.seed)
 
     def minus(self, a: Float[np.ndarray, "row target"], b: Float[np.ndarray, "row target"]) -> Difference:
-        return difference(self.actual, a, b, self.groups, self.metric, self.draws, self.seed)
+        return difference(self.actual, a, b, self.groups, self.metric, self.options.n_resamples, self.seed)
 
     def sample(self, predicted: Float[np.ndarray, "row target"], actual: Any = None, keep: Any = None) -> Float[np.ndarray, "draw"]:
         "The metric in each resample."
-        again = resamples(self.groups, self.draws, self.seed)
+        again = resamples(self.groups, self.options.n_resamples, self.seed)
         return METRICS[self.metric](self.actual if actual is None else actual, predicted, again, keep)
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #375f637d
@@ -91,25 +111,28 @@ def _twin_run(case: Case) -> Rows:
     return _tuned_again(case, twin, x, "tuned-twin") if p.weights else control_rows(case.trainer, case.dataset, x)
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #ac2c2ea2
-def _makers(case: Case) -> dict[str, Callable[[], Rows]]:
-    "Every control that this case needs, by name: a function that gives its predictions for the test rows."
+def _makers(case: Case) -> dict[str, Callable[[], Rows | dict[str, Rows]]]:
+    """Every control that this case needs, by name: a function that gives its predictions for the test rows, or those
+    of several heads of its kind."""
     t, d, x, p = case.trainer, case.dataset, case.features, case.predictor
-    head = lambda features, dataset=d: control_rows(t, dataset, features)
+    head = lambda features: control_rows(t, d, features)
+    several = lambda make, n: stacked_control_rows(t, [make(d, case.seed + i) for i in range(n)], x)
     makers = {"most frequent bin" if case.bins else "mean": lambda: simple_guess(d, case.bins),
               "last token": lambda: simple_guess(d, case.bins, by_token=True),
               "input only": lambda: head(input_features(p.model, d)),
-              **{f"shuffled {i}": lambda i=i: head(x, shuffle_targets(d, case.seed + i)) for i in range(SHUFFLES)},
+              "shuffled": lambda: several(shuffle_targets, SHUFFLES),
               "random twin": lambda: _twin_run(case)}
-    if case.other_model is not None: makers["other model"] = lambda: head(other_features(p, d, case.other_model))
+    other = case.options.other_model
+    if other is not None: makers["other model"] = lambda: head(other_features(p, d, other))
     if p.weights: makers["frozen head"] = lambda: head(case.base_features)
     if case.training.moving: makers["fixed targets"] = lambda: _tuned_again(case, p.model, case.base_features, "fixed")
     if case.leakage == "downstream" and p.target.neurons: makers["own output removed"] = lambda: head(without_own_output(p, d))
-    return makers | {f"control task {i}": lambda i=i: head(x, control_task(d, case.seed + i)) for i in range(TASKS)}
+    return makers | {"control task": lambda: several(control_task, TASKS)}
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #b94d798a
 def _identity(case: Case) -> dict:
     "What the controls depend on."
-    p, other = case.predictor, None if case.other_model is None else model_hash(case.other_model)
+    p, other = case.predictor, case.options.other_model and model_hash(case.options.other_model)
     tensors = dict(x=case.features, base=case.base_features, y=torch.tensor(case.dataset.values())) | p.head.state_dict() | p.weights
     return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed)
 
@@ -128,9 +151,11 @@ def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np
 # %% ../../nbs/introspection/56_evaluation.ipynb #0e24d3e1
 def control_predictions(case: Case) -> dict[str, Rows]:
     "What every control predicts for the test rows."
-    makers, identity = _makers(case), _identity(case) if case.folder else {}
-    return {name: _kept(case, name, identity, lambda: dict(predicted=make()))["predicted"]
-            for name, make in progress(makers.items(), "controls", len(makers), "control")}
+    makers, identity, found = _makers(case), _identity(case) if case.folder else {}, {}
+    for name, make in progress(makers.items(), "controls", len(makers), "control"):
+        kept = _kept(case, name, identity, lambda: made if isinstance(made := make(), dict) else {"alone": made})
+        found |= {name if i == "alone" else f"{name} {i}": rows for i, rows in kept.items()}
+    return found
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #498dd11e
 @dataclass(frozen=True)
@@ -162,7 +187,7 @@ def measure_selectivity(case: Case, head: Rows,
     truth = [case.outcome(control_task(case.dataset, case.seed + i).values("test")) for i in range(TASKS)]
     tasks = [case.sample(predictions[f"control task {i}"], truth[i], keep) for i in range(TASKS)]
     floor = case.sample(predictions["most frequent bin"])[0] if case.bins else 0.
-    return selectivity(case.sample(head), [np.nan_to_num(t, nan=floor) for t in tasks], floor)
+    return selectivity(case.sample(head), [np.nan_to_num(t, nan=floor) for t in tasks], case.n_groups, floor)
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #e6809c67
 def measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
@@ -174,7 +199,8 @@ def measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
     make = lambda: changed_site(p, tokens) | {k: np.array([v]) for k, v in drift().items()}
     found = _kept(case, "self modification", _identity(case) if case.folder else {}, make)
     original, current = case.sample(head), case.sample(head, case.outcome(found["current"]))
-    gap, ratio = Difference(float((current - original)[0]), *interval(current - original)), _std_ratios(case, found["current"])
+    moved, ratio = current - original, _std_ratios(case, found["current"])
+    gap = Difference(float(moved[0]), *interval(moved, case.n_groups))
     return dict(original=float(original[0]), current=float(current[0]), gap=gap.value, gap_low=gap.low, gap_high=gap.high,
                 std_ratio=float(ratio.min()), std_ratios=ratio.tolist(), dead_share=dead_share(found["before"], found["after"]),
                 moving_target=float(case.training.moving),

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Optional
 import numpy as np
 import pandas as pd
-import torch
 from ..activations import NeuronStats, SelectedTokens
 from ..core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
     shown_path, site_name, write_frame)
 from ..data import Corpus
 from .baselines import predict_rows
-from .card import make_card
+from .card import judge
 from .config import IntrospectionConfig
 from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
     collect_activations, text_hash)
-from .predictor import ActivationPredictor, Head, head_directions, make_bins
+from .evaluation import CardOptions, Case
+from .predictor import ActivationPredictor, Head, make_bins
 from .preparation import Prepared, log, parse_neurons, prepare, unfreezing_of
 from .result import IntrospectionResult, write_figure, write_result
 from .scanner import NeuronScanner, ScanResult, neuron_scores
@@ -85,29 +85,31 @@ def check_stored(folder: Path, model: Any) -> None:
     _stored(lambda path: ActivationDataset.load(path, model), folder/"datasets"/"dataset.parquet")
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #4a616590
-def _dataset(p: Prepared, run: RunFolder, target: Target) -> ActivationDataset:
-    path = run.file("datasets", "dataset.parquet")
+def _dataset(p: Prepared, run: RunFolder, target: Target) -> tuple[ActivationDataset, Any]:
+    "The data set, and the base model's features for its rows; `BadData` if the target does not vary."
+    path, pieces, c = run.file("datasets", "dataset.parquet"), run.file("datasets", "pieces"), p.config
+    predictor = ActivationPredictor(p.model, target, c.feature_layer, c.token_pos, c.batch_size)
     dataset = _stored(lambda f: ActivationDataset.load(f, p.model), path)
+    generator = ActivationDatasetGenerator(p.model, target, c.token_pos, c.batch_size)
+    made, features = generator.with_features(p.tokens, predictor.feature_site, p.groups, p.split, pieces)
     if dataset is None:
-        generator = ActivationDatasetGenerator(p.model, target, p.config.token_pos, p.config.batch_size)
-        dataset = generator.generate(p.tokens, p.groups, p.split, run.file("datasets", "pieces"))
+        dataset = made
         dataset.save(path)
     for split in ("train", "test"):
         if not all(varies(values) for values in dataset.values(split).T):
             raise BadData(f"{target} has the same value on every {split} text at token position "
                           f"{p.config.token_pos}: choose another neuron or position.")
-    return dataset
+    return dataset, features
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #0926304c
-def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[PredictorTrainer, TrainResult, Any]:
-    "Train; returns the trainer, its result and the base model's features."
+def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset, features: Any) -> tuple[PredictorTrainer, TrainResult]:
+    "Train; returns the trainer and its result."
     c = p.config
     bins = None if c.regression else make_bins(dataset.values("train")[:, 0], c.num_bins, c.bins)
     if bins and bins.n < c.num_bins: log.info("%d bins instead of %d: the others would have equal borders", bins.n, c.num_bins)
     head = Head(p.model.cfg.d_model, len(dataset.target), c.hidden if c.head == "mlp" else 0, bins)
     kind = ActivationPredictor(p.model, dataset.target, c.feature_layer, c.token_pos, c.batch_size, head)
     predictor = kind.untrained(c.seed)  # first weights that depend on the seed alone
-    features = predictor.features(dataset.tokens, run.file("datasets", "features"))
     trainer = PredictorTrainer(predictor, c.epochs, c.batch_size, c.learning_rate, early_stopping=c.early_stopping,
                                seed=c.seed, folder=run.path/"models", unfreeze=unfreezing_of(c),
                                moving_target=c.target_values == "recomputed", track_gradients=c.track_gradients,
@@ -115,7 +117,7 @@ def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Pre
                                activation_interval=c.activation_interval)
     result = trainer.fit(dataset, features)
     predictor.save(run.file("models", "predictor.safetensors"))
-    return trainer, result, features
+    return trainer, result
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #68edb348
 def _corpus_words(corpus: Corpus) -> str:
@@ -127,14 +129,12 @@ def _corpus_words(corpus: Corpus) -> str:
 def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: str, trainer: PredictorTrainer,
               training: TrainResult, features: Any) -> IntrospectionResult:
     "The card on the test texts, and the predictions of all."
-    predictor, seed = trainer.predictor, p.config.seed
-    tuned = predictor.features(dataset.tokens) if predictor.weights else features
-    trained = torch.as_tensor(dataset.frame.split.to_numpy() == "train")
-    directions = head_directions(predictor, tuned[trained])
-    card = make_card(trainer, training, dataset, features, p.other, chosen, seed, run.file("datasets", "controls"), directions)
+    predictor, options = trainer.predictor, CardOptions(p.other, p.config.seed, folder=run.file("datasets", "controls"))
+    case = Case(trainer, training, dataset, features, options)
+    card = judge(case, chosen)
     about = dict(config=dataclasses.asdict(p.config), model=vars(describe(p.model)),
                  corpus=_corpus_words(p.corpus), chosen=chosen, feature_site=predictor.feature_site)
-    return IntrospectionResult(dataset.target, card, _predictions(predictor, dataset, tuned), training, plain(about), run.path)
+    return IntrospectionResult(dataset.target, card, _predictions(predictor, dataset, case.features), training, plain(about), run.path)
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #7f0b17dd
 def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, features: Any) -> pd.DataFrame:
@@ -168,8 +168,8 @@ def run_introspection(
         run.update(model=describe(p.model), seed=config.seed, device=str(describe(p.model).device))
         with run.stage("scan"): target, chosen = _choose(p, run)
         log.info("target %s: %s", target, chosen)
-        with run.stage("dataset"): dataset = _dataset(p, run, target)
-        with run.stage("train"): trainer, training, features = _train(p, run, dataset)
+        with run.stage("dataset"): dataset, features = _dataset(p, run, target)
+        with run.stage("train"): trainer, training = _train(p, run, dataset, features)
         with run.stage("card"): result = _evaluate(p, run, dataset, chosen, trainer, training, features)
         with run.stage("report"): write_result(run, result)
         for name in ("pieces", "features", "controls"): shutil.rmtree(run.file("datasets", name), ignore_errors=True)

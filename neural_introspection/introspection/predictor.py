@@ -16,6 +16,7 @@ from ..core import BadData, BadInput, BadTexts, Target, read_tensors, site_name,
 from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
 from ..models import check_layer, describe, encode, model_device, with_weights
+from ..stats import permutation_p
 
 # %% auto #0
 __all__ = ['ActivationPredictor']
@@ -302,8 +303,7 @@ def _against_null(cosines: Float[np.ndarray, "neuron"], neuron: int) -> dict[str
     own, null = cosines[neuron], np.delete(cosines, neuron)
     null = null[np.isfinite(null)]
     if not np.isfinite(own) or not len(null): return dict(cosine=own, null_neurons=len(null))
-    as_far = np.sum(abs(null - null.mean()) >= abs(own - null.mean()))
-    p = (1 + as_far)/(1 + len(null))
+    p = permutation_p(abs(own - null.mean()), abs(null - null.mean()))
     return dict(cosine=own, p=p, null_mean=null.mean(), null_std=null.std(), null_neurons=len(null))
 
 # %% ../../nbs/introspection/30_predictor.ipynb #fe21d95d

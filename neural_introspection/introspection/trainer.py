@@ -9,7 +9,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
@@ -249,7 +249,7 @@ def _batches(state: _TrainingState) -> Iterator[Int[Tensor, "unit"]]:
 # %% ../../nbs/introspection/50_trainer.ipynb #ff5eada5
 def _optimizer_and_batches(state: _TrainingState) -> tuple[torch.optim.Optimizer, torch.utils.data.DataLoader]:
     t, units = state.trainer, torch.as_tensor(state.source.units["train"])
-    return (torch.optim.AdamW(state.parameters.values(), t.learning_rate, weight_decay=t.weight_decay, fused=True),
+    return (_adamw(t, state.parameters.values(), fused=not state.found.parameters),
             torch.utils.data.DataLoader(units, t.batch_size, sampler=state.order))
 
 def _prepared(accelerator: Any, source: nn.Module, *rest: Any) -> tuple:
@@ -257,6 +257,10 @@ def _prepared(accelerator: Any, source: nn.Module, *rest: Any) -> tuple:
     return accelerator.prepare(source, *rest) if accelerator.num_processes > 1 else (source, *rest)
 
 PROBE = 128  # texts on which activations are followed
+
+def _adamw(trainer: PredictorTrainer, parameters: Iterable[Tensor], fused: bool = True) -> torch.optim.Optimizer:
+    "Fused, a step of a head takes half the time; a model's weights may lie in memory as fused steps do not expect."
+    return torch.optim.AdamW(parameters, trainer.learning_rate, weight_decay=trainer.weight_decay, fused=fused)
 
 # %% ../../nbs/introspection/50_trainer.ipynb #597c8206
 def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationDrift:
@@ -347,16 +351,44 @@ def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
     return float(state.head.loss(state.head.score(z[keep]), y[keep]))
 
 # %% ../../nbs/introspection/50_trainer.ipynb #b5c26195
-def fit_head(trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d"]) -> Head:
-    "A fresh head of the trainer's kind, trained with its settings on any features (the model stays out of it)."
+def fit_heads(trainer: PredictorTrainer, datasets: Sequence[ActivationDataset],
+              features: Float[Tensor, "row d"]) -> list[Head]:
+    """Fresh heads of the trainer's kind on any features (the model stays out of it), one for each data set: the same
+    rows with other values. They are trained side by side, each as it would be alone."""
+    states = [_fresh_head(trainer, dataset, features) for dataset in datasets]
+    first, stack = states[0], {name: torch.stack([s.parameters[name].detach() for s in states]).requires_grad_()
+                               for name in states[0].parameters}
+    optimizer, y = _adamw(trainer, stack.values()), torch.stack([s.source.y for s in states])
+    for epoch in range(1, trainer.epochs + 1):
+        if all(s.exhausted for s in states): break
+        first.order.epoch = epoch
+        for units in _batches(first):
+            rows = units.to(y.device)
+            scores = _stacked_scores(first.head, stack, first.source.z[rows])
+            loss = first.head.loss(scores.flatten(0, 1), y[:, rows].flatten(0, 1)) * len(states)   # the sum over heads
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        for k, state in enumerate(states):
+            if state.exhausted: continue   # its best is known: what the stack does with it does not matter
+            _put(state, {name: w[k].detach() for name, w in stack.items()})
+            _record(state, epoch)
+    for state in states: _put(state, state.best)
+    return [s.head for s in states]
+
+def _stacked_scores(head: Head, stack: dict[str, Tensor],
+                    z: Float[Tensor, "row d"]) -> Float[Tensor, "head row output"]:
+    "What heads of this kind say of the same standardised features, with these weights."
+    layer = lambda name, x: x @ stack[f"head.{name}.weight"].mT + stack[f"head.{name}.bias"][:, None]
+    linear = layer("linear", z)
+    return linear + layer("mlp.2", nn.functional.gelu(layer("mlp.0", z))) if head.hidden else linear
+
+def _fresh_head(trainer: PredictorTrainer, dataset: ActivationDataset,
+                features: Float[Tensor, "row d"]) -> _TrainingState:
+    "An untrained head of the trainer's kind, with what its training needs."
     p, own = trainer.predictor, trainer.predictor.head
     with _seeded(trainer.seed):
         head = Head(features.shape[1], own.targets, own.hidden, own.bins)
         alone = dataclasses.replace(trainer, predictor=dataclasses.replace(p, head=head, weights={}), folder=None,
                                     unfreeze=Unfreezing(), track_gradients=False, track_activations=False)
-        state = _TrainingState(alone, dataset, features, Trainable({}, dict))
-        for epoch in range(1, trainer.epochs + 1):
-            if state.exhausted: break
-            state.run_epoch(epoch)
-    _put(state, state.best)
-    return head
+        return _TrainingState(alone, dataset, features, Trainable({}, dict))

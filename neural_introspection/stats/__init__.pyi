@@ -1,15 +1,11 @@
-from .significance import (
-    p_values as p_values,
-    q_values as q_values,
-)
-from .seeds import (
-    interval_table as interval_table,
-    mean_interval as mean_interval,
-    over_seeds as over_seeds,
-    sweep as sweep,
+from .permutation import (
+    adjust_fdr as adjust_fdr,
+    permutation_p as permutation_p,
+    text_groups as text_groups,
 )
 from .bootstrap import (
     interval as interval,
+    mean_interval as mean_interval,
     resamples as resamples,
 )
 from .scores import (
@@ -17,11 +13,16 @@ from .scores import (
     Difference as Difference,
     METRICS as METRICS,
     Score as Score,
-    as_columns as as_columns,
     bin_table as bin_table,
     confusion as confusion,
     difference as difference,
+    paired_difference as paired_difference,
     score_bins as score_bins,
     score_predictions as score_predictions,
     varies as varies,
+)
+from .seeds import (
+    interval_table as interval_table,
+    over_seeds as over_seeds,
+    sweep as sweep,
 )

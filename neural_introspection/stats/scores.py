@@ -9,18 +9,20 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
-from ..core import BadData
-from .bootstrap import Resamples, interval, resamples
+from ..core import BadData, BadInput
+from .bootstrap import Resamples, interval, mean_interval, resamples
+from .permutation import permutation_p, sign_flips
 
 # %% auto #0
-__all__ = ['METRICS', 'varies', 'as_columns', 'Score', 'score_predictions', 'Difference', 'difference', 'ClassScore',
-           'score_bins', 'confusion', 'bin_table']
+__all__ = ['METRICS', 'LEAST_PAIRS', 'varies', 'Score', 'score_predictions', 'Difference', 'difference', 'paired_difference',
+           'ClassScore', 'score_bins', 'confusion', 'bin_table']
 
 # %% ../../nbs/stats/40_scores.ipynb #5a8a54a3
 def varies(values: Float[np.ndarray, "row"]) -> bool:
     "Whether values differ by more than float32 rounding."
     return bool(np.ptp(values) > 1e-6 * max(1.0, float(np.abs(values).max())))
 
+# %% ../../nbs/stats/40_scores.ipynb #ff75dcfc
 def as_columns(values: Any) -> Float[np.ndarray, "row target"]:
     "The values as floats with a column for each target; one target alone becomes one column."
     x = np.asarray(values, float)
@@ -90,18 +92,18 @@ def score_predictions(
     actual: Float[np.ndarray, "row target"],      # or [row]
     predicted: Float[np.ndarray, "row target"],
     groups: Shaped[np.ndarray, "row"],            # rows of one group are resampled together
-    draws: int = 1000,                            # bootstrap resamples
+    n_resamples: int = 1000,                      # of the bootstrap
     seed: int = 0,
 ) -> Score:
     "R² with its interval, Spearman and standardised error; `BadData` with fewer than two rows."
     actual, predicted = as_columns(actual), as_columns(predicted)
     _enough(actual)
-    sample = resamples(groups, draws, seed)
+    sample = resamples(groups, n_resamples, seed)
     r2, pairs = r_squared(actual, predicted, sample), list(zip(actual.T, predicted.T))
     ranks = np.mean([_rank_correlation(a, p) for a, p in pairs])
     errors = [np.sqrt(((a - p)**2).mean())/a.std() if varies(a) else np.nan for a, p in pairs]
-    return Score(float(r2[0]), *interval(r2), float(ranks), float(_mean_known(np.array([errors]))[0]), len(actual),
-                 sample.counts.shape[1])
+    error = float(_mean_known(np.array([errors]))[0])
+    return Score(float(r2[0]), *interval(r2, sample.n_groups), float(ranks), error, len(actual), sample.n_groups)
 
 # %% ../../nbs/stats/40_scores.ipynb #ae4033a1
 def _rank_correlation(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"]) -> float:
@@ -112,10 +114,11 @@ def _rank_correlation(actual: Float[np.ndarray, "row"], predicted: Float[np.ndar
 # %% ../../nbs/stats/40_scores.ipynb #591717f4
 @dataclass(frozen=True)
 class Difference:
-    "One score minus another, on the same resamples."
+    "One score, or one mean, minus another."
     value: float
-    low: float     # 95 % interval
+    low: float            # 95 % interval
     high: float
+    p: Optional[float] = None   # two-sided, where it was tested
 
     @property
     def beats(self) -> bool: return bool(self.low > 0)
@@ -127,13 +130,31 @@ def difference(
     b: Shaped[np.ndarray, "row target"],       # others, for the same rows
     groups: Shaped[np.ndarray, "row"],
     metric: str = "R²",                        # a key of `METRICS`
-    draws: int = 1000,
+    n_resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
     "The score of `a` minus that of `b`, with a paired bootstrap interval over groups."
-    sample = resamples(groups, draws, seed)
+    sample = resamples(groups, n_resamples, seed)
     gap = METRICS[metric](actual, a, sample) - METRICS[metric](actual, b, sample)
-    return Difference(float(gap[0]), *interval(gap))
+    return Difference(float(gap[0]), *interval(gap, sample.n_groups))
+
+# %% ../../nbs/stats/40_scores.ipynb #2e043941
+LEAST_PAIRS = 5
+
+def paired_difference(
+    a: Float[np.ndarray, "pair"],
+    b: Float[np.ndarray, "pair"],   # of the same neurons, seeds, ...; pairs with a NaN are left out
+    n_resamples: int = 4000,        # of the bootstrap, and changes of sign
+    seed: int = 0,
+) -> Difference:
+    """The mean of a - b with an interval over pairs and a two-sided p by changes of sign. Pairs of one network are no
+    sample of networks. `BadInput` below five pairs."""
+    gaps = np.round(np.asarray(a, float) - np.asarray(b, float), 9)   # what is smaller is rounding
+    gaps = gaps[np.isfinite(gaps)]
+    if len(gaps) < LEAST_PAIRS:
+        raise BadInput(f"pairs with two numbers: {len(gaps)}, but an interval needs {LEAST_PAIRS}.")
+    p = permutation_p(abs(gaps.mean()), np.abs(sign_flips(gaps, n_resamples, seed)))
+    return Difference(*mean_interval(gaps, None, n_resamples, seed), p)
 
 # %% ../../nbs/stats/40_scores.ipynb #8faed8dc
 @dataclass(frozen=True)
@@ -160,19 +181,19 @@ def score_bins(
     actual: Int[np.ndarray, "row"],
     predicted: Int[np.ndarray, "row"],
     groups: Shaped[np.ndarray, "row"],
-    draws: int = 1000,
+    n_resamples: int = 1000,
     seed: int = 0,
 ) -> ClassScore:
     "Accuracy with its interval, macro-F1 and ordinal error; `BadData` with fewer than two rows."
     from sklearn.metrics import f1_score
     actual, predicted = np.asarray(actual).ravel().astype(int), np.asarray(predicted).ravel().astype(int)
     _enough(actual)
-    sample = resamples(groups, draws, seed)
+    sample = resamples(groups, n_resamples, seed)
     hits = accuracy(actual, predicted, sample)
     f1 = f1_score(actual, predicted, labels=np.unique(actual), average="macro",
                   zero_division=0)   # pyright: ignore[reportArgumentType] (the annotation names strings alone)
     off = float(np.abs(actual - predicted).mean())
-    return ClassScore(float(hits[0]), *interval(hits), float(f1), off, len(actual), sample.counts.shape[1])
+    return ClassScore(float(hits[0]), *interval(hits, sample.n_groups), float(f1), off, len(actual), sample.n_groups)
 
 # %% ../../nbs/stats/40_scores.ipynb #15204c42
 def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"], n: int) -> pd.DataFrame:

@@ -1,12 +1,6 @@
 from .config import (
     TraceConfig as TraceConfig,
 )
-from .layers import (
-    find_layers as find_layers,
-)
-from .addresses import (
-    NoSuchKey as NoSuchKey,
-)
 from .trace import (
     NetworkTrace as NetworkTrace,
 )

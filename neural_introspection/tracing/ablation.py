@@ -20,7 +20,8 @@ from ..models import evaluating, read_logits
 from .connections import Connections
 from .layers import Layer
 from .network import TraceableNN
-from .paths import BreadCrumbs, exceedance_p
+from ..stats import interval, permutation_p, resamples
+from .paths import BreadCrumbs
 from .trace import NetworkTrace
 
 # %% auto #0
@@ -129,10 +130,9 @@ class Ablation:
 
     @functools.cached_property
     def interval(self) -> Float[np.ndarray, "2 set"]:
-        "The middle 95 % of the mean loss increase, over 1,000 resamples of the samples."
+        "The ends of the 95 % interval of each mean loss increase, over samples."
         n = self.loss.shape[1]
-        counts = np.random.default_rng(0).multinomial(n, np.full(n, 1/n), 1000)
-        return np.quantile(counts @ self.loss.T.astype(float) / n, [.025, .975], axis=0)
+        return np.stack(interval(resamples(np.arange(n)).totals(self.loss.T.astype(float)) / n, n))
 
     def to_frame(self) -> pd.DataFrame:
         "A row for each set, by (layer, neuron) if each is a single neuron: loss increase with its interval, accuracy drop, hurts."
@@ -232,5 +232,5 @@ def compare_crumbs(
     frame = pd.DataFrame({"kind": kind, "neurons": [len(some) for some in sets], "loss_increase": found.loss.mean(1), "accuracy_drop": found.lost.mean(1)})
     drawn, table = frame.loss_increase[frame.kind == "random"], frame.groupby("kind", sort=False).mean()
     table.loc["random", ["low", "high"]] = np.quantile(drawn, [.025, .975])
-    table["p"] = [math.nan if name == "random" or possible < 20 else float(exceedance_p(torch.tensor(value), torch.tensor(drawn.to_numpy()))) for name, value in table.loss_increase.items()]
+    table["p"] = [math.nan if name == "random" or possible < 20 else permutation_p(value, drawn) for name, value in table.loss_increase.items()]
     return table

@@ -16,7 +16,7 @@ from .metrics import CLASS_METRICS
 from .store import load_values, number_range, stored_array
 
 # %% auto #0
-__all__ = ['NoSuchKey']
+__all__ = []
 
 # %% ../../nbs/tracing/18_addresses.ipynb #d3d0208f
 class NoSuchKey(BadAddress, KeyError):

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from ..core import BadInput, MissingExtra, write_frame, write_json
 from .clusters import NeuronClusters, cluster_neurons
 from .features import (BEYOND, SHUFFLED, STRUCTURE, TWINS, UNTESTED, Finding, NeuronTable,
-    neuron_features, paired_difference, trace_name, with_verdicts)
+    neuron_features, trace_name, with_verdicts)
+from ..stats import paired_difference
 from .neuron_maps import MapStability, map_stability
 from .order import (READINGS, STATES, HiddenChain, NeuronStates, class_order, held_out_bits,
     hidden_chain, history_test, neuron_states, states_in_common)
@@ -188,14 +189,14 @@ def analyse_trace(
 def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one for each network, as from `TraceAnalysis.findings`
     """The mean difference of each finding from its twin with a 95 % t interval over networks, in how many it was beyond its twin, and a verdict.
     `BadInput` below 2 networks."""
-    from scipy.stats import t
+    from scipy.stats import ttest_1samp
     if len(findings) < 2:
         raise BadInput(f"{len(findings)} network is no sample of networks: give the findings of at least 2.")
     rows, together = [], pd.concat(findings).assign(gap=lambda x: x.value - x.twin_value)
     grouped = together.groupby(["finding", "twin"], sort=False)
     for (name, twin), one in grouped:
-        mean, error = one.gap.mean(), one.gap.std() / np.sqrt(len(one))
-        reach, p = t.ppf(.975, len(one) - 1) * error, 2 * t.sf(abs(mean) / max(error, 1e-12), len(one) - 1)
-        rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(p), mean - reach, mean + reach, one.expected.iloc[0]))
+        test = ttest_1samp(one.gap, 0)
+        low, high = test.confidence_interval()
+        rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(test.pvalue), float(low), float(high), one.expected.iloc[0]))
     beyond = grouped.verdict.agg(lambda v: v.isin([BEYOND, STRUCTURE]).sum() if (v != UNTESTED).any() else pd.NA)   # none where a single network is no test
     return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=beyond.astype("Int64").array)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from ..core import BadInput, progress
-from .features import STRUCTURE, TWINS, NeuronTable, permutation_p
+from ..stats import permutation_p
+from .features import STRUCTURE, TWINS, NeuronTable
 from .neuron_maps import METHODS, check_map
 
 # %% auto #0

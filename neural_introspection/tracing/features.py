@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from ..core import BadInput
-from ..stats import p_values, q_values
+from ..stats import adjust_fdr
 from .trace import NetworkTrace
 
 # %% auto #0
@@ -161,36 +161,6 @@ BEYOND, NOT_BEYOND, OTHER_WAY, UNTESTED = "beyond its twin", "not beyond its twi
 STRUCTURE = "structure, which an untrained network may show too"   # beyond a twin of shuffled numbers
 SHUFFLED = ("features permuted", "one cloud", "epochs shuffled")   # such twins
 
-def permutation_p(
-    value: float,
-    null: Float[np.ndarray, "draw"],   # the same of each twin; higher is more
-) -> float:
-    "(1 + twins at least as high) / (1 + twins); NaN if the value is."
-    return float(p_values(np.array(value, float), np.asarray(null, float)))
-
-# %% ../../nbs/tracing/32_features.ipynb #f4887ac6
-@dataclass(frozen=True)
-class Difference:
-    "A mean difference between pairs."
-    value: float
-    low: float     # 95 % interval
-    high: float
-    p: float       # two-sided
-
-# %% ../../nbs/tracing/32_features.ipynb #48beca05
-def paired_difference(
-    a: Float[np.ndarray, "neuron"], b: Float[np.ndarray, "neuron"],   # of the same neurons; pairs with a NaN are left out
-    draws: int = 4000, seed: int = 0,
-) -> Difference:
-    "The mean of a - b with a bootstrap over neurons. It speaks of these networks: neurons of one network are no sample of networks. `BadInput` below 5 pairs."
-    gaps = np.round(np.asarray(a, float) - np.asarray(b, float), 9)   # what is smaller is rounding
-    gaps = gaps[np.isfinite(gaps)]
-    if len(gaps) < 5:
-        raise BadInput(f"{len(gaps)} pairs of neurons are too few for an interval: at least 5 are needed.")
-    means = gaps[np.random.default_rng(seed).integers(len(gaps), size=(draws, len(gaps)))].mean(1)
-    p = 2 * min(np.sum(means <= 0) + 1, np.sum(means >= 0) + 1) / (draws + 1)
-    return Difference(float(gaps.mean()), *np.quantile(means, [.025, .975]).tolist(), min(1., float(p)))
-
 # %% ../../nbs/tracing/32_features.ipynb #60ce5790
 @dataclass(frozen=True)
 class Finding:
@@ -217,6 +187,6 @@ def _verdict(row: Any) -> str:
 def with_verdicts(rows: Sequence[Finding]) -> pd.DataFrame:
     "A row for each finding, with q values over all of them and the verdict in words."
     frame = pd.DataFrame([vars(row) for row in rows], columns=[f.name for f in dataclasses.fields(Finding)])
-    frame["q"] = q_values(frame.p.to_numpy(float))
+    frame["q"] = adjust_fdr(frame.p.to_numpy(float))
     frame["verdict"] = [_verdict(row) for row in frame.itertuples()]
     return frame

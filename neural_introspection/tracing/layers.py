@@ -22,7 +22,7 @@ from ..core import BadInput, NeuralIntrospectionError
 from ..models import evaluating
 
 # %% auto #0
-__all__ = ['find_layers']
+__all__ = []
 
 # %% ../../nbs/tracing/10_layers.ipynb #ae21901e
 KINDS = ("feature", "neuron", "channel", "hidden unit", "head")

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 from ..core import BadInput, progress
-from ..stats import mean_interval
+from ..stats import mean_interval, permutation_p
 from .ablation import Ablation, ablate
 from .connections import read_connections
 from .network import TraceableNN
@@ -183,7 +183,7 @@ class MetaResult:
     @property
     def p(self) -> float:
         "(1 + shuffles with an AUC as high as the logistic regression's) / (1 + shuffles)."
-        return float((1 + (self.shuffled.mean() >= self.scores[WHOLE["logistic"]].mean()).sum()) / (1 + self.shuffled.shape[1]))
+        return permutation_p(self.scores[WHOLE["logistic"]].mean(), self.shuffled.mean().to_numpy())
 
     @property
     def verdict(self) -> str: return _meta_verdict(self)

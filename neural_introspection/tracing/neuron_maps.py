@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from ..core import BadInput, progress, require
-from .features import STRUCTURE, NeuronTable, permutation_p
+from ..stats import permutation_p
+from .features import STRUCTURE, NeuronTable
 
 # %% auto #0
 __all__ = []

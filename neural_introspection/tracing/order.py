@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from ..core import BadInput, progress, require
-from .features import permutation_p, trace_name, traced_layers
+from ..stats import permutation_p
+from .features import trace_name, traced_layers
 from .trace import NetworkTrace
 
 # %% auto #0

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from ..core import BadInput, check_index, progress
-from ..stats import q_values
+from ..stats import adjust_fdr, permutation_p
 from .connections import Connections, Weighed, read_connections, shuffled, weigh
 from .trace import NetworkTrace
 
@@ -100,11 +100,6 @@ def _search(connections: Connections, k: int, consistency: str, combine: str, si
     score, steps = _climb(scores if sign is None else doubled(scores, [layer.net for layer in weighed]), k, combine)
     return _Search(score[rows], steps, rows, net_shares(weighed).abs().sum(1), weighed)
 
-# %% ../../nbs/tracing/52_paths.ipynb #ca042b5f
-def exceedance_p(found: Float[Tensor, "*what"], null: Float[Tensor, "draw *what"]) -> Float[np.ndarray, "*what"]:
-    "(1 + draws at least as high) / (1 + draws)."
-    return (1 + (null >= found).sum(0)).double().div(1 + len(null)).numpy()
-
 # %% ../../nbs/tracing/52_paths.ipynb #bd1c9efc
 def _path_frame(connections: Connections, weighed: Sequence[Weighed], score: Float[Tensor, "k"], path: Int[Tensor, "k layer"], combine: str) -> pd.DataFrame:
     "A row for each path: its neurons as addresses and by layer, sign, strength, consistency, score."
@@ -119,7 +114,7 @@ def _path_frame(connections: Connections, weighed: Sequence[Weighed], score: Flo
 def _with_p(frame: pd.DataFrame, expected: Any, p: Any, prefix: str = "") -> pd.DataFrame:
     "The frame with what shuffled networks have, p, and q after Benjamini and Hochberg."
     p = np.asarray(p, float)
-    return frame.assign(**{f"{prefix}expected": np.asarray(expected), f"{prefix}p": p, f"{prefix}q": q_values(p)})
+    return frame.assign(**{f"{prefix}expected": np.asarray(expected), f"{prefix}p": p, f"{prefix}q": adjust_fdr(p)})
 
 # %% ../../nbs/tracing/52_paths.ipynb #88ebf1b4
 @dataclass(frozen=True)
@@ -215,15 +210,16 @@ def _crumbs(connections: Connections, found: _Search, nulls: Sequence[_Search], 
     k, frame = settings["k"], functools.partial(_path_frame, connections, found.weighed, combine=settings["combine"])
     (score, place), every = found.best(k), found.path(connections.widths)
     null = torch.stack([search.best(k)[0] for search in nulls])
-    best = _with_p(frame(score, every.flatten(0, 1)[place]), null.mean(0), exceedance_p(score, null))
+    best = _with_p(frame(score, every.flatten(0, 1)[place]), null.mean(0), permutation_p(score, null, pooled=False))
     by_output = frame(found.score.flatten(), every.flatten(0, 1))
     by_output.index = pd.MultiIndex.from_product([range(len(every)), range(every.shape[1])], names=["output", "rank"])
     paths, agreement = (torch.stack([x(search) for search in nulls]) for x in (lambda s: s.score.sum(1), lambda s: s.agreement))
     outputs = pd.DataFrame({"score": found.score.sum(1)}).rename_axis("output")
-    outputs = _with_p(outputs, paths.mean(0), exceedance_p(found.score.sum(1), paths)).assign(agreement=found.agreement)
-    outputs = _with_p(outputs, agreement.mean(0), exceedance_p(found.agreement, agreement), "agreement_")
+    p = permutation_p(found.score.sum(1), paths, pooled=False)
+    outputs = _with_p(outputs, paths.mean(0), p).assign(agreement=found.agreement)
+    outputs = _with_p(outputs, agreement.mean(0), permutation_p(found.agreement, agreement, pooled=False), "agreement_")
     pairs = dict(zip(("", "agreement_"), ((score.sum(), null.sum(1)), (found.agreement.mean(), agreement.mean(1)))))
-    total = {f"{name}expected": float(n.mean()) for name, (_, n) in pairs.items()} | {f"{name}p": float(exceedance_p(x, n)) for name, (x, n) in pairs.items()}
+    total = {f"{name}expected": float(n.mean()) for name, (_, n) in pairs.items()} | {f"{name}p": permutation_p(x, n) for name, (x, n) in pairs.items()}
     total |= dict(score=float(score.sum()), agreement=float(found.agreement.mean()))
     return BreadCrumbs(best[best.score > 0], by_output[by_output.score > 0], outputs, total, net_shares(found.weighed).numpy(), connections, settings)
 

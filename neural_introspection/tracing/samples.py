@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from ..core import BadInput
-from ..stats import q_values
+from ..stats import adjust_fdr, permutation_p
 from .addresses import parse_layer
 
 # %% auto #0
@@ -46,9 +46,9 @@ def contrast_groups(
             found += weight * ((some @ here) / some.sum(1, keepdims=True) - ((1 - some) @ here) / (1 - some).sum(1, keepdims=True))
         return found / np.where(std > 0, std, math.nan)
     gaps = gap(np.stack([right, *(_exchanged(right, labels, rng) for _ in range(permutations))]).astype("f4"))
-    p = (1 + (np.abs(gaps[1:]) >= np.abs(gaps[0]) - 1e-6).sum(0)) / (1 + permutations)
+    p = permutation_p(np.abs(gaps[0]), np.abs(gaps[1:]), pooled=False, tolerance=1e-6)   # float32
     p = np.where((std > 0) & bool(weights.any()), p, math.nan)
-    return pd.DataFrame(dict(right=acts[right].mean(0), wrong=acts[~right].mean(0), difference=gaps[0], p=p, q=q_values(p)))
+    return pd.DataFrame(dict(right=acts[right].mean(0), wrong=acts[~right].mean(0), difference=gaps[0], p=p, q=adjust_fdr(p)))
 
 # %% ../../nbs/tracing/20_samples.ipynb #aa653b37
 @dataclass(frozen=True)
