@@ -251,11 +251,17 @@ def _messages(config: type) -> Iterator[None]:
         log.setLevel(before)
 
 # %% ../nbs/90_cli.ipynb #adca5790
+def _say_what_loads() -> None:
+    "On a terminal, a line before the seconds in which nothing else could be printed."
+    if sys.stderr.isatty() and "torch" not in sys.modules:
+        print("loading PyTorch and the model libraries (some seconds) ...", file=sys.stderr, flush=True)
+
 def _execute(command: str, argv: list[str]) -> int:
     config, output = parse(command, argv)
     if output.print_config:
         print(to_yaml(config), end="")
         return 0
+    _say_what_loads()
     try:
         with _messages(type(config)), _as_options(type(config)), contextlib.redirect_stdout(sys.stderr): result = COMMANDS[command].run(config)
     except BadInput: raise

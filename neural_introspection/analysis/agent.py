@@ -19,10 +19,11 @@ from .config import AgentConfig
 from .hypotheses import Hypothesis
 from .policies import make_policy
 from .states import (STATES, TRANSITIONS, AnalysisState, Workbench, allowed, check_agent,
-    first_state, split_list, split_texts)
+    chosen_layers, first_state, split_list, split_texts)
 from .token_level import neuron_addresses
-from ..core import (BadData, RunFolder, check_run_folder, full_path, make_config, open_run, plain,
-    read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame, write_json, write_text)
+from neural_introspection.core import (BadData, RunFolder, check_format, check_run_folder, full_path, make_config,
+    open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame,
+    write_json, write_text)
 from ..data import load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import adjust_fdr
@@ -211,7 +212,7 @@ def run_agent(
     check_run_folder(config.output_dir)
     parts = split_texts(config)
     if model is None: model = load_model(config.model, config.device)
-    for layer in split_list(config.layers): check_layer(model, int(layer))
+    for layer in chosen_layers(config): check_layer(model, layer)
     neuron_addresses(model, split_list(config.neurons, ";") or ["blocks.0.mlp.hook_post[0]"])
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite", "timeout")} | dict(weights=describe(model).weights)
     policy = make_policy(config)
@@ -253,7 +254,7 @@ def _write_analysis(run: RunFolder, r: AnalysisResult) -> AnalysisResult:
 def _read_result(folder: Path) -> AnalysisResult:
     "The result in a run folder; `BadData` if it is damaged or of another format."
     stored = read_json(folder/"reports"/"result.json")
-    if stored.get("format") != 1: raise BadData(f"{folder} holds an analysis of another format: run it anew.")
+    check_format(stored, 1, folder, "analysis")
     claims, visits = (read_frame(folder/"reports"/f"{name}.parquet") for name in ("claims", "visits"))
     return AnalysisResult(claims, visits, tuple(stored["notes"]), stored["about"], folder)
 

@@ -17,8 +17,8 @@ from ..activations import NeuronStats
 from .causes import AblationReference, ablation_reference
 from .polysemantic import PolysemanticResult
 from .polysemantic_scan import senses_and_statistics
-from neural_introspection.core import (BadData, BadInput, NeuronAddress, atomic_folder, check_index, read_json,
-    site_name, write_json)
+from ..core import (BadData, BadInput, NeuronAddress, atomic_folder, check_format, check_index,
+    read_json, site_name, write_json)
 from ..models import check_layer, model_hash, model_name
 
 # %% auto #0
@@ -99,7 +99,7 @@ def _save(index: LayerIndex, folder: Path) -> Path:
 # %% ../../nbs/analysis/44_neuron_index.ipynb #c7bf4f36
 def _load(folder: Path, model: Any) -> LayerIndex:
     about = read_json(folder/"index.json")
-    if about.get("format") != FORMAT: raise BadData(f"{folder} is an index of another format: make it anew.")
+    check_format(about, FORMAT, folder, "index")
     if about["weights"] != model_hash(model): raise BadData(f"{folder} is an index of another model than {model_name(model)}: give that, or make it anew.")
     return LayerIndex(model, tuple(about["texts"]), about["layer"], PolysemanticResult.load(folder/"senses"), NeuronStats.load(folder/"statistics.safetensors"))
 

@@ -18,8 +18,8 @@ from ..activations import NeuronStats
 from .context_groups import NULLS
 from .measures import LEAST, MEASURES, SIZES, Evidence, Finding, Settings
 from .rows import Places, flat_rows, row_places
-from ..core import (BadAddress, BadData, BadInput, NeuronAddress, atomic_folder, plain, progress,
-    read_frame, read_json, site_layer, write_frame, write_json)
+from ..core import (BadAddress, BadInput, NeuronAddress, atomic_folder, check_format, plain,
+    progress, read_frame, read_json, site_layer, write_frame, write_json)
 from ..stats import adjust_fdr
 
 # %% auto #0
@@ -102,7 +102,7 @@ def _save(result: PolysemanticResult, folder: Path) -> Path:
 def _load(folder: Path) -> PolysemanticResult:
     "What `save` wrote; `BadData` if it is damaged or of another format."
     kept = read_json(folder/"polysemantic.json")
-    if kept.get("format") != FORMAT: raise BadData(f"{folder} is a polysemantic result of another format: make it anew.")
+    check_format(kept, FORMAT, folder, "polysemantic result")
     return PolysemanticResult(read_frame(folder/"neurons.parquet"), read_frame(folder/"contexts.parquet"), kept["about"])
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #a94b3e48

@@ -13,7 +13,7 @@ from .hypotheses import CHECKS, Hypothesis, check_hypothesis, propose
 from .logits import logit_view
 from .polysemantic_scan import scan_polysemantic
 from .token_level import neuron_addresses, token_profiles
-from ..core import BadInput, NeuronAddress, RunFolder, check_options, require
+from ..core import BadInput, NeuronAddress, RunFolder, check_options, parse_integers, require
 from ..data import group_texts, load_texts, split_groups
 from ..introspection import SCORES, NeuronScanner, neuron_scores
 from ..models import check_layer, describe, preflight
@@ -26,6 +26,10 @@ def split_list(text: str, sign: str = ",") -> list[str]:
     "The parts of an option that lists several, without blanks."
     return [part.strip() for part in text.split(sign) if part.strip()]
 
+def chosen_layers(config: AgentConfig) -> tuple[int, ...]:
+    "The layers of the option; none for all of them."
+    return parse_integers(config.layers, "layers", "1,2") if config.layers.strip() else ()
+
 # %% ../../nbs/analysis/36_states.ipynb #6c436933
 def check_agent(config: AgentConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
@@ -34,7 +38,7 @@ def check_agent(config: AgentConfig) -> None:
     unknown = [kind for kind in kinds if kind not in CHECKS]
     if unknown or not kinds: raise BadInput(f"hypotheses is {config.hypotheses!r}, but must be some of {', '.join(CHECKS)}.")
     for address in split_list(config.neurons, ";"): NeuronAddress.parse(address)
-    if any(not re.fullmatch(r"-?\d+", layer) for layer in split_list(config.layers)): raise BadInput(f"layers is {config.layers!r}, but must be whole numbers such as 1,2.")
+    chosen_layers(config)
     if config.policy == "endpoint" and not re.match(r"https?://[^/\s]+", config.endpoint): raise BadInput(f"endpoint is {config.endpoint!r}, but must be an address such as http://127.0.0.1:8000/v1.")
     if config.policy == "local" and not config.language_model: raise BadInput("language_model is empty: name the folder or hub name of the local model.")
     require("langgraph.graph", "agent")
@@ -110,7 +114,7 @@ def _scan(state: AnalysisState, bench: Workbench) -> dict:
     "The next candidates, the best first."
     c, first = bench.config, state["round"] * bench.config.candidates
     if c.neurons: return dict(round=state["round"] + 1, queue=[str(a) for a in neuron_addresses(bench.model, split_list(c.neurons, ";"))] if not state["round"] else [])
-    layers = [check_layer(bench.model, int(layer)) for layer in split_list(c.layers)] or None
+    layers = [check_layer(bench.model, layer) for layer in chosen_layers(c)] or None
     scan = NeuronScanner(bench.model, token_pos="all", layers=layers, quantiles=c.score in SCORES, top_k=1).scan(bench.parts["explore"])
     rows = [(float(score), layer, n) for layer, stats in scan.stats.items() for n, score in enumerate(_scores(stats, c.score)) if math.isfinite(score)]
     best = sorted(rows, key=lambda row: (-row[0], *row[1:]))[first:first + c.candidates]

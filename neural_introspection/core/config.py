@@ -15,8 +15,8 @@ from typing import Any, Iterable, Literal, NamedTuple, Optional
 from .errors import BadInput
 
 # %% auto #0
-__all__ = ['HELP', 'option', 'Option', 'options', 'check_options', 'make_config', 'to_yaml', 'yaml_values', 'config_from',
-           'resolve_call']
+__all__ = ['HELP', 'option', 'Option', 'options', 'parse_integers', 'check_options', 'make_config', 'to_yaml', 'yaml_values',
+           'config_from', 'resolve_call']
 
 # %% ../../nbs/core/70_config.ipynb #f64e249a
 def option(
@@ -89,6 +89,13 @@ def _convert(o: Option, value: Any) -> Any:
         return _number(value) if o.kind is float else int(float(value)) if o.kind is int else o.kind(value)
     except (ValueError, TypeError, KeyError, OverflowError, ZeroDivisionError):
         raise BadInput(f"{o.name} is {value!r}, but must be {_KINDS[o.kind]}.") from None
+
+# %% ../../nbs/core/70_config.ipynb #00da3d23
+def parse_integers(text: str, name: str, example: str) -> tuple[int, ...]:
+    "The whole numbers in a text such as `64,32` or `[64]`; `BadInput`, with the option's name, for anything else."
+    parts = [part.strip() for part in text.strip().strip("[]()").removesuffix(",").split(",")]
+    if all(re.fullmatch(r"-?\d+", part) for part in parts): return tuple(map(int, parts))
+    raise BadInput(f"{name} is {text!r}, but must be whole numbers with commas between them, such as {example}.")
 
 # %% ../../nbs/core/70_config.ipynb #25cca8d9
 def check_options(config: Any) -> None:

@@ -13,8 +13,8 @@ from .errors import BadData
 from .files import atomic_write, plain
 
 # %% auto #0
-__all__ = ['write_tensors', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors', 'load_optimizer_tensors',
-           'weight_hash']
+__all__ = ['write_tensors', 'check_format', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
+           'load_optimizer_tensors', 'weight_hash']
 
 # %% ../../nbs/core/60_tables.ipynb #cb9d0032
 def write_tensors(path: str | Path, tensors: dict[str, Any], about: Optional[dict] = None) -> Path:
@@ -24,6 +24,14 @@ def write_tensors(path: str | Path, tensors: dict[str, Any], about: Optional[dic
     with atomic_write(path) as temporary:
         save_file(copies, temporary, metadata={"about": json.dumps(plain(about or {}))})
     return Path(path)
+
+# %% ../../nbs/core/60_tables.ipynb #9d7e1a6e
+def check_format(about: dict, expected: int, path: str | Path, what: str) -> None:
+    "`BadData` unless what was stored (`about`, whose `format` says it) is of the format that this version reads."
+    found = about.get("format")
+    if found != expected:
+        raise BadData(f"{path} is no {what} of format {expected}, which this version reads (its format is {found}): "
+                      "make it again.")
 
 # %% ../../nbs/core/60_tables.ipynb #bd25cd65
 def read_tensors(

@@ -16,7 +16,5 @@ from .splits import (
 )
 from .classification import (
     ClassificationData as ClassificationData,
-    epoch_batches as epoch_batches,
     load_classification as load_classification,
-    whole_numbers as whole_numbers,
 )

@@ -19,7 +19,7 @@ from ..core import BadData, BadInput, read_frame
 from .names import DATA_SETS
 
 # %% auto #0
-__all__ = ['ClassificationData', 'load_classification', 'epoch_batches', 'whole_numbers']
+__all__ = ['ClassificationData', 'load_classification']
 
 # %% ../../nbs/data/60_classification.ipynb #681e7faa
 log = logging.getLogger("neural_introspection")
@@ -135,9 +135,3 @@ def load_classification(
 def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "row"]]:
     "The rows of an epoch in a random order, batch by batch."
     return iter(torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(rows)).split(batch_size))
-
-# %% ../../nbs/data/60_classification.ipynb #f1e8f8db
-def whole_numbers(text: str, what: str, example: str) -> list[int]:
-    "The whole numbers in `64,32`."
-    try: return [int(part) for part in text.strip().strip("[]()").rstrip(",").split(",")]
-    except ValueError: raise BadInput(f"{what} is {text!r}, but must be whole numbers with commas between them, such as {example}.") from None

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from ..activations.positions import count_summary
-from ..core import BadData, BadInput, atomic_folder, check_store, plain, site_name
+from ..core import BadData, BadInput, atomic_folder, check_format, check_store, plain, site_name
 
 # %% auto #0
 __all__ = ['AtlasResult']
@@ -144,5 +144,6 @@ def _load(path: Path) -> AtlasResult:
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise BadData(f"{path} holds no atlas that this version can read ({reason}): make it anew.") from None
-    if data.attrs.pop("format", None) != 1: raise BadData(f"{path} is an atlas of another format: make it anew.")
+    check_format(data.attrs, 1, path, "atlas")
+    del data.attrs["format"]
     return AtlasResult(data, about)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from ..activations import parse_position
 from ..core import (BadAddress, BadInput, NeuronAddress, archive_folder, check_options, check_store,
-    full_path, make_config, plain, resolve_call, shown_path, watch_progress)
+    full_path, make_config, parse_integers, plain, resolve_call, shown_path, watch_progress)
 from ..data import group_texts, load_texts
 from .atlas import NeuronAtlas
 from .atlas_result import LEVEL, AtlasResult, shown_neurons, shown_ranks
@@ -27,10 +27,7 @@ __all__ = ['run_atlas']
 # %% ../../nbs/introspection/72_atlas_run.ipynb #417f91aa
 def _layer_list(layers: Optional[str]) -> Optional[list[int]]:
     "The layers in a text such as `0,3,5`; None for all."
-    if layers is None: return None
-    try: return [int(part) for part in layers.split(",")]
-    except ValueError:
-        raise BadInput(f"layers is {layers!r}, but must be numbers with commas between them, such as 0,3,5.") from None
+    return None if layers is None else list(parse_integers(layers, "layers", "0,3,5"))
 
 # %% ../../nbs/introspection/72_atlas_run.ipynb #d122b7c1
 def _check_config(config: AtlasConfig) -> None:

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import Contexts, Position, SelectedTokens, TokenCounts, TokenSelection, find_site
 from ..activations.batches import ReadingPlan, plan_reading
-from ..core import (BadData, BadInput, Target, atomic_write, check_index, progress, read_frame,
-    read_json, write_frame, write_json)
+from ..core import (BadData, BadInput, Target, atomic_write, check_format, check_index, progress,
+    read_frame, read_json, write_frame, write_json)
 from neural_introspection.models import (ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces,
     token_batches)
 
@@ -268,8 +268,7 @@ def _save(dataset: ActivationDataset, path: Path) -> Path:
 def _load(path: Path, model: Any) -> ActivationDataset:
     if not path.exists(): raise BadData(f"there is no data set {path}.")
     about = read_json(_sidecar(path))
-    if about.get("format") != 2:
-        raise BadData(f"{path} is of format {about.get('format')}, and this version reads format 2: make it anew.")
+    check_format(about, 2, path, "data set")
     if about.get("sha256") != _table_hash(path):
         raise BadData(f"{path} is damaged: its contents are not those that {_sidecar(path).name} "
                       "describes; remove it to have it made anew.")

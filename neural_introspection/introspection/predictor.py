@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..activations import Position, SelectedTokens, TokenSelection, fitting_texts, parse_position
-from ..core import BadData, BadInput, BadTexts, Target, read_tensors, site_name, write_tensors
+from neural_introspection.core import (BadData, BadInput, BadTexts, Target, check_format, read_tensors, site_name,
+    write_tensors)
 from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
 from ..models import check_layer, describe, encode, model_device, with_weights
@@ -237,7 +238,7 @@ def _save(p: ActivationPredictor, path: str | Path) -> Path:
 def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
     "The predictor at `path`; `BadData` if it is damaged or was trained on another model."
     tensors, about = read_tensors(path)
-    if about.get("format") != 2: raise BadData(f"{path} holds no predictor that this version can read: train it anew.")
+    check_format(about, 2, path, "predictor")
     check_same_model(f"predictor {path}", about["model"], describe(model))
     part = lambda name: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{name}/")}
     state, target, borders = part("head"), Target.of(about["target"]), about["borders"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Optional, Sequence
 import numpy as np
 from ..activations import SelectedTokens, parse_position, select_tokens
-from neural_introspection.core import (BadInput, Target, check_options, check_run_folder, require, seed_everything,
-    site_name)
+from ..core import (BadInput, Target, check_options, check_run_folder, parse_integers, require,
+    seed_everything, site_name)
 from ..data import Corpus, group_texts, load_texts, split_groups
 from .config import IntrospectionConfig
 from .unfreezing import Unfreezing, learning_weights
@@ -26,10 +26,10 @@ log = logging.getLogger("neural_introspection")
 def parse_neurons(neuron: Optional[str]) -> Optional[tuple[int, ...]]:
     "The neurons in `7` or `1,2,3`; `BadInput` for anything else."
     if neuron is None: return None
-    parts = [part.strip() for part in str(neuron).split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    found = parse_integers(str(neuron), "neuron", "7 or 1,2,3")
+    if min(found) < 0 or len(set(found)) < len(found):
         raise BadInput(f"neuron is {neuron!r}, but must be a whole number from 0, or several different ones such as 1,2,3.")
-    return tuple(map(int, parts))
+    return found
 
 # %% ../../nbs/introspection/76_preparation.ipynb #ffdbeae9
 def unfreezing_of(config: IntrospectionConfig) -> Unfreezing:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 import pandas as pd
-from ..core import (BadData, RunFolder, Target, plain, read_frame, read_json, shown_path,
-    write_frame, write_json, write_text)
+from ..core import (BadData, RunFolder, Target, check_format, plain, read_frame, read_json,
+    shown_path, write_frame, write_json, write_text)
 from .report import IntrospectionCard, confusion_figure
 from .trainer import TrainResult
 
@@ -121,8 +121,7 @@ def write_result(run: RunFolder, r: IntrospectionResult) -> None:
 def _load_result(folder: Path) -> IntrospectionResult:
     "The result in a run folder; the fine-tuned weights stay in `models/predictor.safetensors`."
     stored = read_json(folder/"reports"/"result.json")
-    if stored.get("format") != 2:
-        raise BadData(f"{folder} holds a result of format {stored.get('format')}, and this version reads format 2: run it anew.")
+    check_format(stored, 2, folder, "result")
     training = TrainResult(read_frame(folder/"reports"/"history.parquet"), **stored["training"])
     return IntrospectionResult(Target.of(stored["target"]), IntrospectionCard.load(folder/"reports"/"card"),
                                read_frame(folder/"reports"/"predictions.parquet"), training, stored["about"], folder)

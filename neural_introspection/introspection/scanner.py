@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from ..activations import NeuronStats, Position, SelectedTokens, TokenSelection, text_statistics
 from ..activations.positions import count_summary
-from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddress, read_tensors, site_name,
-    write_tensors)
+from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddress, check_format, read_tensors,
+    site_name, write_tensors)
 from ..models import check_layer, describe, encode, layer_width, token_text
 
 # %% auto #0
@@ -149,8 +149,7 @@ def _save(result: ScanResult, path: str | Path) -> Path:
 # %% ../../nbs/introspection/10_scanner.ipynb #f3640fd5
 def _load(path: str | Path) -> ScanResult:
     tensors, about = read_tensors(path)
-    if about.get("format") != 1 or "scan" not in about:
-        raise BadData(f"{path} holds no scan that this version can read: scan again.")
+    check_format(about if "scan" in about else {}, 1, path, "scan")
     layers = sorted({int(k.split("/")[0]) for k in tensors})
     part = lambda layer: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.split("/")[0] == str(layer)}
     return ScanResult({layer: NeuronStats.from_tensors(part(layer)) for layer in layers}, about["scan"])

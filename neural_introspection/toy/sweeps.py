@@ -17,9 +17,9 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_run_folder, config_from,
-    find_run, full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain, progress,
-    read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
+from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_format, check_run_folder,
+    config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain,
+    progress, read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
 from ..stats import interval_table, over_seeds
 from .config import PRESETS, SWEEPABLE, ToyConfig, preset_config
 from .model import Draws, ToyNetwork, check_toy, monosemanticity, single_feature_activations
@@ -274,7 +274,7 @@ def _load_result(path: Path) -> ToyResult:
     if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
     path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
-    if manifest.get("format", 1) != 1: raise BadData(f"{path} is of format {manifest['format']!r}, and this version reads format 1: train the sweep again, or open it with the version that wrote it.")
+    check_format(dict(format=1) | manifest, 1, path, "sweep")
     if not isinstance(manifest.get("config"), dict) or "sweep_var" not in manifest["config"]: raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
     if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before goes on with it.")
     try: config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))

@@ -16,9 +16,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from ..core import (BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
     check_run_folder, check_store, config_from, full_path, load_optimizer_tensors, make_config, open_run,
-    optimizer_tensors, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions,
+    optimizer_tensors, parse_integers, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions,
     weight_hash, write_tensors)
-from ..data import DATA_SETS, ClassificationData, load_classification, whole_numbers
+from ..data import DATA_SETS, ClassificationData, load_classification
 from ..data.classification import epoch_batches
 from ..models import accuracy, evaluating
 from .config import TraceConfig
@@ -37,7 +37,7 @@ log = logging.getLogger("neural_introspection")
 def parse_intervals(epoch_intervals: Optional[str]) -> Intervals:
     "What `traced_epochs` takes: None, a number, or a list (`0,5,10`; `[5]` for one epoch). `BadInput` for anything else."
     if epoch_intervals is None: return None
-    found = whole_numbers(epoch_intervals, "epoch_intervals", "5 or 0,5,10")
+    found = list(parse_integers(epoch_intervals, "epoch_intervals", "5 or 0,5,10"))
     return found if len(found) > 1 or epoch_intervals.strip().endswith((",", "]")) else found[0]
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #9b52b9c4
@@ -49,7 +49,7 @@ def _checkpoint_folder(output: str | Path) -> Path:
 def check_config(config: TraceConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
     check_options(config)
-    if min(whole_numbers(config.hidden_size, "hidden_size", "64 or 64,32")) < 1:
+    if min(parse_integers(config.hidden_size, "hidden_size", "64 or 64,32")) < 1:
         raise BadInput(f"hidden_size is {config.hidden_size}, but every layer needs at least one neuron.")
     traced_epochs(parse_intervals(config.epoch_intervals), config.epochs + config.initial)
     check_store(config.output, "a trace")
@@ -85,7 +85,7 @@ def untrained_epoch(net: TraceableNN, data: ClassificationData) -> float:
 def make_network(config: TraceConfig, data: ClassificationData, output: Optional[str | Path] = None) -> TraceableNN:
     "The network of a config, with the trace in `output` (a temporary one if left out); the weights depend on the seed alone."
     seed_everything(config.seed)
-    sizes = dict(input_size=len(data.features), hidden_size=whole_numbers(config.hidden_size, "hidden_size", "64"), output_size=len(data.classes))
+    sizes = dict(input_size=len(data.features), hidden_size=list(parse_integers(config.hidden_size, "hidden_size", "64")), output_size=len(data.classes))
     drops = {name: getattr(config, name) for name in ("quantiles", "drop_batches", "drop_weights", "drop_biases", "drop_gradients")}
     return TraceableNN(**sizes, path=output, num_epochs=config.epochs + config.initial, epoch_intervals=parse_intervals(config.epoch_intervals), classes=len(data.classes), **drops)
 

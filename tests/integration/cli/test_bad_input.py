@@ -66,7 +66,7 @@ REFUSED = {
     "--output-dir empty.txt/out": "empty.txt is a file",
     "--output-dir plain": "not a run's",
     "--output-dir damaged-run": "not readable JSON",
-    "--neuron many": "must be a whole number from 0, or several",
+    "--neuron many": "must be whole numbers with commas between them, such as 7 or 1,2,3",
     "--neuron 1,1 --layer 2": "several different ones",
     "--neuron 1,2": "need a layer",
     "--neuron 1,512 --layer 2": "neuron 512 is outside 0..511",
@@ -268,7 +268,7 @@ def test_a_damaged_table_is_refused(damage, dataset):
     assert_load_fails(dataset, "is damaged")
 
 
-@pytest.mark.parametrize("content, words", [("{", "not readable JSON"), ('{"format": 7}', "format 7"), (None, "not readable JSON")])
+@pytest.mark.parametrize("content, words", [("{", "not readable JSON"), ('{"format": 7}', "format is 7"), (None, "not readable JSON")])
 def test_a_damaged_sidecar_is_refused(content, words, dataset):
     sidecar = dataset.with_name(dataset.name + ".json")
     sidecar.unlink()

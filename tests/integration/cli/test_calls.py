@@ -1,4 +1,7 @@
 """Run functions are called with a config, with keywords, or with a loaded model and texts at hand: the numbers are the same."""
+import os
+import subprocess
+
 import pandas as pd
 import pytest
 
@@ -61,3 +64,19 @@ def test_training_runs_take_keywords(tmp_path):
 ])
 def test_what_is_wrong_is_said_before_anything_is_run(call, words):
     with pytest.raises(ni.BadInput, match=words): call()
+
+
+def test_a_terminal_hears_at_once_what_takes_long(tmp_path):
+    "The first line comes before torch is imported; whoever reads from a pipe does not get it."
+    from shell import command
+    terminal, its_end = os.openpty()
+    process = subprocess.Popen(command("run --model no/such/folder"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=its_end)
+    os.close(its_end)
+    try: first = os.read(terminal, 100).decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+    assert first.startswith("loading PyTorch")
+    piped = subprocess.run(command("run --neuron many"), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert piped.stderr.startswith("error: neuron is 'many'")

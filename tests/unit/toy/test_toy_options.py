@@ -70,7 +70,7 @@ def test_lamb_is_that_of_torch_optimizer():
 def test_a_published_file_and_an_other_format_are_refused_by_name(tmp_path):
     with pytest.raises(BadData, match="pickle"): ToyResult.load(tmp_path / "lr1.pt")
     (tmp_path / "manifest.json").write_text('{"format": 2, "config": {"sweep_var": "k"}}')
-    with pytest.raises(BadData, match="format 2"): ToyResult.load(tmp_path)
+    with pytest.raises(BadData, match="format is 2"): ToyResult.load(tmp_path)
 
 
 def test_a_form_keeps_the_values_to_the_last_digit():
