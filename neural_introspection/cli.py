@@ -281,7 +281,7 @@ def _failure(error: BaseException, folder: Optional[Path], forced: bool) -> str:
     if isinstance(error, (KeyboardInterrupt, Cancelled)): what = "stopped by the user"
     else: what = f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"
     if not folder or not os.path.isdir(folder): return f"{what}."
-    return f"{what}; what is complete is in {folder}, and the same command{' without --force-overwrite' * forced} goes on from there."
+    return f"{what}; what is complete is in {folder}, and the same command{' without --force-overwrite' * forced} resumes from there."
 
 # %% ../nbs/90_cli.ipynb #cbd36dae
 def overview() -> str:

@@ -230,7 +230,7 @@ def run_agent(
 def read_state(path: str | Path) -> AnalysisState:
     "The state as it was written; `BadData` if it is damaged or of another version."
     state = read_json(path)
-    if set(state) != set(AnalysisState.__annotations__) or state["next"] not in (*STATES, ""): raise BadData(f"{path} is no state of this version: start anew with force_overwrite, or in another folder.")
+    if set(state) != set(AnalysisState.__annotations__) or state["next"] not in (*STATES, ""): raise BadData(f"{path} is no state of this version: start again with force_overwrite, or in another folder.")
     return state
 
 # %% ../../nbs/analysis/40_agent.ipynb #4982f119

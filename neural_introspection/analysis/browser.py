@@ -153,7 +153,7 @@ def _connect(browser: NeuronBrowser) -> None:
 def _try(browser: NeuronBrowser, wish: Callable, value: Any) -> None:
     try: wish(value)
     except NeuralIntrospectionError as error:
-        browser._refused = True   # nothing was asked for, so what is under way goes on; the sentence stays
+        browser._refused = True   # nothing was requested, so the work under way continues; the sentence stays
         _complain(browser, error)
 
 # %% ../../nbs/analysis/50_browser.ipynb #00627f52

@@ -120,11 +120,11 @@ def ablation_effect(
     parts = []
     for site, places in neurons_by_site(found).items():
         some = [found[i] for i in places]
-        twins = {a: random_neurons(model, a, others, seed) for a in some}
-        neurons = list(dict.fromkeys([*some, *(t for group in twins.values() for t in group)]))
+        random = {a: random_neurons(model, a, others, seed) for a in some}
+        neurons = list(dict.fromkeys([*some, *(t for group in random.values() for t in group)]))
         values = reference.of(neurons) if prepared else ablation_reference(model, given, neurons, batch_size, seed)
         asked = len(dict.fromkeys(some)) if no_op else 0
-        parts.append((some, twins, *_replaced_losses(model, texts, ids, neurons, asked, list(kinds), values, batch_size, seed), neurons))
+        parts.append((some, random, *_replaced_losses(model, texts, ids, neurons, asked, list(kinds), values, batch_size, seed), neurons))
     return _effects(parts, list(kinds), seed)
 
 # %% ../../nbs/analysis/24_causes.ipynb #ef31f9b7
@@ -197,14 +197,14 @@ def _with_neurons(model: Any, block: int, site: str, resid: Float[Tensor, "text 
 def _effects(parts: Sequence[tuple], kinds: Sequence[str], seed: int) -> AblationEffect:
     "A row for each neuron and kind; intervals are over texts."
     rows, no_op = [], 0.
-    for some, twins, base, change, count, neurons in parts:
+    for some, random, base, change, count, neurons in parts:
         by_text = resamples(np.arange(len(base)), seed=seed)
         drawn = by_text.totals(change.reshape(-1, len(base)).T) / by_text.totals(count[:, None])   # nats per token
         drawn = drawn.reshape(-1, *change.shape[:2])
         mean, (low, high) = drawn[0], interval(drawn, len(base))
         no_op = max(no_op, float(np.abs(mean[0]).max()))
         for a in some:
-            j, group = neurons.index(a), [neurons.index(t) for t in twins[a]]
+            j, group = neurons.index(a), [neurons.index(t) for t in random[a]]
             for k, kind in enumerate(kinds, 1):
                 null = mean[k, group]
                 p = permutation_p(abs(mean[k, j]), np.abs(null)) if len(null) else math.nan
@@ -213,4 +213,4 @@ def _effects(parts: Sequence[tuple], kinds: Sequence[str], seed: int) -> Ablatio
                 counts = bool(abs(mean[k, j]) > max(no_op, ROUNDING) and (low[k, j] > 0 or high[k, j] < 0))
                 rows.append(dict(neuron=str(a), kind=kind, effect=mean[k, j], low=low[k, j], high=high[k, j], others_low=ends[0], others_high=ends[1], p=p, counts=counts))
     base, count = parts[0][2], parts[0][4]
-    return AblationEffect(pd.DataFrame(rows), no_op, float(base.sum() / count.sum()), dict(texts=len(base), tokens=int(count.sum()), others=max((len(twins[a]) for _, twins, *_ in parts for a in twins), default=0)))
+    return AblationEffect(pd.DataFrame(rows), no_op, float(base.sum() / count.sum()), dict(texts=len(base), tokens=int(count.sum()), others=max((len(random[a]) for _, random, *_ in parts for a in random), default=0)))

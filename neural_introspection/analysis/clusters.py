@@ -82,17 +82,17 @@ def _stability(read: Reader, places: Places, splits: int, seed: int,
 # %% ../../nbs/analysis/28_clusters.ipynb #5ca7e07c
 @dataclass(frozen=True, repr=False)
 class CorrelationClusters:
-    "Groups of neurons by correlation, how stable they are, and how stable those of twins without groups."
+    "Groups of neurons by correlation, how stable they are, and how stable those of surrogates without groups."
     layer: str
     frame: pd.DataFrame                      # neuron, cluster (from 1, the largest first), size, correlation (mean |r| with the others of it), agreement, twin_agreement
     numbers: pd.DataFrame                    # clusters, silhouette (held out), twin_silhouette
     stability: float                         # mean adjusted Rand index of random halves of the texts
-    twins: Float[np.ndarray, "twin"]         # the same of the twins
+    surrogates: Float[np.ndarray, "surrogate"]   # the same of data without groups
     pearson: Float[np.ndarray, "neuron neuron"]
     about: dict                              # rows, texts, splits, seed, constant
 
-    p = property(lambda self: permutation_p(self.stability, self.twins), doc="(1 + number of surrogates at least as stable) / (1 + number of surrogates).")
-    stable = property(lambda self: bool(self.stability > self.twins.max()), doc="Whether it is more stable than every twin.")
+    p = property(lambda self: permutation_p(self.stability, self.surrogates), doc="(1 + number of surrogates at least as stable) / (1 + number of surrogates).")
+    stable = property(lambda self: bool(self.stability > self.surrogates.max()), doc="Whether it is more stable than every surrogate.")
     n_clusters = property(lambda self: int(self.frame.cluster.max()), doc="How many clusters, those of a single neuron included.")
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 10) -> pd.DataFrame:
@@ -105,7 +105,7 @@ class CorrelationClusters:
 
     @property
     def verdict(self) -> str:
-        beside = f"adjusted Rand index {self.stability:.2f} between random halves of the texts, twins {self.twins.mean():.2f} (at most {self.twins.max():.2f}), p = {self.p:.2g}"
+        beside = f"adjusted Rand index {self.stability:.2f} between random halves of the texts, of surrogates {self.surrogates.mean():.2f} (at most {self.surrogates.max():.2f}), p = {self.p:.2g}"
         if not self.stable: return f"no stable clusters: {beside}"
         several = int((self.frame.cluster.value_counts() > 1).sum())
         lone = self.n_clusters - several
@@ -133,19 +133,19 @@ def correlation_clusters(
     mask: Optional[Bool[Tensor, "..."]] = None,
     texts: Optional[Sequence[int]] = None,
     splits: int = 5,                                  # random halvings of the texts
-    twins: int = 19,                                  # without groups; p is at least 1/(1 + twins)
+    n_permutations: int = 19,                         # surrogates without groups; p is at least 1/(1 + n_permutations)
     seed: int = 0,
 ) -> CorrelationClusters:
-    "Neurons grouped by correlation, with the stability of the groups beside that of shuffled twins (each a copy of the chosen neurons' rows). `BadInput` for fewer than 8 texts or 4 neurons."
-    return cluster_rows(layer_rows(activations, mask, (), texts), layer, neurons, clusters, splits, twins, seed)
+    "Neurons grouped by correlation, with the stability of the groups beside that of surrogates (each a shuffled copy of the chosen neurons' rows). `BadInput` for fewer than 8 texts or 4 neurons."
+    return cluster_rows(layer_rows(activations, mask, (), texts), layer, neurons, clusters, splits, n_permutations, seed)
 
 # %% ../../nbs/analysis/28_clusters.ipynb #ee9a4918
 def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, clusters: Optional[int] = None,
-                 splits: int = 5, twins: int = 19, seed: int = 0) -> CorrelationClusters:
+                 splits: int = 5, n_permutations: int = 19, seed: int = 0) -> CorrelationClusters:
     "As `correlation_clusters`, of rows as `layer_rows` returns them."
     r = merge_repeated_texts(find_layer(rows, layer))
     if r.n_texts < 8: raise BadInput(f"{r.n_texts} texts of {layer} are too few to compare halves: capture at least 8, or say texts=, which text each row is of.")
-    if splits < 1 or twins < 1: raise BadInput(f"{splits} splits and {twins} twins are too few: give at least 1 of each.")
+    if splits < 1 or n_permutations < 1: raise BadInput(f"{splits} splits and {n_permutations} permutations are too few: give at least 1 of each.")
     asked = select_for_pairs(r, neurons)
     spread = NeuronStats(len(asked), quantiles=False)
     for part in row_blocks(len(r)): spread.update(r.values[part][:, torch.from_numpy(asked)])
@@ -156,7 +156,7 @@ def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, cl
     read, rng = standard_reader(r.values, chosen), np.random.default_rng(seed)
     stability, k, by_number, agreement = _stability(read, r.places, splits, seed, numbers)
     null = []
-    for i in progress(range(twins), "twins", unit="twin"):
+    for i in progress(range(n_permutations), "surrogates", unit="surrogate"):
         shuffled = _shuffled(read(slice(None)), r.places, rng)
         null.append(_stability(lambda at: shuffled[at], r.places, splits, seed + 1 + i, numbers))
     every = torch.arange(len(r))
@@ -164,7 +164,7 @@ def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, cl
     frame = _cluster_frame(chosen, _cut(linkage_tree(pearson), k), pearson).assign(agreement=agreement, twin_agreement=np.mean([n[3] for n in null], 0))
     by_number["twin_silhouette"] = np.mean([n[2].silhouette for n in null], 0)
     return CorrelationClusters(r.layer, frame, by_number, stability, np.array([n[0] for n in null]), pearson,
-                               dict(rows=len(r), texts=r.n_texts, splits=splits, twins=twins, seed=seed, constant=len(asked) - len(chosen)))
+                               dict(rows=len(r), texts=r.n_texts, splits=splits, n_permutations=n_permutations, seed=seed, constant=len(asked) - len(chosen)))
 
 # %% ../../nbs/analysis/28_clusters.ipynb #57a1d5de
 def _cluster_frame(neurons: np.ndarray, labels: np.ndarray, r: np.ndarray) -> pd.DataFrame:
@@ -186,5 +186,5 @@ def _cluster_figure(c: CorrelationClusters) -> Any:
     ends = np.cumsum(part[part["size"] > 1].groupby("cluster").size().to_numpy())
     for end, size in zip(ends, np.diff(ends, prepend=0)):
         if c.stable: fig.add_shape(type="rect", x0=end - size - .5, x1=end - .5, y0=end - size - .5, y1=end - .5, line=dict(color=COLOURS["green"], width=2))
-    beside = f"adjusted Rand index of random halves {c.stability:.2f}, of shuffled twins at most {c.twins.max():.2f}"
+    beside = f"adjusted Rand index of random halves {c.stability:.2f}, of surrogates at most {c.surrogates.max():.2f}"
     return thin_ticks(add_titles(fig, f"{c.layer}: {c.verdict.split(':')[0]}", beside).update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR), names)

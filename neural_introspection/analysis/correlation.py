@@ -57,7 +57,7 @@ def select_for_pairs(r: LayerRows, neurons: Union[None, int, Sequence[int]]) -> 
     return found
 
 # %% ../../nbs/analysis/27_correlation.ipynb #6cafd719
-_KEPT = 2**25   # so many standardised values are kept in memory; more are made anew at each reading
+_KEPT = 2**25   # so many standardised values are kept in memory; more are recomputed at each reading
 Reader = Callable[[Any], Float[Tensor, "row chosen"]]   # rows (numbers or a slice) -> values about 0, of about 1; 0 for what is not finite
 
 def standard_reader(values: Float[Tensor, "row neuron"], neurons: Int[np.ndarray, "chosen"],

@@ -93,14 +93,14 @@ def logit_view(
     "What a neuron's output direction does to the logits, directly."
     a, = neuron_addresses(model, address)
     if not 0 < k <= model.cfg.d_vocab // 2: raise BadInput(f"k is {k}, but must be between 1 and {model.cfg.d_vocab // 2}.")
-    twins = random_neurons(model, a, others, seed)
-    logits = _to_logits(model, output_directions(model, [a, *twins]))
+    random = random_neurons(model, a, others, seed)
+    logits = _to_logits(model, output_directions(model, [a, *random]))
     z = logits / logits.std(1, keepdim=True).clamp(min=1e-30)
     strength = z.abs().amax(1).cpu().numpy()
     order = z[0].argsort(descending=True).tolist()
     rows = [(side, i) for side, some in (("raises", order[:k]), ("lowers", order[:-k - 1:-1])) for i in some]
     frame = pd.DataFrame(dict(side=[side for side, _ in rows], token=token_strings(model, [i for _, i in rows]), z=[float(z[0, i]) for _, i in rows]))
-    return LogitView(a, frame, float(strength[0]), permutation_p(strength[0], strength[1:]), len(twins))
+    return LogitView(a, frame, float(strength[0]), permutation_p(strength[0], strength[1:]), len(random))
 
 # %% ../../nbs/analysis/22_logits.ipynb #a8a6c4ae
 def logit_contrast(

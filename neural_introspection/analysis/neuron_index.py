@@ -100,7 +100,7 @@ def _save(index: LayerIndex, folder: Path) -> Path:
 def _load(folder: Path, model: Any) -> LayerIndex:
     about = read_json(folder/"index.json")
     check_format(about, FORMAT, folder, "index")
-    if about["weights"] != model_hash(model): raise BadData(f"{folder} is an index of another model than {model_name(model)}: give that, or make it anew.")
+    if about["weights"] != model_hash(model): raise BadData(f"{folder} is an index of another model than {model_name(model)}: give that, or make the index again.")
     return LayerIndex(model, tuple(about["texts"]), about["layer"], PolysemanticResult.load(folder/"senses"), NeuronStats.load(folder/"statistics.safetensors"))
 
 # %% ../../nbs/analysis/44_neuron_index.ipynb #f71cf19e

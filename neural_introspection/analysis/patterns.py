@@ -136,7 +136,7 @@ class ActivationExplorer:
         return self
 
     def draw(self) -> None:
-        "Make the figure anew; what went wrong is said in its place."
+        "Draw the figure again; an error is shown in its place."
         _draw(self)
 
     def _ask(self) -> None:

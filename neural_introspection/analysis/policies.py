@@ -101,7 +101,7 @@ class LanguageModelPolicy:
 
     def choose(self, state: AnalysisState, options: Sequence[Transition]) -> tuple[Transition, str]:
         listed = "\n".join(f"{i}. {t.target}: {t.why}" for i, t in enumerate(options, 1))
-        ask = f"An analysis of neurons goes on. {_so_far(state)} The next step is one of:\n{listed}\nAnswer with the number of one step and nothing else."
+        ask = f"An analysis of neurons is under way. {_so_far(state)} The next step is one of:\n{listed}\nAnswer with the number of one step and nothing else."
         def read(answer):
             found = re.match(r"\W*(\d{1,3})(?!\d)", answer)
             if not found or not 1 <= int(found[1]) <= len(options): raise NoAnswer(f"{answer[:40]!r} is none of the {len(options)} steps")
@@ -122,7 +122,7 @@ class LanguageModelPolicy:
         if p["given_up"] or p["asked"] >= self.questions: return None
         p["asked"] += 1
         try: found = read(self.speaker([dict(role="system", content="You help with an analysis. Be brief."), dict(role="user", content=question)]))
-        except Exception as error:   # whatever a speaker raises, the analysis goes on
+        except Exception as error:   # whatever a speaker raises, the analysis continues
             if not isinstance(error, NoAnswer): error = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             p["failed"] += 1
             p["given_up"] = p["failed"] >= GIVE_UP

@@ -237,7 +237,7 @@ def token_profiles(
     texts: Sequence[str],
     addresses: Address | Sequence[Address],   # of one layer or of several
     k: int = 20,             # top contexts of each neuron
-    shifts: int = 99,        # shifted twins; no p is below 1/(1 + shifts)
+    shifts: int = 99,        # shifted copies; no p is below 1/(1 + shifts)
     batch_size: int = 16,
     seed: int = 0,
     groups: Optional[Sequence[int]] = None,   # the group of each text; None: the same texts are one
@@ -249,7 +249,7 @@ def token_profiles(
     if group.max() < 3: raise BadInput(f"{int(group.max()) + 1} different texts are too few to test one half on the other: give at least 4.")
     if k < 1 or shifts < 1: raise BadInput(f"k is {k} and shifts is {shifts}, but both must be at least 1.")
     names = dict(token=token_strings(model, range(model.cfg.d_vocab)), position=_position_names(), **{"class": list(TOKEN_CLASSES)})
-    each = max(1, VOCABULARY // (model.cfg.d_vocab * (1 + shifts)))   # a table for each token and each twin would not fit for many neurons
+    each = max(1, VOCABULARY // (model.cfg.d_vocab * (1 + shifts)))   # a table for each token and each shifted copy would not fit for many neurons
     return [p for k0 in range(0, len(found), each) for p in _profiles(model, texts, plan, group, found[k0:k0 + each], k, shifts, batch_size, seed, names)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #cbefc105
@@ -260,15 +260,15 @@ def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Te
     ids = list(plan.ids.values())
     half = (torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2)[group]
     kind = torch.tensor([TOKEN_CLASSES.index(token_class(token)) for token in names["token"]])
-    twins = dict.fromkeys(names, shifts) | dict(token=min(shifts, max(19, VOCABULARY // len(names["token"]))))
-    tables = {by: _Table.empty(1 + twins[by], len(names[by]), len(found)) for by in names}
+    n_shifts = dict.fromkeys(names, shifts) | dict(token=min(shifts, max(19, VOCABULARY // len(names["token"]))))
+    tables = {by: _Table.empty(1 + n_shifts[by], len(names[by]), len(found)) for by in names}
     stats, random, tally = NeuronStats(len(found), quantiles=False, top_k=k), _RandomRows(ids, seed), np.zeros(3, int)
     for batch, values, finite in neuron_batches(model, texts, found, batch_size):
         tally += batch.tally
         batch, values = batch[finite], values[finite]
         aligned = _shifted(values, batch.text, group, shifts, seed)
         for by, category in (("token", batch.token), ("class", kind[batch.token]), ("position", _position_bin(batch.position))):
-            tables[by].add(half[batch.text], category, aligned[:1 + twins[by]])
+            tables[by].add(half[batch.text], category, aligned[:1 + n_shifts[by]])
         stats.update(values, contexts=batch.contexts)
         random.take(batch, values)
     explained = {by: table.explained().numpy() for by, table in tables.items()}

@@ -109,12 +109,12 @@ def relearning(
     kind: str = "normal",
     seed: int = 0,
 ) -> pd.DataFrame:
-    "Accuracy on the test, with the core random, while what comes after the layer is trained for the task: as antitraining left it, and made anew. The model is not changed."
+    "Accuracy on the test, with the core random, while what comes after the layer is trained for the task: as antitraining left it, and re-initialised. The model is not changed."
     rows = []
-    for start in ("antitrained", "anew"):
+    for start in ("antitrained", "re-initialised"):
         copied = copy.deepcopy(model)
         after = {name: dict(copied.named_parameters())[name] for name in layer.after}
-        if start == "anew": _made_anew(copied, after, seed)
+        if start == "re-initialised": _reinitialise(copied, after, seed)
         optimizer = torch.optim.Adam(after.values(), lr=rate)
         for step in progress(range(steps + 1), "relearn", unit="step"):
             if step % every == 0:
@@ -129,7 +129,7 @@ def relearning(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #ec40aa6b
-def _made_anew(model: nn.Module, after: dict[str, nn.Parameter], seed: int) -> None:
+def _reinitialise(model: nn.Module, after: dict[str, nn.Parameter], seed: int) -> None:
     "Start values for these weights, by the modules they belong to; normal ones where a module has none."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -206,7 +206,7 @@ def certificate_figure(c: Certificate) -> Any:
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #67ed0a9f
 def relearning_figure(curves: pd.DataFrame, title: str = "Relearning, with the core random") -> Any:
-    "Accuracy by step, as antitraining left it and made anew."
+    "Accuracy by step, as antitraining left it, and re-initialised."
     from neural_introspection.display import colour_of, figure, interval_line
     lines = [interval_line(part.step, part.accuracy, part.low, part.high, name=name, line_color=colour_of(name, i)) for i, (name, part) in enumerate(curves.groupby("start", sort=False))]
     return figure(lines, title, "training step of what comes after the layer", "accuracy on the test", showlegend=True, yaxis_range=[0, 1.02])

@@ -57,7 +57,7 @@ def hugging_face(model: Any) -> nn.Module:
 
 # %% ../../nbs/antitraining/30_compression.ipynb #be2fc5c0
 def size_of(model: nn.Module) -> TransformerSize:
-    "How many units a GPT-2 has by now."
+    "How many units a GPT-2 has."
     blocks = model.transformer.h
     return TransformerSize(tuple(b.mlp.c_fc.weight.shape[1] for b in blocks), tuple(b.attn.num_heads for b in blocks), model.transformer.wte.weight.shape[1])
 

@@ -253,7 +253,7 @@ class ForceSettings:
     adversaries: int = option(2, "Networks that look for the concept in the other neurons", "Adversaries", minimum=1)
     hidden: int = option(128, "Hidden neurons of each", "Adversaries", minimum=1)
     adversary_steps: int = option(4, "Training steps of each adversary for one of the model", "Adversaries", minimum=1)
-    fresh: int = option(25, "After so many steps the oldest adversary is begun anew", "Adversaries", minimum=1)
+    fresh: int = option(25, "After so many steps the oldest adversary is re-initialised", "Adversaries", minimum=1)
     memory: int = option(8, "So many of the last batches train the adversaries", "Adversaries", minimum=1)
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #2673acf9

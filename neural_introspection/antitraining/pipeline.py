@@ -56,7 +56,7 @@ def _one_seed(config: AntitrainConfig, seed: int, folder: Path) -> dict:
         with contextlib.suppress(BadData): return read_json(done)
     state = folder/"models"/f"seed_{seed}.safetensors"
     a, data = open_antitraining(config, seed)
-    if a.resume(state): log.info("seed %d goes on after phase %r", seed, a.history[-1]["phase"])
+    if a.resume(state): log.info("seed %d resumes after phase %r", seed, a.history[-1]["phase"])
     a.run(state)
     if not a.cores: a.measure()
     found = _seed_row(a, data, seed)
@@ -86,7 +86,7 @@ class AntitrainResult:
         return pd.concat([pd.DataFrame(run["history"]).assign(seed=run["seed"]) for run in self.runs], ignore_index=True)
 
     def network(self, seed: Optional[int] = None) -> Antitraining:
-        "The antitrained network of a seed (the first one if left out), with its core, ready to go on."
+        "The antitrained network of a seed (the first one if left out), with its core, ready to continue."
         return _stored(self, self.runs[0]["seed"] if seed is None else seed)
 
     def summary(self) -> dict: return plain(dict(data=self.config.data, width=self.config.width, seeds=[{k: v for k, v in run.items() if k != "history"} for run in self.runs], mean=self.to_frame().mean(numeric_only=True).drop("seed").to_dict(), output_dir=str(shown_path(self.run_folder))))

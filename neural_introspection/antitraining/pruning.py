@@ -169,7 +169,7 @@ def falling_sizes(count: int, size: int, steps: int) -> list[int]:
 
 # %% ../../nbs/antitraining/28_pruning.ipynb #2951a859
 class SizedAntitraining(Antitraining):
-    "Antitraining to a core of a given size: the most informative units, by a ranking that is given or measured anew in each cycle."
+    "Antitraining to a core of a given size: the most informative units, by a ranking that is given or measured again in each cycle."
     def __init__(self, model: nn.Module, sites: str | Sequence[str], train: Examples, settings: AntitrainSettings, size: int, rankings: Optional[dict[str, Int[np.ndarray, "unit"]]] = None, **options: Any):
         super().__init__(model, sites, train, settings, **options)
         if settings.cycles < 1 or any(not 1 <= size <= layer.reference.units.count for layer in self.layers): raise BadInput(f"a core of {size} in {settings.cycles} cycles cannot be: give at least one cycle, and a size from 1 to the number of units.")

@@ -49,7 +49,7 @@ class RunFolder:
     "A run on disk: `manifest.json` and the sub-folders datasets, models, figures, reports. Use as a context manager."
     path: Path
     manifest: dict
-    resumed: bool = False             # whether an unfinished run goes on
+    resumed: bool = False             # whether an unfinished run is resumed
     archived: Optional[Path] = None   # where the previous run went
     lock: Any = None
 

@@ -19,7 +19,7 @@ _SHARED = """
 const PLOTLY = globalThis.neuralIntrospectionPlotly ??= {};   // by version: what the page has read
 const EDITS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate", "removeLayoutProps", "removeTraceProps"].map(name => `_py2js_${name}`);
 
-async function find(model) {   // a page that is loaded anew makes the models in any order
+async function find(model) {   // a page that is reloaded makes the models in any order
   for (const end = Date.now() + 60000; ;)
     try { return (await model.widget_manager.get_model(model.get("_plotly").source)).get("source"); }
     catch (error) { if (Date.now() > end) throw error; await new Promise(later => setTimeout(later, 50)); }

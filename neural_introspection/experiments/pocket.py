@@ -194,7 +194,7 @@ class PocketTraining:
 
 # %% ../../nbs/experiments/10_pocket.ipynb #dd03784d
 def train_pocket(
-    folder: str | Path,              # keeps `checkpoint.safetensors`; the same call goes on from there
+    folder: str | Path,              # keeps `checkpoint.safetensors`; the same call resumes from there
     data: PocketData,
     recipe: PocketRecipe = PocketRecipe(),
     compile_model: bool = False,     # with `torch.compile`: faster, needs a C++ compiler

@@ -51,7 +51,7 @@ class NeuronAtlas:
         self,
         texts: Sequence[str],
         groups: Optional[Sequence[int]] = None,   # group of each text; `group_texts` by default
-        folder: Optional[str | Path] = None,      # where sums are kept, to go on after a kill
+        folder: Optional[str | Path] = None,      # where sums are kept, to resume after a kill
     ) -> AtlasResult:
         "Scores of every neuron, cross-fitted over grouped folds. `BadInput` before the pass for what cannot work."
         plan, parts, about = _plan(self, texts, groups)

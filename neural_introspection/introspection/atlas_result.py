@@ -143,7 +143,7 @@ def _load(path: Path) -> AtlasResult:
         about = json.loads(data.attrs.pop("atlas"))
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise BadData(f"{path} holds no atlas that this version can read ({reason}): make it anew.") from None
+        raise BadData(f"{path} holds no atlas that this version can read ({reason}): make it again.") from None
     check_format(data.attrs, 1, path, "atlas")
     del data.attrs["format"]
     return AtlasResult(data, about)

@@ -45,7 +45,7 @@ def run_atlas(
     **options: Any,                   # fields of `AtlasConfig`
 ) -> AtlasResult:
     """The atlas as configured; writes `output` if given (an atlas that is there is archived, or removed with
-    `force_overwrite`), and goes on where a killed one stopped. Raises `BadInput` before the pass."""
+    `force_overwrite`), and resumes where a killed one stopped. Raises `BadInput` before the pass."""
     config, model, texts = resolve_call(AtlasConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     _check_config(config)

@@ -109,22 +109,22 @@ def input_features(model: Any, dataset: ActivationDataset) -> Float[Tensor, "row
     return torch.cat(rows)
 
 # %% ../../nbs/introspection/53_baselines.ipynb #92f22be2
-def random_twin(model: Any, seed: int = 0) -> Any:
+def random_weights_model(model: Any, seed: int = 0) -> Any:
     "The model's architecture and tokenizer with freshly initialised weights."
     from transformers import AutoModelForCausalLM
     device, dtype = model_device(model), next(model.parameters()).dtype
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = AutoModelForCausalLM.from_config(model.original_model.config).to(device, dtype)
-        twin = as_bridge(fresh, model.tokenizer, model.cfg.model_name)
-    twin.cfg.default_prepend_bos = model.cfg.default_prepend_bos
-    return twin
+        untrained = as_bridge(fresh, model.tokenizer, model.cfg.model_name)
+    untrained.cfg.default_prepend_bos = model.cfg.default_prepend_bos
+    return untrained
 
 # %% ../../nbs/introspection/53_baselines.ipynb #cdb58a66
-def twin_features(predictor: ActivationPredictor, dataset: ActivationDataset, twin: Any,
+def random_weights_features(predictor: ActivationPredictor, dataset: ActivationDataset, untrained: Any,
                   folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
-    "The features that the random twin has at the same layer and positions."
-    return dataclasses.replace(predictor, model=twin, head=None, weights={}).features(dataset.tokens, folder)
+    "The features that the model with random weights has at the same layer and positions."
+    return dataclasses.replace(predictor, model=untrained, head=None, weights={}).features(dataset.tokens, folder)
 
 # %% ../../nbs/introspection/53_baselines.ipynb #450104d9
 def token_ends(model: Any, texts: Sequence[str]) -> list[Int[np.ndarray, "token"]]:

@@ -34,7 +34,7 @@ VERDICTS = {
     "introspects": ("green", "The model's own representations predict this target, every control was made, and none explains it away."),
     "unrefuted": ("blue", "The target is predicted and no control that was made explains it away, but not every control was made."),
     "learned": ("yellow", "The prediction was made by training: the frozen model did not hold it, or it was paid for with the model's language."),
-    "not privileged": ("yellow", "It is predicted as well from an untrained twin or from another model: the access is not privileged."),
+    "not privileged": ("yellow", "It is predicted as well from an untrained model or from another model: the access is not privileged."),
     "trivial": ("orange", "It is predicted, but something simpler explains it: no look inside the model is needed."),
     "leak": ("red", "Leakage, or it cannot be ruled out: the answer was in the features, or test texts were in training."),
     "collapse": ("red", "Collapse, not introspection: training changed the neuron instead of predicting it."),
@@ -47,7 +47,7 @@ DECISION = (
     ("collapse", ("spread kept", "original still predicted")),
     ("no evidence", ("enough groups", "above zero", "beats mean", "beats most frequent bin", "beats shuffled targets", "losses agree")),
     ("trivial", ("not its own input", "beats last token", "beats input only", "selectivity")),
-    ("not privileged", ("beats random twin", "beats other model")),
+    ("not privileged", ("beats random weights", "beats other model")),
     ("learned", ("readable when frozen", "language kept")),
 )
 _ANSWERED = {"selectivity": "beats last token"}   # what answers for a check that cannot be made
@@ -85,7 +85,7 @@ def _lead(d: Difference) -> str:
     return f"worse by {number_text(-d.value)} ({number_text(-d.high)} to {number_text(-d.low)})"
 
 # %% ../../nbs/introspection/57_checks.ipynb #f5bdd957
-_BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random twin", "other model")
+_BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random weights", "other model")
 
 def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     "Whether the head beats each baseline; `not measured` without another model."

@@ -271,12 +271,12 @@ def _load(path: Path, model: Any) -> ActivationDataset:
     check_format(about, 2, path, "data set")
     if about.get("sha256") != _table_hash(path):
         raise BadData(f"{path} is damaged: its contents are not those that {_sidecar(path).name} "
-                      "describes; remove it to have it made anew.")
+                      "describes; remove it to have it made again.")
     if model is not None: check_same_model(f"data set {path}", about["model"], describe(model))
     frame = read_frame(path, strings=["text", "split"])
     columns = dataset_columns(Target.of(about["target"]))
     if not set(columns) <= set(frame.columns):
-        raise BadData(f"{path} lacks columns of a data set: remove it to have it made anew.")
+        raise BadData(f"{path} lacks columns of a data set: remove it to have it made again.")
     frame["tokens"] = [json.loads(t) if isinstance(t, str) else t.tolist() for t in frame.tokens]
     return ActivationDataset(frame[columns], {k: v for k, v in about.items() if k != "sha256"})
 
@@ -285,4 +285,4 @@ def check_same_model(what: str, stored: dict, info: ModelInfo) -> None:
     "`BadData` unless the stored identity has the model's weights."
     if stored.get("weights") == info.weights: return
     raise BadData(f"{what} belongs to model {stored.get('name')} (weights {stored.get('weights')}), "
-                  f"and this is {info.name} (weights {info.weights}): make it anew for this model.")
+                  f"and this is {info.name} (weights {info.weights}): make it again for this model.")

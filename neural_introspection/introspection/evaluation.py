@@ -16,8 +16,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from ..core import BadData, progress, read_tensors, write_tensors
 from .baselines import (Rows, control_rows, control_task, input_features,
-    other_features, predict_rows, random_twin, seen_tokens, selectivity, shuffle_targets, simple_guess,
-    stacked_control_rows, twin_features, without_own_output)
+    other_features, predict_rows, random_weights_model, seen_tokens, selectivity, shuffle_targets, simple_guess,
+    stacked_control_rows, random_weights_features, without_own_output)
 from .dataset import ActivationDataset
 from .drift import changed_site, dead_share, language_drift
 from .leakage import leakage_label
@@ -104,11 +104,11 @@ def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"],
     return predict_rows(fresh, case.dataset, fresh.features(case.dataset.tokens), "test")
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #2da8f50b
-def _twin_run(case: Case) -> Rows:
-    "Predictions from the random twin; trained as the model was, if that was."
-    p, twin = case.predictor, random_twin(case.predictor.model, case.seed)
-    x = twin_features(p, case.dataset, twin, case.folder and case.folder/"twin")
-    return _tuned_again(case, twin, x, "tuned-twin") if p.weights else control_rows(case.trainer, case.dataset, x)
+def _random_weights_run(case: Case) -> Rows:
+    "Predictions from the model with random weights; trained as the model was, if that was."
+    p, untrained = case.predictor, random_weights_model(case.predictor.model, case.seed)
+    x = random_weights_features(p, case.dataset, untrained, case.folder and case.folder/"random")
+    return _tuned_again(case, untrained, x, "tuned-random") if p.weights else control_rows(case.trainer, case.dataset, x)
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #ac2c2ea2
 def _makers(case: Case) -> dict[str, Callable[[], Rows | dict[str, Rows]]]:
@@ -121,7 +121,7 @@ def _makers(case: Case) -> dict[str, Callable[[], Rows | dict[str, Rows]]]:
               "last token": lambda: simple_guess(d, case.bins, by_token=True),
               "input only": lambda: head(input_features(p.model, d)),
               "shuffled": lambda: several(shuffle_targets, SHUFFLES),
-              "random twin": lambda: _twin_run(case)}
+              "random weights": lambda: _random_weights_run(case)}
     other = case.options.other_model
     if other is not None: makers["other model"] = lambda: head(other_features(p, d, other))
     if p.weights: makers["frozen head"] = lambda: head(case.base_features)

@@ -199,7 +199,7 @@ def _save(card: IntrospectionCard, folder: Path) -> Path:
 # %% ../../nbs/introspection/58_report.ipynb #7cf2bd26
 def _load(folder: Path) -> IntrospectionCard:
     stored = read_json(folder/"card.json")
-    if stored.pop("format", None) != 1: raise BadData(f"{folder} holds no card that this version can read: make it anew.")
+    if stored.pop("format", None) != 1: raise BadData(f"{folder} holds no card that this version can read: make it again.")
     kind = Score if stored.pop("metric") == "R²" else ClassScore
     known = lambda cls, fields: cls(**{k: float("nan") if v is None else v for k, v in fields.items()})
     compared = lambda many: {n: Compared(known(kind, c["score"]), known(Difference, c["head_minus"])) for n, c in many.items()}

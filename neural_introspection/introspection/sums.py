@@ -23,7 +23,7 @@ from ..models import token_batches
 __all__ = []
 
 # %% ../../nbs/introspection/66_sums.ipynb #04b18a97
-PART = 8   # batches in a part; a killed atlas goes on after its last whole part
+PART = 8   # batches in a part; a killed atlas resumes after its last whole part
 
 @dataclass(frozen=True)
 class Part:
@@ -96,7 +96,7 @@ def part_sums(plan: AtlasPlan, model: Any, part: Part) -> Sums:
 def fold_sums(
     parts: Sequence[Part],
     work: Callable[[list[Part]], Iterable[Sums]],   # the sums of some parts, in order
-    folder: Optional[str | Path] = None,   # where sums are kept, to go on after a kill
+    folder: Optional[str | Path] = None,   # where sums are kept, to resume after a kill
     identity: Optional[dict] = None,       # what they depend on; sums of another identity are not used
     device: Any = "cpu",
 ) -> dict[int, Sums]:

@@ -91,7 +91,7 @@ class TrainResult:
     history: pd.DataFrame   # columns epoch (0: before training), split, loss
     best_epoch: int         # the epoch whose weights were kept
     stopped_early: bool
-    resumed_from: Optional[int] = None   # the epoch a killed run went on from
+    resumed_from: Optional[int] = None   # the epoch a killed run resumed from
     loss_gap: float = 0.0                # training loss minus the loss by the public way, on one batch
     moving: bool = False                 # whether the target was recomputed while its neuron could change
     weights: dict[str, Tensor] = field(default_factory=dict)   # what fine-tuning changed, by name
@@ -271,7 +271,7 @@ def _drift(trainer: PredictorTrainer, dataset: ActivationDataset) -> ActivationD
 
 # %% ../../nbs/introspection/50_trainer.ipynb #aa1925db
 def _accelerator(device: torch.device, batch_size: int) -> Any:
-    "An accelerator that leaves things on `device`; its process-wide state is made anew if it is for another kind."
+    "An accelerator that leaves things on `device`; its process-wide state is recreated if it is for another kind."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DataLoaderConfiguration

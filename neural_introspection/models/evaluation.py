@@ -16,7 +16,7 @@ __all__ = ['evaluating', 'read_logits', 'accuracy']
 # %% ../../nbs/models/60_evaluation.ipynb #db22fa04
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    "Within the block the model is in evaluation mode; each module is then put back into its own. (A Keras model has no mode: it is told at each call.)"
+    "Within the block the model is in evaluation mode; each module is then put back into its own. (A Keras model has no mode: it is passed at each call.)"
     if not isinstance(model, nn.Module): return (yield)
     training = [module for module in model.modules() if module.training]
     try:

@@ -234,7 +234,7 @@ def _arrange(explorer: ToyExplorer) -> None:
     import ipywidgets as widgets
     left, right = explorer.widget.children[1].children
     parts, c, p, wrap = explorer.parts, explorer.controls, explorer.places, widgets.Layout(flex_flow="row wrap", align_items="flex-start")
-    parts.run.description, parts.run.tooltip = "Train", "Train this sweep, or go on with it"
+    parts.run.description, parts.run.tooltip = "Train", "Train this sweep, or resume it"
     left.children = (*left.children, p["row"])
     left.layout.max_width, right.layout.flex = "28em", "5 1 30em"
     right.children = (widgets.HBox([parts.run, parts.cancel]), explorer.form.message, parts.status, parts.bar, parts.error, p["words"], p["training"])
@@ -255,7 +255,7 @@ def _connect(explorer: ToyExplorer) -> None:
 
 # %% ../../nbs/toy/40_explorer.ipynb #3437d85b
 def _try(explorer: ToyExplorer, do: Callable, *args: Any) -> None:
-    "Do it, unless a control was changed by the explorer itself; what goes wrong is told."
+    "Do it, unless a control was changed by the explorer itself; errors are shown."
     with explorer._lock:
         if explorer._quiet: return
         explorer._quiet = True
@@ -308,11 +308,11 @@ def _run(explorer: ToyExplorer, config: ToyConfig) -> ToyResult:
         _draw(explorer, "training", curves(so_far.take(values, training)))
         clock["next"] = time.monotonic() + 3 * (time.monotonic() - start)   # a quarter of the time is for drawing, at most
     there = done() if unfinished(config) else 0
-    _say(explorer, "words", f"{config.file_name}: " + (f"goes on; {there} of {count} networks are there." if there else f"{count} networks are trained."))
+    _say(explorer, "words", f"{config.file_name}: " + (f"resumes; {there} of {count} networks are there." if there else f"{count} networks are trained."))
     with explorer._lock: _draw(explorer, "training", curves(so_far))
     try: return run_toy(config, follow)
     except Cancelled:
-        _say(explorer, "words", f"{config.file_name}: {done()} of {count} networks are done and kept. Train goes on with it.")
+        _say(explorer, "words", f"{config.file_name}: {done()} of {count} networks are done and kept. Train resumes it.")
         raise
 
 # %% ../../nbs/toy/40_explorer.ipynb #b4b6265f

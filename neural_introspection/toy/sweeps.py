@@ -132,7 +132,7 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             tensors, about = read_tensors(state)
             if about.get("values") != list(values): raise BadData("of a sweep that was cut otherwise")
             t.load_state(tensors, [r | {k: math.nan for k, v in r.items() if v is None} for r in about["records"]])
-            log.info("goes on%s after %d steps", f" with values {', '.join(f'{config.sweep_values[v]:g}' for v in values)}" if config.sweep_var else "", t.steps_done)
+            log.info("resumes%s after %d steps", f" with values {', '.join(f'{config.sweep_values[v]:g}' for v in values)}" if config.sweep_var else "", t.steps_done)
     saved = time.monotonic()
     def keep() -> None:
         _check_owner(config, folder)
@@ -144,7 +144,7 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             keep()
             saved = time.monotonic()
     try: t.run(watch=now_and_then, every=WATCH_EVERY if watch else SAVE_EVERY)
-    except (Cancelled, KeyboardInterrupt):   # between two steps; anything else may come in the middle of one, and the last state is the one to go on from
+    except (Cancelled, KeyboardInterrupt):   # between two steps; anything else may come in the middle of one, and the last state is the one to resume from
         keep()
         raise
     _check_owner(config, folder)
@@ -276,7 +276,7 @@ def _load_result(path: Path) -> ToyResult:
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     check_format(dict(format=1) | manifest, 1, path, "sweep")
     if not isinstance(manifest.get("config"), dict) or "sweep_var" not in manifest["config"]: raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
-    if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before goes on with it.")
+    if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before resumes it.")
     try: config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))
     except BadInput as error: raise BadData(f"{path} was not written by this version ({str(error).rstrip('.')}): train the sweep again, or open it with the version that wrote it.") from None
     runs = read_frame(path/"datasets"/"runs.parquet")
@@ -310,7 +310,7 @@ def run_toy(
 def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")})
 
 def unfinished(config: ToyConfig) -> bool:
-    "Whether there is something in the config's folder that `run_toy` goes on with."
+    "Whether there is something in the config's folder that `run_toy` resumes."
     return is_resumable(config.run_folder, _asked(make_config(ToyConfig, vars(config))))
 
 # %% ../../nbs/toy/20_sweeps.ipynb #ab3cf326

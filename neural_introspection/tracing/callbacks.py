@@ -50,7 +50,7 @@ def trainer_callback(net: TraceableNN) -> Any:
 
     class TraceCallback(TrainerCallback):
         epoch = OpenEpoch(net)
-        def on_epoch_begin(self, args, state, control, **kwargs): self.epoch.begin(int(state.epoch + 1e-6))   # a run that goes on in the middle of an epoch traces the rest of it
+        def on_epoch_begin(self, args, state, control, **kwargs): self.epoch.begin(int(state.epoch + 1e-6))   # a run resumed in the middle of an epoch traces the rest of it
         def on_step_begin(self, args, state, control, **kwargs): self.epoch.counting(True)
         def on_step_end(self, args, state, control, **kwargs): self.epoch.counting(False)
         def on_epoch_end(self, args, state, control, **kwargs): self.epoch.end(step=state.global_step)

@@ -132,7 +132,7 @@ class TraceExplorer:
         self.parts.address.value = "L_{}/n_{}".format(*strongest_neuron(self.map, self.epoch, line, int(points.xs[0])))
 
     def refresh(self) -> None:
-        "Look again what is on disk; a slider that stood at the last epoch goes on to the new last one."
+        "Look again what is on disk; a slider that stood at the last epoch moves to the new last one."
         _try(self, _refresh)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def _static_page(explorer: TraceExplorer) -> str:
 
 # %% ../../nbs/tracing/64_explorer.ipynb #4a21b12a
 def trace_dashboard(path: Optional[str | Path] = None) -> Any:   # a trace; that of the environment's NI_TRACE if left out, or the digits, learned now
-    "The explorer of a trace; a trace that cannot be opened is told in its place."
+    "The explorer of a trace; a trace that cannot be opened is reported in its place."
     from IPython.display import HTML
     from neural_introspection.display import error_html
     try: return TraceExplorer(path or os.environ.get("NI_TRACE") or traced_digits())

@@ -105,7 +105,7 @@ class _SampleMeans:
         self.first = {layer.site: getattr(find_site(model, layer.site), "batch_first", True) for layer in layers}
 
     def watching(self, model: nn.Module) -> Any:
-        "A context in which the activations of forward passes are put aside."
+        "A context in which the activations of forward passes are recorded."
         at = {site: [layer for layer in self.layers if layer.site == site] for site in self.first}
         def keep(some):
             def see(x):

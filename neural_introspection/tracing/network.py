@@ -76,8 +76,8 @@ class TraceableNN(nn.Module):
         input_size: Optional[int] = None,    # or build a multilayer perceptron of these sizes
         hidden_size: Union[None, int, Sequence[int]] = None,
         output_size: Optional[int] = None,
-        path: Optional[str | Path] = None,   # the trace, ending in .zarr; a trace that is there goes on. None: a folder that goes away with the process
-        overwrite: bool = False,             # start anew
+        path: Optional[str | Path] = None,   # the trace, ending in .zarr; a trace that is there is continued. None: a folder that goes away with the process
+        overwrite: bool = False,             # start again
         num_epochs: Optional[int] = None,
         epoch_intervals: Intervals = None,   # None: every epoch; n: every nth; -1: the last only; a list: those
         classes: Optional[int] = None,       # how many classes to tell apart, where labels are given
@@ -226,7 +226,7 @@ def _check_new(net: TraceableNN, epoch: int) -> None:
     "`BadInput` if whole epochs of the trace would be lost."
     if not any(e >= epoch for e in read_attrs(net.path)["epochs"]): return
     there = [e for e in net._trace.refresh().epochs if e >= epoch]
-    if there: raise BadInput(f"{net.path.name} has epoch {number_range(there)} already: go on with epoch {there[-1] + 1}, call rewind({epoch}) to trace from there again, or start anew with overwrite=True.")
+    if there: raise BadInput(f"{net.path.name} has epoch {number_range(there)} already: continue with epoch {there[-1] + 1}, call rewind({epoch}) to trace from there again, or start again with overwrite=True.")
 
 # %% ../../nbs/tracing/24_network.ipynb #d4bb5329
 def _write_epoch(net: TraceableNN, epoch: int, recorder: EpochRecorder) -> None:

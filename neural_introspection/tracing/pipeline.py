@@ -130,10 +130,10 @@ class TraceTraining:
         "Go on where the checkpoint is; from the start if there is none, it is damaged, or the trace lacks one of its epochs."
         if self.checkpoint is None or not self.checkpoint.exists(): return
         try: tensors, about = read_tensors(self.checkpoint)
-        except BadData as error: return log.warning("%s Training starts anew.", error)
+        except BadData as error: return log.warning("%s Training starts again.", error)
         missing = [h["epoch"] for h in about["history"] if h["traced"] and h["epoch"] not in self.net.network_trace.epochs]
         if missing:
-            return log.warning("epoch %d of the unfinished run is not in the trace: training starts anew", missing[0])
+            return log.warning("epoch %d of the unfinished run is not in the trace: training starts again", missing[0])
         part = lambda name: {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
         self.net.model.load_state_dict(part("model"))
         load_optimizer_tensors(self.optimizer, self.parameters, part("optimizer"))

@@ -33,7 +33,7 @@ class _Counter:
     "Activations of one layer, by class, in pieces large enough to be fast."
     def __init__(self, layer: Layer, quantiles: bool):
         self.layer, self.quantiles = layer, quantiles
-        self.room: Optional[Float[Tensor, "row neuron"]] = None   # what is put aside are its first `filled` rows
+        self.room: Optional[Float[Tensor, "row neuron"]] = None   # its first `filled` rows are in use
         self.filled, self.labels = 0, []          # (rows, their labels or None), piece by piece
         self.stats: dict[int, NeuronStats] = {}   # by class; -1 without a label
         self.unfit = False                        # whether labels came that could not be matched to the rows
@@ -87,7 +87,7 @@ class _Gradients:
     "The length of each neuron's weight gradient, a row for each backward pass."
     def __init__(self, layer: Layer):
         self.width, self.stats, self.step = layer.width, NeuronStats(layer.width, quantiles=False), {}
-        self.room: Optional[Float[Tensor, "step neuron"]] = None   # what is put aside are its first `filled` rows
+        self.room: Optional[Float[Tensor, "step neuron"]] = None   # its first `filled` rows are in use
         self.filled = 0
 
     def add(self, part: int, start: int, gradient: Float[Tensor, "neuron connection"]) -> None:

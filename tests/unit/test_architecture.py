@@ -1,9 +1,10 @@
 """No fault comes beside those that .ci/ratchet.json lists, and none is listed that is gone. Each check sees a planted one."""
 import json
+import re
 
 import pytest
 import ratchet
-from modules import exported_module, imports
+from modules import exported_module, imports, module_files
 from quick import touched
 
 PACKAGE = "neural_introspection"
@@ -70,3 +71,15 @@ def test_the_notebooks_that_a_change_touches(plant):
     assert exported_module(y, root) == module and list(imports(module.with_name("z.py"), root)) == [(module, None, "y")]
     for changed, found in (([x], [x, y]), ([module], [y, z]), ([index, z], [z, index]), ([root / "README.md"], [])):
         assert touched(set(changed), paths, root) == found
+
+
+RETIRED = r"\b(anew|goes on|has by now|is told|put aside|luckiest|random[ _-]twin)\b"   # words of a language of our own
+
+
+def test_retired_words_do_not_come_back():
+    "Names, docstrings, comments and messages of the package use the field's words."
+    modules = [p for p in module_files() if p.name != "_modidx.py"]
+    found = [f"{p.name}:{i}: {m[0]}" for p in modules for i, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)
+             if (m := re.search(RETIRED, line, re.I))]
+    assert len(modules) > 100
+    assert found == []

@@ -132,7 +132,7 @@ def test_cancel_stops_a_long_training_and_the_panel_goes_on(shown):
     assert "Cancelled at train" in shown.panel.get_by_role("alert").inner_text() and before < shown.steps[0] < 1_000_000
     stopped = shown.steps
     shown.page.wait_for_timeout(500)
-    assert shown.steps == stopped   # nothing goes on behind its back
+    assert shown.steps == stopped   # nothing continues behind its back
     shown.set("train_steps", "20")
     shown.press("Train")
     assert shown.steps == (stopped[0] + 20, stopped[1]) and shown.panel.get_by_role("alert").count() == 0

@@ -212,7 +212,7 @@ def test_a_page_that_is_loaded_anew_shows_the_present_state(shown, runs):
     shown.panel.wait_for(timeout=OPEN * 1000)
     eventually(shown.page, lambda: {w: shown.plot(w).evaluate(DATA) for w in words} | {"pair": shown.pair.evaluate(f"plot => plot.data && ({DATA})(plot)")} == seen, TRAINED)
     shown.status("Neuron 7 ").wait_for()
-    shown.shot("loaded-anew")
+    shown.shot("reloaded")
 
 
 def test_a_cell_that_is_run_again_shows_what_is_changed_later(shown):

@@ -140,7 +140,7 @@ def test_a_choice_is_one_of_those_allowed(model, tmp_path, serve):
 
 @pytest.mark.slow
 def test_killed_and_resumed(tmp_path, monkeypatch, capsys):
-    "A SIGKILL between two states; the same command goes on and ends with the claims of an unbroken run."
+    "A SIGKILL between two states; the same command resumes and ends with the claims of an unbroken run."
     command = "agent --model pocket --layers 1 --num-samples 80 --candidates 3 --budget 6 --hypotheses token,class,position,output --draws 19 --device cpu --output-dir out --json"
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

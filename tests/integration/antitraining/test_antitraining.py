@@ -64,7 +64,7 @@ def test_killed_after_a_phase_it_goes_on_to_the_same_numbers(tmp_path, whole):
         assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "output-antitrain" / "reports" / "seed_0.json").exists(), "it was to be killed before the end"
     done = shell(SMALL, "--seeds 2", cwd=tmp_path)
-    assert done.returncode == 0 and "resuming the run" in done.stderr and "seed 0 goes on after phase" in done.stderr
+    assert done.returncode == 0 and "resuming the run" in done.stderr and "seed 0 resumes after phase" in done.stderr
     assert numbers(done.stdout) == whole
 
 

@@ -35,7 +35,7 @@ def test_json_is_all_of_stdout(finished):
     found = answer((finished / "stdout").read_text())
     assert ANSWER <= found.keys() and found["run_folder"] == "out"
     assert found["r2_low"] <= found["r2"] <= found["r2_high"] <= 1 and -1 <= found["spearman"] <= 1
-    assert {"mean", "last token", "input only", "shuffled targets", "random twin"} <= found["baselines"].keys()
+    assert {"mean", "last token", "input only", "shuffled targets", "random weights"} <= found["baselines"].keys()
     assert all({"r2", "r2_low", "r2_high", "spearman"} <= b.keys() for b in found["baselines"].values())
     assert found["leakage"] == "downstream" and found["verdict"] in VERDICTS
     assert found["std_ratio"] == 1 and found["r2_original"] == found["r2_current"] == found["r2"]  # the model was frozen

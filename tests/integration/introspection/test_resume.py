@@ -69,7 +69,7 @@ def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
     assert 2 <= reached < EPOCHS and (manifest(run)["status"], manifest(run)["stage"]) == ("running", "train")
     assert "resuming the run in out (it stopped in stage dataset)" in (tmp_path / "stderr").read_text()
     assert len(pieces(run)) == 2
-    again = {p: p.lstat() for p in first}  # what was whole was read, not made anew
+    again = {p: p.lstat() for p in first}  # what was whole was read, not made again
     assert {p: (a.st_ino, a.st_mtime_ns) for p, a in again.items()} == {p: (a.st_ino, a.st_mtime_ns) for p, a in first.items()}
     assert (run / "datasets" / "scan.safetensors").lstat().st_mtime_ns == scan.st_mtime_ns
 
@@ -89,7 +89,7 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
     first = {p: p.lstat().st_mtime_ns for p in controls(run)}
     assert manifest(run)["stage"] == "card" and not (run / "reports" / "result.json").exists()
     kill_when(lambda: len(controls(run)) > len(first), tmp_path)
-    assert {p: p.lstat().st_mtime_ns for p in first} == first, "finished controls were read, not made anew"
+    assert {p: p.lstat().st_mtime_ns for p in first} == first, "finished controls were read, not made again"
 
     done = shell(LONG, "--json", cwd=tmp_path)
     assert done.returncode == 0 and "resuming the run in out (it stopped in stage card)" in done.stderr

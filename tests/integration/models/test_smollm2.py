@@ -50,7 +50,7 @@ def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
     found, run = answer(done.stdout), tmp_path / "out"
     assert ANSWER <= found.keys() and manifest(run)["status"] == "complete"
     assert found["model"]["n_layers"] == 30 and found["model"]["d_mlp"] == 1536
-    assert {"mean", "last token", "input only", "shuffled targets", "random twin", "other model"} <= found["baselines"].keys()
+    assert {"mean", "last token", "input only", "shuffled targets", "random weights", "other model"} <= found["baselines"].keys()
     rows = pd.read_parquet(run / "reports" / "predictions.parquet")
     assert len(rows) == 48 and (rows.split == "test").sum() == found["test_rows"]
     assert leaked_share(rows.group, rows.split) == leaked_share(rows.text, rows.split) == 0

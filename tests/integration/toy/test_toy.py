@@ -102,7 +102,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(how, tmp_path):
     kept, before = int(read_tensors(state, ["steps_done"])[0]["steps_done"]), first.stat().st_mtime_ns
     assert 0 < kept < 2048 and ("stopped by the user; what is complete is in out" in (tmp_path / "stderr").read_text()) == (how == signal.SIGINT)
     done = shell(command, cwd=tmp_path)
-    assert done.returncode == 0 and "resuming the sweep in out" in done.stderr and f"goes on with values 0.01 after {kept} steps" in done.stderr and first.stat().st_mtime_ns == before
+    assert done.returncode == 0 and "resuming the sweep in out" in done.stderr and f"resumes with values 0.01 after {kept} steps" in done.stderr and first.stat().st_mtime_ns == before
     (tmp_path / "whole").mkdir()
     whole = shell(command, cwd=tmp_path / "whole")
     one, two = (json.loads(d.stdout) for d in (done, whole))

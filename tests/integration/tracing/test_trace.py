@@ -319,7 +319,7 @@ def test_nothing_is_pickled(tmp_path, monkeypatch, finished):
 
 def test_an_epoch_is_traced_once_unless_rewound(copy, caplog):
     old, net, before = NetworkTrace.open(copy).to_frame(), network(copy, seed=1, **KEEP), snapshot(copy)
-    with pytest.raises(BadInput, match=r"has epoch 1..3 already: go on with epoch 4, call rewind\(1\)") as caught: train(net, [1], size=48)
+    with pytest.raises(BadInput, match=r"has epoch 1..3 already: continue with epoch 4, call rewind\(1\)") as caught: train(net, [1], size=48)
     assert is_one_sentence(str(caught.value)) and snapshot(copy) == before and not any(listeners(net))
     with caplog.at_level(logging.WARNING, "neural_introspection"): train(net.rewind(1), [1], size=48)
     trace = NetworkTrace.open(copy)

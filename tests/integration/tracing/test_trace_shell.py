@@ -135,7 +135,7 @@ def test_killed_in_training_and_resumed(finished, tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("damage", ["checkpoint", "trace", "no trace"])
 def test_what_is_left_of_a_kill_is_damaged(damage, finished, tmp_path, monkeypatch, capsys, recwarn):
-    "Then training starts anew, and says so; the numbers are the same."
+    "Then training starts again, and says so; the numbers are the same."
     monkeypatch.chdir(tmp_path)
     stop_after(3, tmp_path)
     if damage == "checkpoint":
@@ -145,7 +145,7 @@ def test_what_is_left_of_a_kill_is_damaged(damage, finished, tmp_path, monkeypat
     else: shutil.rmtree(tmp_path / "out.zarr")
     assert cli.main([*TRACE.split(), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "raining starts anew" in err and "resuming" not in err
+    assert "raining starts again" in err and "resuming" not in err
     assert numbers(out) == numbers((finished / "stdout").read_text())
     assert_same_trace(tmp_path / "out.zarr", finished / "out.zarr")
 
@@ -184,7 +184,7 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(finished, 
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 1
     message = (tmp_path / "stderr").read_text().splitlines()[-1]
-    assert message == "error: stopped by the user; what is complete is in out.zarr, and the same command goes on from there."
+    assert message == "error: stopped by the user; what is complete is in out.zarr, and the same command resumes from there."
     assert cli.main([*TRACE.split(), "--json"]) == 0
     out, err = capsys.readouterr()
     assert "resuming the run in out.zarr" in err and numbers(out) == numbers((finished / "stdout").read_text())

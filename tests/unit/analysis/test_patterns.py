@@ -52,7 +52,7 @@ def acts(): return {"layer1": torch.randn(12, 10, 6, generator=torch.Generator()
     (lambda a: correlate({"a": torch.rand(3, LIMIT + 1)}, "a"), "grow with the square"),
     (lambda a: correlation_clusters(a, "layer1", neurons=3), "3 neurons"),
     (lambda a: correlation_clusters(a, "layer1", clusters=6), "6 clusters"),
-    (lambda a: correlation_clusters(a, "layer1", twins=0), "0 twins"),
+    (lambda a: correlation_clusters(a, "layer1", n_permutations=0), "0 permutations"),
     (lambda a: correlation_clusters({"a": torch.rand(3, 9, 5)}, "a"), "3 texts"),
     (lambda a: ActivationVisualizer(a).plot_heatmap(rows=[]), "no rows to show"),
     (lambda a: ActivationVisualizer(a).plot_heatmap(rows=[120]), "outside 0..119"),
@@ -117,7 +117,7 @@ def test_precisions(dtype):
     pair = correlate({"a": x}, "a", draws=10)
     assert np.array_equal(pair.pearson, correlate(same, "a", draws=10).pearson) and np.isfinite(pair.pearson).all()
     assert neuron_rates({"a": x}).frame.equals(neuron_rates(same).frame)
-    assert correlation_clusters({"a": x}, "a", splits=1, twins=2).stability == correlation_clusters(same, "a", splits=1, twins=2).stability
+    assert correlation_clusters({"a": x}, "a", splits=1, n_permutations=2).stability == correlation_clusters(same, "a", splits=1, n_permutations=2).stability
     for figure in (viz.plot_heatmap(), viz.plot_heatmap(by="position", standard=True), viz.plot_layers(), viz.plot_tokens()): assert figure.to_json()
     assert torch.equal(x, before)
 
@@ -160,7 +160,7 @@ def test_the_same_again_and_symmetric():
     one, two = correlate(x, "a", draws=12), correlate(x, "a", draws=12)
     assert np.array_equal(one.p, two.p, equal_nan=True) and np.array_equal(one.q, one.q.T, equal_nan=True)
     assert len(one.to_frame()) == 21 and one.top(3).equals(one.to_frame().head(3))
-    assert correlation_clusters(x, "a", splits=2, twins=3).frame.equals(correlation_clusters(x, "a", splits=2, twins=3).frame)
+    assert correlation_clusters(x, "a", splits=2, n_permutations=3).frame.equals(correlation_clusters(x, "a", splits=2, n_permutations=3).frame)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -204,7 +204,7 @@ def test_hostile_names_stay_text(acts, tmp_path):
         assert "<img" not in text and "<script" not in text and "</script" not in text, f"figure {i}"
         page = save_figure(figure, tmp_path / f"{i}.html").read_text()
         assert "<img" not in page and "alert(2)</script>" not in page
-    pages = [viz.rates()._repr_html_(), correlate(bad, first, draws=10)._repr_html_(), correlation_clusters(bad, first, splits=1, twins=2)._repr_html_(), token_answers(viz.rows[first], 0)._repr_html_(),
+    pages = [viz.rates()._repr_html_(), correlate(bad, first, draws=10)._repr_html_(), correlation_clusters(bad, first, splits=1, n_permutations=2)._repr_html_(), token_answers(viz.rows[first], 0)._repr_html_(),
              viz.explore()._repr_mimebundle_()["text/html"]]
     assert not any("<img" in page or "<script>alert" in page for page in pages)
 
