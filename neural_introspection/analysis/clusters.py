@@ -137,7 +137,8 @@ def correlation_clusters(
     seed: int = 0,
 ) -> CorrelationClusters:
     "Neurons grouped by correlation, with the stability of the groups beside that of surrogates (each a shuffled copy of the chosen neurons' rows). `BadInput` for fewer than 8 texts or 4 neurons."
-    return cluster_rows(layer_rows(activations, mask, (), texts), layer, neurons, clusters, splits, n_permutations, seed)
+    rows = layer_rows(activations, mask, (), texts)
+    return cluster_rows(rows, layer, neurons, clusters, splits, n_permutations, seed)
 
 # %% ../../nbs/analysis/28_clusters.ipynb #ee9a4918
 def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, clusters: Optional[int] = None,

@@ -108,7 +108,8 @@ def _random_weights_run(case: Case) -> Rows:
     "Predictions from the model with random weights; trained as the model was, if that was."
     p, untrained = case.predictor, random_weights_model(case.predictor.model, case.seed)
     x = random_weights_features(p, case.dataset, untrained, case.folder and case.folder/"random")
-    return _tuned_again(case, untrained, x, "tuned-random") if p.weights else control_rows(case.trainer, case.dataset, x)
+    if not p.weights: return control_rows(case.trainer, case.dataset, x)
+    return _tuned_again(case, untrained, x, "tuned-random")
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #ac2c2ea2
 def _makers(case: Case) -> dict[str, Callable[[], Rows | dict[str, Rows]]]:

@@ -26,7 +26,7 @@ __all__ = []
 # %% ../../nbs/tracing/14_recorder.ipynb #e9572283
 log = logging.getLogger("neural_introspection")
 
-ROOM = 2**20   # activations of a layer that are put aside before they are counted
+ROOM = 2**20   # activations of a layer that are kept before they are counted
 
 # %% ../../nbs/tracing/14_recorder.ipynb #0c9f42ff
 class _Counter:
@@ -52,7 +52,7 @@ class _Counter:
         self.labels.append((rows, labels))
 
     def flush(self) -> None:
-        "Count what was put aside."
+        "Count the rows that were kept."
         if not self.filled: return
         known = any(labels is not None for _, labels in self.labels)
         self._count(self.room[:self.filled], torch.cat([torch.full((n,), -1, device=self.room.device) if l is None else l for n, l in self.labels]) if known else None)

@@ -184,7 +184,7 @@ def test_a_model_in_training_mode_is_measured_as_it_is_used(docs):
     assert all(np.allclose(a, b, atol=1e-6, equal_nan=True) for a, b in zip(before, measured())) and made.blocks[0].training
 
 
-def test_many_neurons_keep_their_twins(model, docs, monkeypatch):
+def test_many_neurons_keep_their_shifted_copies(model, docs, monkeypatch):
     monkeypatch.setattr(token_level, "VOCABULARY", 2048 * 20 * 2)
     some = [f"blocks.1.mlp.hook_post[{n}]" for n in range(5)]
     many = token_profiles(model, docs[:20], some, shifts=19)

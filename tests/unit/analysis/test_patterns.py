@@ -197,7 +197,7 @@ def test_hostile_names_stay_text(acts, tmp_path):
     viz = ActivationVisualizer(bad, tokens)
     result = PolysemanticDetector(bad, tokens=tokens, draws=19).detect()
     first = viz.layers[0]
-    shown = [viz.plot_heatmap(first), viz.plot_heatmap(first, highlight=result), viz.plot_layers(), viz.plot_rates(), viz.plot_coactivation(first, draws=10), viz.plot_clusters(first, splits=1, twins=2),
+    shown = [viz.plot_heatmap(first), viz.plot_heatmap(first, highlight=result), viz.plot_layers(), viz.plot_rates(), viz.plot_coactivation(first, draws=10), viz.plot_clusters(first, splits=1, n_permutations=2),
              viz.plot_tokens(first), viz.highlight_polysemantic(result), correlate(bad, first, "b", draws=10).plot()]
     for i, figure in enumerate(shown):
         text = "".join(str(part) for part in _strings(figure.to_plotly_json()))
