@@ -42,7 +42,7 @@ class Command:
     config_name: str                     # such as introspection.ScanConfig
     run_name: str                        # a function: config -> result
     show: Callable[[Any, Any], str]      # result, config -> text for people
-    summary: Callable[[Any, Any], dict]  # result, config -> JSON-able object
+    to_dict: Callable[[Any, Any], dict]  # result, config -> JSON-able object
     help: str
     folder: Optional[str] = None         # attribute of the config: where a stopped run is resumed
 
@@ -62,7 +62,7 @@ def _show_run(r: Any, config: Any) -> str:
     figures = sorted(str(shown_path(p)) for p in (r.run_folder/"figures").glob("*.html"))
     open_ = [f"  {k.outcome:12}  {k.name:24}  {k.words}" for k in r.card.checks if not k.passed]
     passed = sum(bool(k.passed) for k in r.card.checks)
-    return "\n".join([f"VERDICT: {r.verdict}", r.sentence(), "", r.table().rename_axis(None).to_string(), "",
+    return "\n".join([f"VERDICT: {r.verdict}", r.summary(), "", r.table().rename_axis(None).to_string(), "",
                       f"{passed} of {len(r.card.checks)} checks passed; all of them are in the report", *open_, "",
                       f"run folder  {shown_path(r.run_folder)}", f"report      {shown_path(r.run_folder)/'reports'/'report.md'}",
                       *(f"figure      {p}" for p in figures)])
@@ -88,7 +88,7 @@ def _summary_scan(scan: Any, config: Any) -> dict:
 def _show_atlas(atlas: Any, config: Any) -> str:
     columns = ["address", "r2", "selectivity", "q", "leakage"]
     table = atlas.top(config.top, config.score)[columns].to_string(index=False, float_format="{:.3g}".format)
-    return "\n".join([atlas.sentence(), "", table] + ([f"\natlas       {config.output}"] if config.output else []))
+    return "\n".join([atlas.summary(), "", table] + ([f"\natlas       {config.output}"] if config.output else []))
 
 # %% ../nbs/90_cli.ipynb #866bc8e5
 def _show_trace(r: Any, config: Any) -> str:
@@ -96,7 +96,7 @@ def _show_trace(r: Any, config: Any) -> str:
     table = r.history.iloc[rows].to_string(index=False, float_format="{:.3f}".format)
     problems, last = r.trace.problems(), r.trace.epochs[-1]
     bad = ["", "NaN or infinite numbers, in how many neurons:", problems.to_string()] if len(problems) else []
-    return "\n".join([r.sentence(), "", table, "", r.trace.layer_frame().drop(columns="notes").rename_axis(None).to_string(), *bad, "",
+    return "\n".join([r.summary(), "", table, "", r.trace.layer_frame().drop(columns="notes").rename_axis(None).to_string(), *bad, "",
                       f"trace       {config.output}", "in Python   import neural_introspection as ni",
                       f"            trace = ni.NetworkTrace.open({config.output!r})",
                       f"one neuron  trace['E_{last}']['{list(r.trace.layers.values())[1].key}']['n_0']", "a table     trace.to_frame()",
@@ -105,36 +105,36 @@ def _show_trace(r: Any, config: Any) -> str:
 # %% ../nbs/90_cli.ipynb #fbf52321
 def _show_analysis(r: Any, config: Any) -> str:
     claims = [f"  {c.verdict:13}  p {c.p:<6.2g} q {c.q:<6.2g} {c.statement}" for c in r.claims.itertuples()]
-    return "\n".join([r.sentence(), "", *claims, "", *r.notes, "", f"run folder  {shown_path(r.run_folder)}", f"report      {shown_path(r.run_folder)/'reports'/'report.md'}",
+    return "\n".join([r.summary(), "", *claims, "", *r.notes, "", f"run folder  {shown_path(r.run_folder)}", f"report      {shown_path(r.run_folder)/'reports'/'report.md'}",
                       f"notebook    {shown_path(r.run_folder)/'reports'/'report.ipynb'}  (each claim with the cell that repeats its test)"])
 
 # %% ../nbs/90_cli.ipynb #6816f10b
 def _show_antitrain(r: Any, config: Any) -> str:
     words = [run["certificate"] for run in r.runs if "certificate" in run]
-    return "\n".join([r.sentence(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {shown_path(r.run_folder)}", "in Python   import neural_introspection as ni",
+    return "\n".join([r.summary(), "", r.to_frame().to_string(index=False, float_format="{:.3f}".format), "", *words, "", f"run folder  {shown_path(r.run_folder)}", "in Python   import neural_introspection as ni",
                       f"            ni.AntitrainResult.load({str(shown_path(r.run_folder))!r}).network()"])
 
 # %% ../nbs/90_cli.ipynb #86502b76
 def _show_toy(r: Any, config: Any) -> str:
     steps = "" if config.keep_snapshots else "  (the last step's only)"
-    return "\n".join([r.sentence(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   import neural_introspection as ni", f"            result = ni.ToyResult.load({str(shown_path(r.run_folder))!r})",
+    return "\n".join([r.summary(), "", r.table().to_string(), "", f"run folder  {shown_path(r.run_folder)}", "in Python   import neural_introspection as ni", f"            result = ni.ToyResult.load({str(shown_path(r.run_folder))!r})",
                       f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
 
 # %% ../nbs/90_cli.ipynb #6eda0c42
 COMMANDS = {
-    "run": Command("introspection.IntrospectionConfig", "introspection.run_introspection", _show_run, lambda r, c: r.summary(),
+    "run": Command("introspection.IntrospectionConfig", "introspection.run_introspection", _show_run, lambda r, c: r.to_dict(),
                    "Predict one of a model's neurons from the model's own representations, with baselines.", "output_dir"),
     "scan": Command("introspection.ScanConfig", "introspection.run_scan", _show_scan, _summary_scan,
                     "Rank all neurons of a model by how much they vary."),
     "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.atlas_run.summary")(r, c),
                      "Probe every neuron of a model at once, with a null and a control task."),
-    "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.summary(),
+    "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.to_dict(),
                      "Train a network on a table of numbers, and trace every neuron at every epoch.", "output"),
-    "agent": Command("analysis.AgentConfig", "analysis.run_agent", _show_analysis, lambda r, c: r.summary(),
+    "agent": Command("analysis.AgentConfig", "analysis.run_agent", _show_analysis, lambda r, c: r.to_dict(),
                      "Examine a model's neurons by a state machine, and report claims with their tests.", "output_dir"),
-    "antitrain": Command("antitraining.AntitrainConfig", "antitraining.run_antitrain", _show_antitrain, lambda r, c: r.summary(),
+    "antitrain": Command("antitraining.AntitrainConfig", "antitraining.run_antitrain", _show_antitrain, lambda r, c: r.to_dict(),
                          "Force a layer through few core neurons, detach the others, and certify what that did.", "output_dir"),
-    "toy": Command("toy.ToyConfig", "toy.run_toy", _show_toy, lambda r, c: r.summary(),
+    "toy": Command("toy.ToyConfig", "toy.run_toy", _show_toy, lambda r, c: r.to_dict(),
                    "Train toy models: one, a sweep, or one of the 21 sweeps of the paper (--preset LR1).", "run_folder"),
     "fetch": Command("cli.FetchConfig", "cli.run_fetch", lambda f, c: f"{f}\n\nuse it with  --model {f}",
                      lambda f, c: dict(name=c.name, folder=str(f)), "Download a real model that needs no hub."),
@@ -267,7 +267,7 @@ def _execute(command: str, argv: list[str]) -> int:
     except BadInput: raise
     except (Exception, KeyboardInterrupt) as error:
         raise NeuralIntrospectionError(_failure(error, _kept_in(COMMANDS[command], config), getattr(config, "force_overwrite", False))) from error
-    if output.json: print(json.dumps(plain(COMMANDS[command].summary(result, config)), ensure_ascii=False))
+    if output.json: print(json.dumps(plain(COMMANDS[command].to_dict(result, config)), ensure_ascii=False))
     else: print(COMMANDS[command].show(result, config))
     return 0
 

@@ -146,7 +146,7 @@ def _scored(frame: pd.DataFrame, name: str, floor: float, marker: dict) -> Any:
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #339a5176
 def _by_token(r: LayerRows, neuron: int, rows: Bool[np.ndarray, "row"]) -> pd.DataFrame:
-    "Of each token: mean, standard error over texts, texts, count."
+    "Of each token: mean, texts, count, and its mean in each text."
     x = r.values[:, neuron].float().numpy()
     rows = rows & np.isfinite(x)
     table = pd.DataFrame(dict(token=np.asarray(r.places.snippet, dtype=object)[rows], text=r.places.text[rows], x=x[rows].astype(float)))

@@ -112,19 +112,19 @@ class AnalysisResult:
     def plot(self) -> Any:
         "The states, and the way taken through them."
         return _graph_figure(self.visits)
-    def sentence(self) -> str:
+    def summary(self) -> str:
         asked = self.visits[self.visits.by.isin(["endpoint", "local"])]
         by = f"; {len(asked)} steps were chosen by a language model" if len(asked) else ""
         return f"{len(self.supported)} of {len(self.claims)} claims supported (q ≤ {self.about['config']['level']:g}), {int((self.claims.verdict == 'inconclusive').sum())} inconclusive, in {len(self.visits)} steps{by}."
-    def summary(self) -> dict:
+    def to_dict(self) -> dict:
         "The result as one JSON-able object."
         columns = ["neuron", "kind", "statement", "value", "p", "q", "n", "verdict"]
         return plain(dict(supported=len(self.supported), claims=self.claims[columns].to_dict("records"), steps=len(self.visits), notes=list(self.notes), model=self.about["model"], run_folder=self.run_folder and shown_path(self.run_folder)))
     def to_markdown(self) -> str: return _markdown(self)
-    def __repr__(self) -> str: return self.sentence()
+    def __repr__(self) -> str: return self.summary()
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<b>Analysis</b>: {html.escape(self.sentence())}{self.top().to_html(index=False, float_format='{:.3g}'.format)}<details><summary>Notes</summary><ul>{notes}</ul></details>"
+        return f"<b>Analysis</b>: {html.escape(self.summary())}{self.top().to_html(index=False, float_format='{:.3g}'.format)}<details><summary>Notes</summary><ul>{notes}</ul></details>"
 
     @classmethod
     def load(cls, run_folder: str | Path) -> AnalysisResult: return _read_result(Path(run_folder))
@@ -138,7 +138,7 @@ def _plain_markdown(text: str) -> str:
 # %% ../../nbs/analysis/40_agent.ipynb #2fcc5424
 def _markdown(r: AnalysisResult) -> str:
     "The report: claims by verdict, each with its test and the cell that repeats it; then the way and the notes."
-    parts = [f"# Analysis of {_plain_markdown(r.about['model']['name'])}\n\n{r.sentence()}"]
+    parts = [f"# Analysis of {_plain_markdown(r.about['model']['name'])}\n\n{r.summary()}"]
     for verdict in ("supported", "inconclusive", "not supported"):
         some = r.claims[r.claims.verdict == verdict]
         if len(some): parts.append(f"## {verdict.capitalize()}")
@@ -247,7 +247,7 @@ def _write_analysis(run: RunFolder, r: AnalysisResult) -> AnalysisResult:
     save_figure(r.plot(), run.file("figures", "states.html"))
     write_text(run.file("reports", "report.md"), r.to_markdown())
     write_text(run.file("reports", "report.ipynb"), nbformat.writes(report_notebook(r)))
-    write_json(run.file("reports", "result.json"), dict(format=1, about=r.about, notes=list(r.notes), summary=r.summary()))
+    write_json(run.file("reports", "result.json"), dict(format=1, about=r.about, notes=list(r.notes), summary=r.to_dict()))
     return r
 
 # %% ../../nbs/analysis/40_agent.ipynb #cb4dc83e

@@ -40,7 +40,7 @@ class AblationEffect:
 
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 10) -> pd.DataFrame: return self.frame.nlargest(k, "effect").reset_index(drop=True)
-    def sentence(self) -> str:
+    def summary(self) -> str:
         best = self.frame.loc[self.frame.effect.abs().idxmax()]
         own = self.frame[self.frame.neuron == best.neuron]
         real = own[own.counts]
@@ -49,8 +49,8 @@ class AblationEffect:
         agree = "all ways of replacing agree" if len(real) == len(own) and np.sign(real.effect).nunique() == 1 else f"{len(real)} of {len(own)} ways of replacing it count"
         return f"{best.neuron}: replaced by {best.kind} the loss changes by {best.effect:+.4f} nats per token [{best.low:.4f}, {best.high:.4f}], other neurons {best.others_low:.4f} to {best.others_high:.4f} (p {best.p:.2g}); {agree}."
     def plot(self) -> Any: return _ablation_figure(self)
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<b>{html.escape(self.sentence())}</b>{self.top().to_html(index=False, float_format='{:.3g}'.format)}"
+    def __repr__(self) -> str: return self.summary()
+    def _repr_html_(self) -> str: return f"<b>{html.escape(self.summary())}</b>{self.top().to_html(index=False, float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/analysis/24_causes.ipynb #aff7bd42
 def _ablation_figure(effect: AblationEffect) -> Any:

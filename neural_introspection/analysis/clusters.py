@@ -84,8 +84,8 @@ def _stability(read: Reader, places: Places, splits: int, seed: int,
 class CorrelationClusters:
     "Groups of neurons by correlation, how stable they are, and how stable those of surrogates without groups."
     layer: str
-    frame: pd.DataFrame                      # neuron, cluster (from 1, the largest first), size, correlation (mean |r| with the others of it), agreement, twin_agreement
-    numbers: pd.DataFrame                    # clusters, silhouette (held out), twin_silhouette
+    frame: pd.DataFrame                      # neuron, cluster (from 1, the largest first), size, correlation (mean |r| with the others of it), agreement, surrogate_agreement
+    numbers: pd.DataFrame                    # clusters, silhouette (held out), surrogate_silhouette
     stability: float                         # mean adjusted Rand index of random halves of the texts
     surrogates: Float[np.ndarray, "surrogate"]   # the same of data without groups
     pearson: Float[np.ndarray, "neuron neuron"]
@@ -97,21 +97,20 @@ class CorrelationClusters:
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k largest clusters and their neurons."
-        groups = self.frame.groupby("cluster").agg(size=("neuron", "size"), correlation=("correlation", "mean"), agreement=("agreement", "mean"), twin_agreement=("twin_agreement", "mean"), neurons=("neuron", lambda n: ", ".join(map(str, n))))
+        groups = self.frame.groupby("cluster").agg(size=("neuron", "size"), correlation=("correlation", "mean"), agreement=("agreement", "mean"), surrogate_agreement=("surrogate_agreement", "mean"), neurons=("neuron", lambda n: ", ".join(map(str, n))))
         return groups.head(k).reset_index()
     def plot(self) -> Any:
         "Correlations, clusters side by side and framed (a plotly figure)."
         return _cluster_figure(self)
 
-    @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         beside = f"adjusted Rand index {self.stability:.2f} between random halves of the texts, of surrogates {self.surrogates.mean():.2f} (at most {self.surrogates.max():.2f}), p = {self.p:.2g}"
         if not self.stable: return f"no stable clusters: {beside}"
         several = int((self.frame.cluster.value_counts() > 1).sum())
         lone = self.n_clusters - several
         return f"{several} cluster{'s' * (several != 1)}" + f" and {lone} neuron{'s' * (lone != 1)} in none" * (lone > 0) + f": {beside}"
 
-    def __repr__(self) -> str: return f"{self.layer}: {self.verdict}; {len(self.frame)} neurons, {self.about['rows']:,} rows of {self.about['texts']} texts" + f", {self.about['constant']} constant neurons left out" * bool(self.about["constant"])
+    def __repr__(self) -> str: return f"{self.layer}: {self.summary()}; {len(self.frame)} neurons, {self.about['rows']:,} rows of {self.about['texts']} texts" + f", {self.about['constant']} constant neurons left out" * bool(self.about["constant"])
     def _repr_html_(self) -> str:
         shown = self.top(5) if self.stable else self.numbers
         return f"<b>Clusters</b>: {html.escape(repr(self))}{shown.to_html(index=False, float_format='{:.3g}'.format)}"
@@ -162,8 +161,8 @@ def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, cl
         null.append(_stability(lambda at: shuffled[at], r.places, splits, seed + 1 + i, numbers))
     every = torch.arange(len(r))
     pearson = correlate_columns(read, read, every, every).numpy()
-    frame = _cluster_frame(chosen, _cut(linkage_tree(pearson), k), pearson).assign(agreement=agreement, twin_agreement=np.mean([n[3] for n in null], 0))
-    by_number["twin_silhouette"] = np.mean([n[2].silhouette for n in null], 0)
+    frame = _cluster_frame(chosen, _cut(linkage_tree(pearson), k), pearson).assign(agreement=agreement, surrogate_agreement=np.mean([n[3] for n in null], 0))
+    by_number["surrogate_silhouette"] = np.mean([n[2].silhouette for n in null], 0)
     return CorrelationClusters(r.layer, frame, by_number, stability, np.array([n[0] for n in null]), pearson,
                                dict(rows=len(r), texts=r.n_texts, splits=splits, n_permutations=n_permutations, seed=seed, constant=len(asked) - len(chosen)))
 
@@ -188,4 +187,4 @@ def _cluster_figure(c: CorrelationClusters) -> Any:
     for end, size in zip(ends, np.diff(ends, prepend=0)):
         if c.stable: fig.add_shape(type="rect", x0=end - size - .5, x1=end - .5, y0=end - size - .5, y1=end - .5, line=dict(color=COLOURS["green"], width=2))
     beside = f"adjusted Rand index of random halves {c.stability:.2f}, of surrogates at most {c.surrogates.max():.2f}"
-    return thin_ticks(add_titles(fig, f"{c.layer}: {c.verdict.split(':')[0]}", beside).update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR), names)
+    return thin_ticks(add_titles(fig, f"{c.layer}: {c.summary().split(':')[0]}", beside).update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR), names)

@@ -132,10 +132,11 @@ class Correlation:
         "The matrix, similar neurons side by side (a plotly figure)."
         return _matrix_figure(self, measure)
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         a = self.about
         return (f"{self.significant:,} of {a['pairs']:,} pairs of {' and '.join(dict.fromkeys(self.layers))} go together by {a['test']} (q ≤ {a['level']}); {a['rows']:,} rows of {a['texts']:,} texts, "
                 f"{a['draws']} shuffles of {a['null']}, smallest possible p {a['smallest_p']:.2g}; firing is {' / '.join(dict.fromkeys(a['firing']))}")
+    __repr__ = summary
     def _repr_html_(self) -> str: return f"<b>Correlation</b>: {html.escape(repr(self))}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/analysis/27_correlation.ipynb #64d78ec8

@@ -69,12 +69,13 @@ class NeuronRates:
         "The rates of each layer's neurons in their order (a plotly figure)."
         return _rate_figure(self)
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         n, bound = len(self.frame), self.frame[self.frame.dead].high.max()
         silent = f" (silent so far: each may still fire in up to {bound:.2g} of the rows)" if len(self.dead) else ""
         rules = "; ".join(f"{rule} in {', '.join(l for l, r in self.rules.items() if r == rule)}" for rule in dict.fromkeys(self.rules.values()))
         return (f"{len(self.dead)} of {n} neurons never fire{silent}, {len(self.always_on)} always, {int(self.frame.constant.sum())} are constant; "
                 f"{self.about['rows']} rows of {self.about['texts']} texts; firing is {rules}")
+    __repr__ = summary
     def _repr_html_(self) -> str:
         shown = ["layer", "neuron", "count", "fired", "rate", "low", "high", "texts", "texts_high"]
         return f"<b>Firing rates</b>: {html.escape(repr(self))}{self.top(5)[shown].to_html(index=False, float_format='{:.3g}'.format)}"

@@ -65,13 +65,13 @@ class LogitView:
 
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 5) -> pd.DataFrame: return self.frame.groupby("side", sort=False).head(k).reset_index(drop=True)
-    def sentence(self) -> str: return f"{self.address} writes to {', '.join(map(repr, self.top(3).token[:3]))}; its strongest token, {self._strongest}, is at {self.strength:.1f} standard deviations (as strong in other neurons of the layer: p {self.p:.2g})."
+    def summary(self) -> str: return f"{self.address} writes to {', '.join(map(repr, self.top(3).token[:3]))}; its strongest token, {self._strongest}, is at {self.strength:.1f} standard deviations (as strong in other neurons of the layer: p {self.p:.2g})."
     @property
     def _strongest(self) -> str:
         row = self.frame.loc[self.frame.z.abs().idxmax()]
         return f"{row.token!r} ({'raised' if row.z > 0 else 'lowered'})"
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<b>{html.escape(self.sentence())}</b>{self.top().to_html(index=False, float_format='{:.2f}'.format)}"
+    def __repr__(self) -> str: return self.summary()
+    def _repr_html_(self) -> str: return f"<b>{html.escape(self.summary())}</b>{self.top().to_html(index=False, float_format='{:.2f}'.format)}"
 
     def plot(self) -> Any:
         "The tokens as bars."
@@ -141,7 +141,8 @@ class LogitAttribution:
         from neural_introspection.display import heat_map
         best = np.argsort(-np.abs(self.values).max(0), kind="stable")[:k]
         return heat_map(self.values[:, best].T, [str(self.addresses[i]) for i in best], [f"{t}→{n}" for t, n in zip(self.tokens, self.targets)], "Direct logit attribution", "token read → token that came", "", "logits")
-    def __repr__(self) -> str: return f"direct logit attribution of {len(self.addresses)} neurons at {len(self.tokens)} places"
+    def summary(self) -> str: return f"direct logit attribution of {len(self.addresses)} neurons at {len(self.tokens)} places"
+    __repr__ = summary
     def _repr_html_(self) -> str: return f"<b>{html.escape(repr(self))}</b>{self.top(5).to_html(index=False, float_format='{:.2f}'.format)}"
 
 # %% ../../nbs/analysis/22_logits.ipynb #2b156448

@@ -71,7 +71,8 @@ class LayerIndex:
         "What `save` wrote; `BadData` if it is damaged, or of another model."
         return _load(Path(folder), model)
 
-    def __repr__(self) -> str: return f"{self.site} in {model_name(self.model)}: {self.statistics.n_neurons} neurons over {len(self.texts)} texts; {self.senses!r}"
+    def summary(self) -> str: return f"{self.site} in {model_name(self.model)}: {self.statistics.n_neurons} neurons over {len(self.texts)} texts; {self.senses!r}"
+    __repr__ = summary
     def _repr_html_(self) -> str: return f"<b>{html.escape(repr(self))}</b>{self.top(5)[_SHOWN].to_html(index=False, float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/analysis/44_neuron_index.ipynb #c6922975

@@ -63,11 +63,12 @@ class PolysemanticResult:
     @classmethod
     def load(cls, folder: str | Path) -> PolysemanticResult: return _load(Path(folder))
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         tested = int(self.frame.p.notna().sum())
         note = f"; {self.about['note']}" if self.about.get("note") else ""
         return (f"{len(self.polysemantic)} of {tested} tested neurons polysemantic by {self.about['measure']} (q ≤ {self.about['settings']['level']}), "
                 f"{len(self.frame) - tested} without a test, {self.about['rows']} contexts{note}")
+    __repr__ = summary
 
     def _repr_html_(self) -> str:
         return f"<b>Polysemantic neurons</b>: {html.escape(repr(self))}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"

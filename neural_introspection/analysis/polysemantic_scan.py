@@ -170,9 +170,10 @@ class Comparison:
                   for name, colour, part in (("not in both", "grey", self.frame[~self.frame.both]), ("polysemantic in both", "red", self.frame[self.frame.both]))]
         return figure(traces, f"Scores in two corpora, rank correlation {self.correlation:.2f}", *(f"score on {name}" for name in self.names), showlegend=True)
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         return (f"{int(self.frame.both.sum())} of {len(self.frame)} neurons polysemantic in both {' and '.join(self.names)} ({self.expected:.1f} expected of independent ones); rank correlation "
                 f"{self.correlation:.2f} (p {self.p:.2g}; neurons exchanged within layers: {self.shuffled[0]:.2f} to {self.shuffled[1]:.2f})")
+    __repr__ = summary
 
     def _repr_html_(self) -> str: return f"<b>Two corpora</b>: {html.escape(repr(self))}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
 

@@ -70,7 +70,8 @@ class TokenActivations:
         from neural_introspection.display import heat_map
         return heat_map(self.values.T, list(map(str, self.addresses)), self.tokens, "Activations, token by token", "token", "", "activation")
 
-    def __repr__(self) -> str: return f"{len(self.tokens)} tokens, {', '.join(map(str, self.addresses[:3]))}{' ...' * (len(self.addresses) > 3)}"
+    def summary(self) -> str: return f"{len(self.tokens)} tokens, {', '.join(map(str, self.addresses[:3]))}{' ...' * (len(self.addresses) > 3)}"
+    __repr__ = summary
     def _repr_html_(self) -> str: return "".join(self.html(i).data for i in range(min(5, len(self.addresses))))
 
 # %% ../../nbs/analysis/20_token_level.ipynb #45442994
@@ -212,14 +213,14 @@ class TokenProfile:
         "Mean activation by category: the k highest tokens, or all classes or positions."
         return _profile_figure(self, by, k)
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         best = self.explained.loc[self.explained.r2.idxmax()] if self.explained.r2.notna().any() else None
         if best is None: return f"{self.address} does not vary on these texts" + f" ({self.about['left_out']} tokens left out)." * bool(self.about["left_out"]) + "." * (not self.about["left_out"])
         if not (best.p <= .05 and best.r2 >= LEAST_R2): return f"{self.address}: neither token, class nor position explains {LEAST_R2:.0%} of its variance beyond shifted values."
         return f"{self.address}: {best.by} explains {best.r2:.0%} of its variance on other texts (97.5 % of shifted values: at most {max(best.shifted, 0):.1%}, p {best.p:.2g})."
 
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<b>{html.escape(self.sentence())}</b>{self.explained.to_html(index=False, float_format='{:.3g}'.format)}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
+    def __repr__(self) -> str: return self.summary()
+    def _repr_html_(self) -> str: return f"<b>{html.escape(self.summary())}</b>{self.explained.to_html(index=False, float_format='{:.3g}'.format)}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/analysis/20_token_level.ipynb #d1a32481
 def _profile_figure(profile: TokenProfile, by: str, k: int) -> Any:

@@ -86,6 +86,7 @@ def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Example
     (rows, frequent), draw, found = _decodable(train), generator_of("cpu", seed, 9), []
     sides = (train, rows), (test, _decodable(test, frequent)[0])
     y_train, y_test = (e.targets.flatten().cpu()[r] for e, r in sides)
+    example = np.arange(len(test)).repeat(test.targets[0].numel())[sides[1][1].numpy()]   # the text of each token
     read = {name: [{k: v[r] for k, v in layer_signals(model, layer, e, m).items()} for e, r in sides] for name, m in dict(everything=torch.ones_like(layer.mask), core=layer.mask, spectators=~layer.mask).items() if m.any()}
     unit = noise * read.pop("everything")[0]["contribution"].std()
     for who, (a, b) in read.items():
@@ -93,7 +94,7 @@ def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Example
         cases["contribution, with noise"] = tuple(x + unit * torch.randn(x.shape, generator=draw) for x in cases["contribution"])
         shuffled = y_train[torch.randperm(len(y_train), generator=draw)]
         for what, (x, z) in cases.items():
-            for kind in kinds: found.append(dict(who=who, what=what, decoder=kind, **dict(zip(("accuracy", "low", "high"), mean_interval(decode(x, y_train, z, y_test, kind, seed)))), shuffled=decode(x, shuffled, z, y_test, kind, seed).mean()))
+            for kind in kinds: found.append(dict(who=who, what=what, decoder=kind, **dict(zip(("accuracy", "low", "high"), mean_interval(decode(x, y_train, z, y_test, kind, seed), example))), shuffled=decode(x, shuffled, z, y_test, kind, seed).mean()))
     return pd.DataFrame(found).assign(majority=float((y_test == y_train.mode().values).double().mean()))
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #c0110381
@@ -159,11 +160,11 @@ class Certificate:
         "Whether the accuracy with the core random is no better, within its interval, than the most frequent target or a layer that is random as a whole."
         return bool(self.of("core_randomised").low <= max(self.majority, self.of("all_randomised").accuracy))
 
-    def sentence(self) -> str: return _certificate_words(self)
+    def summary(self) -> str: return _certificate_words(self)
     def plot(self) -> Any: return certificate_figure(self)
     def to_frame(self) -> pd.DataFrame: return self.behaviour.copy()
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>" + "".join(f.to_html(index=False, float_format="{:.3f}".format) for f in (self.behaviour, self.decoders))
+    def __repr__(self) -> str: return self.summary()
+    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>" + "".join(f.to_html(index=False, float_format="{:.3f}".format) for f in (self.behaviour, self.decoders))
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #f9c14407
 def _certificate_words(c: Certificate) -> str:

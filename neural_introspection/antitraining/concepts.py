@@ -162,7 +162,8 @@ def grouped_auc(
         there, absent = (np.bincount(tie, weight * (concept[order] == c), tie.max() + 1) for c in (1, 0))
         pairs = there.sum() * absent.sum()
         found.append(float(there @ (absent.cumsum() - absent / 2) / pairs) if pairs else math.nan)
-    return found[0], *interval(np.array(found), again.n_groups)
+    known = min(len(np.unique(group[concept == c])) for c in (0, 1))   # groups that hold the class that fewer hold
+    return found[0], *interval(np.array(found), known, (0, 1))
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #e0e3b2a9
 def check_chosen(chosen: Sequence[int], width: int) -> None:

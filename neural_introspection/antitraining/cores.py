@@ -17,6 +17,7 @@ from .examples import Examples
 from .information import Information, information_content
 from .randomisation import Reference, SetScores, Units, randomised_scores
 from ..core import BadInput
+from ..stats import mean_interval
 
 # %% auto #0
 __all__ = ['core_set']
@@ -50,10 +51,10 @@ class Core:
     def to_frame(self) -> pd.DataFrame:
         "A row for each unit: its rank, and whether it is in the core."
         return pd.DataFrame(dict(rank=np.arange(self.units.count), core=np.arange(self.units.count) < self.size), index=pd.Index(self.ranking, name="unit")).sort_index()
-    def sentence(self) -> str:
+    def summary(self) -> str:
         does = "cost" if self.core == "necessary" else "keep"
         return f"{self.size} of {self.units.count} units of {self.units.site} ({self.share:.0%}; {self.interval[0]} to {self.interval[1]} over {len(self.sizes)} draws) {does} {self.threshold:.0%} of the way between {self.metric} {self.best:.3f} and {self.worst:.3f}."
-    def __repr__(self) -> str: return self.sentence()
+    def __repr__(self) -> str: return self.summary()
 
 # %% ../../nbs/antitraining/16_cores.ipynb #7e3101be
 def prefix_mask(ranking: Int[np.ndarray, "unit"], size: int) -> Bool[Tensor, "unit"]:
@@ -101,7 +102,7 @@ def core_set(
 def _check_above_chance(ends: SetScores, metric: str, units: Units) -> None:
     per_example = (ends.right if metric == "accuracy" else -ends.loss).mean(0)   # [2 example]
     gain = per_example[0] - per_example[1]
-    if not float(gain.mean()) > 2 * float(gain.std()) / math.sqrt(len(gain)):
+    if not mean_interval(gain.numpy())[1] > 0:
         raise BadInput(f"the model is no better than with all of {units.site} randomised ({metric} {abs(float(per_example[0].mean())):.3f} and {abs(float(per_example[1].mean())):.3f}): there is no information to find; train it first, or choose another layer.")
 
 # %% ../../nbs/antitraining/16_cores.ipynb #6e4845a3

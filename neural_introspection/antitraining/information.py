@@ -44,11 +44,11 @@ class Information:
 
     def top(self, k: int = 10) -> pd.DataFrame: return self.to_frame().nsmallest(k, "rank")
     def plot(self) -> Any: return information_figure({self.units.site: self})
-    def sentence(self) -> str:
+    def summary(self) -> str:
         counts, a = int((self.loss > 2 * self.error).sum()), self.about
         return f"{self.units.site}: {counts} of {self.units.count} units cost more than two standard errors when randomised ({a['kind']}, {a['draws']} draws, {a['examples']:,} examples); {int(self.dead.sum())} are dead; a no-op costs {a['no_op']:.1g} nats."
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<p>{self.sentence()}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
+    def __repr__(self) -> str: return self.summary()
+    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/antitraining/14_information.ipynb #f8b770c7
 def _random_groups(count: int, share: float, rounds: int, seed: int) -> Bool[Tensor, "set unit"]:
@@ -83,7 +83,7 @@ def information_content(
     spread = lambda of: (credit.T @ of.double()).numpy()
     cost = spread((found.loss - base.loss).mean(0))                       # [unit example]
     about = dict(kind=kind, how=how, draws=draws, examples=len(examples), base_loss=float(base.loss.mean()), base_accuracy=float(base.right.mean()), no_op=float((same.loss - base.loss).mean().abs()), passes=len(masks) * draws)
-    return Information(reference.units, cost.mean(1), cost.std(1) / math.sqrt(len(examples)), spread((base.right - found.right).mean(0)).mean(1), reference.dead.cpu().numpy(), about)
+    return Information(reference.units, cost.mean(1), cost.std(1, ddof=1) / math.sqrt(len(examples)), spread((base.right - found.right).mean(0)).mean(1), reference.dead.cpu().numpy(), about)
 
 # %% ../../nbs/antitraining/14_information.ipynb #0f301a32
 def information_figure(found: dict[str, Information], title: str = "Information content") -> Any:
@@ -133,7 +133,8 @@ def shared_information(
 
 # %% ../../nbs/antitraining/14_information.ipynb #662a894b
 def _tested(name: str, per_example: Float[np.ndarray, "pair example"]) -> dict[str, Float[np.ndarray, "pair"]]:
-    from scipy.stats import norm
-    error = per_example.std(1) / math.sqrt(per_example.shape[1])
-    z = np.divide(per_example.mean(1), error, out=np.full(len(error), np.nan), where=error > 0)
-    return {name: per_example.mean(1), f"{name}_error": error, f"{name}_q": adjust_fdr(2 * norm.sf(np.abs(z)))}
+    from scipy.stats import t
+    n = per_example.shape[1]
+    error = per_example.std(1, ddof=1) / math.sqrt(n)
+    ratio = np.divide(per_example.mean(1), error, out=np.full(len(error), np.nan), where=error > 0)
+    return {name: per_example.mean(1), f"{name}_error": error, f"{name}_q": adjust_fdr(2 * t.sf(np.abs(ratio), n - 1))}

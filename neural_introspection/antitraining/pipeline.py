@@ -62,7 +62,7 @@ def _one_seed(config: AntitrainConfig, seed: int, folder: Path) -> dict:
     found = _seed_row(a, data, seed)
     if config.certificate:
         c = certify(a.model, a.layers[0], a.examples, a.test, kind=config.kind, seed=seed)
-        found |= dict(at_chance=c.at_chance, certificate=c.sentence(), behaviour=c.behaviour.to_dict("records"), decoders=c.decoders.to_dict("records"), relearning=c.relearning.to_dict("records"))
+        found |= dict(at_chance=c.at_chance, certificate=c.summary(), behaviour=c.behaviour.to_dict("records"), decoders=c.decoders.to_dict("records"), relearning=c.relearning.to_dict("records"))
     found |= dict(history=a.history)
     write_json(done, found)
     return found
@@ -89,11 +89,11 @@ class AntitrainResult:
         "The antitrained network of a seed (the first one if left out), with its core, ready to continue."
         return _stored(self, self.runs[0]["seed"] if seed is None else seed)
 
-    def summary(self) -> dict: return plain(dict(data=self.config.data, width=self.config.width, seeds=[{k: v for k, v in run.items() if k != "history"} for run in self.runs], mean=self.to_frame().mean(numeric_only=True).drop("seed").to_dict(), output_dir=str(shown_path(self.run_folder))))
-    def sentence(self) -> str: return _run_words(self)
+    def to_dict(self) -> dict: return plain(dict(data=self.config.data, width=self.config.width, seeds=[{k: v for k, v in run.items() if k != "history"} for run in self.runs], mean=self.to_frame().mean(numeric_only=True).drop("seed").to_dict(), output_dir=str(shown_path(self.run_folder))))
+    def summary(self) -> str: return _run_words(self)
     def plot(self) -> Any: return seeds_figure(self)
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>{self.to_frame().to_html(index=False, float_format='{:.3f}'.format)}"
+    def __repr__(self) -> str: return self.summary()
+    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>{self.to_frame().to_html(index=False, float_format='{:.3f}'.format)}"
 
     @classmethod
     def load(cls, path: str | Path) -> AntitrainResult: return _load_run(Path(path))

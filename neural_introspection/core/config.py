@@ -93,8 +93,9 @@ def _convert(o: Option, value: Any) -> Any:
 # %% ../../nbs/core/70_config.ipynb #00da3d23
 def parse_integers(text: str, name: str, example: str) -> tuple[int, ...]:
     "The whole numbers in a text such as `64,32` or `[64]`; `BadInput`, with the option's name, for anything else."
-    parts = [part.strip() for part in text.strip().strip("[]()").removesuffix(",").split(",")]
-    if all(re.fullmatch(r"-?\d+", part) for part in parts): return tuple(map(int, parts))
+    number = r"\s*-?[0-9]+\s*"
+    if re.fullmatch(rf"\s*[\[(]?{number}(,{number})*,?\s*[\])]?\s*", text):
+        return tuple(map(int, re.findall("-?[0-9]+", text)))
     raise BadInput(f"{name} is {text!r}, but must be whole numbers with commas between them, such as {example}.")
 
 # %% ../../nbs/core/70_config.ipynb #25cca8d9

@@ -44,7 +44,8 @@ class Corpus:
         import pandas as pd
         return pd.DataFrame({"text": list(self.texts), "group": list(self.groups)})
 
-    def __repr__(self) -> str: return f"Corpus({self.name!r}, {_sizes(self)})"
+    def summary(self) -> str: return f"Corpus({self.name!r}, {_sizes(self)})"
+    __repr__ = summary
 
     def _repr_html_(self) -> str: return _corpus_html(self)
 

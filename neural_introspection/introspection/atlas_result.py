@@ -66,13 +66,13 @@ class AtlasResult:
     @classmethod
     def load(cls, path: str | Path) -> AtlasResult: return _load(Path(path))
 
-    def sentence(self) -> str: return _sentence(self)
-    def __repr__(self) -> str: return self.sentence()
+    def summary(self) -> str: return _sentence(self)
+    def __repr__(self) -> str: return self.summary()
 
     def _repr_html_(self) -> str:
         best = self.top(5)[["address", "r2", "selectivity", "q", "leakage"]]
         table = best.to_html(index=False, float_format="{:.2g}".format)
-        return f"<b>Atlas</b>: {html.escape(self.sentence())}<div style='overflow-x:auto'>{table}</div>"
+        return f"<b>Atlas</b>: {html.escape(self.summary())}<div style='overflow-x:auto'>{table}</div>"
 
 # %% ../../nbs/introspection/68_atlas_result.ipynb #fb2a6631
 def _atlas_frame(result: AtlasResult) -> pd.DataFrame:

@@ -116,8 +116,9 @@ class ActivationDataset:
 
     def __len__(self) -> int: return len(self.frame)
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         return f"ActivationDataset({self.target}, {len(self)} rows, model {self.about['model']['name']})"
+    __repr__ = summary
 
     @property
     def target(self) -> Target: return Target.of(self.about["target"])

@@ -135,7 +135,7 @@ def _identity(case: Case) -> dict:
     "What the controls depend on."
     p, other = case.predictor, case.options.other_model and model_hash(case.options.other_model)
     tensors = dict(x=case.features, base=case.base_features, y=torch.tensor(case.dataset.values())) | p.head.state_dict() | p.weights
-    return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed)
+    return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed, kept=2)   # format
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #69e83de2
 def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -111,7 +111,8 @@ class GradientTracker:
     def to_frame(self) -> pd.DataFrame: return _gradient_frame(self.rows)
     def plot(self, reading: str = "gradient_norm") -> Any: return gradient_map(self.to_frame(), reading)
     def save(self, folder: str | Path) -> Path: return _save(folder, "gradients", self.state(), self.to_frame())
-    def __repr__(self) -> str: return f"GradientTracker({self.step} steps, every {self.interval} recorded)"
+    def summary(self) -> str: return f"GradientTracker({self.step} steps, every {self.interval} recorded)"
+    __repr__ = summary
     def _repr_html_(self) -> str: return f"<p>{self!r}; the last:</p>{_html(self.to_frame(), 'step')}"
 
 # %% ../../nbs/introspection/40_monitors.ipynb #34ffdc55
@@ -297,7 +298,8 @@ class ActivationDrift:
     def animate(self, index: int = 0) -> Any:   # which of the target's values
         return distribution_movie({e: v[:, index] for e, v in self.values.items()}, self.addresses[index])
     def save(self, folder: str | Path) -> Path: return _save(folder, "activations", _about(self), self.to_frame())
-    def __repr__(self) -> str: return f"{self.target} on {len(self.texts)} texts at epochs {[*self.values]}"
+    def summary(self) -> str: return f"{self.target} on {len(self.texts)} texts at epochs {[*self.values]}"
+    __repr__ = summary
     def _repr_html_(self) -> str: return f"<p>{self!r}</p>{_html(self.to_frame())}"
 
 # %% ../../nbs/introspection/40_monitors.ipynb #288fc6fb

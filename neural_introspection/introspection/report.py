@@ -12,7 +12,7 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 from ..activations.positions import count_summary
-from ..core import BadData, plain, read_frame, read_json, write_frame, write_json
+from ..core import check_format, plain, read_frame, read_json, write_frame, write_json
 from .checks import DECISION, VERDICTS, Check, interval_text, number_text
 from .evaluation import Compared
 from ..stats import ClassScore, Difference, Score, bin_table
@@ -39,12 +39,12 @@ class IntrospectionCard:
 
     @property
     def colour(self) -> str: return VERDICTS[self.verdict][0]
-    def sentence(self) -> str: return " ".join(_sentences(self))
+    def summary(self) -> str: return " ".join(_sentences(self))
     def to_frame(self) -> pd.DataFrame: return _predictor_frame(self)
     def checks_frame(self) -> pd.DataFrame: return pd.DataFrame([(c.name, c.value, c.outcome, c.words) for c in self.checks],
                                                                 columns=["check", "value", "outcome", "found"])
     def table(self) -> pd.DataFrame: return _table(self)
-    def summary(self) -> dict: return _summary(self)
+    def to_dict(self) -> dict: return _summary(self)
     def to_markdown(self) -> str: return _markdown(self)
     def plot(self) -> Any: return _bars(self)
     def save(self, folder: str | Path) -> Path: return _save(self, Path(folder))
@@ -88,7 +88,7 @@ def _summary(card: IntrospectionCard) -> dict:
     compared = lambda many: {n: vars(c.score) | dict(lead=c.head_minus) for n, c in many.items()}
     selective = card.selectivity
     picked = {k: v for k, v in (change or {}).items() if k not in ("original", "current", "std_ratios")}
-    return plain(dict(verdict=card.verdict, sentence=card.sentence(), metric=card.score.metric, **vars(card.score), leakage=card.leakage,
+    return plain(dict(verdict=card.verdict, sentence=card.summary(), metric=card.score.metric, **vars(card.score), leakage=card.leakage,
                       selectivity=selective and selective.value,
                       selectivity_interval=selective and [selective.low, selective.high],
                       std_ratio=1.0) | {f"{name}_original": change["original"] if change else card.score.value,
@@ -136,7 +136,7 @@ def _markdown_table(frame: pd.DataFrame, corner: str = "") -> str:
 def _markdown(card: IntrospectionCard) -> str:
     "The card as a report."
     checks = card.checks_frame()[["outcome", "check", "found"]]
-    parts = [f"## Verdict: {card.verdict}", card.sentence(), _markdown_table(_table(card), "predictor"), "### Checks", _markdown_table(checks),
+    parts = [f"## Verdict: {card.verdict}", card.summary(), _markdown_table(_table(card), "predictor"), "### Checks", _markdown_table(checks),
              "\n".join(f"- {k}: {v}" for k, v in _facts(card).items())]
     if len(card.per_neuron) > 1: parts += ["### Each neuron", _markdown_table(card.per_neuron.round(3))]
     return "\n\n".join(parts) + "\n"
@@ -160,7 +160,7 @@ def _html(card: IntrospectionCard) -> str:
     checks = left(card.checks_frame().set_index("outcome").drop(columns="value"))
     facts = "".join(f"<li><b>{html.escape(k)}</b>: {html.escape(v)}</li>" for k, v in _facts(card).items())
     failed = sum(c.passed is False for c in card.checks)
-    return (f"<div>{band}<p>{html.escape(card.sentence())}</p>"
+    return (f"<div>{band}<p>{html.escape(card.summary())}</p>"
             f'<div style="overflow-x:auto;white-space:nowrap">{left(_table(card))}</div>'
             f"<details{' open' if failed else ''}><summary>{len(card.checks)} checks, {failed} failed</summary>"
             f"{checks}</details>"
@@ -199,15 +199,17 @@ def _save(card: IntrospectionCard, folder: Path) -> Path:
 # %% ../../nbs/introspection/58_report.ipynb #7cf2bd26
 def _load(folder: Path) -> IntrospectionCard:
     stored = read_json(folder/"card.json")
-    if stored.pop("format", None) != 1: raise BadData(f"{folder} holds no card that this version can read: make it again.")
+    check_format(stored, 1, folder, "card")
+    del stored["format"]
     kind = Score if stored.pop("metric") == "R²" else ClassScore
-    known = lambda cls, fields: cls(**{k: float("nan") if v is None else v for k, v in fields.items()})
+    known = lambda cls, fields: cls(**{k: float("nan") if v is None and k != "p" else v for k, v in fields.items()})
     compared = lambda many: {n: Compared(known(kind, c["score"]), known(Difference, c["head_minus"])) for n, c in many.items()}
+    renamed = lambda name: name.replace("random twin", "random weights")   # of cards of an earlier version
     frames = {n: read_frame(folder/f"{n}.parquet") if (folder/f"{n}.parquet").exists() else None for n in _FRAMES}
     if frames["confusion"] is not None:
         table = frames["confusion"].to_numpy()
         frames["confusion"] = bin_table(table)
     return IntrospectionCard(**stored | frames | dict(
-        score=known(kind, stored["score"]), baselines=compared(stored["baselines"]), controls=compared(stored["controls"]),
-        checks=tuple(Check(**c) for c in stored["checks"]),
+        score=known(kind, stored["score"]), baselines=compared({renamed(n): c for n, c in stored["baselines"].items()}), controls=compared(stored["controls"]),
+        checks=tuple(Check(**c | dict(name=renamed(c["name"]))) for c in stored["checks"]),
         selectivity=stored["selectivity"] and known(Difference, stored["selectivity"])))

@@ -38,12 +38,12 @@ class IntrospectionResult:
     def verdict(self) -> str: return self.card.verdict
     def to_frame(self) -> pd.DataFrame: return self.card.to_frame()
     def table(self) -> pd.DataFrame: return self.card.table()
-    def sentence(self) -> str: return self.card.sentence()
-    def __repr__(self) -> str: return self.sentence()
+    def summary(self) -> str: return self.card.summary()
+    def __repr__(self) -> str: return self.summary()
     def plot(self) -> Any: return next(iter(result_figures(self).values()))
     def to_markdown(self) -> str: return _markdown(self)
     def _repr_html_(self) -> str: return _html(self)
-    def summary(self) -> dict: return _summary(self)
+    def to_dict(self) -> dict: return _summary(self)
 
     @classmethod
     def load(cls, run_folder: str | Path) -> IntrospectionResult: return _load_result(Path(run_folder))
@@ -52,7 +52,7 @@ class IntrospectionResult:
 def _summary(r: IntrospectionResult) -> dict:
     "The result as one JSON-able object."
     always = dict.fromkeys(("r2", "r2_low", "r2_high", "spearman", "r2_original", "r2_current"))
-    found = always | r.card.summary()
+    found = always | r.card.to_dict()
     sizes = dict(test_rows=found.pop("rows"), test_groups=found.pop("groups"), best_epoch=r.training.best_epoch)
     return plain(found | sizes | dict(model=r.about["model"], chosen=r.about["chosen"], run_folder=shown_path(r.run_folder)))
 
@@ -115,7 +115,7 @@ def write_result(run: RunFolder, r: IntrospectionResult) -> None:
     training = dict(best_epoch=r.training.best_epoch, stopped_early=r.training.stopped_early,
                     resumed_from=r.training.resumed_from, loss_gap=r.training.loss_gap, moving=r.training.moving)
     write_json(run.file("reports", "result.json"),
-               dict(format=2, target=str(r.target), training=training, about=r.about, summary=r.summary()))
+               dict(format=2, target=str(r.target), training=training, about=r.about, summary=r.to_dict()))
 
 # %% ../../nbs/introspection/78_result.ipynb #df877459
 def _load_result(folder: Path) -> IntrospectionResult:

@@ -89,9 +89,10 @@ class ScanResult:
     @classmethod
     def load(cls, path: str | Path) -> ScanResult: return _load(path)
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         a = self.about
         return f"{a['neurons']} neurons of {Path(a['model']['name']).name} ({a['layer_type']}), {count_summary(a)}"
+    __repr__ = summary
 
     def _repr_html_(self) -> str:
         best = self.top(5, available_scores(next(iter(self.stats.values())))[0])

@@ -105,11 +105,12 @@ class TrainResult:
         from neural_introspection.display import learning_curves
         return learning_curves(self.history)
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         best = "the start (training did not improve it)" if self.best_epoch == 0 else f"epoch {self.best_epoch}"
         ended = "stopped early after" if self.stopped_early else "ran all"
         tuned = f"; {sum(w.numel() for w in self.weights.values()):,} weights of the model in play" if self.weights else ""
         return f"best at {best}; {ended} {self.history.epoch.max()} epochs{tuned}"
+    __repr__ = summary
 
     def _repr_html_(self) -> str:
         rows = self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})]
@@ -243,7 +244,10 @@ def _record(state: _TrainingState, epoch: int) -> None:
 # %% ../../nbs/introspection/50_trainer.ipynb #b33d914d
 def _batches(state: _TrainingState) -> Iterator[Int[Tensor, "unit"]]:
     "The epoch's batches; accelerate shares them out where there are several processes."
-    if state.accelerator.num_processes > 1: return iter(state.loader)
+    return iter(state.loader) if state.accelerator.num_processes > 1 else _whole_batches(state)
+
+def _whole_batches(state: _TrainingState) -> Iterator[Int[Tensor, "unit"]]:
+    "The epoch's batches, the same in every process."
     return iter(torch.as_tensor(state.source.units["train"][list(state.order)]).split(state.trainer.batch_size))
 
 # %% ../../nbs/introspection/50_trainer.ipynb #ff5eada5
@@ -354,15 +358,18 @@ def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
 def fit_heads(trainer: PredictorTrainer, datasets: Sequence[ActivationDataset],
               features: Float[Tensor, "row d"]) -> list[Head]:
     """Fresh heads of the trainer's kind on any features (the model stays out of it), one for each data set: the same
-    rows with other values. They are trained side by side, each as it would be alone."""
-    states = [_fresh_head(trainer, dataset, features) for dataset in datasets]
+    rows with other values. They are trained side by side, each as it would be alone, up to rounding."""
+    states = [_fresh_head(trainer, datasets[0], features)]
+    for dataset in datasets[1:]:
+        states.append(_fresh_head(trainer, dataset, features))
+        states[-1].source.z = states[0].source.z   # one copy of the features is enough
     first, stack = states[0], {name: torch.stack([s.parameters[name].detach() for s in states]).requires_grad_()
                                for name in states[0].parameters}
     optimizer, y = _adamw(trainer, stack.values()), torch.stack([s.source.y for s in states])
     for epoch in range(1, trainer.epochs + 1):
         if all(s.exhausted for s in states): break
         first.order.epoch = epoch
-        for units in _batches(first):
+        for units in _whole_batches(first):   # of several processes each trains all heads: they are cheap
             rows = units.to(y.device)
             scores = _stacked_scores(first.head, stack, first.source.z[rows])
             loss = first.head.loss(scores.flatten(0, 1), y[:, rows].flatten(0, 1)) * len(states)   # the sum over heads

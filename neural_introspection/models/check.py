@@ -31,6 +31,7 @@ class Preflight:
         import pandas as pd
         return pd.DataFrame(self.rows, columns=["check", "value", "limit", "passed"])
 
+    def summary(self) -> str: return f"{sum(row[3] for row in self.rows)} of {len(self.rows)} checks passed"
     def _repr_html_(self) -> str: return self.to_frame().to_html(index=False, float_format="{:.2g}".format)
 
 # %% ../../nbs/models/50_check.ipynb #1c63c93d

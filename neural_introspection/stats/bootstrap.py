@@ -49,24 +49,28 @@ def resamples(groups: Shaped[np.ndarray, "row"], n_resamples: int = 1000, seed: 
 def interval(
     sample: Float[np.ndarray, "resample *what"],   # what was measured: in the data, then in each resample of the groups
     n_groups: int,                                 # how many groups were resampled
+    within: tuple[float, float] = (-math.inf, math.inf),   # values that the measure can have
 ) -> tuple[Any, Any]:   # floats, or arrays [*what]
-    "The ends of 95 % intervals, floats for one measure; NaN for one group. Resamples without a number do not count."
+    """The ends of 95 % intervals, floats for one measure; NaN for one group. Resamples without a number do not count;
+    of fewer than five groups there is then no interval, unless it is only those that draw one group alone."""
     from scipy.stats import t
     sample = np.asarray(sample, float)
     again = np.where(np.isfinite(sample[1:]), sample[1:], np.nan)
     if n_groups < 2 or not len(again): low = high = np.full(sample.shape[1:], np.nan)
     else:
         reach = float(t.ppf(.975, n_groups - 1)) * math.sqrt(n_groups / (n_groups - 1))
-        low, high = _by_spread(sample[0], again, reach) if n_groups < FEW else _by_percentiles(again, reach)
+        low, high = _by_spread(sample[0], again, reach, n_groups) if n_groups < FEW else _by_percentiles(again, reach)
+    low, high = np.clip(low, *within), np.clip(high, *within)
     return (float(low), float(high)) if sample.ndim == 1 else (low, high)
 
-def _by_spread(value: Float[np.ndarray, "*what"], again: Float[np.ndarray, "resample *what"],
-               reach: float) -> tuple[np.ndarray, np.ndarray]:
+def _by_spread(value: Float[np.ndarray, "*what"], again: Float[np.ndarray, "resample *what"], reach: float,
+               n_groups: int) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(again)
+    enough = (~known).sum(0) <= (n_groups if n_groups > 2 else 0)   # the two draws of one of two groups are half of all
     count = np.maximum(known.sum(0), 1)
     centre = np.where(known, again, 0).sum(0) / count
     spread = np.sqrt((np.where(known, again - centre, 0)**2).sum(0) / count)
-    spread = np.where(known.any(0), spread, np.nan)
+    spread = np.where(enough, spread, np.nan)
     return value - reach * spread, value + reach * spread
 
 def _by_percentiles(again: Float[np.ndarray, "resample *what"], reach: float) -> tuple[np.ndarray, np.ndarray]:
@@ -88,6 +92,15 @@ def mean_interval(
     if not len(values) or not np.isfinite(values).all():
         known = np.isfinite(values).sum()
         raise BadInput(f"{known} of {len(values)} values are numbers: give at least one, and numbers alone.")
+    if groups is None and len(values) >= FEW:
+        return float(values.mean()), *_interval_by_value(values, n_resamples, seed)
     sample = resamples(np.arange(len(values)) if groups is None else groups, n_resamples, seed)
     total, rows = sample.totals(np.stack([values, np.ones(len(values))], 1)).T
     return float(values.mean()), *interval(total / rows, sample.n_groups)
+
+def _interval_by_value(values: Float[np.ndarray, "row"], n_resamples: int, seed: int) -> tuple[float, float]:
+    "The same with each value drawn by itself, some resamples at a time: of many values all would not fit into memory."
+    n, rng = len(values), np.random.default_rng(seed)
+    sizes = np.diff([*range(0, n_resamples, max(1, 2**20 // n)), n_resamples])
+    means = [values[rng.integers(n, size=(size, n))].mean(1) for size in sizes]
+    return interval(np.concatenate([[values.mean()], *means]), n)

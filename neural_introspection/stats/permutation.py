@@ -45,10 +45,10 @@ def permutation_p(
 # %% ../../nbs/stats/10_permutation.ipynb #f9747aa3
 def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,
                seed: int = 0) -> Float[np.ndarray, "permutation"]:
-    """The mean gap after changes of the signs, its null if the two of a pair could be exchanged: after all of them, if
-    they are no more than `n_permutations`, else after random ones."""
+    """The mean gap after changes of the signs, its null if the two of a pair could be exchanged: after all of them (but
+    for none at all, which is the data), if they are no more than `n_permutations`, else after random ones."""
     gaps, n = np.asarray(gaps, float), len(gaps)
-    if n < 63 and 2**n <= n_permutations: minus = np.arange(2**n)[:, None] >> np.arange(n) & 1
+    if n < 63 and 2**n <= n_permutations: minus = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
     else: minus = np.random.default_rng(seed).integers(0, 2, (n_permutations, n))
     return (1 - 2*minus) @ gaps / n
 
@@ -59,7 +59,7 @@ def text_groups(contents: Sequence[Hashable], groups: Optional[Sequence] = None)
     a group for each text."""
     if groups is not None and len(groups) != len(contents):
         raise BadInput(f"{len(groups)} groups do not fit {len(contents)} texts: give one for each text.")
-    return pd.factorize(pd.Series(list(contents if groups is None else groups), dtype=object))[0]
+    return pd.factorize(pd.Series(list(contents if groups is None else groups), dtype=object), use_na_sentinel=False)[0]
 
 # %% ../../nbs/stats/10_permutation.ipynb #d7b428b4
 def adjust_fdr(p: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:

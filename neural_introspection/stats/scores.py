@@ -14,8 +14,8 @@ from .bootstrap import Resamples, interval, mean_interval, resamples
 from .permutation import permutation_p, sign_flips
 
 # %% auto #0
-__all__ = ['METRICS', 'LEAST_PAIRS', 'varies', 'Score', 'score_predictions', 'Difference', 'difference', 'paired_difference',
-           'ClassScore', 'score_bins', 'confusion', 'bin_table']
+__all__ = ['METRICS', 'varies', 'Score', 'score_predictions', 'Difference', 'difference', 'paired_difference', 'ClassScore',
+           'score_bins', 'confusion', 'bin_table']
 
 # %% ../../nbs/stats/40_scores.ipynb #5a8a54a3
 def varies(values: Float[np.ndarray, "row"]) -> bool:
@@ -103,7 +103,8 @@ def score_predictions(
     ranks = np.mean([_rank_correlation(a, p) for a, p in pairs])
     errors = [np.sqrt(((a - p)**2).mean())/a.std() if varies(a) else np.nan for a, p in pairs]
     error = float(_mean_known(np.array([errors]))[0])
-    return Score(float(r2[0]), *interval(r2, sample.n_groups), float(ranks), error, len(actual), sample.n_groups)
+    return Score(float(r2[0]), *interval(r2, sample.n_groups, (-np.inf, 1)), float(ranks), error, len(actual),
+                 sample.n_groups)
 
 # %% ../../nbs/stats/40_scores.ipynb #ae4033a1
 def _rank_correlation(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"]) -> float:
@@ -139,7 +140,7 @@ def difference(
     return Difference(float(gap[0]), *interval(gap, sample.n_groups))
 
 # %% ../../nbs/stats/40_scores.ipynb #2e043941
-LEAST_PAIRS = 5
+_LEAST_PAIRS = 6   # of five the 32 changes of sign leave p at 1/16
 
 def paired_difference(
     a: Float[np.ndarray, "pair"],
@@ -148,11 +149,13 @@ def paired_difference(
     seed: int = 0,
 ) -> Difference:
     """The mean of a - b with an interval over pairs and a two-sided p by changes of sign. Pairs of one network are no
-    sample of networks. `BadInput` below five pairs."""
-    gaps = np.round(np.asarray(a, float) - np.asarray(b, float), 9)   # what is smaller is rounding
-    gaps = gaps[np.isfinite(gaps)]
-    if len(gaps) < LEAST_PAIRS:
-        raise BadInput(f"pairs with two numbers: {len(gaps)}, but an interval needs {LEAST_PAIRS}.")
+    sample of networks. `BadInput` below six pairs."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    rounding = 1e-9 * np.maximum(np.abs(a), np.abs(b))
+    gaps = np.where(np.abs(a - b) <= rounding, 0., a - b)
+    gaps = gaps[np.isfinite(a - b)]
+    if len(gaps) < _LEAST_PAIRS:
+        raise BadInput(f"pairs with two numbers: {len(gaps)}, but an interval needs {_LEAST_PAIRS}.")
     p = permutation_p(abs(gaps.mean()), np.abs(sign_flips(gaps, n_resamples, seed)))
     return Difference(*mean_interval(gaps, None, n_resamples, seed), p)
 
@@ -193,7 +196,8 @@ def score_bins(
     f1 = f1_score(actual, predicted, labels=np.unique(actual), average="macro",
                   zero_division=0)   # pyright: ignore[reportArgumentType] (the annotation names strings alone)
     off = float(np.abs(actual - predicted).mean())
-    return ClassScore(float(hits[0]), *interval(hits, sample.n_groups), float(f1), off, len(actual), sample.n_groups)
+    low, high = interval(hits, sample.n_groups, (0, 1))
+    return ClassScore(float(hits[0]), low, high, float(f1), off, len(actual), sample.n_groups)
 
 # %% ../../nbs/stats/40_scores.ipynb #15204c42
 def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"], n: int) -> pd.DataFrame:

@@ -294,7 +294,7 @@ def _train(explorer: ToyExplorer, options: ToyOptions) -> ToyResult:
     with explorer._lock:
         _try(explorer, _refresh, config.file_name)
         _draw(explorer, "training", curves(result))
-        _say(explorer, "words", words + result.sentence())
+        _say(explorer, "words", words + result.summary())
     return result
 
 # %% ../../nbs/toy/40_explorer.ipynb #028f1a7b
@@ -336,7 +336,7 @@ def _show_run(explorer: ToyExplorer) -> None:
     c["value"].value, c["seed"].value = best.value if result.config.sweep_var else None, int(best.seed)
     if not explorer.running:
         _draw(explorer, "training", curves(result))
-        _say(explorer, "words", result.sentence())
+        _say(explorer, "words", result.summary())
     _compare(explorer)
     explorer.net = None
     _show_steps(explorer, last=True)

@@ -234,14 +234,14 @@ class ToyResult:
         "A network, after `step` steps (the last, if left out); the first value and seed if left out. `BadInput` if there is none."
         return _stored_network(self, value, seed, step)
 
-    def sentence(self) -> str: return _sentence(self)
-    def summary(self) -> dict: return plain(dict(preset=self.config.preset, scale=self.config.scale if self.config.preset else None, sweep_var=self.config.sweep_var, runs=self.runs.to_dict("records"), output_dir=str(shown_path(self.run_folder))))
+    def summary(self) -> str: return _sentence(self)
+    def to_dict(self) -> dict: return plain(dict(preset=self.config.preset, scale=self.config.scale if self.config.preset else None, sweep_var=self.config.sweep_var, runs=self.runs.to_dict("records"), output_dir=str(shown_path(self.run_folder))))
     def plot(self) -> Any:
         "`sweep_curves`; the training, where nothing was swept."
         return sweep_curves(self) if self.config.sweep_var else training_figure(self)
     def plot_training(self, seed: Optional[int] = None) -> Any: return training_figure(self, seed)
-    def __repr__(self) -> str: return self.sentence()
-    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.sentence())}</b></p>{self.table().to_html()}"
+    def __repr__(self) -> str: return self.summary()
+    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>{self.table().to_html()}"
 
     @classmethod
     def load(cls, path: str | Path) -> ToyResult: return _load_result(Path(path))

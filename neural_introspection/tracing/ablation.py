@@ -141,8 +141,11 @@ class Ablation:
 
     def top(self, k: int = 10) -> pd.DataFrame: return self.to_frame().nlargest(k, "loss_increase")
     def plot(self) -> Any: return _ablation_figure(self)
-    def _repr_html_(self) -> str:
-        return f"<p>{len(self.sets)} ablations ({self.how}) on {self.loss.shape[1]:,} samples; a no-op changes the loss by {self.no_op:.1g}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
+    def summary(self) -> str:
+        "How many ablations on how many samples, and what a no-op does."
+        return f"{len(self.sets)} ablations ({self.how}) on {self.loss.shape[1]:,} samples; a no-op changes the loss by {self.no_op:.1g}"
+
+    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/tracing/54_ablation.ipynb #5f9271a0
 def _set_index(sets: Sequence[Neurons]) -> pd.Index:

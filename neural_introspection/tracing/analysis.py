@@ -4,6 +4,7 @@
 
 # %% ../../nbs/tracing/40_analysis.ipynb #46e149c0
 from __future__ import annotations
+import math
 import html
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,7 @@ class TraceAnalysis:
         "A row for each thing that was looked at: finding, value, twin, twin_value, p, low, high, expected, baseline_value, baseline_p, q, verdict."
         return with_verdicts(self.rows)
 
-    @property
-    def words(self) -> str:
+    def summary(self) -> str:
         "How much is structure and how much is beyond a network that did not learn the task, counted apart."
         found = self.findings()
         shuffled, tested = found[found.twin.isin(SHUFFLED)], found[~found.twin.isin(SHUFFLED) & found.p.notna()]
@@ -119,11 +119,12 @@ class TraceAnalysis:
         for name, frame in frames.items(): write_frame(Path(folder)/f"{name}.parquet", frame)
         return write_json(Path(folder)/"notes.json", dict(trace=self.name, notes=self.notes)).parent
 
-    def __repr__(self) -> str: return f"TraceAnalysis({self.name}: {self.words})"
+    def __repr__(self) -> str: return f"TraceAnalysis({self.name}: {self.summary()})"
     def _repr_html_(self) -> str:
         shown = self.findings().drop(columns=["expected", "p"]).to_html(index=False, float_format="{:.3f}".format, na_rep="")
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<p>{html.escape(repr(self))}</p>{shown}<p>{html.escape(self.maps.words)}</p><p>{html.escape(self.clusters.words)}</p><ul>{notes}</ul>"
+        parts = "".join(f"<p>{html.escape(part.summary())}</p>" for part in (self.maps, self.clusters))
+        return f"<p>{html.escape(repr(self))}</p>{shown}{parts}<ul>{notes}</ul>"
 
 # %% ../../nbs/tracing/40_analysis.ipynb #d14383db
 def _check_baseline(trace: NetworkTrace, baseline: Optional[NetworkTrace]) -> None:
@@ -189,14 +190,21 @@ def analyse_trace(
 def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one for each network, as from `TraceAnalysis.findings`
     """The mean difference of each finding from its twin with a 95 % t interval over networks, in how many it was beyond its twin, and a verdict.
     `BadInput` below 2 networks."""
-    from scipy.stats import ttest_1samp
     if len(findings) < 2:
         raise BadInput(f"{len(findings)} network is no sample of networks: give the findings of at least 2.")
     rows, together = [], pd.concat(findings).assign(gap=lambda x: x.value - x.twin_value)
     grouped = together.groupby(["finding", "twin"], sort=False)
     for (name, twin), one in grouped:
-        test = ttest_1samp(one.gap, 0)
-        low, high = test.confidence_interval()
-        rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), float(test.pvalue), float(low), float(high), one.expected.iloc[0]))
+        p, low, high = _mean_gap(one.gap.dropna().to_numpy())
+        rows.append(Finding(name, one.value.mean(), twin, one.twin_value.mean(), p, low, high, one.expected.iloc[0]))
     beyond = grouped.verdict.agg(lambda v: v.isin([BEYOND, STRUCTURE]).sum() if (v != UNTESTED).any() else pd.NA)   # none where a single network is no test
-    return with_verdicts(rows).assign(networks=grouped.size().to_numpy(), beyond_in=beyond.astype("Int64").array)
+    return with_verdicts(rows).assign(networks=grouped.gap.count().to_numpy(), beyond_in=beyond.astype("Int64").array)
+
+def _mean_gap(gap: Float[np.ndarray, "network"]) -> tuple[float, float, float]:
+    "(p, low, high) of a mean over networks by Student's t; NaN of one network. Equal gaps: p is 1 if they are 0, else 0."
+    from scipy.stats import ttest_1samp
+    if len(gap) < 2: return math.nan, math.nan, math.nan
+    first, largest = float(gap[0]), float(np.abs(gap).max())
+    if np.ptp(gap) <= 1e-12 * max(1., largest): return float(largest <= 1e-12), first, first
+    test = ttest_1samp(gap, 0)
+    return float(test.pvalue), *map(float, test.confidence_interval())

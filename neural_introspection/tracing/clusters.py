@@ -68,8 +68,7 @@ class NeuronClusters:
     @property
     def found(self) -> bool: return max(self.p(twin) for twin in TWINS) <= .05
 
-    @property
-    def words(self) -> str:
+    def summary(self) -> str:
         n = f"{self.value('real', 'clusters'):.0f} clusters"
         others = "".join(f" {name}: separation {self.value(name, 'separation'):.3f}, here {self.value('real', 'separation'):.3f}."
                          for name in self.draws.panel.unique() if name not in ("real", *TWINS))
@@ -92,7 +91,7 @@ class NeuronClusters:
         return pd.concat([names.value_counts().rename("neurons").sort_index(), *tables], axis=1)
 
     def plot(self) -> Any: return _null_figure(self)
-    def _repr_html_(self) -> str: return f"<p>{self.words}</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}{self.responds().to_html()}"
+    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}{self.responds().to_html()}"
 
 # %% ../../nbs/tracing/36_clusters.ipynb #ae20b7a2
 def cluster_neurons(

@@ -53,8 +53,9 @@ class NeuronTable:
         return _by_group(self, lambda x: rng.permuted(x, axis=0))
     def cloud(self, rng: np.random.Generator) -> NeuronTable: return _by_group(self, lambda x: _gaussian(x, rng))
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         return f"NeuronTable({len(self)} rows of {len(self.features)} features, {len(self.notes)} notes)"
+    __repr__ = summary
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"<p>{self!r}</p><ul>{notes}</ul>{self.to_frame().head().to_html(float_format='{:.2f}'.format)}"

@@ -185,11 +185,11 @@ class MetaResult:
         "(1 + shuffles with an AUC as high as the logistic regression's) / (1 + shuffles)."
         return permutation_p(self.scores[WHOLE["logistic"]].mean(), self.shuffled.mean().to_numpy())
 
-    @property
-    def verdict(self) -> str: return _meta_verdict(self)
+    def summary(self) -> str: return _meta_verdict(self)
     def top(self, k: int = 10) -> pd.DataFrame: return self.models["logistic"].top(k)
     def plot(self) -> Any: return _meta_figure(self)
-    def _repr_html_(self) -> str: return f"<p>{self.verdict}</p>{self.to_frame().to_html(float_format='{:.3f}'.format)}"
+    def _repr_html_(self) -> str:
+        return f"<p>{self.summary()}</p>{self.to_frame().to_html(float_format='{:.3f}'.format)}"
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #1939ffcd
 def _lead_words(row: Any) -> str:

@@ -155,8 +155,7 @@ class MapStability:
             if table[reading].notna().any(): table.loc["real", f"p ({reading})"] = self.p(reading)
         return table.dropna(axis=1, how="all")
 
-    @property
-    def words(self) -> str:
+    def summary(self) -> str:
         "What the maps say beside shuffled numbers, and beside the other tables."
         p, reading = self.p("trustworthiness"), "trustworthiness"
         others = "".join(f" {name}: {self.value(name, reading):.3f}." for name in self.maps if name not in ("real", "permuted"))
@@ -166,7 +165,7 @@ class MapStability:
     def plot(self) -> Any: return _panels(self)
     def _repr_html_(self) -> str:
         chance = self.k / (len(self.maps["real"].table) - 1)
-        return f"<p>{html.escape(self.words)}</p><p>{self.method} maps, {self.k} neighbours; by chance two maps share {chance:.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
+        return f"<p>{html.escape(self.summary())}</p><p>{self.method} maps, {self.k} neighbours; by chance two maps share {chance:.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #db230cd6
 def map_stability(

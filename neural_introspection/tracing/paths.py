@@ -144,8 +144,7 @@ class BreadCrumbs:
         "Where the best paths into each output begin: their scores added up by input."
         return _beginnings(self.by_output, self.connections)
 
-    @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         "What came out, in words."
         return _crumb_verdict(self)
 
@@ -157,7 +156,7 @@ class BreadCrumbs:
         "One picture of the inputs for each output: `net` shares, or where the best `paths` begin."
         return _input_pictures(self, shape, what)
 
-    def _repr_html_(self) -> str: return f"<p>{self.verdict}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
+    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/tracing/52_paths.ipynb #93902fe5
 def _neurons_on(paths: pd.DataFrame, hidden: Sequence[str]) -> pd.Series:

@@ -182,11 +182,11 @@ class TraceResult:
     def data(self) -> ClassificationData: return _same_data(self)
     def to_frame(self) -> pd.DataFrame: return self.trace.to_frame()
     def plot(self) -> Any: return accuracy_figure(self)
-    def summary(self) -> dict: return _summary(self)
-    def sentence(self) -> str: return _sentence(self)
-    def __repr__(self) -> str: return self.sentence()
+    def to_dict(self) -> dict: return _summary(self)
+    def summary(self) -> str: return _sentence(self)
+    def __repr__(self) -> str: return self.summary()
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.sentence())}</p>{self.trace.layer_frame().to_html()}{self.history.tail(1).to_html(index=False, float_format='{:.3f}'.format)}"
+        return f"<p>{html.escape(self.summary())}</p>{self.trace.layer_frame().to_html()}{self.history.tail(1).to_html(index=False, float_format='{:.3f}'.format)}"
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #07ec0593
 def _load_result(path: Path) -> TraceResult:

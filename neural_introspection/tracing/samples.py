@@ -85,5 +85,5 @@ class InferenceHistory:
         acts, known = self.data.activation.values, right | wrong
         return contrast_groups(acts[known], right[known], self.data.label.values[known], permutations, seed).set_axis(self.trace.units)
 
-    def _repr_html_(self) -> str:
-        return f"<p><b>{self.name}</b>: {self.data.sizes['sample']:,} samples, accuracy {self.accuracy:.3f}</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"
+    def summary(self) -> str: return f"{self.name}: {self.data.sizes['sample']:,} samples, accuracy {self.accuracy:.3f}"
+    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"

@@ -139,9 +139,10 @@ class NetworkTrace(Mapping):
         "A copy of the whole trace in another folder that ends in .zarr."
         return _save_copy(self, Path(path))
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         kept = [w for w in ("batches", "weights", "biases") if w not in self.about["dropped"]]
         return f"NetworkTrace({self.path.name}: {len(self)} epochs ({number_range(self.epochs)}), {len(self.layers)} layers, {self.n_neurons:,} neurons, {len(self.metrics)} metrics{', with ' * bool(kept)}{', '.join(kept)})"
+    __repr__ = summary
 
     def _repr_html_(self) -> str:
         rest = self.about.get("untraced", [])

@@ -1,10 +1,11 @@
 """No fault comes beside those that .ci/ratchet.json lists, and none is listed that is gone. Each check sees a planted one."""
+import ast
 import json
 import re
 
 import pytest
 import ratchet
-from modules import exported_module, imports, module_files
+from modules import exported_module, imports, module_files, parse
 from quick import touched
 
 PACKAGE = "neural_introspection"
@@ -83,3 +84,14 @@ def test_retired_words_do_not_come_back():
     found = [f"{name}: {line}" for name, line in lines if re.search(RETIRED, line, re.I)]
     assert len(modules) > 100
     assert found == []
+
+
+def test_every_result_has_a_summary():
+    "What shows itself as HTML and gives a table or a plot says what it found in `summary()`, and in no other way."
+    classes = [n for p in module_files() for n in parse(p).body if isinstance(n, ast.ClassDef)]
+    names = {n.name: {b.name for b in n.body if isinstance(b, ast.FunctionDef)} for n in classes}
+    views = {"LayerTrace", "EpochTrace"}   # parts of a trace, not results
+    results = {c for c, has in names.items() if "_repr_html_" in has and has & {"to_frame", "plot"}} - views
+    assert len(results) > 30
+    assert [c for c in results if "summary" not in names[c]] == []
+    assert [c for c, has in names.items() if has & {"sentence", "words"}] == []

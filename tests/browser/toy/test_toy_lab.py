@@ -110,7 +110,7 @@ def test_a_row_trains_with_live_points(shown, runs):
     shown.wait_text(r"^Done in ")
     assert len(seen) >= 2 and seen == sorted(seen), seen   # there were points before all were there
     result = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03")
-    shown.status(result.sentence()).wait_for()
+    shown.status(result.summary()).wait_for()
     drawn = shown.plot("LR1: by learning rate").evaluate("plot => plot.data.map(line => Array.from(line.y).at(-1))")
     ends = result.runs.set_index("value")
     assert np.allclose(drawn[1::3], ends.per_feature) and np.allclose(drawn[2::3], ends.mean_bias, atol=1e-5)

@@ -95,7 +95,7 @@ def test_the_counts_stand_on_the_results(model, texts):
         probed = NeuronAtlas(model, folds=3, permutations=1, control_tasks=1).probe(texts)
     wanted = dict(sinks=len(texts), cut=1, skipped=0, sink_ratio=100., token_pos="all", texts=len(texts))
     for about in (scan.about, data.about, probed.about): assert about | wanted == about
-    for shown in (repr(scan), data._repr_html_(), probed.sentence()):
+    for shown in (repr(scan), data._repr_html_(), probed.summary()):
         assert "without 81 attention sinks" in shown
         assert "1 texts cut to the context" in shown
 

@@ -111,8 +111,8 @@ def test_dead_neuron(model, docs):
     with edit(model, {"blocks.1.mlp.hook_post": lambda x: torch.cat([torch.zeros_like(x[..., :1]), x[..., 1:]], -1)}):
         profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
         effect = ablation_effect(model, docs[:6], "blocks.1.mlp.hook_post[0]", others=2)
-    assert profile.explained.r2.isna().all() and "does not vary" in profile.sentence()
-    assert not effect.frame.counts.any() and "no replacement changes" in effect.sentence() and effect.plot()
+    assert profile.explained.r2.isna().all() and "does not vary" in profile.summary()
+    assert not effect.frame.counts.any() and "no replacement changes" in effect.summary() and effect.plot()
 
 
 @pytest.mark.parametrize("call, kind, words", [
@@ -167,7 +167,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted(model, docs):
 
 def test_one_text_has_no_interval(model):
     effect = ablation_effect(model, ["The return value is a list."], "blocks.1.mlp.hook_post[7]", ["zero", "mean"], reference=["Another text.", "And a third."], others=3)
-    assert effect.frame.low.isna().all() and not effect.frame.counts.any() and "give at least 5 texts" in effect.sentence()
+    assert effect.frame.low.isna().all() and not effect.frame.counts.any() and "give at least 5 texts" in effect.summary()
     with pytest.raises(BadInput, match="a patch needs another text"): ablation_effect(model, ["One.", "Two."], "blocks.1.mlp.hook_post[7]", ["patch"], reference=["One."])
 
 

@@ -16,6 +16,8 @@ import json, sys
 from pathlib import Path
 from neural_introspection.introspection import (ActivationDatasetGenerator, ActivationPredictor, PredictorTrainer,
     Unfreezing)
+from neural_introspection.introspection.trainer import fit_heads
+from neural_introspection.core import write_tensors
 from neural_introspection.models import load_model
 from neural_introspection.data import group_texts, load_texts, split_groups
 
@@ -27,10 +29,13 @@ def train(strategy, folder):
     dataset = ActivationDatasetGenerator(model, "blocks.1.mlp.hook_post[7]").generate(corpus.texts, groups, split_groups(groups))
     predictor = ActivationPredictor(model, dataset.target)
     unfreeze = Unfreezing(strategy, from_layer=3 if strategy == "from_layer" else None)
-    result = PredictorTrainer(predictor, epochs=2, learning_rate=1e-3, batch_size=16, early_stopping=False, folder=folder,
-                              unfreeze=unfreeze).fit(dataset)
+    trainer = PredictorTrainer(predictor, epochs=2, learning_rate=1e-3, batch_size=16, early_stopping=False,
+                               folder=folder, unfreeze=unfreeze)
+    result = trainer.fit(dataset)
+    control, = fit_heads(trainer, [dataset.with_values(dataset.values()[::-1])], predictor.features(dataset.tokens))
     state = PartialState()
     predictor.save(folder/f"rank{state.process_index}.safetensors")
+    write_tensors(folder/f"control{state.process_index}.safetensors", control.state_dict(), {})
     about = dict(processes=state.num_processes, history=result.history.loss.tolist())
     (folder/f"rank{state.process_index}.json").write_text(json.dumps(about))
 
@@ -72,4 +77,8 @@ def test_two_processes_end_where_one_ends(folders, strategy):
     for name in alone:
         assert torch.allclose(first[name], alone[name], atol=2e-4), name
     assert all(abs(a - b) < 1e-3 for a, b in zip(one["history"], two["history"]))
+    places = (single, 0), (double, 0), (double, 1)
+    controls = [read_tensors(folder / f"control{i}.safetensors")[0] for folder, i in places]
+    for name in controls[0]:   # a control head is the same in every process
+        assert all(torch.allclose(controls[0][name], other[name], atol=2e-4) for other in controls[1:]), name
     assert (double / "checkpoint.safetensors").exists()

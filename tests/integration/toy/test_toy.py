@@ -86,7 +86,7 @@ def test_a_failed_run_is_marked_and_the_others_are_there(tmp_path, monkeypatch, 
     assert cli.main(f"{SMALL} --nonlinearity SoLU --sweep_var learning_rate --sweep_values 0.01 60 --file_name wild --json".split()) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [r["failed"] for r in runs] == [False, True] and runs[0]["loss"] > 0 and runs[1]["loss"] is None
-    assert "1 failed" in ToyResult.load("wild").sentence()
+    assert "1 failed" in ToyResult.load("wild").summary()
 
 
 @pytest.mark.slow
