@@ -80,7 +80,7 @@ def _show_scan(scan: Any, config: Any) -> str:
     return f"{a['neurons']} neurons ({a['layer_type']}), {count_summary(a)}; by {config.score}\n\n{table}{saved}"
 
 # %% ../nbs/90_cli.ipynb #ccbebc91
-def _summary_scan(scan: Any, config: Any) -> dict:
+def _scan_answer(scan: Any, config: Any) -> dict:
     given = dict(score=config.score, top=_scan_rows(scan, config), output=config.output)
     return plain({k: v for k, v in scan.about.items()} | given)
 
@@ -124,9 +124,9 @@ def _show_toy(r: Any, config: Any) -> str:
 COMMANDS = {
     "run": Command("introspection.IntrospectionConfig", "introspection.run_introspection", _show_run, lambda r, c: r.to_dict(),
                    "Predict one of a model's neurons from the model's own representations, with baselines.", "output_dir"),
-    "scan": Command("introspection.ScanConfig", "introspection.run_scan", _show_scan, _summary_scan,
+    "scan": Command("introspection.ScanConfig", "introspection.run_scan", _show_scan, _scan_answer,
                     "Rank all neurons of a model by how much they vary."),
-    "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.atlas_run.summary")(r, c),
+    "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.atlas_run.atlas_answer")(r, c),
                      "Probe every neuron of a model at once, with a null and a control task."),
     "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.to_dict(),
                      "Train a network on a table of numbers, and trace every neuron at every epoch.", "output"),

@@ -154,7 +154,7 @@ def grouped_auc(
     draws: int = 300,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    "(AUC, lower, upper end of its 95 % interval), by bootstrap over groups. `BadInput` if there is one group, or one class."
+    "(AUC, lower, upper end of its 95 % interval), by bootstrap over groups; NaN ends if one group alone holds a class. `BadInput` if there is one group, or one class."
     if len(set(group)) < 2 or len(set(concept)) < 2: raise BadInput(f"{len(set(group))} groups with {len(set(concept))} classes have no AUC with an interval: give at least two of each.")
     order = np.argsort(score, kind="stable")
     tie, again, found = np.unique(score[order], return_inverse=True)[1], resamples(group, draws, seed), []
@@ -162,8 +162,9 @@ def grouped_auc(
         there, absent = (np.bincount(tie, weight * (concept[order] == c), tie.max() + 1) for c in (1, 0))
         pairs = there.sum() * absent.sum()
         found.append(float(there @ (absent.cumsum() - absent / 2) / pairs) if pairs else math.nan)
-    known = min(len(np.unique(group[concept == c])) for c in (0, 1))   # groups that hold the class that fewer hold
-    return found[0], *interval(np.array(found), known, (0, 1))
+    rarer = min(len(np.unique(group[concept == c])) for c in (0, 1))   # groups that hold the class that fewer hold
+    defined = [value for value in found[1:] if not math.isnan(value)] if again.n_groups > 4 else found[1:]
+    return found[0], *interval(np.array([found[0], *defined]), rarer, (0, 1))
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #e0e3b2a9
 def check_chosen(chosen: Sequence[int], width: int) -> None:

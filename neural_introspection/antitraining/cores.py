@@ -102,7 +102,7 @@ def core_set(
 def _check_above_chance(ends: SetScores, metric: str, units: Units) -> None:
     per_example = (ends.right if metric == "accuracy" else -ends.loss).mean(0)   # [2 example]
     gain = per_example[0] - per_example[1]
-    if not mean_interval(gain.numpy())[1] > 0:
+    if not (bool(gain.isfinite().all()) and mean_interval(gain.numpy())[1] > 0):
         raise BadInput(f"the model is no better than with all of {units.site} randomised ({metric} {abs(float(per_example[0].mean())):.3f} and {abs(float(per_example[1].mean())):.3f}): there is no information to find; train it first, or choose another layer.")
 
 # %% ../../nbs/antitraining/16_cores.ipynb #6e4845a3

@@ -101,10 +101,11 @@ def information_figure(found: dict[str, Information], title: str = "Information 
 def compare_information(train: Information, held_out: Information) -> pd.DataFrame:
     "A row for each unit: its information on both sides, `memorising` (train minus held out, nats), its z and q value (two-sided). `BadInput` for different units."
     if train.units != held_out.units: raise BadInput(f"information on {train.units.site} and on {held_out.units.site} ({train.units.count} and {held_out.units.count} units) cannot be compared: measure the same units twice.")
-    from scipy.stats import norm
+    from scipy.stats import t
+    examples = min(train.about["examples"], held_out.about["examples"])
     error = np.hypot(train.error, held_out.error)
     z = np.divide(train.loss - held_out.loss, error, out=np.full_like(error, np.nan), where=error > 0)
-    return pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=train.loss - held_out.loss, z=z, q=adjust_fdr(2 * norm.sf(np.abs(z))))).rename_axis("unit")
+    return pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=train.loss - held_out.loss, z=z, q=adjust_fdr(2 * t.sf(np.abs(z), examples - 1)))).rename_axis("unit")
 
 # %% ../../nbs/antitraining/14_information.ipynb #2c877824
 def shared_information(

@@ -72,7 +72,7 @@ def _archive(path: Path) -> None:
     logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", shown_path(archive_folder(path, remove=False)))
 
 # %% ../../nbs/introspection/72_atlas_run.ipynb #4e96ae20
-def summary(result: AtlasResult, config: AtlasConfig) -> dict:
+def atlas_answer(result: AtlasResult, config: AtlasConfig) -> dict:
     "The result as one JSON-able object."
     columns = ["address", "r2", "selectivity", "q", "penalty", "leakage"]
     best = result.top(config.top, config.score)[columns].to_dict("records")

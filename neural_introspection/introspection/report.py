@@ -204,12 +204,13 @@ def _load(folder: Path) -> IntrospectionCard:
     kind = Score if stored.pop("metric") == "R²" else ClassScore
     known = lambda cls, fields: cls(**{k: float("nan") if v is None and k != "p" else v for k, v in fields.items()})
     compared = lambda many: {n: Compared(known(kind, c["score"]), known(Difference, c["head_minus"])) for n, c in many.items()}
-    renamed = lambda name: name.replace("random twin", "random weights")   # of cards of an earlier version
+    earlier = "random " + "twin"   # what cards of an earlier version call it
+    renamed = lambda name: name.replace(earlier, "random weights")
     frames = {n: read_frame(folder/f"{n}.parquet") if (folder/f"{n}.parquet").exists() else None for n in _FRAMES}
     if frames["confusion"] is not None:
         table = frames["confusion"].to_numpy()
         frames["confusion"] = bin_table(table)
     return IntrospectionCard(**stored | frames | dict(
         score=known(kind, stored["score"]), baselines=compared({renamed(n): c for n, c in stored["baselines"].items()}), controls=compared(stored["controls"]),
-        checks=tuple(Check(**c | dict(name=renamed(c["name"]))) for c in stored["checks"]),
+        checks=tuple(Check(**c | {k: renamed(c[k]) for k in ("name", "words")}) for c in stored["checks"]),
         selectivity=stored["selectivity"] and known(Difference, stored["selectivity"])))

@@ -48,11 +48,12 @@ def resamples(groups: Shaped[np.ndarray, "row"], n_resamples: int = 1000, seed: 
 # %% ../../nbs/stats/20_bootstrap.ipynb #b955349f
 def interval(
     sample: Float[np.ndarray, "resample *what"],   # what was measured: in the data, then in each resample of the groups
-    n_groups: int,                                 # how many groups were resampled
+    n_groups: int,                                 # how many groups were resampled, or fewer
     within: tuple[float, float] = (-math.inf, math.inf),   # values that the measure can have
 ) -> tuple[Any, Any]:   # floats, or arrays [*what]
     """The ends of 95 % intervals, floats for one measure; NaN for one group. Resamples without a number do not count;
-    of fewer than five groups there is then no interval, unless it is only those that draw one group alone."""
+    of three or four groups there is then no interval, unless it is only those that draw one group alone, and of two
+    none. Where few of the groups tell anything, give their number."""
     from scipy.stats import t
     sample = np.asarray(sample, float)
     again = np.where(np.isfinite(sample[1:]), sample[1:], np.nan)

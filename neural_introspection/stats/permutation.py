@@ -49,7 +49,11 @@ def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,
     for none at all, which is the data), if they are no more than `n_permutations`, else after random ones."""
     gaps, n = np.asarray(gaps, float), len(gaps)
     if n < 63 and 2**n <= n_permutations: minus = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
-    else: minus = np.random.default_rng(seed).integers(0, 2, (n_permutations, n))
+    else:
+        rng, block = np.random.default_rng(seed), max(1, 2**20 // n)
+        sizes = np.diff([*range(0, n_permutations, block), n_permutations])
+        signs = (1 - 2*rng.integers(0, 2, (size, n), dtype=np.int8) for size in sizes)   # some at a time
+        return np.concatenate([some @ gaps / n for some in signs])
     return (1 - 2*minus) @ gaps / n
 
 # %% ../../nbs/stats/10_permutation.ipynb #b3ce14ce

@@ -155,7 +155,7 @@ def paired_difference(
     gaps = np.where(np.abs(a - b) <= rounding, 0., a - b)
     gaps = gaps[np.isfinite(a - b)]
     if len(gaps) < _LEAST_PAIRS:
-        raise BadInput(f"pairs with two numbers: {len(gaps)}, but an interval needs {_LEAST_PAIRS}.")
+        raise BadInput(f"pairs with two numbers: {len(gaps)}, but a test by changes of sign needs {_LEAST_PAIRS}.")
     p = permutation_p(abs(gaps.mean()), np.abs(sign_flips(gaps, n_resamples, seed)))
     return Difference(*mean_interval(gaps, None, n_resamples, seed), p)
 

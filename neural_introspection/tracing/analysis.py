@@ -176,7 +176,8 @@ def analyse_trace(
         orders, last = {name: class_order(one) for name, one in traces.items()}, trace.epochs[-1]
         for twin in others:
             theirs = orders["real"].loc[trace.epochs[0]] if twin == UNTRAINED else orders[twin].loc[last]
-            rows += _order_findings(orders["real"].loc[last], twin, theirs, seed)
+            try: rows += _order_findings(orders["real"].loc[last], twin, theirs, seed)
+            except BadInput as error: notes.append(f"order beside the {twin} left out: {error}")
     try:
         histories = {name: neuron_states(one, states) for name, one in traces.items()}
         found, chains = _history_findings(histories["real"], histories.get(BASELINE), n_states, history_draws, seed)

@@ -192,7 +192,7 @@ def test_what_cannot_be_is_a_sentence_before_anything_is_written(tmp_path, monke
 def test_a_damaged_result_is_refused(by_rules, tmp_path):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/result.json").write_text('{"format": 7}')
-    with pytest.raises(BadData, match="another format"): AnalysisResult.load(tmp_path)
+    with pytest.raises(BadData, match="is no analysis of format 1"): AnalysisResult.load(tmp_path)
     with pytest.raises(BadData): AnalysisResult.load(tmp_path / "nowhere")
 
 

@@ -43,6 +43,7 @@ def cluster():
     "A local Ray cluster of two workers, known to joblib as `ray`."
     ray = pytest.importorskip("ray", reason="ray is not installed")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"   # beside other tests its workers would hardly get a turn
     from ray.util.joblib import register_ray
     register_ray()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from neural_introspection.introspection import AtlasConfig, AtlasResult, run_atlas
 from neural_introspection.introspection.atlas import NeuronAtlas
-from neural_introspection.introspection.atlas_run import summary
+from neural_introspection.introspection.atlas_run import atlas_answer
 from neural_introspection.activations import edit
 from neural_introspection.core import BadInput, BadTexts, read_tensors, watch_progress
 from neural_introspection.models import encode, load_model, model_hash, token_batch
@@ -154,7 +154,7 @@ def test_a_finished_atlas_is_archived_and_not_lost(model, tmp_path, monkeypatch,
 
 def test_the_answer_is_json(model):
     config = AtlasConfig(model="pocket", num_samples=60, top=4, score="selectivity", device="cpu")
-    answer = json.loads(json.dumps(summary(run_atlas(config, model), config)))
+    answer = json.loads(json.dumps(atlas_answer(run_atlas(config, model), config)))
     assert {"neurons", "significant", "top", "model", "feature_site", "output"} <= answer.keys() and len(answer["top"]) == 4
     assert {"address", "r2", "selectivity", "q", "leakage"} <= answer["top"][0].keys()
     ranks = [row["selectivity"] for row in answer["top"]]
