@@ -193,24 +193,22 @@ def _save(card: IntrospectionCard, folder: Path) -> Path:
         frame = getattr(card, name)
         if frame is not None: write_frame(folder/f"{name}.parquet", frame.rename(columns=str))
     fields = {f.name: getattr(card, f.name) for f in dataclasses.fields(card) if f.name not in _FRAMES}
-    write_json(folder/"card.json", dict(format=1, metric=card.score.metric) | fields)
+    write_json(folder/"card.json", dict(format=2, metric=card.score.metric) | fields)
     return folder
 
 # %% ../../nbs/introspection/58_report.ipynb #7cf2bd26
 def _load(folder: Path) -> IntrospectionCard:
     stored = read_json(folder/"card.json")
-    check_format(stored, 1, folder, "card")
+    check_format(stored, 2, folder, "card")
     del stored["format"]
     kind = Score if stored.pop("metric") == "R²" else ClassScore
     known = lambda cls, fields: cls(**{k: float("nan") if v is None and k != "p" else v for k, v in fields.items()})
     compared = lambda many: {n: Compared(known(kind, c["score"]), known(Difference, c["head_minus"])) for n, c in many.items()}
-    earlier = "random " + "twin"   # what cards of an earlier version call it
-    renamed = lambda name: name.replace(earlier, "random weights")
     frames = {n: read_frame(folder/f"{n}.parquet") if (folder/f"{n}.parquet").exists() else None for n in _FRAMES}
     if frames["confusion"] is not None:
         table = frames["confusion"].to_numpy()
         frames["confusion"] = bin_table(table)
     return IntrospectionCard(**stored | frames | dict(
-        score=known(kind, stored["score"]), baselines=compared({renamed(n): c for n, c in stored["baselines"].items()}), controls=compared(stored["controls"]),
-        checks=tuple(Check(**c | {k: renamed(c[k]) for k in ("name", "words")}) for c in stored["checks"]),
+        score=known(kind, stored["score"]), baselines=compared(stored["baselines"]), controls=compared(stored["controls"]),
+        checks=tuple(Check(**c) for c in stored["checks"]),
         selectivity=stored["selectivity"] and known(Difference, stored["selectivity"])))
