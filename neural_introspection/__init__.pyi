@@ -24,6 +24,7 @@ from .stats import (
     adjust_fdr as adjust_fdr,
 )
 from .models import (
+    Examples as Examples,
     describe as describe,
     encode as encode,
     load_model as load_model,
@@ -35,6 +36,7 @@ from .activations import (
     capture as capture,
     edit as edit,
     hooks as hooks,
+    intervene as intervene,
 )
 from .data import (
     load_classification as load_classification,
@@ -79,7 +81,6 @@ from .analysis import (
     AnalysisResult as AnalysisResult,
     NeuronBrowser as NeuronBrowser,
     PolysemanticDetector as PolysemanticDetector,
-    ablation_effect as ablation_effect,
     agent_panel as agent_panel,
     logit_view as logit_view,
     run_agent as run_agent,
@@ -92,7 +93,6 @@ from .antitraining import (
     AntitrainResult as AntitrainResult,
     AntitrainSettings as AntitrainSettings,
     Antitraining as Antitraining,
-    Examples as Examples,
     antitrain_panel as antitrain_panel,
     certify as certify,
     core_set as core_set,

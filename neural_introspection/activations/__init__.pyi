@@ -31,6 +31,12 @@ from .statistics import (
     NeuronStats as NeuronStats,
     sketch_distance as sketch_distance,
 )
+from .set_scores import (
+    replaced_scores as replaced_scores,
+)
+from .interventions import (
+    intervene as intervene,
+)
 from .corpus_statistics import (
     text_statistics as text_statistics,
 )

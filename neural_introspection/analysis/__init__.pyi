@@ -17,9 +17,6 @@ from .token_level import (
 from .logits import (
     logit_view as logit_view,
 )
-from .causes import (
-    ablation_effect as ablation_effect,
-)
 from .correlation import (
     correlate as correlate,
 )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, Sequence
-from .causes import ablation_effect
+from ..activations import intervene
 from .logits import logit_contrast
 from .polysemantic_scan import scan_polysemantic
 from neural_introspection.analysis.token_level import (LEAST_R2, TokenProfile, neuron_addresses, token_class,
@@ -76,10 +76,10 @@ def _check_senses(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, s
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #974773fa
 def _check_effect(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = ablation_effect(model, texts[:32], h.neuron, ("mean", "resample"), others=min(draws, 99), seed=seed)
-    worst = found.frame.loc[found.frame.p.idxmax()]
+    found = intervene(model, texts[:32], h.neuron, ("mean", "resample"), n_random=min(draws, 99), seed=seed)
+    worst = found.frame.iloc[int(found.frame.p.argmax())]
     return Evidence("change of the loss, in nats per token, when it is replaced by its mean or by values of other tokens (the weaker of the two), against other neurons of the layer", worst.effect, worst.p,
-                    found.about["tokens"], len(texts) >= LEAST_CASES, bool(found.frame.counts.all()))
+                    found.about["targets"], len(texts) >= LEAST_CASES, bool(found.frame.has_effect.all()))
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #a6da2fcc
 def _check_output(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from ..activations import NeuronStats
-from .causes import AblationReference, ablation_reference
+from ..activations.interventions import unit_references
+from ..activations.units import Reference
 from .polysemantic import PolysemanticResult
 from .polysemantic_scan import senses_and_statistics
 from ..core import (BadData, BadInput, NeuronAddress, atomic_folder, check_format, check_index,
@@ -51,9 +52,9 @@ class LayerIndex:
         return self.statistics.to_frame().merge(self.senses.frame.drop(columns="layer"), on="neuron", how="left")
 
     @functools.cached_property
-    def reference(self) -> AblationReference:
-        "What its neurons are replaced by; made when first asked for."
-        return ablation_reference(self.model, self.texts, [self.address(n) for n in range(self.statistics.n_neurons)])
+    def reference(self) -> dict[str, Reference]:
+        "What its neurons are replaced by; made when first requested."
+        return unit_references(self.model, self.texts, [self.site])
 
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def order(self, by: str = ORDERS[0], seed: int = 0) -> Int[np.ndarray, "neuron"]:

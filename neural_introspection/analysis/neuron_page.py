@@ -11,12 +11,12 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from .causes import ABLATIONS, ablation_effect
 from .logits import LogitView, logit_view
 from .neuron_index import OTHERS, STRONGEST, LayerIndex
 from .rows import snippets
 from .token_level import TokenActivations, token_activations
-from ..activations import Contexts
+from ..activations import Contexts, intervene
+from ..activations.interventions import ABLATIONS
 from ..core import BadInput, BadTexts, NeuronAddress, progress
 from ..models import encode
 from ..stats import permutation_p
@@ -25,12 +25,15 @@ from ..stats import permutation_p
 __all__ = []
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #b9d3c06f
-def text_effects(index: LayerIndex, neurons: Sequence[int], text: str, seed: int = 0,
-                 no_op: bool = True) -> tuple[Float[pd.DataFrame, "neuron kind"], float]:
-    "(the change of the text's loss when each neuron is replaced by itself, in nats per token; the largest change by its own value put back). `BadTexts` for a text of one token."
-    if len(encode(index.model, [text])[0]) < 2: raise BadTexts("the text has one token, and no other is predicted from it: type a longer one.")
-    found = ablation_effect(index.model, [text], [index.address(n) for n in neurons], reference=index.reference, others=0, seed=seed, no_op=no_op)
-    return pd.DataFrame(found.frame.effect.to_numpy().reshape(len(neurons), len(ABLATIONS)), pd.Index(neurons, name="neuron"), ABLATIONS), found.no_op
+def text_effects(index: LayerIndex, neurons: Sequence[int], text: str, seed: int = 0) -> tuple[Float[pd.DataFrame, "neuron kind"], float]:
+    """(the change of the text's loss when each neuron is replaced by itself, in nats per token; the largest change by its own
+    value put back). `BadTexts` for a text of one token."""
+    if len(encode(index.model, [text])[0]) < 2:
+        raise BadTexts("the text has one token, and no other is predicted from it: type a longer one.")
+    addresses = [index.address(n) for n in neurons]
+    found = intervene(index.model, [text], addresses, reference=index.reference, n_random=0, seed=seed)
+    effects = found.frame.effect.to_numpy().reshape(len(ABLATIONS), len(neurons)).T
+    return pd.DataFrame(effects, pd.Index(neurons, name="neuron"), ABLATIONS), found.no_op
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #3fd61942
 def random_effects(index: LayerIndex, text: str, count: int = OTHERS, seed: int = 0) -> pd.DataFrame:
@@ -39,7 +42,7 @@ def random_effects(index: LayerIndex, text: str, count: int = OTHERS, seed: int 
     work = sum(p.numel() for p in index.model.original_model.parameters()) * len(encode(index.model, [text])[0])
     each = max(4, int(2e9 // work))   # of a large model few at a time, so that it can be stopped in between
     parts = progress([chosen[i:i + each] for i in range(0, len(chosen), each)], "other neurons", unit="group")
-    return pd.concat([text_effects(index, part, text, seed, no_op=False)[0] for part in parts])
+    return pd.concat([text_effects(index, part, text, seed)[0] for part in parts])
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #e3f3a017
 def effect_table(own: pd.DataFrame, others: Optional[pd.DataFrame]) -> pd.DataFrame:

@@ -2,13 +2,6 @@ from .config import (
     AntitrainConfig as AntitrainConfig,
     AntitrainSettings as AntitrainSettings,
 )
-from .examples import (
-    Examples as Examples,
-    scores as scores,
-)
-from .randomisation import (
-    randomised_scores as randomised_scores,
-)
 from .information import (
     compare_information as compare_information,
     information_content as information_content,

@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import capture
-from .examples import IGNORED, Examples, scores
+from ..activations import capture, replaced_scores
+from ..models.examples import IGNORED
+from ..activations.replacement import generator_of, replaced
+from ..activations.units import run_model
 from .objective import LayerState, batch_norms, frozen_statistics
-from .randomisation import generator_of, randomised, randomised_scores, run_model
 from ..core import BadInput, progress
-from ..models import evaluating, read_logits
+from ..models import Examples, evaluating, read_logits, scores
 from ..stats import mean_interval
 
 # %% auto #0
@@ -29,7 +30,7 @@ def behaviour(model: nn.Module, layer: LayerState, examples: Examples, kind: str
     "Accuracy (mean over draws, interval over examples) untouched, and with core, spectators or everything randomised."
     none = torch.zeros_like(layer.mask)
     sets = dict(untouched=none, core_randomised=layer.mask, spectators_randomised=~layer.mask, all_randomised=~none)
-    right = randomised_scores(model, examples, layer.reference, torch.stack(list(sets.values())), kind, draws, seed).right.mean(0).numpy()
+    right = replaced_scores(model, examples, layer.reference, torch.stack(list(sets.values())), kind, draws, seed).right.mean(0).numpy()
     return pd.DataFrame([dict(what=name, **dict(zip(("accuracy", "low", "high"), mean_interval(row)))) for name, row in zip(sets, right)])
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #076d9a53
@@ -39,7 +40,7 @@ def layer_signals(model: nn.Module, layer: LayerState, examples: Examples, mask:
     reference, site, parts = layer.reference, layer.reader, dict(activations=[], contribution=[])
     for batch in torch.arange(len(examples)).split(batch_size):
         inputs = examples.inputs[batch]
-        with evaluating(model), randomised(model, [(reference, ~mask)], "mean"), capture(model, [reference.units.site, *[site] * bool(site)]) as acts: output = read_logits(run_model(model, inputs))
+        with evaluating(model), replaced(model, [(reference, ~mask)], "mean"), capture(model, [reference.units.site, *[site] * bool(site)]) as acts: output = read_logits(run_model(model, inputs))
         rows = reference.units.rows(acts[reference.units.site])[..., reference.units.columns(mask).to(inputs.device)]
         read = acts[site] if site else output
         read = read.movedim(1, -1) if site and reference.units.axis == 1 else read
@@ -119,10 +120,10 @@ def relearning(
         optimizer = torch.optim.Adam(after.values(), lr=rate)
         for step in progress(range(steps + 1), "relearn", unit="step"):
             if step % every == 0:
-                right = randomised_scores(copied, test, layer.reference, layer.mask[None], kind, 3, seed).right.mean((0, 1)).numpy()
+                right = replaced_scores(copied, test, layer.reference, layer.mask[None], kind, 3, seed).right.mean((0, 1)).numpy()
                 rows.append(dict(start=start, step=step, **dict(zip(("accuracy", "low", "high"), mean_interval(right)))))
             batch = train[torch.as_tensor(np.random.default_rng([seed, 5, step]).integers(len(train), size=batch_size))]
-            with frozen_statistics(batch_norms(copied)), randomised(copied, [(layer.reference, layer.mask)], kind, generator_of(batch.inputs.device, seed, 5, step), detach=True):
+            with frozen_statistics(batch_norms(copied)), replaced(copied, [(layer.reference, layer.mask)], kind, generator_of(batch.inputs.device, seed, 5, step), detach=True):
                 loss = scores(run_model(copied, batch.inputs), batch.targets)[0].mean()
             optimizer.zero_grad()
             loss.backward(inputs=list(after.values()))

@@ -17,13 +17,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from .certificate import behaviour, decode, layer_signals
 from .cores import Core
-from .examples import Examples, scores
+from ..models import Examples, scores
+from ..activations.units import Reference, make_reference
+from ..activations import replaced_scores
 from .information import information_content
 from .objective import LayerState
 from .pipeline import two_layers
 from neural_introspection.antitraining.pruning import (SizedAntitraining, falling_sizes, kept_units, layer_norms,
     remove_units, train_steps)
-from .randomisation import Reference, make_reference, randomised_scores
 from .config import AntitrainSettings
 from ..core import BadInput, progress, require
 from ..data import load_classification
@@ -149,7 +150,7 @@ def measure_method(task: ComparisonTask, net: nn.Module, core: Optional[Bool[Ten
     core = torch.ones(reference.units.count, dtype=torch.bool) if core is None else core
     layer = LayerState(reference, Core(reference.units, np.argsort(~core.numpy(), kind="stable"), (int(core.sum()),), "sufficient", "accuracy", 1., math.nan, math.nan), {}, "2")
     done = behaviour(net, layer, task.test, seed=task.seed).set_index("what").accuracy
-    found = dict(core_size=int(core.sum()), whole=done.untouched, core_at_means=float(randomised_scores(net, task.test, reference, ~core[None], "mean").right.mean()), core_alone=done.spectators_randomised, core_random=done.core_randomised)
+    found = dict(core_size=int(core.sum()), whole=done.untouched, core_at_means=float(replaced_scores(net, task.test, reference, ~core[None], "mean").right.mean()), core_alone=done.spectators_randomised, core_random=done.core_randomised)
     return found | _decoded(task, net, layer) if decoding and not core.all() else found
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #aec8c16d

@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from .examples import Examples
+from ..activations.units import Reference, make_reference
+from ..activations import replaced_scores
 from .pruning import CONSTANTS, check_removal
-from .randomisation import Reference, make_reference, randomised_scores
 from ..core import BadData, BadInput, read_tensors, write_tensors
-from ..models import is_as_loaded, model_name, resolve_model
+from ..models import Examples, is_as_loaded, model_name, resolve_model
 
 # %% auto #0
 __all__ = []
@@ -179,7 +179,7 @@ def dimension_information(model: nn.Module, examples: Examples, batch_size: int 
     references = stream_references(model, examples)
     count = references[0].units.count
     masks = [torch.cat([torch.zeros(1, count, dtype=torch.bool), torch.eye(count, dtype=torch.bool)])] * len(references)
-    loss = randomised_scores(model, examples, references, masks, "zero", batch_size=batch_size).loss[0].mean(1)
+    loss = replaced_scores(model, examples, references, masks, "zero", batch_size=batch_size).loss[0].mean(1)
     return (loss[1:] - loss[0]).double().numpy()
 
 # %% ../../nbs/antitraining/30_compression.ipynb #f250e410

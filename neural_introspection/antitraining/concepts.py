@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from ..activations import capture, hooks
-from .examples import IGNORED, Examples, next_tokens, scores
-from .randomisation import find_units
+from ..activations import capture
+from ..activations.replacement import replaced
+from ..models.examples import IGNORED, next_tokens
+from ..activations.units import Units, find_units
 from ..core import BadInput, check_options, option, progress, require
-from neural_introspection.models import (bos_id, evaluating, longest_text, model_device, named_weights, token_bytes,
-    with_weights)
+from ..models import (Examples, bos_id, evaluating, longest_text, model_device, named_weights,
+    scores, token_bytes, with_weights)
 from ..stats import interval, resamples
 
 # %% auto #0
@@ -234,12 +235,13 @@ def language_loss(model: Any, tokens: ConceptTokens, batch_size: int = 32) -> pd
     return pd.Series(torch.cat(parts).numpy()).groupby(tokens.group).mean()
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #77c21877
-def change_others(model: Any, site: str, chosen: Sequence[int], change: Callable[[Tensor], Tensor]) -> Any:
+def change_others(model: Any, units: Units, chosen: Sequence[int], change: Callable[[Tensor], Tensor]) -> Any:
     "A context manager: within it the neurons of the site that are not chosen pass through the function."
-    def see(x):
-        others = torch.tensor([j for j in range(x.shape[-1]) if j not in set(chosen)], device=x.device)
-        return x.index_copy(-1, others, change(x[..., others]))
-    return hooks(model, {site: see})
+    others = torch.ones(units.count, dtype=torch.bool)
+    others[list(chosen)] = False
+    index = others.nonzero().flatten()
+    def new(rows): return rows.index_copy(-1, index.to(rows.device), change(rows[..., index]))
+    return replaced(model, [(units, others)], new)
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #bc64061a
 @dataclass(frozen=True)

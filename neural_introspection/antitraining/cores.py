@@ -13,9 +13,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .examples import Examples
+from ..models import Examples
+from ..activations.units import Reference, Units
+from ..activations.set_scores import SetScores
+from ..activations import replaced_scores
 from .information import Information, information_content
-from .randomisation import Reference, SetScores, Units, randomised_scores
 from ..core import BadInput
 from ..stats import mean_interval
 
@@ -91,7 +93,7 @@ def core_set(
     if core not in CORES or metric not in ("accuracy", "loss"): raise BadInput(f"core {core!r} by {metric!r} is unknown: choose sufficient or necessary, by accuracy or loss.")
     if information is None: information = information_content(model, reference, examples, kind, seed=seed)
     ranking, count = getattr(information, "ranking", information), reference.units.count
-    ends = randomised_scores(model, examples, reference, torch.tensor([[False] * count, [True] * count]), kind, draws, seed)
+    ends = replaced_scores(model, examples, reference, torch.tensor([[False] * count, [True] * count]), kind, draws, seed)
     best, worst = _metric(ends, metric).T   # for each draw
     _check_above_chance(ends, metric, reference.units)
     sizes = [_smallest(lambda size: _reaches(model, examples, reference, ranking, size, core, metric, kind, draw, seed, threshold, float(best[draw]), float(worst[draw])), count) for draw in range(draws)]
@@ -117,7 +119,7 @@ def _smallest(reaches: Callable[[int], bool], most: int) -> int:
 # %% ../../nbs/antitraining/16_cores.ipynb #3b5dea91
 def _reaches(model: nn.Module, examples: Examples, reference: Reference, ranking: Int[np.ndarray, "unit"], size: int, core: str, metric: str, kind: str, draw: int, seed: int, threshold: float, best: float, worst: float) -> bool:
     mask = prefix_mask(ranking, size)
-    found = float(_metric(randomised_scores(model, examples, reference, (mask if core == "necessary" else ~mask)[None], kind, [draw], seed), metric))
+    found = float(_metric(replaced_scores(model, examples, reference, (mask if core == "necessary" else ~mask)[None], kind, [draw], seed), metric))
     way = (best - found) if core == "necessary" else (found - worst)
     return way >= threshold * (best - worst) - 1e-9
 
@@ -138,7 +140,7 @@ def core_curve(
     prefixes = torch.stack([prefix_mask(ranking, size) for size in sizes])
     frame = dict(size=sizes)
     for name, masks in dict(prefix_randomised=prefixes, rest_randomised=~prefixes).items():
-        found = randomised_scores(model, examples, reference, masks, kind, draws, seed).accuracy().numpy()
+        found = replaced_scores(model, examples, reference, masks, kind, draws, seed).accuracy().numpy()
         frame |= {name: found.mean(0), f"{name}_low": found.min(0), f"{name}_high": found.max(0)}
     return pd.DataFrame(frame)
 

@@ -12,8 +12,10 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .examples import Examples
-from .randomisation import Reference, Units, randomised_scores
+from ..models import Examples
+from ..activations.units import Reference, Units
+from ..activations import replaced_scores
+from ..activations.set_scores import score_replacements
 from ..core import BadInput
 from ..stats import adjust_fdr
 
@@ -72,18 +74,21 @@ def information_content(
     batch_size: int = 512,
 ) -> Information:
     "What it costs to randomise each unit of a site. `BadInput` for options that do not fit."
-    if how not in ("exact", "estimate") or not 0 < share <= 1 or rounds < 1: raise BadInput(f"how is {how!r} with share {share} and {rounds} rounds: choose exact or estimate, a share in (0, 1], and at least one round.")
-    count, settings = reference.units.count, dict(seed=seed, batch_size=batch_size)
-    none, every = torch.zeros(1, count, dtype=torch.bool), torch.ones(1, count, dtype=torch.bool)
-    base = randomised_scores(model, examples, reference, none, "none", **settings)
-    same = randomised_scores(model, examples, reference, every, "none", **settings)
+    if how not in ("exact", "estimate") or not 0 < share <= 1 or rounds < 1:
+        raise BadInput(f"how is {how!r} with share {share} and {rounds} rounds: choose exact or estimate, "
+                       "a share in (0, 1], and at least one round.")
+    count = reference.units.count
     masks = torch.eye(count, dtype=torch.bool) if how == "exact" else _random_groups(count, share, rounds, seed)
-    found = randomised_scores(model, examples, reference, masks, kind, draws, **settings)
+    found, = score_replacements(model, examples, [reference], [masks], [kind], draws, seed, batch_size, no_op=True)
+    base, right = found.base["loss"], found.base["accuracy"]
     credit = masks.double() / masks.sum(1, keepdim=True) / masks.sum(0)   # [set unit]: a unit's share in its groups
-    spread = lambda of: (credit.T @ of.double()).numpy()
-    cost = spread((found.loss - base.loss).mean(0))                       # [unit example]
-    about = dict(kind=kind, how=how, draws=draws, examples=len(examples), base_loss=float(base.loss.mean()), base_accuracy=float(base.right.mean()), no_op=float((same.loss - base.loss).mean().abs()), passes=len(masks) * draws)
-    return Information(reference.units, cost.mean(1), cost.std(1, ddof=1) / math.sqrt(len(examples)), spread((base.right - found.right).mean(0)).mean(1), reference.dead.cpu().numpy(), about)
+    cost = (credit.T @ (found.loss - base).mean(0).double()).numpy()      # [unit example]
+    drop = (credit.T @ (right - found.right).mean(0).double()).numpy()
+    no_op = float((found.no_op["loss"] - base).mean().abs())
+    about = dict(kind=kind, how=how, draws=draws, examples=len(examples), base_loss=float(base.mean()),
+                 base_accuracy=float(right.mean()), no_op=no_op, passes=len(masks) * draws)
+    error = cost.std(1, ddof=1) / math.sqrt(len(examples))
+    return Information(reference.units, cost.mean(1), error, drop.mean(1), reference.dead.cpu().numpy(), about)
 
 # %% ../../nbs/antitraining/14_information.ipynb #0f301a32
 def information_figure(found: dict[str, Information], title: str = "Information content") -> Any:
@@ -124,9 +129,10 @@ def shared_information(
     single = sorted({u for pair in pairs for u in pair})
     place = {u: i for i, u in enumerate(single)}
     one, both = np.isin(np.arange(count), []) | (np.arange(count) == np.array(single)[:, None]), np.array([np.isin(np.arange(count), pair) for pair in pairs])
-    base = randomised_scores(model, examples, reference, torch.zeros(1, count, dtype=torch.bool), "none").loss
-    run = lambda masks, kind: (randomised_scores(model, examples, reference, torch.tensor(masks), kind, draws, seed).loss - base).mean(0).numpy()
-    alone, joint, shared = run(one, "normal"), run(both, "normal"), run(both, "shared")
+    def cost(masks: Bool[np.ndarray, "set unit"], kind: str) -> Float[np.ndarray, "set example"]:
+        found = replaced_scores(model, examples, reference, torch.tensor(masks), kind, draws, seed)
+        return (found.loss - found.base["loss"]).mean(0).numpy()
+    alone, joint, shared = cost(one, "normal"), cost(both, "normal"), cost(both, "shared")
     first, second = (alone[[place[pair[i]] for pair in pairs]] for i in (0, 1))
     frame = pd.DataFrame(pairs, columns=["a", "b"]).assign(first=first.mean(1), second=second.mean(1), joint=joint.mean(1))
     for name, per_example in dict(interaction=joint - first - second, together=shared - joint).items(): frame = frame.assign(**_tested(name, per_example))

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from ..activations import capture, hooks
 from .cores import Core
-from .examples import Examples, scores
-from .randomisation import Reference, randomised, run_model
+from ..activations.units import Reference, run_model
+from ..activations.replacement import replaced
 from ..core import BadInput
-from ..models import evaluating, read_logits
+from ..models import Examples, evaluating, read_logits, scores
 
 # %% auto #0
 __all__ = []
@@ -82,10 +82,10 @@ def antitrain_loss(
 ) -> Float[Tensor, ""]:
     "The loss of one antitraining step, with gradients for what comes after the layer only."
     beyond = [(other.reference, ~other.mask) for other in later]
-    with frozen_statistics(batch_norms(model)), randomised(model, beyond, kind, generator):
+    with frozen_statistics(batch_norms(model)), replaced(model, beyond, kind, generator):
         if targets is None:
             every = torch.ones_like(layer.mask)
-            with torch.no_grad(), randomised(model, [(layer.reference, every)], kind, generator): wanted = read_logits(run_model(model, batch.inputs))
-        with randomised(model, [(layer.reference, layer.mask)], kind, generator, detach=True): output = read_logits(run_model(model, batch.inputs))
+            with torch.no_grad(), replaced(model, [(layer.reference, every)], kind, generator): wanted = read_logits(run_model(model, batch.inputs))
+        with replaced(model, [(layer.reference, layer.mask)], kind, generator, detach=True): output = read_logits(run_model(model, batch.inputs))
     if targets is not None: return scores(output, targets)[0].mean()
     return nn.functional.kl_div(output.log_softmax(-1).flatten(0, -2), wanted.log_softmax(-1).flatten(0, -2), log_target=True, reduction="batchmean")

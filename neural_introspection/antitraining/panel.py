@@ -20,7 +20,8 @@ from .cores import Core, core_set
 from .information import Information, information_content
 from .pipeline import AntitrainResult, open_antitraining, run_antitrain
 from .config import AntitrainConfig
-from .randomisation import make_reference, randomised_scores
+from ..activations.units import make_reference
+from ..activations import replaced_scores
 from .training import Antitraining, check_settings
 from ..core import BadInput, Cancelled, make_config, watch_progress
 from neural_introspection.display import (Panel, live_figure, live_or_static, options_table, renew_figure,
@@ -81,7 +82,7 @@ def live_reading(a: Antitraining, phase: str = "") -> LiveReading:
     except BadInput: now = None   # at chance
     none = torch.zeros(reference.units.count, dtype=torch.bool)
     sets = torch.stack([none] if layer.core is None else [none, layer.mask, ~layer.mask])
-    right = randomised_scores(a.model, (a.measured if a.test is None else a.test)[:HELD_OUT], reference, sets, s.kind, 1, a.seed).accuracy()[0].tolist()
+    right = replaced_scores(a.model, (a.measured if a.test is None else a.test)[:HELD_OUT], reference, sets, s.kind, 1, a.seed).accuracy()[0].tolist()
     return LiveReading(phase, a.steps["train"], a.steps["antitrain"], found, layer.core, now, *right, *[math.nan] * (3 - len(right)))
 
 # %% ../../nbs/antitraining/50_panel.ipynb #7cf1962e

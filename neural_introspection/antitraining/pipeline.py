@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from .certificate import behaviour, certify
 from .config import AntitrainConfig, AntitrainSettings
-from .examples import Examples
+from ..models import Examples
 from .training import Antitraining, check_settings, log
 from ..core import (BadData, BadInput, check_run_folder, config_from, find_run, full_path,
     make_config, open_run, pick_device, plain, read_json, shown_path, spread_calls, write_frame, write_json)

@@ -14,15 +14,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from ..activations import find_site, hooks
 from .cores import Core
-from .examples import IGNORED, Examples
+from ..models.examples import IGNORED
+from ..activations.units import Reference, make_reference, run_model
+from ..activations.set_scores import linear_reader
+from ..activations.replacement import replaced
 from .information import information_content
 from .objective import LayerState
-from neural_introspection.antitraining.randomisation import (Reference, linear_reader, make_reference, randomised,
-    run_model)
 from .training import REFRESH, Antitraining
 from .config import AntitrainSettings
 from ..core import BadInput, progress
-from ..models import evaluating, read_logits
+from ..models import Examples, evaluating, read_logits
 
 # %% auto #0
 __all__ = []
@@ -116,7 +117,7 @@ def remove_units(
 @torch.no_grad()
 def _check_same(model: nn.Module, smaller: nn.Module, reference: Reference, spectators: Bool[Tensor, "unit"], inputs: Tensor, constant: str) -> None:
     "`BadInput` if the smaller model answers otherwise than the whole one with these units constant."
-    with evaluating(model), randomised(model, [(reference, spectators)], constant): whole = read_logits(run_model(model, inputs))
+    with evaluating(model), replaced(model, [(reference, spectators)], constant): whole = read_logits(run_model(model, inputs))
     try:
         with evaluating(smaller): part = read_logits(run_model(smaller, inputs))
     except RuntimeError: part = torch.full_like(whole, math.nan)

@@ -10,11 +10,10 @@ import pandas as pd
 import torch
 from torch import nn
 from ..activations import capture, find_site
-from .examples import Examples
+from ..activations.units import make_reference
 from .information import shared_information
-from .randomisation import make_reference
 from ..core import BadInput
-from ..models import evaluating
+from ..models import Examples, evaluating
 
 # %% auto #0
 __all__ = []

@@ -14,18 +14,17 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from ..activations import find_site, hooks
-from . import Examples
+from ..activations import find_site, hooks, replaced_scores
+from ..activations.replacement import generator_of, replaced
+from ..activations.set_scores import linear_reader
+from ..activations.units import make_reference, run_model
 from .config import AntitrainSettings
 from .cores import Core, check_threshold, core_set
-from .examples import scores
 from .information import information_content
 from .objective import LayerState, antitrain_loss, frozen_statistics, weights_after
-from neural_introspection.antitraining.randomisation import (generator_of, linear_reader, make_reference, randomised,
-    randomised_scores, run_model)
 from ..core import (BadData, BadInput, NeuralIntrospectionError, check_options,
     load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, write_tensors)
-from ..models import evaluating
+from ..models import Examples, evaluating, scores
 
 # %% auto #0
 __all__ = ['Antitraining']
@@ -176,7 +175,7 @@ def train_step(a: Antitraining) -> None:
     with _repeatable(noise), contextlib.ExitStack() as stack:
         if block:
             stack.enter_context(frozen_statistics(a.polluted))
-            stack.enter_context(randomised(a.model, [(layer.reference, ~layer.mask) for layer in a.layers if layer.mask.any()], s.kind, noise))
+            stack.enter_context(replaced(a.model, [(layer.reference, ~layer.mask) for layer in a.layers if layer.mask.any()], s.kind, noise))
         loss = scores(run_model(a.model, batch.inputs), batch.targets)[0].mean()
     if not loss.isfinite(): raise NeuralIntrospectionError(f"the loss is {float(loss)} at training step {step}: choose a smaller learning rate.")
     a.optimizer.zero_grad(set_to_none=True)
@@ -278,7 +277,7 @@ def readings(a: Antitraining, draws: int = 5) -> dict[str, float]:
         if examples is None: continue
         masks = [(layer.mask if a.cores else torch.zeros(layer.reference.units.count, dtype=torch.bool)) for layer in a.layers]
         sets = [torch.stack([torch.zeros_like(m), m, ~m]) for m in masks]
-        right = randomised_scores(a.model, examples, [layer.reference for layer in a.layers], sets, a.settings.kind, draws, a.seed).accuracy().mean(0)
+        right = replaced_scores(a.model, examples, [layer.reference for layer in a.layers], sets, a.settings.kind, draws, a.seed).accuracy().mean(0)
         found |= {f"{side}_accuracy": float(right[0])}
         if a.cores: found |= {f"{side}_core_randomised": float(right[1]), f"{side}_spectators_randomised": float(right[2])}
     return found

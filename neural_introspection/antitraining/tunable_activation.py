@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from .examples import Examples, scores
+from ..models import Examples, scores
 from ..core import BadInput, progress
 from ..stats import mean_interval
 

@@ -10,15 +10,16 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from ..antitraining import (Antitraining, AntitrainSettings, Examples, compare_information,
-    information_content, randomised_scores, scores, two_layers)
-from ..antitraining.examples import token_windows
-from ..antitraining.randomisation import make_reference
+from ..activations import replaced_scores
+from ..models.examples import token_windows
+from ..activations.units import make_reference
+from neural_introspection.antitraining import (Antitraining, AntitrainSettings, compare_information,
+    information_content, two_layers)
 from ..antitraining.training import antitrain_step, phases, train_step
 from ..core import BadInput
 from ..data import load_classification
 from ..display import sweep_figure
-from ..models import evaluating
+from ..models import Examples, evaluating, scores
 from ..stats import mean_interval, over_seeds, sweep
 
 # %% auto #0
@@ -80,7 +81,7 @@ def pocket_rows(seed: int, site: str = "blocks.2.mlp.hook_post", windows: int = 
     for number, phase in enumerate(phases(a.settings), 1):
         a.run(stop_after=number)
         mask = a.layers[0].mask if a.cores else torch.zeros(a.layers[0].reference.units.count, dtype=torch.bool)
-        loss = randomised_scores(pocket, held, a.layers[0].reference, torch.stack([torch.zeros_like(mask), mask, ~mask, torch.ones_like(mask)]), draws=2, seed=seed, batch_size=16).loss.mean((0, 2))
+        loss = replaced_scores(pocket, held, a.layers[0].reference, torch.stack([torch.zeros_like(mask), mask, ~mask, torch.ones_like(mask)]), n_draws=2, seed=seed, batch_size=16).loss.mean((0, 2))
         rows.append(dict(number=number - 1, phase=phase, core_size=float(mask.sum()) if a.cores else None, **dict(zip(("loss", "core_randomised", "spectators_randomised", "all_randomised"), map(float, loss)))))
     return rows
 

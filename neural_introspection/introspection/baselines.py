@@ -12,12 +12,14 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from ..activations import Contexts, TokenSelection, activation_batches, edit
+from ..activations import Contexts, TokenSelection, activation_batches
+from ..activations.replacement import SetTo, replaced
+from ..activations.units import Units
 from ..core import BadInput, site_name
 from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, Bins, Head
 from .trainer import PredictorTrainer, fit_heads
-from ..models import as_bridge, longest_text, model_device, model_name
+from ..models import as_bridge, layer_width, longest_text, model_device, model_name
 from ..stats import Difference, interval
 
 # %% auto #0
@@ -166,11 +168,11 @@ def without_own_output(predictor: ActivationPredictor, dataset: ActivationDatase
     "The features while the target's neurons are held at their training means; `BadInput` for a norm."
     target, means = predictor.target, torch.tensor(dataset.values("train").mean(0))
     if target.neurons is None: raise BadInput(f"{target} has no neurons of its own that could be held still.")
-    def hold(x):
-        x = x.clone()
-        x[..., list(target.neurons)] = means.to(x)
-        return x
-    with edit(predictor.model, {target.site: hold}): return predictor.features(dataset.tokens, folder)
+    width = layer_width(predictor.model, target.layer_type)
+    held, values = torch.zeros(width, dtype=torch.bool), torch.zeros(width)
+    held[list(target.neurons)], values[list(target.neurons)] = True, means.to(values)
+    with replaced(predictor.model, [(Units(target.site, width), held)], SetTo(values)):
+        return predictor.features(dataset.tokens, folder)
 
 # %% ../../nbs/introspection/53_baselines.ipynb #7f6d1b69
 def control_task(dataset: ActivationDataset, seed: int = 0) -> ActivationDataset:

@@ -39,6 +39,10 @@ from .evaluation import (
     evaluating as evaluating,
     read_logits as read_logits,
 )
+from .examples import (
+    Examples as Examples,
+    scores as scores,
+)
 from .workers import (
     spread as spread,
     spread_pieces as spread_pieces,

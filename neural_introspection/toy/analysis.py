@@ -5,14 +5,16 @@
 # %% ../../nbs/toy/30_analysis.ipynb #c8c9f3ea
 from __future__ import annotations
 import math
-from dataclasses import replace
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from ..activations import replaced_scores
+from ..activations.units import Units
 from ..core import BadInput, check_index
+from ..models import Examples
 from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
@@ -130,36 +132,39 @@ def mechanism(net: ToyNetwork, neuron: int) -> str:
                 f"{abs(r.bias) / max(r.interference, 1e-9):.1f} times less than the bias takes." + (f" It writes {r.writes:.2f} to its own output, {r.writes_elsewhere:.2f} to others." if r.writes == r.writes else ""))
     return f"Neuron {neuron} is polysemantic: {r.features} features move it, feature {feature} most ({r.share:.0%} of all); its bias is {r.bias:.2f}." + (f" It writes {r.writes:.2f} to that feature's output, {r.writes_elsewhere:.2f} to others." if r.writes == r.writes else "")
 
-# %% ../../nbs/toy/30_analysis.ipynb #f72b1ca3
-def without(net: ToyNetwork, neurons: Bool[Tensor, "neuron"]) -> ToyNetwork:
-    "The network with some neurons' outputs taken away."
-    return replace(net, w_out=net.w_out * ~neurons[:, None])
-
-# %% ../../nbs/toy/30_analysis.ipynb #bb31cc97
-def feature_losses(net: ToyNetwork, samples: Float[Tensor, "row feature"]) -> Float[Tensor, "output"]:
-    "Squared error of each output, mean over the samples; they sum to the loss."
-    return (net.outputs(samples) - net.targets(samples)).square().mean(0)
-
-# %% ../../nbs/toy/30_analysis.ipynb #9db37242
-def take_away(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
-    "Loss without each kind of neurons: a row for each, and for as many random ones; columns neurons, loss, and, where outputs are features, its parts: `owned` (features that have a monosemantic neuron) and `unowned`, for each feature."
-    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
-    draw = torch.Generator().manual_seed(seed)
+# %% ../../nbs/toy/30_analysis.ipynb #a2f91084
+def _squared_errors(net: ToyNetwork, table: pd.DataFrame) -> Callable[[Tensor, Tensor], dict[str, Float[Tensor, "row"]]]:
+    "Squared error of each sample, summed over outputs; means over features with and without a monosemantic neuron."
     owned = torch.zeros(len(net.embedder), dtype=torch.bool)
     owned[[f % len(owned) for f in table.feature[table.kind == "monosemantic"]]] = True
-    def row(name: str, masks: Sequence[Bool[Tensor, "neuron"]]) -> dict:
-        losses = torch.stack([feature_losses(without(net, mask), samples) for mask in masks]).mean(0)
-        parts = dict(owned=float(losses[owned].mean()), unowned=float(losses[~owned].mean())) if net.output_embedder is None else {}
-        return dict(without=name, neurons=int(masks[0].sum()), loss=float(losses.sum())) | parts
-    count = len(net.bias)
-    found = [row("nothing", [torch.zeros(count, dtype=torch.bool)])]
+    def measure(outputs: Float[Tensor, "row output"], targets: Float[Tensor, "row output"]) -> dict[str, Float[Tensor, "row"]]:
+        errors = (outputs - targets).square()
+        parts = dict(owned=errors[:, owned].mean(1), unowned=errors[:, ~owned].mean(1)) if net.output_embedder is None else {}
+        return dict(loss=errors.sum(1)) | parts
+    return measure
+
+# %% ../../nbs/toy/30_analysis.ipynb #9db37242
+def ablation_losses(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
+    """Loss without each type of neurons: a row for each, and for as many random ones; columns neurons, loss, and, where outputs are features,
+    its parts: `owned` (features that have a monosemantic neuron) and `unowned`, for each feature."""
+    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
+    draw, count = torch.Generator().manual_seed(seed), len(net.bias)
+    sets = {}   # name -> masks, whose losses are averaged
     for kind in ("monosemantic", "polysemantic"):
         mask = torch.tensor((table.kind == kind).to_list())
         if not mask.any(): continue
-        random = [torch.zeros(count, dtype=torch.bool).scatter(0, torch.randperm(count, generator=draw)[:int(mask.sum())], True) for _ in range(5)]
-        found += [row(kind, [mask]), row(f"as many at random as {kind}", random)]
-    found.append(dict(without="everything", neurons=count, loss=float(net.targets(samples).square().sum(1).mean())))
-    return pd.DataFrame(found).set_index("without")
+        random = [torch.randperm(count, generator=draw)[:int(mask.sum())] for _ in range(5)]
+        sets[kind] = [mask]
+        sets[f"as many at random as {kind}"] = [torch.zeros(count, dtype=torch.bool).scatter(0, some, True) for some in random]
+    sets["everything"] = [torch.ones(count, dtype=torch.bool)]
+    masks = torch.stack([mask for some in sets.values() for mask in some])
+    examples = Examples(samples @ net.embedder, net.targets(samples))
+    found = replaced_scores(net.module(), examples, Units("1", count), masks, "zero", batch_size=rows, measure=_squared_errors(net, table))
+    names, neurons = [name for name, some in sets.items() for _ in some], masks.sum(1).tolist()
+    values = {name: x.mean((0, 2)).tolist() for name, x in found.values.items()}
+    table = pd.DataFrame(dict(without=names, neurons=neurons) | values).groupby("without", sort=False).mean().astype({"neurons": int})
+    nothing = dict(neurons=0) | {name: float(x.mean()) for name, x in found.base.items()}
+    return pd.concat([pd.DataFrame([nothing], pd.Index(["nothing"], name="without")), table])
 
 # %% ../../nbs/toy/30_analysis.ipynb #b4121462
 def when_firing(net: ToyNetwork, rows: int = 8192) -> pd.DataFrame:

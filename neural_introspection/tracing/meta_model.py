@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from ..core import BadInput, progress
 from ..stats import mean_interval, permutation_p
-from .ablation import Ablation, ablate
+from ..activations.interventions import InterventionEffect
+from .ablation import ablate
 from .connections import read_connections
 from .network import TraceableNN
 from .trace import NetworkTrace
@@ -69,28 +70,28 @@ def trace_features(
 # %% ../../nbs/tracing/56_meta_model.ipynb #ca244d14
 HURTS = ("noise", "third")
 
-def hurts(ablation: Ablation, definition: str = "noise") -> pd.Series:
+def hurts(ablation: InterventionEffect, definition: str = "noise") -> pd.Series:
     "Whether taking each neuron away hurts: `noise`, more than sampling noise and no-op; `third`, among the costliest third of its layer."
     if definition not in HURTS:
         raise BadInput(f"definition {definition!r} is unknown: choose one of {', '.join(HURTS)}.")
     frame = ablation.to_frame()
     if frame.index.nlevels < 2:
         raise BadInput("neurons were taken away together: ablate each by itself to say which one hurts.")
-    if definition == "noise": return frame.hurts
-    return (frame.groupby(level="layer").loss_increase.rank(pct=True) > 2/3).rename("hurts")
+    if definition == "noise": return (frame.has_effect & (frame.effect > 0)).rename("hurts")
+    return (frame.groupby(level="layer").effect.rank(pct=True) > 2/3).rename("hurts")
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #9aa3a439
 def neuron_table(
     net: TraceableNN,
     x: Float[Tensor, "sample ..."],           # held-out samples
     y: Tensor,
-    how: str = "mean",                        # or `zero`
+    replacement: str = "mean",                # or `zero`
     definition: str = "noise",                # one of `HURTS`
     epochs: Optional[Sequence[int]] = None,   # of the features; None: all that were recorded
 ) -> pd.DataFrame:
     "Features of every hidden neuron, what it costs to take it away (`loss_increase`), and whether that `hurts`."
-    features, cost = trace_features(net.network_trace, epochs), ablate(net, x, y, how=how)
-    return features.assign(loss_increase=cost.to_frame().loss_increase, hurts=hurts(cost, definition))
+    features, cost = trace_features(net.network_trace, epochs), ablate(net, x, y, replacement=replacement, n_random=0)
+    return features.assign(loss_increase=cost.frame.effect, hurts=hurts(cost, definition))
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #a37dcc67
 ESTIMATORS = ("logistic", "boosting")

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from neural_introspection import (ActivationDatasetGenerator, ActivationPredictor, NeuronAddress, PredictorTrainer,
+from neural_introspection import (ActivationDatasetGenerator, ActivationPredictor, PredictorTrainer,
     edit, hooks, load_model, load_texts, token_profiles)
 from neural_introspection.activations import (ModelInterface, TokenSelection, activation_batches, select_tokens,
     text_statistics)
 from neural_introspection.activations.positions import stream_sites
 from neural_introspection.activations.statistics import layer_statistics
-from neural_introspection.analysis.causes import ablation_reference
+from neural_introspection.activations.interventions import unit_references
 from neural_introspection.analysis.neuron_index import layer_index
 from neural_introspection.analysis.polysemantic_scan import senses_and_statistics
 from neural_introspection.core import BadData, BadTexts
@@ -130,9 +130,9 @@ def test_a_text_with_nothing_but_sinks_is_left_out(model, texts):
 
 def test_replacement_values_leave_sinks_out(model, texts):
     with edit(model, {"blocks.0.hook_resid_pre": sink}):
-        reference = ablation_reference(model, texts, [NeuronAddress(SITE, NEURON)])
+        reference = unit_references(model, texts, [SITE])[SITE]
         stats = text_statistics(model, texts, [SITE]).stats[SITE]
-    assert float(reference.mean[0]) == pytest.approx(float(stats.mean[NEURON]), abs=1e-5)
+    assert float(reference.mean[NEURON]) == pytest.approx(float(stats.mean[NEURON]), abs=1e-5)
 
 
 def test_every_place_of_the_stream_is_compared(model, texts):

@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 import torch
-from neural_introspection.analysis import (ablation_effect, causes, logit_view, token_activations, token_level,
-    token_profiles)
+from neural_introspection.analysis import logit_view, token_activations, token_level, token_profiles
 from neural_introspection.analysis.logits import logit_attribution, output_directions
 from neural_introspection.analysis.token_level import TOKEN_CLASSES, neuron_addresses, token_class, token_contrast
-from neural_introspection.activations import edit
+from neural_introspection.activations import edit, intervene
+from neural_introspection.activations.set_scores import loss_and_accuracy
 from neural_introspection.core import BadAddress, BadInput, BadTexts, NeuronAddress
 from neural_introspection.models import (as_bridge, encode, load_model, token_batch, token_bytes, token_losses,
     token_strings, token_text)
@@ -55,7 +55,7 @@ def test_every_token_of_the_vocabulary_has_a_class(model):
 def test_replay_is_the_whole_pass(model, docs, layer, site):
     "The effect by replay from the layer equals that of an edit in a whole pass."
     address = NeuronAddress(f"blocks.{layer}.{site}", 5)
-    found = ablation_effect(model, docs[:6], address, ["mean"], others=0)
+    found = intervene(model, docs[:6], address, ["mean"], n_random=0)
     values = torch.cat([torch.from_numpy(token_activations(model, text, address).values[:, 0]) for text in docs[:6]])
     batch = token_batch(model, encode(model, docs[:6]))
     def put(x):
@@ -65,27 +65,28 @@ def test_replay_is_the_whole_pass(model, docs, layer, site):
     with torch.no_grad():
         before = token_losses(model(batch.ids), batch)
         with edit(model, {address.site: put}): after = token_losses(model(batch.ids), batch)
-    assert abs(float((after - before).nanmean()) - found.frame.effect[0]) < 2e-5 and found.no_op < 1e-6
-    assert np.isnan(found.frame.p[0]) and abs(found.loss - float(before.nanmean())) < 1e-5
+    assert abs(float((after - before).nanmean()) - found.frame.effect.iloc[0]) < 2e-5 and found.no_op < 1e-6
+    assert np.isnan(found.frame.p.iloc[0]) and abs(found.base - float(before.nanmean())) < 1e-5
 
 
 def test_an_effect_depends_on_the_seed_alone(model, docs):
-    first, again, other = (ablation_effect(model, docs[:8], "blocks.2.mlp.hook_post[3]", ["resample", "patch"], others=3, seed=seed, batch_size=4).frame for seed in (0, 0, 1))
+    first, again, other = (intervene(model, docs[:8], "blocks.2.mlp.hook_post[3]", ["resample", "patch"], n_random=3, seed=seed, batch_size=4).frame for seed in (0, 0, 1))
     assert first.equals(again) and not first.equals(other)
 
 
 def test_several_layers_at_once(model, docs):
-    together = ablation_effect(model, docs[:6], ["blocks.0.mlp.hook_post[1]", "blocks.3.mlp.hook_post[1]"], ["zero"], others=2).frame
-    alone = ablation_effect(model, docs[:6], "blocks.3.mlp.hook_post[1]", ["zero"], others=2).frame
-    assert np.allclose(together[together.neuron == "blocks.3.mlp.hook_post[1]"].effect, alone.effect)
+    together = intervene(model, docs[:6], ["blocks.0.mlp.hook_post[1]", "blocks.3.mlp.hook_post[1]"], ["zero"], n_random=2).frame
+    alone = intervene(model, docs[:6], "blocks.3.mlp.hook_post[1]", ["zero"], n_random=2).frame
+    assert np.allclose(together.loc[["blocks.3.mlp.hook_post[1]"]].effect, alone.effect)
 
 
-def test_hooks_are_gone_after_an_exception(model, docs, monkeypatch):
+def test_hooks_are_gone_after_an_exception(model, docs):
     model(torch.zeros(1, 3, dtype=torch.long))
     before, forwards = hook_count(model), ["forward" in vars(b) for b in model.blocks]
     def broken(*args): raise RuntimeError("in the middle")
-    monkeypatch.setattr(causes, "token_losses", lambda logits, batch, calls=[]: broken() if calls else calls.append(1) or token_losses(logits, batch))
-    with pytest.raises(RuntimeError, match="in the middle"): ablation_effect(model, docs[:4], "blocks.2.mlp.hook_post[3]")
+    calls = []
+    def measure(logits, targets): return broken() if calls else calls.append(1) or loss_and_accuracy(logits, targets)
+    with pytest.raises(RuntimeError, match="in the middle"): intervene(model, docs[:4], "blocks.2.mlp.hook_post[3]", measure=measure)
     assert hook_count(model) == before and ["forward" in vars(b) for b in model.blocks] == forwards
 
 
@@ -95,7 +96,7 @@ def test_half_precision(docs):
     assert token_activations(half, docs[0], address).values.dtype == np.float32
     profile, = token_profiles(half, docs, address, shifts=19)
     assert profile.explained.r2.notna().all() and logit_view(half, address).frame.z.notna().all()
-    effect = ablation_effect(half, docs[:4], address, others=2)
+    effect = intervene(half, docs[:4], address, n_random=2)
     assert effect.no_op < 1e-6 and effect.frame.effect.notna().all()
     full = logit_attribution(load_model("pocket", device="cpu"), docs[0], 3).values
     assert np.corrcoef(full.ravel(), logit_attribution(half, docs[0], 3).values.ravel())[0, 1] > .99
@@ -110,9 +111,9 @@ def test_dead_neuron(model, docs):
     "A neuron that never changes has a profile without R², and no effect."
     with edit(model, {"blocks.1.mlp.hook_post": lambda x: torch.cat([torch.zeros_like(x[..., :1]), x[..., 1:]], -1)}):
         profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
-        effect = ablation_effect(model, docs[:6], "blocks.1.mlp.hook_post[0]", others=2)
+        effect = intervene(model, docs[:6], "blocks.1.mlp.hook_post[0]", n_random=2)
     assert profile.explained.r2.isna().all() and "does not vary" in profile.summary()
-    assert not effect.frame.counts.any() and "no replacement changes" in effect.summary() and effect.plot()
+    assert not effect.frame.has_effect.any() and "no replacement changes" in effect.summary() and effect.plot()
 
 
 @pytest.mark.parametrize("call, kind, words", [
@@ -120,7 +121,7 @@ def test_dead_neuron(model, docs):
     (lambda m, d: neuron_addresses(m, "nonsense"), BadAddress, "not a neuron's address"),
     (lambda m, d: token_activations(m, "", "blocks.1.mlp.hook_post[1]"), BadTexts, "no tokens"),
     (lambda m, d: token_profiles(m, d, "blocks.1.mlp.hook_post[1]", shifts=0), BadInput, "shifts is 0"),
-    (lambda m, d: ablation_effect(m, d[:4], "blocks.1.mlp.hook_post[1]", []), BadInput, "unknown"),
+    (lambda m, d: intervene(m, d[:4], "blocks.1.mlp.hook_post[1]", []), BadInput, "no replacement"),
     (lambda m, d: logit_attribution(m, "a text", 4), BadAddress, "outside 0..3"),
     (lambda m, d: logit_attribution(m, "a text", 1, [512]), BadAddress, "outside 0..511"),
 ])
@@ -161,14 +162,14 @@ def test_values_that_are_not_finite_are_left_out_and_counted(model, docs):
         return x
     with edit(model, {"blocks.1.mlp.hook_post": broken}):
         profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
-        with pytest.raises(BadInput, match="not a finite number on text"): ablation_effect(model, docs[:4], "blocks.1.mlp.hook_post[5]", others=2)
+        with pytest.raises(BadInput, match="not a finite number on example"): intervene(model, docs[:4], "blocks.1.mlp.hook_post[5]", n_random=2)
     assert profile.about["left_out"] == 20 and profile.explained.r2.notna().all()
 
 
 def test_one_text_has_no_interval(model):
-    effect = ablation_effect(model, ["The return value is a list."], "blocks.1.mlp.hook_post[7]", ["zero", "mean"], reference=["Another text.", "And a third."], others=3)
-    assert effect.frame.low.isna().all() and not effect.frame.counts.any() and "give at least 5 texts" in effect.summary()
-    with pytest.raises(BadInput, match="a patch needs another text"): ablation_effect(model, ["One.", "Two."], "blocks.1.mlp.hook_post[7]", ["patch"], reference=["One."])
+    effect = intervene(model, ["The return value is a list."], "blocks.1.mlp.hook_post[7]", ["zero", "mean"], reference=["Another text.", "And a third."], n_random=3)
+    assert effect.frame.low.isna().all() and not effect.frame.has_effect.any() and "more than one group" in effect.summary()
+    with pytest.raises(BadInput, match="a patch needs another example"): intervene(model, ["One.", "Two."], "blocks.1.mlp.hook_post[7]", ["patch"], reference=["One."])
 
 
 def test_a_model_in_training_mode_is_measured_as_it_is_used(docs):
@@ -178,7 +179,7 @@ def test_a_model_in_training_mode_is_measured_as_it_is_used(docs):
     small = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=2048, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, resid_pdrop=.5, embd_pdrop=.5, attn_pdrop=.5))
     made = as_bridge(small, pocket.tokenizer, "small")
     texts, address = [text[:60] for text in docs[:8]], "blocks.1.mlp.hook_post[3]"
-    def measured(): return token_activations(made, texts[0], address).values, ablation_effect(made, texts, address, ["zero"], others=2).frame.effect.to_numpy(), token_profiles(made, texts, address, shifts=19)[0].explained.r2.to_numpy()
+    def measured(): return token_activations(made, texts[0], address).values, intervene(made, texts, address, ["zero"], n_random=2).frame.effect.to_numpy(), token_profiles(made, texts, address, shifts=19)[0].explained.r2.to_numpy()
     before = measured()
     made.train()
     assert all(np.allclose(a, b, atol=1e-6, equal_nan=True) for a, b in zip(before, measured())) and made.blocks[0].training

@@ -5,12 +5,14 @@ import signal
 import numpy as np
 import pytest
 import torch
-from neural_introspection.antitraining import (Antitraining, AntitrainResult, AntitrainSettings, Examples, certify,
-    core_set, information_content, randomised_scores)
-from neural_introspection.antitraining.randomisation import make_reference
-from neural_introspection.antitraining.examples import next_tokens
+from neural_introspection.models import Examples
+from neural_introspection.activations import replaced_scores
+from neural_introspection.activations.units import make_reference
+from neural_introspection.models.examples import next_tokens
+from neural_introspection.activations.replacement import replaced
+from neural_introspection.antitraining import (Antitraining, AntitrainResult, AntitrainSettings, certify, core_set,
+    information_content)
 from neural_introspection.antitraining.objective import weights_after
-from neural_introspection.antitraining.randomisation import randomised
 from neural_introspection.antitraining.objective import batch_norms
 from neural_introspection.data import load_classification
 from neural_introspection.core import BadInput, Cancelled, watch_progress
@@ -140,8 +142,8 @@ def test_heads_as_units_of_a_model_that_hides_them():
     model, words = tiny_gpt(), counting()
     reference = make_reference(model, "transformer.h.0.attn.c_proj.hook_in", words, heads=2)
     one = torch.eye(2, dtype=torch.bool)
-    found = randomised_scores(model, words, reference, one)
-    assert found.loss.shape == (1, 2, 200) and torch.allclose(found.loss, randomised_scores(model, words, reference, one, naive=True).loss, atol=1e-4)
+    found = replaced_scores(model, words, reference, one)
+    assert found.loss.shape == (1, 2, 200) and torch.allclose(found.loss, replaced_scores(model, words, reference, one, naive=True).loss, atol=1e-4)
 
 
 # --- what must not happen ---
@@ -209,7 +211,7 @@ def test_a_core_of_all_and_of_none_can_be_randomised():
     net = mlp()
     reference = make_reference(net, "1", TRAIN)
     masks = torch.tensor([[False] * 24, [True] * 24])
-    found = randomised_scores(net, TEST, reference, masks)
+    found = replaced_scores(net, TEST, reference, masks)
     with torch.no_grad(): plain = nn.functional.cross_entropy(net(TEST.inputs), TEST.targets, reduction="none")
     assert torch.allclose(found.loss[0, 0], plain, atol=1e-5) and not torch.allclose(found.loss[0, 1], plain)
 
@@ -219,16 +221,16 @@ def test_information_does_not_depend_on_how_sets_are_run(batch_size):
     net, few = mlp(), TEST[:20]
     reference = make_reference(net, "1", TRAIN)
     masks = torch.eye(24, dtype=torch.bool)
-    fast, slow = (randomised_scores(net, few, reference, masks, seed=3, batch_size=batch_size, naive=naive).loss for naive in (False, True))
+    fast, slow = (replaced_scores(net, few, reference, masks, seed=3, batch_size=batch_size, naive=naive).loss for naive in (False, True))
     assert torch.allclose(fast, slow, atol=1e-4)
-    part = randomised_scores(net, few, reference, masks[5:9], seed=3, batch_size=batch_size).loss
+    part = replaced_scores(net, few, reference, masks[5:9], seed=3, batch_size=batch_size).loss
     assert torch.allclose(part, fast[:, 5:9], atol=1e-5)
 
 
 def test_the_step_has_no_gradient_before_the_layer():
     net = mlp()
     reference = make_reference(net, "1", TRAIN)
-    with randomised(net, [(reference, torch.arange(24) < 12)], detach=True): net(TRAIN.inputs[:8]).sum().backward()
+    with replaced(net, [(reference, torch.arange(24) < 12)], detach=True): net(TRAIN.inputs[:8]).sum().backward()
     assert net[0].weight.grad is None and net[2].weight.grad is not None
 
 

@@ -10,7 +10,8 @@ from neural_introspection.activations import edit
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
 from neural_introspection.models import encode, fetch_smollm2, load_model, preflight, token_batch, token_losses
 from neural_introspection.models.gguf import cache_folder
-from neural_introspection.analysis import ablation_effect, logit_view, scan_polysemantic, token_activations
+from neural_introspection.activations import intervene
+from neural_introspection.analysis import logit_view, scan_polysemantic, token_activations
 from neural_introspection.analysis.logits import logit_attribution
 from neural_introspection.data import leaked_share, load_texts
 from shell import ANSWER, answer, manifest, shell
@@ -97,8 +98,8 @@ def test_token_level_on_real_weights(model):
     with torch.no_grad():
         before = token_losses(model(batch.ids), batch)
         with edit(model, {address.site: zero}): after = token_losses(model(batch.ids), batch)
-    effect = ablation_effect(model, texts, address, ["zero"], others=2)
-    assert abs(effect.frame.effect[0] - float((after - before).nanmean())) < 1e-4 and effect.no_op < 1e-5
+    effect = intervene(model, texts, address, "zero", n_random=2)
+    assert abs(effect.frame.effect.iloc[0] - float((after - before).nanmean())) < 1e-4 and effect.no_op < 1e-5
     assert logit_view(model, address, others=20).frame.z.notna().all() and "".join(token_activations(model, texts[0], address).tokens) == texts[0]
 
 
