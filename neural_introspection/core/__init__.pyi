@@ -69,7 +69,6 @@ from .parallel import (
 )
 from .runs import (
     RunFolder as RunFolder,
-    archive_folder as archive_folder,
     check_run_folder as check_run_folder,
     check_store as check_store,
     check_writable as check_writable,
