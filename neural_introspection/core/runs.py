@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import glob
 import importlib.metadata
+import itertools
 import logging
 import os
 import platform
@@ -53,6 +54,8 @@ def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 # %% ../../nbs/core/90_runs.ipynb #9e0b032a
+def _created(folder: Path) -> Optional[str]: return read_json(folder/"manifest.json").get("created")
+
 @dataclass
 class RunFolder:
     "A run on disk: `manifest.json` and the sub-folders datasets, models, figures, reports. Use as a context manager."
@@ -77,7 +80,7 @@ class RunFolder:
 
     def is_there(self) -> bool:
         "Whether the folder still holds this run."
-        with contextlib.suppress(BadData): return read_json(self.path/"manifest.json").get("created") == self.manifest["created"]
+        with contextlib.suppress(BadData): return _created(self.path) == self.manifest["created"]
         return False
 
     @contextlib.contextmanager
@@ -101,7 +104,7 @@ class RunFolder:
                    traceback=None if done or stopped else _traceback(error))
         try:
             if not self.is_there(): pass
-            elif done and self.store: _hand_over(self, end)
+            elif done and self.store: _hand_over(self.path, self.store, self.manifest | end)
             else: self.update(**end)
         finally: self.lock.release()
         if not done: error.add_note(f"What was complete is in {shown_path(self.path)}.")
@@ -111,12 +114,12 @@ def work_folder(path: Path) -> Path:
     "Where the run of a Zarr store works until the store is finished: beside it."
     return path.with_name(f"{path.name}.unfinished")
 
-def _hand_over(run: RunFolder, end: dict) -> None:
-    "Write the manifest into the finished store, which makes it a finished run, and remove the run's own folder."
-    group = read_json(run.store/"zarr.json")
-    group["attributes"] |= dict(run=run.manifest | end)
-    write_json(run.store/"zarr.json", group)
-    _remove(run.path)
+def _hand_over(folder: Path, store: Path, manifest: dict) -> None:
+    "Write the manifest into the store, which makes that a finished run, and remove the run's own folder."
+    group = read_json(store/"zarr.json")
+    group["attributes"] |= dict(run=manifest)
+    write_json(store/"zarr.json", group)
+    _remove(folder)
 
 # %% ../../nbs/core/90_runs.ipynb #f4587a4f
 def _here(path: str | Path) -> Path:
@@ -124,39 +127,41 @@ def _here(path: str | Path) -> Path:
     path = full_path(path)
     return path if path == Path.cwd() else shown_path(path)
 
-def _is_same(before: Optional[dict], config: dict) -> bool:
-    "Whether this is the manifest of a run of this config, made with these versions."
+def _is_same(manifest: dict, config: dict, complete: bool) -> bool:
+    "Whether this is the manifest of a run of this config and these versions that is, or is not, complete."
     requested = dict(config=plain(config), versions=versions())
-    return bool(before) and {k: before.get(k) for k in requested} == requested
+    return {k: manifest.get(k) for k in requested} == requested and (manifest["status"] == "complete") == complete
 
 def is_resumable(path: str | Path, config: dict) -> bool:
     "Whether the folder holds an unfinished run of this config, made with these versions."
     path = _here(path)
-    before = _previous_run(path) if path.is_dir() else None
-    return _is_same(before, config) and before["status"] != "complete"
+    return path.is_dir() and _is_same(_previous_run(path), config, complete=False)
 
 # %% ../../nbs/core/90_runs.ipynb #b3b6ae0b
 def finished_run(path: str | Path, config: dict, load: Optional[Callable[[Path], Any]] = None,
                  store: bool = False) -> Optional[RunFolder]:
     "The finished run of this config and these versions, or None; one whose result is damaged does not count."
     path = _here(path)
-    before = _stored_manifest(path) if store else _previous_run(path) if path.is_dir() else None
-    if not _is_same(before, config) or before["status"] != "complete": return None
+    before = _stored_manifest(path) if store else _previous_run(path) if path.is_dir() else {}
+    if not _is_same(before, config, complete=True): return None
     try: result = load(path.absolute()) if load else None
     except BadData as error: return log.warning("%s It is computed again.", error)
     return RunFolder(path.absolute(), before, finished=True, result=result)
 
-def _stored_manifest(store: Path) -> Optional[dict]:
-    "The manifest that a finished run left in a Zarr store."
-    if (store/"zarr.json").exists(): return (read_json(store/"zarr.json").get("attributes") or {}).get("run")
+def _stored_manifest(store: Path) -> dict:
+    "The manifest that a finished run left in a Zarr store, or {}."
+    return (_json_of(store/"zarr.json").get("attributes") or {}).get("run") or {}
+
+def _json_of(path: Path) -> dict: return read_json(path) if path.exists() else {}
 
 # %% ../../nbs/core/90_runs.ipynb #fd9bb5ef
 def find_run(path: Path, created: str) -> Path:
     "The current path of the run that began then: a later one of that name archives it. `BadData` if it is gone."
     for folder in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))):
         with contextlib.suppress(BadData):
-            if read_json(folder/"manifest.json").get("created") == created: return folder
-    raise BadData(f"the run of this result is no longer in {shown_path(path)}: load it from where it is now, or make it again.")
+            if _created(folder) == created: return folder
+    raise BadData(f"the run of this result is no longer in {shown_path(path)}: load it from where it is now, or make it "
+                  "again.")
 
 # %% ../../nbs/core/90_runs.ipynb #e93b2876
 def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
@@ -165,9 +170,9 @@ def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     if remove:
         for one in there: _remove(one)
         return None
-    stamp = base = path.with_name(f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    tries = 1
-    while stamp.exists() or work_folder(stamp).exists(): stamp, tries = base.with_name(f"{base.name}-{tries}"), tries + 1
+    base = f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = (path.with_name(base + (f"-{i}" if i else "")) for i in itertools.count())
+    stamp = next(name for name in names if not (name.exists() or work_folder(name).exists()))
     for one in there: one.rename(stamp if one == path else work_folder(stamp))
     return (stamp if stamp.exists() else work_folder(stamp)).absolute()
 
@@ -198,7 +203,7 @@ def open_run(
             _remove(folder)   # of a process that was killed at its very end
             return found
         run = _begin(path, config, force_overwrite, store)
-        run.lock = lock
+        run.lock, run.store = lock, path.absolute() if store else None
         undo.pop_all()
     return run
 
@@ -206,16 +211,17 @@ def open_run(
 def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunFolder:
     "The run that is there, or a new one in the place of what is there."
     folder = work_folder(path) if store else path
-    before, shared = _previous_run(folder), dict(path=folder.absolute(), store=path.absolute() if store else None)
+    before = _previous_run(folder)
     for part in half_written(folder): part.unlink()
-    if not force_overwrite and _is_same(before, config) and before["status"] != "complete":
+    if not force_overwrite and _is_same(before, config, complete=False):
         log.info("resuming the run in %s (it stopped in stage %s)", path, before.get("stage", "none"))
-        run = RunFolder(manifest=before, resumed=True, **shared)
+        run = RunFolder(folder.absolute(), before, resumed=True)
     else:
         archived = _clear(path, folder, force_overwrite) if before or store and path.exists() else None
         if archived: log.info("the previous run was archived as %s", shown_path(archived))
-        start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="microseconds"))   # tells it from any other
-        run = RunFolder(manifest=start | dict(config=plain(config), versions=versions()), archived=archived, **shared)
+        created = datetime.datetime.now().isoformat(timespec="microseconds")   # tells it from any other run
+        manifest = dict(format=1, created=created, config=plain(config), versions=versions())
+        run = RunFolder(folder.absolute(), manifest, archived=archived)
     for name in RUN_FOLDERS: (folder/name).mkdir(parents=True, exist_ok=True)
     run.update(status="running", error=None)
     return run
@@ -239,13 +245,15 @@ def _lock_run(path: Path, folder: Path) -> Any:
     return lock
 
 # %% ../../nbs/core/90_runs.ipynb #7ef5ab72
-def _previous_run(path: Path) -> Optional[dict]:
-    before = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
-    if before.get("format") == 1 and isinstance(before.get("config"), dict) and {"status", "created"} <= before.keys(): return before
+def _previous_run(path: Path) -> dict:
+    "The manifest of the run in a folder, or {}; `BadRunFolder` if something else is in it."
+    before = _json_of(path/"manifest.json")
+    known = before.get("format") == 1 and {"status", "created"} <= before.keys()
+    if known and isinstance(before.get("config"), dict): return before
     left = set(half_written(path))  # by a process killed before its first manifest
     if any(p not in left and (p.name not in RUN_FOLDERS or any(p.iterdir())) for p in path.iterdir()):
         raise BadRunFolder(f"{path} holds files that are not a run's: give an empty or new folder.")
-    return None
+    return {}
 
 # %% ../../nbs/core/90_runs.ipynb #4a0479f2
 def check_run_folder(path: str | Path) -> None:
@@ -273,7 +281,7 @@ def check_store(
     path, kind = shown_path(full_path(path)), what.split()[-1]
     if path.suffix != ".zarr": raise BadInput(f"{what} is saved as .zarr, so {path.name!r} must end in .zarr.")
     check_writable(path)
-    about = read_json(path/"zarr.json").get("attributes") or {} if (path/"zarr.json").exists() else {}
+    about = _json_of(path/"zarr.json").get("attributes") or {}
     if path.exists() and any(path.iterdir()) and kind not in about:
         raise BadInput(f"{path} holds something that is no {kind}: give another name.")
 

@@ -56,8 +56,8 @@ def run_atlas(
     groups = group_texts(corpus.texts, corpus.groups)
     def probe(folder: Optional[Path] = None) -> AtlasResult:
         result = atlas.probe(corpus.texts, groups, folder)
-        requested = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # the same anywhere
-        return dataclasses.replace(result, about=result.about | dict(config=requested))
+        settings = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # the same anywhere
+        return dataclasses.replace(result, about=result.about | dict(config=settings))
     if not config.output: return probe()
     identity = _identity(atlas, _plan(atlas, corpus.texts, groups)[-1]) | dict(hooks=hook_identity(model))
     with open_run(config.output, identity, config.force_overwrite, AtlasResult.load, store=True) as run:

@@ -161,8 +161,8 @@ def run_introspection(
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     p = prepare(config, model, texts)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
-    identity |= dict(weights=describe(p.model).weights, hooks=hook_identity(p.model), other=p.other and describe(p.other).weights,
-                     texts=text_hash(p.corpus.texts), tokens=vars(p.tokens.rule))
+    identity |= dict(weights=describe(p.model).weights, other=p.other and describe(p.other).weights,
+                     hooks=hook_identity(p.model), texts=text_hash(p.corpus.texts), tokens=vars(p.tokens.rule))
     if not config.force_overwrite and is_resumable(config.output_dir, identity):
         check_stored(Path(config.output_dir), p.model)
     with open_run(config.output_dir, identity, config.force_overwrite, IntrospectionResult.load) as run:

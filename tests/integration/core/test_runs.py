@@ -1,4 +1,4 @@
-"""One rule for every command with an output: the same command resumes an interrupted run and shows a finished one; anything else that is there is archived, or removed."""
+"""The same command resumes an interrupted run and shows a finished one; what else is there is archived, or removed."""
 import json
 import re
 import shutil
@@ -20,9 +20,10 @@ COMMANDS = {name: f"{name} {words}" for name, words in {
     "atlas": f"{POCKET} 60 --layers 2 --feature-layer 1 --batch-size 2 --permutations 2 --output out.zarr",
     "trace": "--data iris --epochs 4 --hidden-size 8 --device cpu --output out.zarr",
     "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --draws 19 --hypotheses token,class --output-dir out",
-    "antitrain": "--data iris --width 32 --train-steps 60 --cycles 1 --cycle-steps 10 --final-steps 5 --measure-examples 80 --draws 1 "
-                 "--seeds 2 --certificate False --device cpu --output-dir out",
-    "toy": "--N 32 --m 8 --k 48 --log2_training_steps 6 --sweep_var eps --sweep_values 1/64 1/32 --stack 1 --file_name out --device cpu"}.items()}
+    "antitrain": "--data iris --width 32 --train-steps 60 --cycles 1 --cycle-steps 10 --final-steps 5 --device cpu "
+                 "--measure-examples 80 --draws 1 --seeds 2 --certificate False --output-dir out",
+    "toy": "--N 32 --m 8 --k 48 --log2_training_steps 6 --sweep_var eps --sweep_values 1/64 1/32 --stack 1 "
+           "--device cpu --file_name out"}.items()}
 STORES = ["atlas", "trace"]
 
 
@@ -32,7 +33,14 @@ def numbers(stdout):
 
 
 def output(name): return Path("out.zarr" if name in STORES else "out")
-def manifest(path): return read_json(path / "zarr.json")["attributes"]["run"] if path.suffix == ".zarr" else read_json(path / "manifest.json")
+def content(folder): return {k: v for k, v in snapshot(folder).items() if k != "."}
+
+
+def manifest(path):
+    if path.suffix == ".zarr": return read_json(path / "zarr.json")["attributes"]["run"]
+    return read_json(path / "manifest.json")
+
+
 def named(): return sorted(p.name for p in Path().glob("out*"))
 
 
@@ -55,7 +63,7 @@ def interrupt_at(last):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    "By command, made when it is asked for: a folder with its finished run, what it printed, how many steps of progress it has."
+    "By command, made on request: a folder with its finished run, what it printed, how many steps of progress it has."
     made = {}
     def make(name, capsys, monkeypatch):
         if name not in made:
@@ -84,7 +92,8 @@ def test_the_same_command_shows_a_finished_run_and_computes_nothing(case, tmp_pa
     watch, steps = interrupt_at(0)
     with watch: again, err = start(name, capsys)
     assert {desc for desc, *_ in steps} <= {"tokens"}, "`run` reads once which tokens count; nothing else is to be done"
-    assert again == out and f"{output(name)} holds the finished run of these options, so nothing is computed: give --force-overwrite" in err
+    assert again == out
+    assert f"{output(name)} holds the finished run of these options, so nothing is computed: give --force-overwrite" in err
     assert snapshot(tmp_path) == before and manifest(output(name)) == made and made["timings"]
     assert cli.main(COMMANDS[name].split()) == 0 and capsys.readouterr().out.strip()   # for people, too
 
@@ -92,11 +101,12 @@ def test_the_same_command_shows_a_finished_run_and_computes_nothing(case, tmp_pa
 def test_other_options_archive_it_and_force_overwrite_removes_it(case, tmp_path, capsys):
     name, folder, out, _ = case
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    before = {k: v for k, v in snapshot(output(name)).items() if k != "."}
+    before = content(output(name))
     _, err = start(name, capsys, "--seed", "1")
     mine, archived = named()
-    assert mine == output(name).name and re.fullmatch(re.escape(mine) + r"-\d{8}-\d{6}", archived) and f"the previous run was archived as {archived}" in err
-    assert {k: v for k, v in snapshot(archived).items() if k != "."} == before and manifest(output(name))["config"] != manifest(folder / output(name))["config"]
+    assert mine == output(name).name and re.fullmatch(re.escape(mine) + r"-\d{8}-\d{6}", archived)
+    assert f"the previous run was archived as {archived}" in err and content(archived) == before
+    assert manifest(output(name))["config"] != manifest(folder / output(name))["config"]
     again, err = start(name, capsys, "--force-overwrite")
     assert numbers(again) == numbers(out) and "archived" not in err and named() == [mine, archived]
 
@@ -107,10 +117,12 @@ def test_interrupted_it_resumes_to_the_same_numbers(share, case, capsys):
     watch, _ = interrupt_at(int(share * steps))
     with watch: printed, err = start(name, capsys, code=1)
     message = err.splitlines()[-1]
-    assert printed == "" and message.startswith("error: stopped by the user; what is complete is in out") and is_one_sentence(message.replace("out.zarr", "out"))
+    assert printed == "" and is_one_sentence(message.replace("out.zarr", "out"))
+    assert message.startswith("error: stopped by the user; what is complete is in out")
     again, err = start(name, capsys)
     assert f"resuming the run in {output(name)} (it stopped in stage " in err and "archived" not in err
-    assert numbers(again) == numbers(out) and named() == [output(name).name] and manifest(output(name))["status"] == "complete"
+    assert numbers(again) == numbers(out) and named() == [output(name).name]
+    assert manifest(output(name))["status"] == "complete"
 
 
 def test_killed_before_it_is_marked_as_complete(case, capsys, monkeypatch):
@@ -155,7 +167,8 @@ def test_other_options_archive_an_unfinished_store_with_its_checkpoint(finished,
     assert "resuming the run in out.zarr" in start("trace", capsys)[1]
 
 
-CALLS = {"run": (run_introspection, IntrospectionConfig), "scan": (run_scan, ScanConfig), "atlas": (run_atlas, AtlasConfig), "agent": (run_agent, AgentConfig)}
+CALLS = {"run": (run_introspection, IntrospectionConfig), "scan": (run_scan, ScanConfig),
+         "atlas": (run_atlas, AtlasConfig), "agent": (run_agent, AgentConfig)}
 
 
 @pytest.mark.parametrize("name", CALLS)
