@@ -25,7 +25,7 @@ from .tables import read_tensors, write_tensors
 
 # %% auto #0
 __all__ = ['versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable', 'check_store',
-           'in_pieces']
+           'checkpointed']
 
 # %% ../../nbs/core/90_runs.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
@@ -286,7 +286,7 @@ def check_store(
         raise BadInput(f"{path} holds something that is no {kind}: give another name.")
 
 # %% ../../nbs/core/90_runs.ipynb #4ed7a417
-def in_pieces(
+def checkpointed(
     count: int,                               # how many pieces
     make: Callable[[int], dict[str, Any]],    # piece number -> named tensors
     folder: Optional[str | Path] = None,      # where they are kept; None: in memory only
