@@ -54,8 +54,6 @@ def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 # %% ../../nbs/core/90_runs.ipynb #9e0b032a
-def _created(folder: Path) -> Optional[str]: return read_json(folder/"manifest.json").get("created")
-
 @dataclass
 class RunFolder:
     "A run on disk: `manifest.json` and the sub-folders datasets, models, figures, reports. Use as a context manager."
@@ -96,20 +94,24 @@ class RunFolder:
     def __enter__(self) -> RunFolder: return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if self.finished: return
-        done = kind is None
-        stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
-        end = dict(status="complete" if done else "interrupted" if stopped else "failed",
-                   error=None if done else str(error) or kind.__name__,
-                   traceback=None if done or stopped else _traceback(error))
-        try:
-            if not self.is_there(): pass
-            elif done and self.store: _hand_over(self.path, self.store, self.manifest | end)
-            else: self.update(**end)
-        finally: self.lock.release()
-        if not done: error.add_note(f"What was complete is in {shown_path(self.path)}.")
+        if not self.finished: _close(self, error)
 
 # %% ../../nbs/core/90_runs.ipynb #82c28193
+def _created(folder: Path) -> Optional[str]: return read_json(folder/"manifest.json").get("created")
+
+def _close(run: RunFolder, error: Optional[BaseException]) -> None:
+    "Note how the run ended, and free its folder."
+    stopped = isinstance(error, (KeyboardInterrupt, Cancelled))
+    end = dict(status="complete" if error is None else "interrupted" if stopped else "failed",
+               error=None if error is None else str(error) or type(error).__name__,
+               traceback=None if error is None or stopped else _traceback(error))
+    try:
+        if not run.is_there(): pass
+        elif run.store and error is None: _hand_over(run.path, run.store, run.manifest | end)
+        else: run.update(**end)
+    finally: run.lock.release()
+    if error is not None: error.add_note(f"What was complete is in {shown_path(run.path)}.")
+
 def work_folder(path: Path) -> Path:
     "Where the run of a Zarr store works until the store is finished: beside it."
     return path.with_name(f"{path.name}.unfinished")
