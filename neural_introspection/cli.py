@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, full_path,
     make_config, option, options, plain, shown_path, to_yaml, versions, yaml_values)
+from .core.runs import work_folder
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FetchConfig', 'run_fetch', 'Command', 'OutputOptions', 'option_words', 'parse', 'overview', 'main']
@@ -44,7 +45,7 @@ class Command:
     show: Callable[[Any, Any], str]      # result, config -> text for people
     to_dict: Callable[[Any, Any], dict]  # result, config -> JSON-able object
     help: str
-    folder: Optional[str] = None         # attribute of the config: where a stopped run is resumed
+    output: Optional[str] = None         # attribute of the config: the folder or store of the run
 
     @property
     def config(self) -> type: return _named(self.config_name)
@@ -76,7 +77,7 @@ def _scan_rows(scan: Any, config: Any) -> list[dict]:
 def _show_scan(scan: Any, config: Any) -> str:
     from neural_introspection.activations.positions import count_summary
     a, table = scan.about, scan.top(config.top, config.score).to_string(index=False, float_format="{:.4g}".format)
-    saved = f"\n\nstatistics  {config.output}" if config.output else ""
+    saved = f"\n\nrun folder  {config.output}" if config.output else ""
     return f"{a['neurons']} neurons ({a['layer_type']}), {count_summary(a)}; by {config.score}\n\n{table}{saved}"
 
 # %% ../nbs/90_cli.ipynb #ccbebc91
@@ -125,9 +126,9 @@ COMMANDS = {
     "run": Command("introspection.IntrospectionConfig", "introspection.run_introspection", _show_run, lambda r, c: r.to_dict(),
                    "Predict one of a model's neurons from the model's own representations, with baselines.", "output_dir"),
     "scan": Command("introspection.ScanConfig", "introspection.run_scan", _show_scan, _scan_answer,
-                    "Rank all neurons of a model by how much they vary."),
+                    "Rank all neurons of a model by how much they vary.", "output"),
     "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.atlas_run.atlas_answer")(r, c),
-                     "Probe every neuron of a model at once, with a null and a control task."),
+                     "Probe every neuron of a model at once, with a null and a control task.", "output"),
     "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.to_dict(),
                      "Train a network on a table of numbers, and trace every neuron at every epoch.", "output"),
     "agent": Command("analysis.AgentConfig", "analysis.run_agent", _show_analysis, lambda r, c: r.to_dict(),
@@ -273,14 +274,15 @@ def _execute(command: str, argv: list[str]) -> int:
 
 # %% ../nbs/90_cli.ipynb #e9ddadb5
 def _kept_in(command: Command, config: Any) -> Optional[Path]:
-    "The folder that a stopped run leaves and resumes in; None for a command that has none."
-    folder = command.folder and getattr(config, command.folder)
-    return folder and shown_path(full_path(folder))
+    "The folder that a stopped run left and resumes in; None if there is none."
+    output = command.output and getattr(config, command.output)
+    places = (full_path(output), work_folder(full_path(output))) if output else ()
+    return next((shown_path(place) for place in places if place.is_dir()), None)
 
 def _failure(error: BaseException, folder: Optional[Path], forced: bool) -> str:
     if isinstance(error, (KeyboardInterrupt, Cancelled)): what = "stopped by the user"
     else: what = f"the run failed: {' '.join(str(error).split()) or type(error).__name__}"
-    if not folder or not os.path.isdir(folder): return f"{what}."
+    if not folder: return f"{what}."
     return f"{what}; what is complete is in {folder}, and the same command{' without --force-overwrite' * forced} resumes from there."
 
 # %% ../nbs/90_cli.ipynb #cbd36dae

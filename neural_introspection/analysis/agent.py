@@ -5,6 +5,7 @@
 # %% ../../nbs/analysis/40_agent.ipynb #23ec7af1
 from __future__ import annotations
 import dataclasses
+import hashlib
 import html
 import json
 import logging
@@ -24,6 +25,7 @@ from .token_level import neuron_addresses
 from neural_introspection.core import (BadData, RunFolder, check_format, check_run_folder, full_path, make_config,
     open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame,
     write_json, write_text)
+from ..core.runs import hook_identity
 from ..data import load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import adjust_fdr
@@ -202,7 +204,8 @@ def run_agent(
     texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
     **options: Any,                   # fields of `AgentConfig`
 ) -> AnalysisResult:
-    "Run the analysis in `config.output_dir`. `BadInput` before anything is written; an interrupted run is resumed by the same call."
+    """Run the analysis in `config.output_dir`. `BadInput` before anything is written; the same call resumes an
+    interrupted run, and loads a finished one."""
     config, model, texts = resolve_call(AgentConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     if texts is not None: config = dataclasses.replace(config, texts=str(keep_texts(texts, config.output_dir)))
@@ -214,12 +217,14 @@ def run_agent(
     if model is None: model = load_model(config.model, config.device)
     for layer in chosen_layers(config): check_layer(model, layer)
     neuron_addresses(model, split_list(config.neurons, ";") or ["blocks.0.mlp.hook_post[0]"])
-    identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite", "timeout")} | dict(weights=describe(model).weights)
+    identity = {k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "timeout")}
+    identity |= dict(weights=describe(model).weights, hooks=hook_identity(model),
+                     rows=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])   # a file of texts may change
     policy = make_policy(config)
-    with open_run(config.output_dir, identity, config.force_overwrite) as run:
+    with open_run(config.output_dir, identity, config.force_overwrite, AnalysisResult.load) as run:
+        if run.finished: return run.result
         stored = run.file("datasets", "state.json")
         state = read_state(stored) if run.resumed and stored.exists() else first_state(config)
-        if run.resumed: log.info("resuming the analysis in %s, at %s", shown_path(run.path), state["next"] or "the report")
         run.update(model=describe(model), seed=config.seed)
         bench = Workbench(config, model, parts, policy, run)
         with run.stage("states"):

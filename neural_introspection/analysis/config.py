@@ -32,7 +32,7 @@ class AgentConfig:
     level: float = option(.05, "False discovery rate of the report", "Analysis", minimum=0, maximum=1)
     seed: int = option(0, "Seed of texts, split and nulls", "Analysis", minimum=0)
     output_dir: str = option("analysis", "Folder of the run", "Run")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Run")
+    force_overwrite: bool = option(False, "Remove what is there and compute it again", "Run")
     policy: PolicyName = option("rules", "Who chooses among allowed steps: rules, a language model behind an endpoint, or a local one", "Language model")
     endpoint: str = option("http://127.0.0.1:8000/v1", "Address of an OpenAI-compatible endpoint, for --policy endpoint", "Language model")
     language_model: str = option("", "Its model; for --policy local a folder or hub name", "Language model")

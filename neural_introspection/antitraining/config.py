@@ -53,6 +53,6 @@ class AntitrainConfig(AntitrainSettings):
     seeds: int = option(1, "How many seeds, from the first on; a seed of digits takes about 20 seconds", "Training", minimum=1)
     certificate: bool = option(True, "Train fresh decoders and relearn, for the certificate", "Training")
     output_dir: str = option("output-antitrain", "Run folder", "Output")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Output")
+    force_overwrite: bool = option(False, "Remove what is there and compute it again", "Output")
     device: Optional[str] = option(None, HELP["device"], "Hardware")
     n_jobs: int = option(1, "Seeds at a time, each in a process of its own (under joblib.parallel_config(\"ray\"), on a cluster)", "Hardware", minimum=1)

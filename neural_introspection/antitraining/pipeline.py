@@ -18,7 +18,7 @@ from .config import AntitrainConfig, AntitrainSettings
 from ..models import Examples
 from .training import Antitraining, check_settings, log
 from ..core import (BadData, BadInput, check_run_folder, config_from, find_run, full_path,
-    make_config, open_run, pick_device, plain, read_json, shown_path, spread_calls, write_frame, write_json)
+    make_config, open_run, pick_device, plain, read_json, shown_path, spread_calls, weight_hash, write_frame, write_json)
 from ..data import ClassificationData, load_classification
 
 # %% auto #0
@@ -126,17 +126,21 @@ def check_config(config: AntitrainConfig) -> None:
     pick_device(config.device)
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #dc9771f9
-def _asked(config: AntitrainConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "n_jobs")})
+def _identity(config: AntitrainConfig, data: ClassificationData) -> dict:
+    settings = {k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "n_jobs")}
+    return settings | dict(rows=weight_hash(data.tensors.items()))   # a file may change
+
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #c652eee7
 def run_antitrain(config: Optional[AntitrainConfig] = None, **options: Any) -> AntitrainResult:
-    "Antitrain the network of every seed. `BadInput` before anything is written; an interrupted run is resumed by the same call."
+    """Antitrain the network of every seed. `BadInput` before anything is written; the same call resumes an interrupted
+    run, and loads a finished one."""
     config = config_from(AntitrainConfig, config, options)
     check_config(config)
-    open_antitraining(config, config.seed)   # what cannot work ends here
+    _, data = open_antitraining(config, config.seed)   # what cannot work ends here
     seeds = range(config.seed, config.seed + config.seeds)
-    with open_run(config.output_dir, _asked(config), config.force_overwrite) as run:
-        if run.resumed: log.info("resuming the run in %s", shown_path(run.path))
+    with open_run(config.output_dir, _identity(config, data), config.force_overwrite, _load_run) as run:
+        if run.finished: return run.result
         with run.stage("antitrain"):
             found = spread_calls(_one_seed, [(config, seed, run.path) for seed in seeds], config.n_jobs, "seeds", "seed")
         result = AntitrainResult(tuple(found), config, run.path, run.manifest["created"])
@@ -150,8 +154,9 @@ def _load_run(path: Path) -> AntitrainResult:
     path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     if manifest.get("status") != "complete" or not isinstance(manifest.get("config"), dict) or "cycle_steps" not in manifest["config"]: raise BadData(f"{path} holds no finished run of antitrain: give the run folder of one.")
-    config = make_config(AntitrainConfig, manifest["config"] | dict(output_dir=str(path)))
-    return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path, manifest.get("created", ""))
+    settings = {k: v for k, v in manifest["config"].items() if k != "rows"}
+    config = make_config(AntitrainConfig, settings | dict(output_dir=str(path)))
+    return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path, manifest["created"])
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #7f3f7342
 def _stored(r: AntitrainResult, seed: int) -> Antitraining:

@@ -69,12 +69,11 @@ from .parallel import (
 )
 from .runs import (
     RunFolder as RunFolder,
-    archive_folder as archive_folder,
     check_run_folder as check_run_folder,
     check_store as check_store,
     check_writable as check_writable,
+    checkpointed as checkpointed,
     find_run as find_run,
-    in_pieces as in_pieces,
     is_resumable as is_resumable,
     open_run as open_run,
     versions as versions,

@@ -8,9 +8,11 @@ import contextlib
 import datetime
 import glob
 import importlib.metadata
+import itertools
 import logging
 import os
 import platform
+import secrets
 import shutil
 import tempfile
 import time
@@ -23,10 +25,11 @@ from .tables import read_tensors, write_tensors
 
 # %% auto #0
 __all__ = ['versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable', 'check_store',
-           'archive_folder', 'in_pieces']
+           'checkpointed']
 
 # %% ../../nbs/core/90_runs.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")
+log = logging.getLogger("neural_introspection")
 
 # %% ../../nbs/core/90_runs.ipynb #837e7617
 def versions() -> dict[str, str]:
@@ -36,6 +39,13 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+# %% ../../nbs/core/90_runs.ipynb #09645153
+def hook_identity(model: Any) -> Optional[str]:
+    "None; for a model with hooks a value that no other call returns, because what hooks change cannot be compared."
+    hooks = (f for m in model.modules() for group in (m._forward_hooks, m._forward_pre_hooks) for f in group.values())
+    own = ("transformers.", "transformer_lens.model_bridge.")   # set by the libraries themselves
+    return secrets.token_hex(8) if any(not str(getattr(f, "__module__", "")).startswith(own) for f in hooks) else None
 
 # %% ../../nbs/core/90_runs.ipynb #a516b573
 def _traceback(error: BaseException) -> str:
@@ -47,10 +57,13 @@ def _traceback(error: BaseException) -> str:
 @dataclass
 class RunFolder:
     "A run on disk: `manifest.json` and the sub-folders datasets, models, figures, reports. Use as a context manager."
-    path: Path
+    path: Path                        # of this folder; beside the store, if there is one
     manifest: dict
     resumed: bool = False             # whether an unfinished run is resumed
+    finished: bool = False            # whether nothing is left to do
+    result: Any = None                # of a finished run, if `open_run` was given how to load it
     archived: Optional[Path] = None   # where the previous run went
+    store: Optional[Path] = None      # the Zarr store that the block writes
     lock: Any = None
 
     def file(self, folder: str, name: str) -> Path:
@@ -65,7 +78,7 @@ class RunFolder:
 
     def is_there(self) -> bool:
         "Whether the folder still holds this run."
-        with contextlib.suppress(BadData): return read_json(self.path/"manifest.json").get("created") == self.manifest["created"]
+        with contextlib.suppress(BadData): return _created(self.path) == self.manifest["created"]
         return False
 
     @contextlib.contextmanager
@@ -81,15 +94,34 @@ class RunFolder:
     def __enter__(self) -> RunFolder: return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        done = kind is None
-        stopped = not done and issubclass(kind, (KeyboardInterrupt, Cancelled))
-        try:
-            if self.is_there():
-                self.update(status="complete" if done else "interrupted" if stopped else "failed",
-                            error=None if done else str(error) or kind.__name__,
-                            traceback=None if done or stopped else _traceback(error))
-        finally: self.lock.release()
-        if not done: error.add_note(f"What was complete is in {shown_path(self.path)}.")
+        if not self.finished: _close(self, error)
+
+# %% ../../nbs/core/90_runs.ipynb #82c28193
+def _created(folder: Path) -> Optional[str]: return read_json(folder/"manifest.json").get("created")
+
+def _close(run: RunFolder, error: Optional[BaseException]) -> None:
+    "Note how the run ended, and free its folder."
+    stopped = isinstance(error, (KeyboardInterrupt, Cancelled))
+    end = dict(status="complete" if error is None else "interrupted" if stopped else "failed",
+               error=None if error is None else str(error) or type(error).__name__,
+               traceback=None if error is None or stopped else _traceback(error))
+    try:
+        if not run.is_there(): pass
+        elif run.store and error is None: _hand_over(run.path, run.store, run.manifest | end)
+        else: run.update(**end)
+    finally: run.lock.release()
+    if error is not None: error.add_note(f"What was complete is in {shown_path(run.path)}.")
+
+def work_folder(path: Path) -> Path:
+    "Where the run of a Zarr store works until the store is finished: beside it."
+    return path.with_name(f"{path.name}.unfinished")
+
+def _hand_over(folder: Path, store: Path, manifest: dict) -> None:
+    "Write the manifest into the store, which makes that a finished run, and remove the run's own folder."
+    group = read_json(store/"zarr.json")
+    group["attributes"] |= dict(run=manifest)
+    write_json(store/"zarr.json", group)
+    _remove(folder)
 
 # %% ../../nbs/core/90_runs.ipynb #f4587a4f
 def _here(path: str | Path) -> Path:
@@ -97,51 +129,107 @@ def _here(path: str | Path) -> Path:
     path = full_path(path)
     return path if path == Path.cwd() else shown_path(path)
 
+def _is_same(manifest: dict, config: dict, complete: bool) -> bool:
+    "Whether this is the manifest of a run of this config and these versions that is, or is not, complete."
+    requested = dict(config=plain(config), versions=versions())
+    return {k: manifest.get(k) for k in requested} == requested and (manifest["status"] == "complete") == complete
+
 def is_resumable(path: str | Path, config: dict) -> bool:
     "Whether the folder holds an unfinished run of this config, made with these versions."
     path = _here(path)
-    before = _previous_run(path) if path.is_dir() else None
-    asked = dict(config=plain(config), versions=versions())
-    return bool(before) and before.get("status") != "complete" and {k: before.get(k) for k in asked} == asked
+    return path.is_dir() and _is_same(_previous_run(path), config, complete=False)
+
+# %% ../../nbs/core/90_runs.ipynb #b3b6ae0b
+def finished_run(path: str | Path, config: dict, load: Optional[Callable[[Path], Any]] = None,
+                 store: bool = False) -> Optional[RunFolder]:
+    "The finished run of this config and these versions, or None; one whose result is damaged does not count."
+    path = _here(path)
+    before = _stored_manifest(path) if store else _previous_run(path) if path.is_dir() else {}
+    if not _is_same(before, config, complete=True): return None
+    try: result = load(path.absolute()) if load else None
+    except BadData as error: return log.warning("%s It is computed again.", error)
+    return RunFolder(path.absolute(), before, finished=True, result=result)
+
+def _stored_manifest(store: Path) -> dict:
+    "The manifest that a finished run left in a Zarr store, or {}."
+    return (_json_of(store/"zarr.json").get("attributes") or {}).get("run") or {}
+
+def _json_of(path: Path) -> dict: return read_json(path) if path.exists() else {}
 
 # %% ../../nbs/core/90_runs.ipynb #fd9bb5ef
 def find_run(path: Path, created: str) -> Path:
-    "Where the run that began then lies by now: a later one of that name puts it aside. `BadData` if it is gone."
-    if not created: return path   # of an older version
+    "The current path of the run that began then: a later one of that name archives it. `BadData` if it is gone."
     for folder in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))):
         with contextlib.suppress(BadData):
-            if read_json(folder/"manifest.json").get("created") == created: return folder
-    raise BadData(f"the run of this result is no longer in {shown_path(path)}: load it from where it is now, or make it again.")
+            if _created(folder) == created: return folder
+    raise BadData(f"the run of this result is no longer in {shown_path(path)}: load it from where it is now, or make it "
+                  "again.")
+
+# %% ../../nbs/core/90_runs.ipynb #e93b2876
+def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
+    "Archive what is there under the time, a store and its run's folder alike, or remove it; the path of the archive."
+    there = [p for p in dict.fromkeys((path, folder)) if p.exists() and any(p.iterdir())]
+    if remove:
+        for one in there: _remove(one)
+        return None
+    base = f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = (path.with_name(base + (f"-{i}" if i else "")) for i in itertools.count())
+    stamp = next(name for name in names if not (name.exists() or work_folder(name).exists()))
+    for one in there: one.rename(stamp if one == path else work_folder(stamp))
+    return (stamp if stamp.exists() else work_folder(stamp)).absolute()
+
+def _remove(folder: Path) -> None:
+    "Remove a folder; first out of the way in one step, so that a kill leaves no half a run."
+    shutil.rmtree(folder.rename(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)))
 
 # %% ../../nbs/core/90_runs.ipynb #b09b29bb
 def open_run(
-    path: str | Path,              # the run's folder
-    config: dict,                  # what is asked: decides whether an unfinished run is the same one
-    force_overwrite: bool = False,  # remove an existing run, finished or not, instead of archiving it
+    path: str | Path,               # the run's folder, or the Zarr store that it writes
+    config: dict,                   # what decides the result, and so whether a run that is there is the same one
+    force_overwrite: bool = False,  # remove what is there, finished or not
+    load: Optional[Callable[[Path], Any]] = None,   # the result of a finished run at a path; `BadData` if it is damaged
+    store: bool = False,            # whether `path` is a Zarr store
 ) -> RunFolder:
-    "Start or resume a run. `BadRunFolder` if the folder cannot be written, is in use, or holds something else."
+    """Start or resume a run, or find it finished; what else is there is archived. `BadRunFolder` if the folder cannot
+    be written, is in use, or holds something else."""
     path = _here(path)
-    lock = _lock_run(path)
-    try:
-        before = _previous_run(path)
-        for part in half_written(path): part.unlink()
-        if not force_overwrite and is_resumable(path, config): run = RunFolder(path.absolute(), before, resumed=True, lock=lock)
-        else:
-            archived = archive_folder(path, force_overwrite) if before else None
-            # the time tells it from any other run
-            start = dict(format=1, created=datetime.datetime.now().isoformat(timespec="microseconds"))
-            run = RunFolder(path.absolute(), start | dict(config=plain(config), versions=versions()), archived=archived, lock=lock)
-            if archived and not force_overwrite: logging.getLogger("neural_introspection").info("the previous run was archived as %s", shown_path(archived))
-        for name in RUN_FOLDERS: (path/name).mkdir(parents=True, exist_ok=True)
-        run.manifest.setdefault("created", "")
-        run.update(status="running", error=None)
-    except BaseException:
-        lock.release()
-        raise
+    folder = work_folder(path) if store else path
+    found = None if force_overwrite else finished_run(path, config, load, store)
+    if found: log.info("%s holds the finished run of these options, so nothing is computed: give force_overwrite to "
+                       "compute it again", path)
+    if found and not (store and folder.exists()): return found
+    with contextlib.ExitStack() as undo:
+        lock = _lock_run(path, folder)
+        undo.callback(lock.release)
+        if found:
+            _remove(folder)   # of a process that was killed at its very end
+            return found
+        run = _begin(path, config, force_overwrite, store)
+        run.lock, run.store = lock, path.absolute() if store else None
+        undo.pop_all()
+    return run
+
+# %% ../../nbs/core/90_runs.ipynb #c51027b2
+def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunFolder:
+    "The run that is there, or a new one in the place of what is there."
+    folder = work_folder(path) if store else path
+    before = _previous_run(folder)
+    for part in half_written(folder): part.unlink()
+    if not force_overwrite and _is_same(before, config, complete=False):
+        log.info("resuming the run in %s (it stopped in stage %s)", path, before.get("stage", "none"))
+        run = RunFolder(folder.absolute(), before, resumed=True)
+    else:
+        archived = _clear(path, folder, force_overwrite) if before or store and path.exists() else None
+        if archived: log.info("the previous run was archived as %s", shown_path(archived))
+        created = datetime.datetime.now().isoformat(timespec="microseconds")   # tells it from any other run
+        manifest = dict(format=1, created=created, config=plain(config), versions=versions())
+        run = RunFolder(folder.absolute(), manifest, archived=archived)
+    for name in RUN_FOLDERS: (folder/name).mkdir(parents=True, exist_ok=True)
+    run.update(status="running", error=None)
     return run
 
 # %% ../../nbs/core/90_runs.ipynb #550dd460
-def _lock_run(path: Path) -> Any:
+def _lock_run(path: Path, folder: Path) -> Any:
     import filelock
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise BadRunFolder(f"{path} is {'a link' if path.is_symlink() else 'a file'}: give a folder for the run.")
@@ -150,8 +238,8 @@ def _lock_run(path: Path) -> Any:
         with tempfile.TemporaryFile(dir=path.parent): pass  # filelock takes some unwritable folders for locked ones
         lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
         lock.acquire()
-        path.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=path): pass
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder): pass
     except filelock.Timeout:
         raise BadRunFolder(f"another process is working in {path}: wait for it or give another folder.") from None
     except OSError as error:
@@ -159,13 +247,15 @@ def _lock_run(path: Path) -> Any:
     return lock
 
 # %% ../../nbs/core/90_runs.ipynb #7ef5ab72
-def _previous_run(path: Path) -> Optional[dict]:
-    before = read_json(path/"manifest.json") if (path/"manifest.json").exists() else None
-    if isinstance(before, dict) and before.get("format") == 1 and isinstance(before.get("config"), dict) and "status" in before: return before
+def _previous_run(path: Path) -> dict:
+    "The manifest of the run in a folder, or {}; `BadRunFolder` if something else is in it."
+    before = _json_of(path/"manifest.json")
+    known = before.get("format") == 1 and {"status", "created"} <= before.keys()
+    if known and isinstance(before.get("config"), dict): return before
     left = set(half_written(path))  # by a process killed before its first manifest
     if any(p not in left and (p.name not in RUN_FOLDERS or any(p.iterdir())) for p in path.iterdir()):
         raise BadRunFolder(f"{path} holds files that are not a run's: give an empty or new folder.")
-    return None
+    return {}
 
 # %% ../../nbs/core/90_runs.ipynb #4a0479f2
 def check_run_folder(path: str | Path) -> None:
@@ -193,23 +283,12 @@ def check_store(
     path, kind = shown_path(full_path(path)), what.split()[-1]
     if path.suffix != ".zarr": raise BadInput(f"{what} is saved as .zarr, so {path.name!r} must end in .zarr.")
     check_writable(path)
-    about = read_json(path/"zarr.json").get("attributes") or {} if (path/"zarr.json").exists() else {}
+    about = _json_of(path/"zarr.json").get("attributes") or {}
     if path.exists() and any(path.iterdir()) and kind not in about:
         raise BadInput(f"{path} holds something that is no {kind}: give another name.")
 
-# %% ../../nbs/core/90_runs.ipynb #e93b2876
-def archive_folder(path: Path, remove: bool) -> Optional[Path]:
-    "Rename a folder after the time, or remove it; the path of the archive, None if it was removed."
-    if remove:  # out of the way in one step, so that a kill leaves no half a run
-        shutil.rmtree(path.rename(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
-        return None
-    stamp = base = path.with_name(f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    tries = 1
-    while stamp.exists(): stamp, tries = base.with_name(f"{base.name}-{tries}"), tries + 1
-    return path.rename(stamp).absolute()
-
 # %% ../../nbs/core/90_runs.ipynb #4ed7a417
-def in_pieces(
+def checkpointed(
     count: int,                               # how many pieces
     make: Callable[[int], dict[str, Any]],    # piece number -> named tensors
     folder: Optional[str | Path] = None,      # where they are kept; None: in memory only

@@ -6,17 +6,16 @@
 from __future__ import annotations
 import dataclasses
 import html
-import logging
-import shutil
 from pathlib import Path
 from typing import Any, Callable, Optional
 import numpy as np
 import pandas as pd
 from ..activations import parse_position
-from ..core import (BadAddress, BadInput, NeuronAddress, archive_folder, check_options, check_store,
-    full_path, make_config, parse_integers, plain, resolve_call, shown_path, watch_progress)
+from ..core import (BadAddress, BadInput, NeuronAddress, check_options, check_store, make_config,
+    open_run, parse_integers, plain, resolve_call, watch_progress)
+from ..core.runs import hook_identity
 from ..data import group_texts, load_texts
-from .atlas import NeuronAtlas
+from .atlas import NeuronAtlas, _identity, _plan
 from .atlas_result import LEVEL, AtlasResult, shown_neurons, shown_ranks
 from .config import AtlasConfig
 from ..models import load_model, model_name, resolve_model
@@ -44,8 +43,8 @@ def run_atlas(
     texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
     **options: Any,                   # fields of `AtlasConfig`
 ) -> AtlasResult:
-    """The atlas as configured; writes `output` if given (an atlas that is there is archived, or removed with
-    `force_overwrite`), and resumes where a killed one stopped. Raises `BadInput` before the pass."""
+    """The atlas as configured, written to `output` if given: then the same call resumes an interrupted pass, and loads
+    a finished atlas. Raises `BadInput` before the pass."""
     config, model, texts = resolve_call(AtlasConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     _check_config(config)
@@ -54,22 +53,18 @@ def run_atlas(
     if model is None: model = load_model(config.model, config.device, config.dtype)
     atlas = NeuronAtlas(model, config.layer_type, config.feature_layer, config.token_pos, _layer_list(config.layers),
                         config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)
-    output = full_path(config.output) if config.output else None
-    parts = output and output.with_name(f"{output.name}.parts")
-    result = atlas.probe(corpus.texts, group_texts(corpus.texts, corpus.groups), parts)
-    asked = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # it is the same anywhere
-    result = dataclasses.replace(result, about=result.about | dict(config=asked))
-    if output:
-        if not config.force_overwrite: _archive(output)
-        result.save(output)
-        shutil.rmtree(parts)
+    groups = group_texts(corpus.texts, corpus.groups)
+    def probe(folder: Optional[Path] = None) -> AtlasResult:
+        result = atlas.probe(corpus.texts, groups, folder)
+        settings = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # the same anywhere
+        return dataclasses.replace(result, about=result.about | dict(config=settings))
+    if not config.output: return probe()
+    identity = _identity(atlas, _plan(atlas, corpus.texts, groups)[-1]) | dict(hooks=hook_identity(model))
+    with open_run(config.output, identity, config.force_overwrite, AtlasResult.load, store=True) as run:
+        if run.finished: return run.result
+        with run.stage("probe"): result = probe(run.file("datasets", "sums"))
+        with run.stage("save"): result.save(run.store)
     return result
-
-# %% ../../nbs/introspection/72_atlas_run.ipynb #babb8b6c
-def _archive(path: Path) -> None:
-    "Put an atlas that is there aside."
-    if not (path/"zarr.json").exists(): return
-    logging.getLogger("neural_introspection").info("the previous atlas was archived as %s", shown_path(archive_folder(path, remove=False)))
 
 # %% ../../nbs/introspection/72_atlas_run.ipynb #4e96ae20
 def atlas_answer(result: AtlasResult, config: AtlasConfig) -> dict:

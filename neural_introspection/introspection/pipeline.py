@@ -11,8 +11,9 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 from ..activations import NeuronStats, SelectedTokens
-from ..core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
-    shown_path, site_name, write_frame)
+from neural_introspection.core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
+    site_name, write_frame)
+from ..core.runs import hook_identity
 from ..data import Corpus
 from .baselines import predict_rows
 from .card import judge
@@ -154,17 +155,18 @@ def run_introspection(
     texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
     **options: Any,                   # fields of `IntrospectionConfig`
 ) -> IntrospectionResult:
-    """Run the whole pipeline in `config.output_dir`. Raises `BadInput` before anything is written; an interrupted run
-    is resumed by the same call."""
+    """Run the whole pipeline in `config.output_dir`. Raises `BadInput` before anything is written; the same call
+    resumes an interrupted run, and loads a finished one."""
     config, model, texts = resolve_call(IntrospectionConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     p = prepare(config, model, texts)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
-    identity |= dict(weights=describe(p.model).weights, texts=text_hash(p.corpus.texts), tokens=vars(p.tokens.rule))
+    identity |= dict(weights=describe(p.model).weights, other=p.other and describe(p.other).weights,
+                     hooks=hook_identity(p.model), texts=text_hash(p.corpus.texts), tokens=vars(p.tokens.rule))
     if not config.force_overwrite and is_resumable(config.output_dir, identity):
         check_stored(Path(config.output_dir), p.model)
-    with open_run(config.output_dir, identity, config.force_overwrite) as run:
-        _announce(run)
+    with open_run(config.output_dir, identity, config.force_overwrite, IntrospectionResult.load) as run:
+        if run.finished: return run.result
         run.update(model=describe(p.model), seed=config.seed, device=str(describe(p.model).device))
         with run.stage("scan"): target, chosen = _choose(p, run)
         log.info("target %s: %s", target, chosen)
@@ -174,8 +176,3 @@ def run_introspection(
         with run.stage("report"): write_result(run, result)
         for name in ("pieces", "features", "controls"): shutil.rmtree(run.file("datasets", name), ignore_errors=True)
     return result
-
-# %% ../../nbs/introspection/80_pipeline.ipynb #4a779a75
-def _announce(run: RunFolder) -> None:
-    if run.resumed:
-        log.info("resuming the run in %s (it stopped in stage %s)", shown_path(run.path), run.manifest.get("stage", "none"))

@@ -8,11 +8,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Optional
 from ..activations import parse_position
-from ..core import BadInput, check_writable, resolve_call, write_frame
+from ..core import check_run_folder, open_run, resolve_call, write_frame
+from ..core.runs import hook_identity
 from ..data import load_texts
 from .config import ScanConfig
+from .dataset import text_hash
 from .scanner import NeuronScanner, ScanResult
-from ..models import check_layer, load_model, model_name
+from ..models import check_layer, describe, load_model, model_name
 
 # %% auto #0
 __all__ = ['run_scan']
@@ -24,18 +26,24 @@ def run_scan(
     texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
     **options: Any,                   # fields of `ScanConfig`
 ) -> ScanResult:
-    "Scan as configured; writes `output` if given. Raises `BadInput` before the pass."
+    """Scan as configured, in the run folder `output` if given: then the same call loads a finished scan. Raises
+    `BadInput` before the pass."""
     config, model, texts = resolve_call(ScanConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     parse_position(config.token_pos)
-    if config.output and Path(config.output).suffix not in (".safetensors", ".csv"):
-        raise BadInput(f"output {config.output} must end in .safetensors or .csv.")
-    if config.output: check_writable(config.output)
+    if config.output: check_run_folder(config.output)
     corpus = load_texts(texts or config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
     layers = None if config.layer is None else [check_layer(model, config.layer)]
-    scan = NeuronScanner(model, config.layer_type, config.token_pos, layers, config.batch_size).scan(corpus.texts)
-    if config.output:
-        if config.output.endswith(".safetensors"): scan.save(config.output)
-        else: write_frame(config.output, scan.to_frame())
+    scanner = NeuronScanner(model, config.layer_type, config.token_pos, layers, config.batch_size)
+    if not config.output: return scanner.scan(corpus.texts)
+    identity = {k: v for k, v in vars(config).items() if k not in ("score", "top", "output", "force_overwrite")}
+    identity |= dict(weights=describe(model).weights, hooks=hook_identity(model), texts=text_hash(corpus.texts))
+    with open_run(config.output, identity, config.force_overwrite, _load_scan) as run:
+        if run.finished: return run.result
+        with run.stage("scan"): scan = scanner.scan(corpus.texts)
+        scan.save(run.file("datasets", "scan.safetensors"))
+        write_frame(run.file("reports", "scan.csv"), scan.to_frame())
     return scan
+
+def _load_scan(folder: Path) -> ScanResult: return ScanResult.load(folder/"datasets"/"scan.safetensors")

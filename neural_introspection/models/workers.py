@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from ..core import BadData, in_pieces, progress, watch_progress, write_tensors
+from ..core import BadData, checkpointed, progress, watch_progress, write_tensors
 from .loading import describe, is_as_loaded, load_model, model_hash
 
 # %% auto #0
@@ -140,8 +140,8 @@ def spread_pieces(
     def make(wanted: Sequence[int]) -> Iterable[dict]:
         return spread(function, model, [parts[k] for k in wanted], desc, steps and [steps[k] for k in wanted])
     if folder is None: return list(make(range(len(parts))))
-    in_pieces(0, make, folder, identity)  # drops those of another identity
+    checkpointed(0, make, folder, identity)  # drops those of another identity
     path = lambda k: Path(folder)/f"{k:05d}.safetensors"
     missing = [k for k in range(len(parts)) if not path(k).exists()]
     for piece, k in zip(make(missing), missing): write_tensors(path(k), piece)
-    return in_pieces(len(parts), lambda k: next(make([k])), folder, identity)  # a damaged one is made again
+    return checkpointed(len(parts), lambda k: next(make([k])), folder, identity)  # a damaged one is made again

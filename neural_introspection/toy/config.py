@@ -99,7 +99,7 @@ class ToyConfig(ToySettings):
     keep_snapshots: bool = option(True, "Keep the weights after 1, 2, 4 ... steps, and not the last only", "Output")
     output_dir: str = option("./", "Folder that the run's folder is in", "Output")
     file_name: Optional[str] = option(None, "Name of the run's folder; toy-PRESET or toy-sweep if left out", "Output")
-    force_overwrite: bool = option(False, "Remove an existing run; by default it is archived", "Output")
+    force_overwrite: bool = option(False, "Remove what is there and compute it again", "Output")
     device: Optional[str] = option(None, HELP["device"], "Hardware")
     n_jobs: int = option(1, "Processes that train stacks; 1: none but this one, or what the joblib.parallel_config around it says (such as \"ray\", a cluster)", "Hardware", minimum=1)
     stack: int = option(0, "Values of a sweep that are trained at once, each with all seeds; 0: all that have one shape, shared among the processes", "Hardware", minimum=0)

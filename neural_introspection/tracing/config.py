@@ -41,5 +41,5 @@ class TraceConfig:
     drop_gradients: bool = option(False, "Keep no statistics of gradients; tracing is faster", "Trace")
     inference: bool = option(True, "Keep what the finished network does with each test row", "Trace")
     output: str = option("trace.zarr", "Folder of the trace, ending in .zarr", "Output")
-    force_overwrite: bool = option(False, "Remove an existing trace; by default it is archived", "Output")
+    force_overwrite: bool = option(False, "Remove what is there and compute it again", "Output")
     device: Optional[str] = option(None, HELP["device"], "Hardware")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import html
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Optional
@@ -14,10 +13,9 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from ..core import (BadData, BadInput, RunFolder, archive_folder, atomic_folder, check_options,
-    check_run_folder, check_store, config_from, full_path, load_optimizer_tensors, make_config, open_run,
-    optimizer_tensors, parse_integers, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, versions,
-    weight_hash, write_tensors)
+from ..core import (BadData, BadInput, RunFolder, atomic_folder, check_options, check_store,
+    config_from, load_optimizer_tensors, make_config, open_run, optimizer_tensors, parse_integers, pick_device, plain,
+    progress, read_json, read_tensors, seed_everything, shown_path, weight_hash, write_tensors)
 from ..data import DATA_SETS, ClassificationData, load_classification
 from ..data.classification import epoch_batches
 from ..models import accuracy, evaluating
@@ -40,11 +38,6 @@ def parse_intervals(epoch_intervals: Optional[str]) -> Intervals:
     found = list(parse_integers(epoch_intervals, "epoch_intervals", "5 or 0,5,10"))
     return found if len(found) > 1 or epoch_intervals.strip().endswith((",", "]")) else found[0]
 
-# %% ../../nbs/tracing/70_pipeline.ipynb #9b52b9c4
-def _checkpoint_folder(output: str | Path) -> Path:
-    "Where an unfinished run keeps what it needs to go on."
-    return Path(f"{output}.checkpoint")
-
 # %% ../../nbs/tracing/70_pipeline.ipynb #f0d78056
 def check_config(config: TraceConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
@@ -53,7 +46,6 @@ def check_config(config: TraceConfig) -> None:
         raise BadInput(f"hidden_size is {config.hidden_size}, but every layer needs at least one neuron.")
     traced_epochs(parse_intervals(config.epoch_intervals), config.epochs + config.initial)
     check_store(config.output, "a trace")
-    check_run_folder(_checkpoint_folder(config.output))
     if config.label and config.data in DATA_SETS: log.info("--label has no effect here")
     pick_device(config.device)
 
@@ -138,6 +130,7 @@ class TraceTraining:
         self.net.model.load_state_dict(part("model"))
         load_optimizer_tensors(self.optimizer, self.parameters, part("optimizer"))
         self.history = about["history"]
+        log.info("epoch %d was the last whole one", len(self.history) - 1)
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #1871ef0b
 def store_bytes(path: Path) -> int:
@@ -192,11 +185,19 @@ class TraceResult:
 def _load_result(path: Path) -> TraceResult:
     "`BadData` if there is no trace, or one that `run_trace` has not finished."
     trace = NetworkTrace(path)
-    record = read_json(path/"zarr.json")["attributes"].get("run")
-    if record is None:
+    run = read_json(path/"zarr.json")["attributes"].get("run")
+    if run is None:
         raise BadData(f"{path} has no finished run of run_trace: open it with NetworkTrace.open, or run it to its end.")
-    config = make_config(TraceConfig, record.pop("config") | dict(output=str(path)))
-    return TraceResult(trace, pd.DataFrame(record.pop("history")).astype(dict(loss=float)), config, record)
+    about = run.pop("about") | dict(seconds=run["timings"]["train"], asked=run["config"], versions=run["versions"])
+    config = make_config(TraceConfig, run["settings"] | dict(output=str(path)))
+    return TraceResult(trace, pd.DataFrame(run["history"]).astype(dict(loss=float)), config, about)
+
+def _load_whole(path: Path) -> TraceResult:
+    "`BadData` also if an epoch is lost."
+    found = _load_result(shown_path(path))
+    lost = set(found.history.epoch[found.history.traced]) - set(found.trace.epochs)
+    if lost: raise BadData(f"{shown_path(path)} has lost epoch {min(lost)}.")
+    return found
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #57d92a40
 def _same_data(r: TraceResult) -> ClassificationData:
@@ -249,50 +250,31 @@ def accuracy_figure(r: TraceResult) -> Any:
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #3dde46a0
 def run_trace(config: Optional[TraceConfig] = None, **options: Any) -> TraceResult:
-    "Train and trace as configured. Raises `BadInput` before anything is written; an interrupted run is resumed by the same call."
+    """Train and trace as configured. Raises `BadInput` before anything is written; the same call resumes an interrupted
+    run, and loads a finished one."""
     config = config_from(TraceConfig, config, options)
     check_config(config)
-    data, output = _load_data(config), full_path(config.output)
-    asked = plain({k: v for k, v in vars(config).items() if k not in ("output", "force_overwrite")} | dict(device=pick_device(config.device), rows=weight_hash(data.tensors.items())))
-    if not config.force_overwrite and (found := _finished(output, asked)): return found
-    with open_run(_checkpoint_folder(output), asked, config.force_overwrite) as run:
-        if not run.resumed: _make_room(output, config.force_overwrite)
-        training = TraceTraining(config, data, output, run.file("models", "checkpoint.safetensors"))
+    data = _load_data(config)
+    settings = {k: v for k, v in vars(config).items() if k not in ("output", "force_overwrite")}
+    identity = settings | dict(device=pick_device(config.device), rows=weight_hash(data.tensors.items()))
+    with open_run(config.output, identity, config.force_overwrite, _load_whole, store=True) as run:
+        if run.finished: return run.result
+        run.update(settings=settings)
+        training = TraceTraining(config, data, run.store, run.file("models", "checkpoint.safetensors"))
         training.resume()
-        if training.history:
-            log.info("resuming the run in %s after epoch %d", shown_path(output), len(training.history) - 1)
         with run.stage("train"): training.run()
-        _finish(training, output, run, asked)
-    shutil.rmtree(run.path)
-    return _load_result(shown_path(output))
-
-# %% ../../nbs/tracing/70_pipeline.ipynb #e8f05950
-def _make_room(output: Path, remove: bool) -> None:
-    "Put another trace aside."
-    archived = archive_folder(output.absolute(), remove) if output.exists() else None
-    if archived: log.info("the previous trace was archived as %s", shown_path(archived))
-
-# %% ../../nbs/tracing/70_pipeline.ipynb #0e988325
-def _finished(output: Path, asked: dict) -> Optional[TraceResult]:
-    "The result that is there, if it is of the same run and whole."
-    record = read_json(output/"zarr.json")["attributes"].get("run", {}) if (output/"zarr.json").exists() else {}
-    if (record.get("asked"), record.get("versions")) != (asked, versions()): return None
-    found = _load_result(shown_path(output))
-    if found.trace.epochs != found.history.epoch[found.history.traced].tolist(): return None
-    log.info("%s holds this very run, so nothing was trained: give force_overwrite to train it again", shown_path(output))
-    return found
+        _finish(training, run)
+    return _load_result(shown_path(run.store))
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #75f8f645
-def _finish(training: TraceTraining, output: Path, run: RunFolder, asked: dict) -> None:
-    "What the network does with the test, its weights, and last the record that says it is all there."
-    import zarr
-    data, config = training.data, training.config
-    if config.inference: trace_inference(training.net, data.x_test, data.y_test, name="test")
-    _write_weights(output, training.net.model)
-    about = dict(rows=dict(train=len(data.y_train), test=len(data.y_test)), features=len(data.features), classes=list(data.classes), majority=data.majority,
-                 device=asked["device"], seconds=run.manifest["timings"]["train"], asked=asked, versions=versions())
-    settings = {k: v for k, v in vars(config).items() if k not in ("output", "force_overwrite")}
-    zarr.open_group(output, mode="r+").attrs["run"] = plain(dict(config=settings, history=training.history, **about))
+def _finish(training: TraceTraining, run: RunFolder) -> None:
+    "Write the network's outputs for the test and its weights into the store, history and data's sizes into the manifest."
+    data = training.data
+    if training.config.inference: trace_inference(training.net, data.x_test, data.y_test, name="test")
+    _write_weights(run.store, training.net.model)
+    about = dict(rows=dict(train=len(data.y_train), test=len(data.y_test)), features=len(data.features),
+                 classes=list(data.classes), majority=data.majority, device=run.manifest["config"]["device"])
+    run.update(history=training.history, about=about)
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #a50f0ad9
 def trace_panel(**settings: Any) -> Any:

@@ -154,7 +154,7 @@ def test_killed_and_resumed(tmp_path, monkeypatch, capsys):
         assert process.wait() == -signal.SIGKILL
     kept = json.loads(state.read_text())
     done = shell(command, cwd=tmp_path / "b")
-    assert done.returncode == 0 and "resuming the analysis" in done.stderr, done.stderr
+    assert done.returncode == 0 and "resuming the run in out" in done.stderr, done.stderr
     other = answer(done.stdout)
     assert [c["p"] for c in one["claims"]] == [c["p"] for c in other["claims"]] and [c["value"] for c in one["claims"]] == pytest.approx([c["value"] for c in other["claims"]], rel=1e-6) and one["steps"] == other["steps"] and len(one["claims"]) > 2
     assert json.loads(state.read_text())["claims"][:len(kept["claims"])] == kept["claims"] and manifest(tmp_path / "b/out")["status"] == "complete"

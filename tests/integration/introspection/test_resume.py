@@ -147,7 +147,7 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(unbroken, 
     assert_same_result(tmp_path, out, unbroken)
 
 
-@pytest.mark.parametrize("option", ["--seed 1", "--learning-rate 0.002", "--num-samples 110"])
+@pytest.mark.parametrize("option", ["--learning-rate 0.002", "--num-samples 110"])
 def test_another_question_does_not_resume_an_unfinished_run(option, finished, tmp_path, monkeypatch, capsys):
     shutil.copytree(finished / "out", tmp_path / "out")
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest(tmp_path / "out") | dict(status="running", stage="train")))

@@ -102,20 +102,13 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(how, tmp_path):
     kept, before = int(read_tensors(state, ["steps_done"])[0]["steps_done"]), first.stat().st_mtime_ns
     assert 0 < kept < 2048 and ("stopped by the user; what is complete is in out" in (tmp_path / "stderr").read_text()) == (how == signal.SIGINT)
     done = shell(command, cwd=tmp_path)
-    assert done.returncode == 0 and "resuming the sweep in out" in done.stderr and f"resumes with values 0.01 after {kept} steps" in done.stderr and first.stat().st_mtime_ns == before
+    assert done.returncode == 0 and "resuming the run in out" in done.stderr and f"resumes with values 0.01 after {kept} steps" in done.stderr and first.stat().st_mtime_ns == before
     (tmp_path / "whole").mkdir()
     whole = shell(command, cwd=tmp_path / "whole")
     one, two = (json.loads(d.stdout) for d in (done, whole))
     assert one["runs"] == two["runs"] and manifest(run)["status"] == "complete"
     a, b = (read_tensors(folder / "out" / "models" / "value_1_seed_0.safetensors")[0] for folder in (tmp_path, tmp_path / "whole"))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_a_second_run_archives_the_first_and_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for _ in range(2): assert cli.main(f"{SMALL} --file_name out".split()) == 0
-    archived, = tmp_path.glob("out-*")
-    assert f"archived as {archived.name}" in capsys.readouterr().err and len(ToyResult.load(archived).runs) == 1
 
 
 def test_the_longest_name_is_archived_and_opened(tmp_path):

@@ -1,0 +1,204 @@
+"""The same command resumes an interrupted run and shows a finished one; what else is there is archived, or removed."""
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from neural_introspection import AgentConfig, AtlasConfig, IntrospectionConfig, ScanConfig, cli
+from neural_introspection.analysis import run_agent
+from neural_introspection.core import make_config, read_json, runs, watch_progress
+from neural_introspection.introspection import run_atlas, run_introspection, run_scan
+from neural_introspection.models import load_model
+from shell import answer, is_one_sentence, snapshot
+
+POCKET = "--model pocket --device cpu --num-samples"
+COMMANDS = {name: f"{name} {words}" for name, words in {
+    "run": f"{POCKET} 60 --layer 1 --neuron 3 --epochs 3 --output-dir out",
+    "scan": f"{POCKET} 40 --output out",
+    "atlas": f"{POCKET} 60 --layers 2 --feature-layer 1 --batch-size 2 --permutations 2 --output out.zarr",
+    "trace": "--data iris --epochs 4 --hidden-size 8 --device cpu --output out.zarr",
+    "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --draws 19 --hypotheses token,class --output-dir out",
+    "antitrain": "--data iris --width 32 --train-steps 60 --cycles 1 --cycle-steps 10 --final-steps 5 --device cpu "
+                 "--measure-examples 80 --draws 1 --seeds 2 --certificate False --output-dir out",
+    "toy": "--N 32 --m 8 --k 48 --log2_training_steps 6 --sweep_var eps --sweep_values 1/64 1/32 --stack 1 "
+           "--device cpu --file_name out"}.items()}
+STORES = ["atlas", "trace"]
+
+
+def numbers(stdout):
+    "The answer without what depends on the time."
+    return {k: v for k, v in answer(stdout).items() if k not in ("seconds", "bytes", "bytes_per_neuron_per_epoch")}
+
+
+def output(name): return Path("out.zarr" if name in STORES else "out")
+def content(folder): return {k: v for k, v in snapshot(folder).items() if k != "."}
+
+
+def manifest(path):
+    if path.suffix == ".zarr": return read_json(path / "zarr.json")["attributes"]["run"]
+    return read_json(path / "manifest.json")
+
+
+def named(): return sorted(p.name for p in Path().glob("out*"))
+
+
+def start(name, capsys, *more, code=0):
+    "Run the command; what it printed."
+    found = cli.main([*COMMANDS[name].split(), "--json", *more])
+    out, err = capsys.readouterr()
+    assert found == code, err
+    return out, err
+
+
+def interrupt_at(last):
+    "Ctrl-C at that step of all progress."
+    steps = []
+    def watcher(*step):
+        steps.append(step)
+        if len(steps) == last: raise KeyboardInterrupt
+    return watch_progress(watcher), steps
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "By command, made on request: a folder with its finished run, what it printed, how many steps of progress it has."
+    made = {}
+    def make(name, capsys, monkeypatch):
+        if name not in made:
+            folder, (watch, steps) = tmp_path_factory.mktemp(name), interrupt_at(0)
+            with monkeypatch.context() as patch, watch:
+                patch.chdir(folder)
+                out, err = start(name, capsys)
+            assert "resuming" not in err and "archived" not in err and "finished run" not in err
+            made[name] = folder, out, len(steps)
+        return made[name]
+    return make
+
+
+@pytest.fixture(params=COMMANDS)
+def case(request, finished, tmp_path, capsys, monkeypatch):
+    "(command, what it printed, its steps); the working folder is a new one."
+    folder, *rest = finished(request.param, capsys, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return request.param, folder, *rest
+
+
+def test_the_same_command_shows_a_finished_run_and_computes_nothing(case, tmp_path, capsys):
+    name, folder, out, _ = case
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    before, made = snapshot(tmp_path), manifest(output(name))
+    watch, steps = interrupt_at(0)
+    with watch: again, err = start(name, capsys)
+    assert {desc for desc, *_ in steps} <= {"tokens"}, "`run` reads once which tokens count; nothing else is to be done"
+    assert again == out
+    assert f"{output(name)} holds the finished run of these options, so nothing is computed: give --force-overwrite" in err
+    assert snapshot(tmp_path) == before and manifest(output(name)) == made and made["timings"]
+    assert cli.main(COMMANDS[name].split()) == 0 and capsys.readouterr().out.strip()   # for people, too
+
+
+def test_other_options_archive_it_and_force_overwrite_removes_it(case, tmp_path, capsys):
+    name, folder, out, _ = case
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    before = content(output(name))
+    _, err = start(name, capsys, "--seed", "1")
+    mine, archived = named()
+    assert mine == output(name).name and re.fullmatch(re.escape(mine) + r"-\d{8}-\d{6}", archived)
+    assert f"the previous run was archived as {archived}" in err and content(archived) == before
+    assert manifest(output(name))["config"] != manifest(folder / output(name))["config"]
+    again, err = start(name, capsys, "--force-overwrite")
+    assert numbers(again) == numbers(out) and "archived" not in err and named() == [mine, archived]
+
+
+@pytest.mark.parametrize("share", [.5, .9])
+def test_interrupted_it_resumes_to_the_same_numbers(share, case, capsys):
+    name, _, out, steps = case
+    watch, _ = interrupt_at(int(share * steps))
+    with watch: printed, err = start(name, capsys, code=1)
+    message = err.splitlines()[-1]
+    assert printed == "" and is_one_sentence(message.replace("out.zarr", "out"))
+    assert message.startswith("error: stopped by the user; what is complete is in out")
+    again, err = start(name, capsys)
+    assert f"resuming the run in {output(name)} (it stopped in stage " in err and "archived" not in err
+    assert numbers(again) == numbers(out) and named() == [output(name).name]
+    assert manifest(output(name))["status"] == "complete"
+
+
+def test_killed_before_it_is_marked_as_complete(case, capsys, monkeypatch):
+    name, _, out, _ = case
+    def killed(self, *_):
+        self.lock.release()
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.RunFolder, "__exit__", killed)
+        start(name, capsys, code=1)
+    again, err = start(name, capsys)
+    assert "resuming the run in" in err and numbers(again) == numbers(out) and named() == [output(name).name]
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("step, words", [("write_json", "resuming the run"), ("_remove", "holds the finished run")])
+def test_killed_between_the_last_steps_of_a_store(step, words, name, finished, tmp_path, capsys, monkeypatch):
+    _, out, _ = finished(name, capsys, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    real = getattr(runs, step)
+    def killed(path, *rest):
+        if Path(path).name in ("zarr.json", "out.zarr.unfinished"): raise KeyboardInterrupt
+        return real(path, *rest)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, step, killed)
+        start(name, capsys, code=1)
+    assert named() == ["out.zarr", "out.zarr.unfinished"]
+    again, err = start(name, capsys)
+    assert words in err and numbers(again) == numbers(out) and named() == ["out.zarr"]
+
+
+def test_other_options_archive_an_unfinished_store_with_its_checkpoint(finished, tmp_path, capsys, monkeypatch):
+    _, _, steps = finished("trace", capsys, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    watch, _ = interrupt_at(steps // 2)
+    with watch: start("trace", capsys, code=1)
+    start("trace", capsys, "--seed", "1")
+    mine, archived, beside = named()
+    assert beside == f"{archived}.unfinished"
+    shutil.rmtree(mine)
+    for path in (archived, beside): Path(path).rename(path.replace(archived, mine))   # put back, it resumes
+    assert "resuming the run in out.zarr" in start("trace", capsys)[1]
+
+
+CALLS = {"run": (run_introspection, IntrospectionConfig), "scan": (run_scan, ScanConfig),
+         "atlas": (run_atlas, AtlasConfig), "agent": (run_agent, AgentConfig)}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_another_model_or_other_texts_are_another_run(name, tmp_path, monkeypatch):
+    "In Python: the same weights and texts are shown, changed ones are not, nor is a model with hooks."
+    monkeypatch.chdir(tmp_path)
+    run, cls = CALLS[name]
+    lines = [f"The value {i} is in row {i % 7} of table {i % 11}, and the next one is {i * i % 13}." for i in range(60)]
+    Path("texts.txt").write_text("\n".join(lines))
+    config = make_config(cls, vars(cli.parse(name, COMMANDS[name].split()[1:])[0]) | dict(texts="texts.txt"))
+    model, created = load_model("pocket", device="cpu"), []
+    def call():
+        run(config, model)
+        created.append(manifest(output(name))["created"])
+        return created[-1]
+    first = call()
+    assert call() == first
+    with model.blocks[1].register_forward_hook(lambda *_: None): assert call() != first
+    Path("texts.txt").write_text("\n".join(reversed(lines)))
+    call()
+    with torch.no_grad(): next(model.original_model.parameters()).mul_(1.01)
+    call()
+    assert len(set(created)) == 4 and len(named()) == 4
+    assert call() == created[-2]   # changed weights have a hash too
+
+
+def test_a_damaged_result_is_computed_again(finished, tmp_path, capsys, monkeypatch):
+    folder, out, _ = finished("toy", capsys, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    next(Path("out/models").glob("*.safetensors")).unlink()
+    again, err = start("toy", capsys)
+    assert "is gone. It is computed again." in err and "archived as" in err and json.loads(again) == json.loads(out)
