@@ -134,7 +134,7 @@ def senses_and_statistics(
 def _examine(model: Any, tokens: SelectedTokens, stats: dict[int, NeuronStats], chosen: dict[int, np.ndarray],
              background: Int[np.ndarray, "random"], batch_size: int, settings: Settings,
              about: dict) -> PolysemanticResult:
-    "The result: the second pass, and the measure on what it read."
+    "The second pass, and the measure on what it read."
     tops = {layer: _chosen_top(stats[layer], neurons, settings.k) for layer, neurons in chosen.items()}
     wanted = {layer: np.union1d(top[top >= 0], background) for layer, (_, top) in tops.items()}
     read = _second_pass(model, tokens, wanted, background, batch_size)
@@ -145,8 +145,8 @@ def _examine(model: Any, tokens: SelectedTokens, stats: dict[int, NeuronStats], 
         floor, site = activation_floor(stats[layer])[neurons], site_name("mlp_out", layer)
         evidence = _evidence(tops[layer], codes, read.spaces[layer], floor, background[read.counted])
         finding, random = MEASURES["senses"](evidence, settings), read.shown[layer][:, neurons]
-        random_rows = _without_sinks(random, shown_places)
-        parts.append(layer_tables(site, chosen[layer], evidence, finding, places, *random_rows))
+        random, where = _without_sinks(random, shown_places)
+        parts.append(layer_tables(site, chosen[layer], evidence, finding, places, random, where))
     return combine_layers(parts, "senses", settings, about)
 
 def _without_sinks(values: Float[Tensor, "row neuron"], places: Places) -> tuple[Float[Tensor, "row neuron"], Places]:
