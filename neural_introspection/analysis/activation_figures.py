@@ -5,11 +5,12 @@
 # %% ../../nbs/analysis/29_activation_figures.ipynb #d37ac10b
 from __future__ import annotations
 import math
+from dataclasses import dataclass
 from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import NeuronStats
 from .correlation import NO_VALUE_COLOUR, add_titles, select_neurons, thin_ticks
@@ -40,29 +41,43 @@ def _standardised(x: Float[np.ndarray, "row neuron"],
     return (x - stats.mean.numpy()) / np.where(std > 0, std, np.nan)
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #968b372d
+@dataclass(frozen=True)
+class _Lines:
+    "What a matrix of activations shows."
+    values: Float[np.ndarray, "line neuron"]
+    names: list[str]
+    what: str                                   # the lines are
+
+def _first(most: int, count: int) -> str: return f", the first {most} of {count:,}" if count > most else ""
+
+def _shown_rows(r: LayerRows, rows: Optional[Sequence[int]], text: int) -> tuple[Int[np.ndarray, "row"], str]:
+    "The listed rows, else those of a text where a text has several, else all; and what they are."
+    if rows is not None:
+        return np.array([check_index("row", int(i), len(r), r.layer) for i in rows], dtype=int), "chosen rows"
+    if r.n_texts == len(r): return np.arange(len(r)), f"{len(r):,} rows"
+    texts = np.unique(r.places.text)
+    chosen = texts[check_index("text", text, len(texts), r.layer)]
+    return np.flatnonzero(r.places.text == chosen), f"text {text}"
+
+def _by_row(r: LayerRows, neurons: np.ndarray, rows: Optional[Sequence[int]], text: int, most: int) -> _Lines:
+    rows, what = _shown_rows(r, rows, text)
+    if not len(rows): raise BadInput("there are no rows to show: give at least one.")
+    if len(rows) > most: what += f"{_first(most, len(rows))} rows"
+    values = r.values[torch.from_numpy(rows[:most])][:, torch.from_numpy(neurons)].float().numpy()
+    return _Lines(values, r.labels(rows[:most]), what)
+
 def _grouped(r: LayerRows, neurons: np.ndarray, by: str, rows: Optional[Sequence[int]], text: int,
-             most: int = 60) -> tuple[Float[np.ndarray, "line neuron"], list[str], str]:
-    "(values, names of the lines, what they are)."
-    columns = torch.from_numpy(neurons)
-    if by == "token":
-        if rows is None:
-            texts = np.unique(r.places.text)
-            one = r.n_texts < len(r)
-            rows = np.flatnonzero(r.places.text == texts[check_index("text", text, len(texts), r.layer)]) if one else np.arange(len(r))
-            what = f"text {text}" if one else f"{len(r):,} rows"
-        else:
-            rows, what = np.array([check_index("row", int(i), len(r), r.layer) for i in rows], dtype=int), "chosen rows"
-        if not len(rows): raise BadInput("there are no rows to show: give at least one.")
-        what += f", the first {most} of {len(rows):,} rows" * (len(rows) > most)
-        return r.values[torch.from_numpy(rows[:most])][:, columns].float().numpy(), r.labels(rows[:most]), what
+             most: int = 60) -> _Lines:
+    "A line for each row, or the mean of each text or position."
+    if by == "token": return _by_row(r, neurons, rows, text, most)
     if rows is not None: raise BadInput(f"rows= goes with by='token', not by={by!r}: leave one of them out.")
-    group = r.places.text if by == "text" else r.places.position
-    names, index = np.unique(group, return_inverse=True)
-    x = r.values[:, columns].float()
-    kept = torch.where(x.isfinite(), x, 0.)
-    sums, count = (torch.zeros(len(names), len(neurons)).index_add_(0, torch.from_numpy(index), v) for v in (kept, x.isfinite().float()))
-    what = f"mean over each {by}" + f", the first {most} of {len(names):,}" * (len(names) > most)
-    return (sums / torch.where(count > 0, count, math.nan))[:most].numpy(), [str(n) for n in names[:most]], what
+    names, index = np.unique(r.places.text if by == "text" else r.places.position, return_inverse=True)
+    x, line = r.values[:, torch.from_numpy(neurons)].float(), torch.from_numpy(index)
+    empty = torch.zeros(len(names), len(neurons))
+    sums = empty.index_add(0, line, torch.where(x.isfinite(), x, 0.))
+    count = empty.index_add(0, line, x.isfinite().float())
+    means = (sums / torch.where(count > 0, count, math.nan))[:most].numpy()
+    return _Lines(means, [str(n) for n in names[:most]], f"mean over each {by}{_first(most, len(names))}")
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #4e6f7c25
 def _some(r: LayerRows, neurons: np.ndarray, asked: Any) -> str:
@@ -77,37 +92,57 @@ def heatmap_figure(r: LayerRows, by: str = "token", neurons: Any = 40, rows: Opt
     from neural_introspection.display import heat_map
     if by not in LINES: raise BadInput(f"by is {by!r}: choose one of {', '.join(LINES)}.")
     chosen = select_neurons(r, neurons)
-    if not len(chosen): raise BadInput(f"no neuron of {r.layer} varies over {len(r)} rows: name those to show by neurons=[...].")
-    z, lines, what = _grouped(r, chosen, by, rows, text)
-    if standard: z = _standardised(z, r.values[:, torch.from_numpy(chosen)])
+    if not len(chosen):
+        raise BadInput(f"no neuron of {r.layer} varies over {len(r)} rows: name those to show by neurons=[...].")
+    lines = _grouped(r, chosen, by, rows, text)
+    z, unit = lines.values, "activation"
+    if standard: z, unit = _standardised(z, r.values[:, torch.from_numpy(chosen)]), "std from the mean"
     z = np.where(np.isfinite(z), z, np.nan)
-    if np.isnan(z).all(): raise BadInput(f"{r.layer} has no finite activation among the rows to show: choose others.")
+    if np.isnan(z).all():
+        raise BadInput(f"{r.layer} has no finite activation among the rows to show: choose others.")
     names = [f"n{n}" + " ◆" * (n in set(marked)) for n in chosen]
-    fig = heat_map(z, lines, names, "", f"neuron of {r.layer}", by if len(r.places.snippet) or by != "token" else "row", "std from the mean" if standard else "activation")
-    add_titles(_lopsided(fig), f"{r.layer}, {what}", _some(r, chosen, neurons)).update_layout(height=int(np.clip(190 + 19 * len(lines), 330, 1100)), plot_bgcolor=NO_VALUE_COLOUR)
+    has_words = len(r.places.snippet) or by != "token"
+    fig = heat_map(z, lines.names, names, "", f"neuron of {r.layer}", by if has_words else "row", unit)
+    height = int(np.clip(190 + 19 * len(lines.names), 330, 1100))
+    add_titles(_lopsided(fig), f"{r.layer}, {lines.what}", _some(r, chosen, neurons))
+    fig.update_layout(height=height, plot_bgcolor=NO_VALUE_COLOUR)
     return thin_ticks(fig.update_yaxes(dtick=1, tickfont_size=11), names, "x")
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #0c274f2a
 STATISTICS = ("rate", "mean", "std", "max", "kurtosis", "skewness")
 
 def layers_figure(rates: NeuronRates, statistic: str = "rate", columns: int = 64) -> Any:
-    "Layers by neurons; of wide layers the neurons in the order of the statistic, in groups of equal size (a plotly figure)."
+    """Layers by neurons; of wide layers the neurons in the order of the statistic, in groups of equal size (a plotly
+    figure)."""
     from neural_introspection.display import heat_map
-    if statistic not in STATISTICS: raise BadInput(f"statistic {statistic!r} is unknown: choose one of {', '.join(STATISTICS)}.")
-    if columns < 2: raise BadInput(f"{columns} columns are too few: give at least 2.")
+    _check_statistic(statistic, columns)
     groups = {layer: part[statistic].to_numpy(float) for layer, part in rates.frame.groupby("layer", sort=False)}
-    widest = max(map(len, groups.values()))
+    unit, widest = _STATISTIC[statistic], max(map(len, groups.values()))
     ranked = widest > columns
-    lines = [_ranked(v, columns) if ranked else np.pad(v, (0, widest - len(v)), constant_values=np.nan) for v in groups.values()]
-    names = [f"{100 * (i + 1) / columns:.0f} %" for i in range(columns)] if ranked else [f"n{i}" for i in range(widest)]
-    how = f"neurons in the order of it, {columns} groups a layer" if ranked else f"{widest} neurons"
-    fig = heat_map(np.stack(lines), list(groups), names, "", "neurons of the layer, from the lowest" if ranked else "neuron", unit=_STATISTIC[statistic])
+    if ranked:
+        lines, names = [_ranked(v, columns) for v in groups.values()], _quantile_names(columns)
+        x_title, how = "neurons of the layer, from the lowest", f"neurons in the order of it, {columns} groups a layer"
+    else:
+        lines, names = [_padded(v, widest) for v in groups.values()], [f"n{i}" for i in range(widest)]
+        x_title, how = "neuron", f"{widest} neurons"
+    fig = heat_map(np.stack(lines), list(groups), names, "", x_title, unit=unit)
     if ranked: fig.update_traces(hovertemplate="%{y}, up to the lowest %{x}: mean %{z:.4g}<extra></extra>")
-    add_titles(_lopsided(fig), f"{_STATISTIC[statistic].capitalize()} of each layer's neurons", how).update_layout(height=max(330, 200 + 24 * len(groups)), plot_bgcolor=NO_VALUE_COLOUR)
+    add_titles(_lopsided(fig), f"{unit.capitalize()} of each layer's neurons", how)
+    fig.update_layout(height=max(330, 200 + 24 * len(groups)), plot_bgcolor=NO_VALUE_COLOUR)
     return thin_ticks(fig, names, "x", 21)
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #8ec44890
 _STATISTIC = dict(rate="firing rate", mean="mean activation", std="standard deviation", max="highest activation", kurtosis="kurtosis", skewness="skewness")
+
+def _check_statistic(statistic: str, columns: int) -> None:
+    if statistic not in STATISTICS:
+        raise BadInput(f"statistic {statistic!r} is unknown: choose one of {', '.join(STATISTICS)}.")
+    if columns < 2: raise BadInput(f"{columns} columns are too few: give at least 2.")
+
+def _quantile_names(columns: int) -> list[str]: return [f"{100 * (i + 1) / columns:.0f} %" for i in range(columns)]
+
+def _padded(values: Float[np.ndarray, "neuron"], width: int) -> Float[np.ndarray, "column"]:
+    return np.pad(values, (0, width - len(values)), constant_values=np.nan)
 
 def _ranked(values: Float[np.ndarray, "neuron"], columns: int) -> Float[np.ndarray, "column"]:
     "Means of groups of equal size, in order; a narrow layer's neurons are spread over the columns."
@@ -119,70 +154,123 @@ def _ranked(values: Float[np.ndarray, "neuron"], columns: int) -> Float[np.ndarr
 # %% ../../nbs/analysis/29_activation_figures.ipynb #1fa4b933
 def polysemantic_figure(result: PolysemanticResult, rates: NeuronRates) -> Any:
     "Every neuron's score against how often it fires, the significant ones highlighted (a plotly figure)."
-    from neural_introspection.display import COLOURS, figure
-    level, measure = result.about["settings"]["level"], result.about["measure"]
+    from neural_introspection.display import figure
+    level, measure, note = result.about["settings"]["level"], result.about["measure"], result.about.get("note")
     frame = result.frame.merge(rates.frame[["layer", "neuron", "rate"]], on=["layer", "neuron"], how="left")
-    missing = frame[frame.rate.isna()]
-    if len(missing) == len(frame): raise BadInput(f"none of the result's neurons, such as {frame.layer[0]}[{frame.neuron[0]}], is among these activations: give the activations that it was detected in.")
-    frame, hit = frame[frame.rate.notna()], frame.q[frame.rate.notna()] <= level
-    scores = frame.score[np.isfinite(frame.score)]
-    floor = float(scores.min() - .08 * (np.ptp(scores) or 1)) if len(scores) else 0.
-    kinds = (("no test", frame.score.isna(), dict(color=COLOURS["sky"], symbol="x", size=6)), ("not significant", frame.score.notna() & ~hit, dict(color=COLOURS["grey"], size=5, opacity=.6)),
-             ("polysemantic", hit, dict(color=COLOURS["red"], symbol="diamond", size=8)))
-    traces = [_scored(frame[which], f"{name} ({int(which.sum()):,})", floor, marker) for name, which, marker in kinds if which.any()]
-    tested = int(frame.p.notna().sum())
-    title = f"{int(hit.sum()):,} of {tested:,} tested neurons are polysemantic" if hit.any() else "No neuron is significantly polysemantic"
-    below = f"{measure}, q ≤ {level}, {tested:,} of {len(frame):,} neurons have a test" + f"; {result.about.get('note', '')}" * bool(result.about.get("note"))
-    fig = add_titles(figure(traces, "", "firing rate (share of rows)", f"{measure} score", showlegend=True), title, below)
-    return fig if len(scores) else fig.update_yaxes(showticklabels=False)
+    known = frame.rate.notna()
+    if not known.any():
+        raise BadInput(
+            f"none of the result's neurons, such as {frame.layer[0]}[{frame.neuron[0]}], is among these activations: "
+            "give the activations that it was detected in.")
+    frame = frame[known]
+    hits, tested = int((frame.q <= level).sum()), int(frame.p.notna().sum())
+    title = "No neuron is significantly polysemantic"
+    if hits: title = f"{hits:,} of {tested:,} tested neurons are polysemantic"
+    below = f"{measure}, q ≤ {level}, {tested:,} of {len(frame):,} neurons have a test"
+    if note: below += f"; {note}"
+    traces = _score_traces(frame, level)
+    fig = figure(traces, "", "firing rate (share of rows)", f"{measure} score", showlegend=True)
+    add_titles(fig, title, below)
+    return fig if np.isfinite(frame.score).any() else fig.update_yaxes(showticklabels=False)
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #c3ff25f0
+def _score_traces(frame: pd.DataFrame, level: float) -> list[Any]:
+    "A trace for each kind of neuron that there is; below the scores those that have none."
+    from neural_introspection.display import COLOURS
+    scores, hit = frame.score[np.isfinite(frame.score)], frame.q <= level
+    floor = float(scores.min() - .08 * (np.ptp(scores) or 1)) if len(scores) else 0.
+    kinds = {
+        "no test": (frame.score.isna(), dict(color=COLOURS["sky"], symbol="x", size=6)),
+        "not significant": (frame.score.notna() & ~hit, dict(color=COLOURS["grey"], size=5, opacity=.6)),
+        "polysemantic": (hit, dict(color=COLOURS["red"], symbol="diamond", size=8)),
+    }
+    return [_scored(frame[which], f"{name} ({int(which.sum()):,})", floor, marker)
+            for name, (which, marker) in kinds.items() if which.any()]
+
+def _number(value: float) -> str: return "none" if pd.isna(value) else f"{value:.3g}"
+
+def _neuron_words(r: Any) -> str:
+    "What is shown of a neuron under the pointer."
+    from neural_introspection.display import label
+    numbers = f"score {_number(r.score)}, p {_number(r.p)}, q {_number(r.q)}, senses {r.senses}"
+    return f"{label(f'{r.layer}[{r.neuron}]', 60)}<br>{numbers}, fires in {r.rate:.3g} of rows"
+
 def _scored(frame: pd.DataFrame, name: str, floor: float, marker: dict) -> Any:
     import plotly.graph_objects as go
-    from neural_introspection.display import label
-    number = lambda v: "none" if pd.isna(v) else f"{v:.3g}"
-    words = [f"{label(f'{r.layer}[{r.neuron}]', 60)}<br>score {number(r.score)}, p {number(r.p)}, q {number(r.q)}, senses {r.senses}, fires in {r.rate:.3g} of rows" for r in frame.itertuples()]
-    return go.Scattergl(x=frame.rate.to_numpy("f4"), y=frame.score.fillna(floor).to_numpy("f4"), mode="markers", name=name, text=words, marker=marker, hovertemplate="%{text}<extra></extra>")
+    x, y = frame.rate.to_numpy("f4"), frame.score.fillna(floor).to_numpy("f4")
+    words = [_neuron_words(r) for r in frame.itertuples()]
+    return go.Scattergl(
+        x=x, y=y, mode="markers", name=name, text=words, marker=marker, hovertemplate="%{text}<extra></extra>")
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #339a5176
 def _by_token(r: LayerRows, neuron: int, rows: Bool[np.ndarray, "row"]) -> pd.DataFrame:
     "Of each token: mean, texts, count, and its mean in each text."
     x = r.values[:, neuron].float().numpy()
     rows = rows & np.isfinite(x)
-    table = pd.DataFrame(dict(token=np.asarray(r.places.snippet, dtype=object)[rows], text=r.places.text[rows], x=x[rows].astype(float)))
-    each = table.groupby(["token", "text"], sort=False).x.agg(["mean", "size"]).groupby("token", sort=False)
-    return pd.DataFrame(dict(mean=each["mean"].mean(), texts=each.size(), count=each["size"].sum(), by_text=pd.Series({token: means.to_numpy() for token, means in each["mean"]}, dtype=object)))
+    tokens = np.asarray(r.places.snippet, dtype=object)[rows]
+    table = pd.DataFrame(dict(token=tokens, text=r.places.text[rows], x=x[rows].astype(float)))
+    in_text = table.groupby(["token", "text"], sort=False).x.agg(["mean", "size"])
+    each = in_text.groupby("token", sort=False)
+    by_text = pd.Series({token: means.to_numpy() for token, means in each["mean"]}, dtype=object)
+    return pd.DataFrame(dict(mean=each["mean"].mean(), texts=each.size(), count=each["size"].sum(), by_text=by_text))
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #71be3729
 def token_answers(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, seed: int = 0) -> pd.DataFrame:
-    "The tokens with the highest mean in one half of the texts, then random ones: their mean in the other half with a 95 % interval. `BadInput` without tokens."
-    if not len(r.places.snippet): raise BadInput("there are no tokens: give tokens=, a word for each row that counts.")
+    """The tokens with the highest mean in one half of the texts, then random ones: their mean in the other half with a
+    95 % interval. `BadInput` without tokens."""
+    if not len(r.places.snippet):
+        raise BadInput("there are no tokens: give tokens=, a word for each row that counts.")
     check_index("neuron", neuron, r.width, r.layer)
     rng = np.random.default_rng(seed)
-    texts = np.unique(r.places.text)
-    choosing = np.isin(r.places.text, rng.permutation(texts)[:len(texts) // 2]) if len(texts) > 1 else np.ones(len(r), bool)
-    chosen, shown = _by_token(r, neuron, choosing), _by_token(r, neuron, ~choosing if len(texts) > 1 else choosing)
-    often = chosen.index[(chosen.texts >= least)].intersection(shown.index[shown.texts >= least])
-    if not len(often): raise BadInput(f"no token is in {least} texts of either half: capture more text, or give a smaller least=.")
+    chosen, shown = (_by_token(r, neuron, rows) for rows in _halves(r, rng))
+    often = chosen.index[chosen.texts >= least].intersection(shown.index[shown.texts >= least])
+    if not len(often):
+        raise BadInput(f"no token is in {least} texts of either half: capture more text, or give a smaller least=.")
     best = chosen.loc[often].sort_values("mean", ascending=False, kind="stable").index[:tokens]
     rest = often.difference(best, sort=False)
     random = rest[rng.permutation(len(rest))[:tokens]]
-    part = lambda index, kind: shown.loc[index].assign(kind=kind, chosen_mean=chosen["mean"].loc[index].to_numpy())
-    frame = pd.concat([part(best, "chosen"), part(random, "random")]).rename_axis("token").reset_index()
+    parts = []
+    for kind, index in (("chosen", best), ("random", random)):
+        chosen_mean = chosen["mean"].loc[index].to_numpy()
+        parts.append(shown.loc[index].assign(kind=kind, chosen_mean=chosen_mean))
+    frame = pd.concat(parts).rename_axis("token").reset_index()
     frame[["mean", "low", "high"]] = [mean_interval(by_text) for by_text in frame.by_text]
     return frame[["token", "kind", "mean", "low", "high", "count", "texts", "chosen_mean"]]
+
+def _halves(r: LayerRows, rng: np.random.Generator) -> tuple[Bool[np.ndarray, "row"], Bool[np.ndarray, "row"]]:
+    "The rows of a random half of the texts, and the others; twice all rows of a single text."
+    texts = np.unique(r.places.text)
+    if len(texts) < 2: return np.ones(len(r), bool), np.ones(len(r), bool)
+    first = np.isin(r.places.text, rng.permutation(texts)[:len(texts) // 2])
+    return first, ~first
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #27d193f1
 def tokens_figure(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, seed: int = 0) -> Any:
     "The tokens a neuron answers to, beside random ones (a plotly figure)."
-    from neural_introspection.display import COLOURS, distinct, figure, interval_dots
+    from neural_introspection.display import COLOURS, distinct, figure
     frame = token_answers(r, neuron, tokens, least, seed)
-    frame["name"] = distinct([repr(t) if t != t.strip() or not t.strip() else t for t in frame.token.astype(str)])
-    traces = [interval_dots(part.name, part["mean"], part.low, part.high, name=name, marker=dict(color=COLOURS[colour], size=8, symbol=symbol), customdata=part[["low", "high", "count", "texts"]].to_numpy(),
-                            hovertemplate="%{y}: mean %{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], %{customdata[2]} times in %{customdata[3]} texts<extra></extra>")
-              for kind, name, colour, symbol in (("chosen", "highest in the other half", "blue", "circle"), ("random", "random tokens", "grey", "diamond")) if len(part := frame[frame.kind == kind])]
-    halves = f"tokens chosen in one half of {r.n_texts} texts, shown in the other" if r.n_texts > 1 else "tokens chosen and shown in the same text: too good to be true"
-    fig = figure(traces, "", "mean activation, 95 % interval", "token", height=180 + 20 * len(frame), showlegend=True,
-                 yaxis=dict(type="category", autorange="reversed", categoryorder="array", categoryarray=frame.name.tolist(), dtick=1))
+    frame["name"] = distinct([_visible(token) for token in frame.token.astype(str)])
+    chosen, random = frame[frame.kind == "chosen"], frame[frame.kind == "random"]
+    traces = [_token_dots(chosen, "highest in the other half", "blue", "circle")] if len(chosen) else []
+    if len(random): traces.append(_token_dots(random, "random tokens", "grey", "diamond"))
+    names = dict(
+        type="category", autorange="reversed", categoryorder="array", categoryarray=frame.name.tolist(), dtick=1)
+    x_title, height = "mean activation, 95 % interval", 180 + 20 * len(frame)
+    fig = figure(traces, "", x_title, "token", height=height, showlegend=True, yaxis=names)
+    halves = "tokens chosen and shown in the same text: too good to be true"
+    if r.n_texts > 1: halves = f"tokens chosen in one half of {r.n_texts} texts, shown in the other"
     add_titles(fig, f"{r.layer}[{neuron}]", f"{halves}; dashed: mean of all")
-    return fig.add_vline(float(r.values[:, neuron].float()[r.values[:, neuron].isfinite()].mean()), line=dict(color=COLOURS["grey"], dash="dash"))
+    values = r.values[:, neuron].float()
+    mean = float(values[values.isfinite()].mean())
+    return fig.add_vline(mean, line=dict(color=COLOURS["grey"], dash="dash"))
+
+def _visible(token: str) -> str: return repr(token) if token != token.strip() or not token.strip() else token
+
+def _token_dots(part: pd.DataFrame, name: str, colour: str, symbol: str) -> Any:
+    from neural_introspection.display import COLOURS, interval_dots
+    shown = part[["low", "high", "count", "texts"]].to_numpy()
+    hover = ("%{y}: mean %{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], "
+             "%{customdata[2]} times in %{customdata[3]} texts<extra></extra>")
+    marker = dict(color=COLOURS[colour], size=8, symbol=symbol)
+    return interval_dots(
+        part.name, part["mean"], part.low, part.high, name=name, marker=marker, customdata=shown, hovertemplate=hover)

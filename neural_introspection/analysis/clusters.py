@@ -77,7 +77,8 @@ def _stability(read: Reader, places: Places, splits: int, seed: int,
     by_number = table.groupby("clusters", as_index=False).silhouette.mean()
     k = int(by_number.clusters[by_number.silhouette.idxmax()])
     cuts = [(_cut(a, k), _cut(b, k)) for a, b in trees]
-    return float(np.mean([adjusted_rand_score(a, b) for a, b in cuts])), k, by_number, np.mean([_agreement(a, b) for a, b in cuts], 0)
+    stability = float(np.mean([adjusted_rand_score(a, b) for a, b in cuts]))
+    return stability, k, by_number, np.mean([_agreement(a, b) for a, b in cuts], 0)
 
 # %% ../../nbs/analysis/28_clusters.ipynb #5ca7e07c
 @dataclass(frozen=True, repr=False)
@@ -135,36 +136,74 @@ def correlation_clusters(
     n_permutations: int = 19,                         # surrogates without groups; p is at least 1/(1 + n_permutations)
     seed: int = 0,
 ) -> CorrelationClusters:
-    "Neurons grouped by correlation, with the stability of the groups beside that of surrogates (each a shuffled copy of the chosen neurons' rows). `BadInput` for fewer than 8 texts or 4 neurons."
+    """Neurons grouped by correlation, with the stability of the groups beside that of surrogates (each a shuffled copy
+    of the chosen neurons' rows). `BadInput` for fewer than 8 texts or 4 neurons."""
     rows = layer_rows(activations, mask, (), texts)
     return cluster_rows(rows, layer, neurons, clusters, splits, n_permutations, seed)
+
+# %% ../../nbs/analysis/28_clusters.ipynb #146ce793
+def _enough_texts(rows: dict[str, LayerRows], layer: str) -> LayerRows:
+    r = merge_repeated_texts(find_layer(rows, layer))
+    if r.n_texts >= 8: return r
+    raise BadInput(
+        f"{r.n_texts} texts of {layer} are too few to compare halves: "
+        "capture at least 8, or say texts=, which text each row is of.")
+
+def _varying(r: LayerRows, neurons: Int[np.ndarray, "neuron"]) -> Int[np.ndarray, "chosen"]:
+    "Those of the neurons that vary; `BadInput` if they are too few for clusters."
+    stats = NeuronStats(len(neurons), quantiles=False)
+    for part in row_blocks(len(r)): stats.update(r.values[part][:, torch.from_numpy(neurons)])
+    chosen = neurons[(stats.variance > 0).numpy()]
+    if len(chosen) < 4:
+        raise BadInput(f"{len(chosen)} neurons of {r.layer} that vary are too few for clusters: give at least 4.")
+    return chosen
+
+def _checked_numbers(clusters: Optional[int], neurons: int) -> Sequence[int]:
+    "The numbers of clusters to try: the given one, or those of `cluster_numbers`."
+    if clusters is None: return cluster_numbers(neurons)
+    if 2 <= clusters < neurons: return [clusters]
+    raise BadInput(f"{clusters} clusters of {neurons} neurons: give at least 2, and fewer than neurons.")
+
+@dataclass(frozen=True)
+class _Surrogates:
+    "Clusters of data without groups."
+    stability: Float[np.ndarray, "surrogate"]
+    silhouette: Float[np.ndarray, "number"]    # means over surrogates
+    agreement: Float[np.ndarray, "neuron"]
+
+def _surrogate_stability(values: Float[Tensor, "row neuron"], places: Places, splits: int, seed: int,
+                         numbers: Sequence[int], n_permutations: int) -> _Surrogates:
+    "The measures of `_stability` for shuffled copies of the values."
+    rng, stability, silhouette, agreement = np.random.default_rng(seed), [], [], []
+    for i in progress(range(n_permutations), "surrogates", unit="surrogate"):
+        shuffled = _shuffled(values, places, rng)
+        found = _stability(shuffled.__getitem__, places, splits, seed + 1 + i, numbers)
+        stability.append(found[0])
+        silhouette.append(found[2].silhouette)
+        agreement.append(found[3])
+    return _Surrogates(np.array(stability), np.mean(silhouette, 0), np.mean(agreement, 0))
 
 # %% ../../nbs/analysis/28_clusters.ipynb #ee9a4918
 def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, clusters: Optional[int] = None,
                  splits: int = 5, n_permutations: int = 19, seed: int = 0) -> CorrelationClusters:
     "As `correlation_clusters`, of rows as `layer_rows` returns them."
-    r = merge_repeated_texts(find_layer(rows, layer))
-    if r.n_texts < 8: raise BadInput(f"{r.n_texts} texts of {layer} are too few to compare halves: capture at least 8, or say texts=, which text each row is of.")
-    if splits < 1 or n_permutations < 1: raise BadInput(f"{splits} splits and {n_permutations} permutations are too few: give at least 1 of each.")
-    asked = select_for_pairs(r, neurons)
-    spread = NeuronStats(len(asked), quantiles=False)
-    for part in row_blocks(len(r)): spread.update(r.values[part][:, torch.from_numpy(asked)])
-    chosen = asked[(spread.variance > 0).numpy()]
-    if len(chosen) < 4: raise BadInput(f"{len(chosen)} neurons of {layer} that vary are too few for clusters: give at least 4.")
-    if clusters is not None and not 2 <= clusters < len(chosen): raise BadInput(f"{clusters} clusters of {len(chosen)} neurons: give at least 2, and fewer than neurons.")
-    numbers = cluster_numbers(len(chosen)) if clusters is None else [clusters]
-    read, rng = standard_reader(r.values, chosen), np.random.default_rng(seed)
+    r = _enough_texts(rows, layer)
+    if splits < 1 or n_permutations < 1:
+        raise BadInput(f"{splits} splits and {n_permutations} permutations are too few: give at least 1 of each.")
+    requested = select_for_pairs(r, neurons)
+    chosen = _varying(r, requested)
+    numbers = _checked_numbers(clusters, len(chosen))
+    read, all_rows = standard_reader(r.values, chosen), torch.arange(len(r))
     stability, k, by_number, agreement = _stability(read, r.places, splits, seed, numbers)
-    null = []
-    for i in progress(range(n_permutations), "surrogates", unit="surrogate"):
-        shuffled = _shuffled(read(slice(None)), r.places, rng)
-        null.append(_stability(lambda at: shuffled[at], r.places, splits, seed + 1 + i, numbers))
-    every = torch.arange(len(r))
-    pearson = correlate_columns(read, read, every, every).numpy()
-    frame = _cluster_frame(chosen, _cut(linkage_tree(pearson), k), pearson).assign(agreement=agreement, surrogate_agreement=np.mean([n[3] for n in null], 0))
-    by_number["surrogate_silhouette"] = np.mean([n[2].silhouette for n in null], 0)
-    return CorrelationClusters(r.layer, frame, by_number, stability, np.array([n[0] for n in null]), pearson,
-                               dict(rows=len(r), texts=r.n_texts, splits=splits, n_permutations=n_permutations, seed=seed, constant=len(asked) - len(chosen)))
+    null = _surrogate_stability(read(slice(None)), r.places, splits, seed, numbers, n_permutations)
+    pearson = correlate_columns(read, read, all_rows, all_rows).numpy()
+    frame = _cluster_frame(chosen, _cut(linkage_tree(pearson), k), pearson)
+    frame = frame.assign(agreement=agreement, surrogate_agreement=null.agreement)
+    about = dict(
+        rows=len(r), texts=r.n_texts, splits=splits, n_permutations=n_permutations, seed=seed,
+        constant=len(requested) - len(chosen))
+    by_number["surrogate_silhouette"] = null.silhouette
+    return CorrelationClusters(r.layer, frame, by_number, stability, null.stability, pearson, about)
 
 # %% ../../nbs/analysis/28_clusters.ipynb #57a1d5de
 def _cluster_frame(neurons: np.ndarray, labels: np.ndarray, r: np.ndarray) -> pd.DataFrame:
@@ -182,9 +221,14 @@ def _cluster_figure(c: CorrelationClusters) -> Any:
     np.fill_diagonal(r, np.nan)
     names = [f"n{n}" for n in part.neuron]
     fig = heat_map(r, names, names, "", f"neuron of {c.layer}, by cluster", "neuron", "correlation")
-    fig.update_traces(customdata=np.broadcast_to(part.cluster.to_numpy()[:, None], r.shape), hovertemplate="%{y} (cluster %{customdata}) and %{x}: %{z:.3f}<extra></extra>")
+    fig.update_traces(
+        customdata=np.broadcast_to(part.cluster.to_numpy()[:, None], r.shape),
+        hovertemplate="%{y} (cluster %{customdata}) and %{x}: %{z:.3f}<extra></extra>")
     ends = np.cumsum(part[part["size"] > 1].groupby("cluster").size().to_numpy())
     for end, size in zip(ends, np.diff(ends, prepend=0)):
-        if c.stable: fig.add_shape(type="rect", x0=end - size - .5, x1=end - .5, y0=end - size - .5, y1=end - .5, line=dict(color=COLOURS["green"], width=2))
+        low, high = end - size - .5, end - .5
+        line = dict(color=COLOURS["green"], width=2)
+        if c.stable: fig.add_shape(type="rect", x0=low, x1=high, y0=low, y1=high, line=line)
     beside = f"adjusted Rand index of random halves {c.stability:.2f}, of surrogates at most {c.surrogates.max():.2f}"
-    return thin_ticks(add_titles(fig, f"{c.layer}: {c.summary().split(':')[0]}", beside).update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR), names)
+    add_titles(fig, f"{c.layer}: {c.summary().split(':')[0]}", beside)
+    return thin_ticks(fig.update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR), names)

@@ -60,22 +60,32 @@ def held_out_groups(
     splits: int = 6,                 # random halvings
     seed: int = 0,
 ) -> tuple[Float[Tensor, "set"], Bool[Tensor, "set row"], Float[Tensor, "set"]]:
-    "(separation on held-out directions, mean over the splits; the two groups of all points; stability: the share of points that held-out groups put on the same side, 0.5 to 1)."
-    if len(x) > 256: return tuple(map(torch.cat, zip(*(held_out_groups(part, splits, seed) for part in x.split(256)))))
+    """(separation on held-out directions, mean over the splits; the two groups of all points; stability: the share of
+    points that held-out groups put on the same side, 0.5 to 1)."""
+    if len(x) > 256:
+        parts = [held_out_groups(part, splits, seed) for part in x.split(256)]
+        return tuple(map(torch.cat, zip(*parts)))
+    score, sides = _held_out_sides(x, splits, seed)
+    line, middle = two_means(x)
+    groups = torch.einsum("snd,sd->sn", x, line) > (line * middle).sum(1, keepdim=True)
+    agree = (sides == groups[:, None]).float().mean(2)
+    return score.mean(1), groups, agree.maximum(1 - agree).mean(1)
+
+def _held_out_sides(x: Float[Tensor, "set row d"], splits: int,
+                    seed: int) -> tuple[Float[Tensor, "set split"], Bool[Tensor, "set split row"]]:
+    "(separation, side of each point) along directions made by the half that the point is not in."
     g, (sets, n, d) = torch.Generator().manual_seed(seed), x.shape
     order = torch.stack([torch.randperm(n, generator=g) for _ in range(splits)])
     halves = order[:, :n // 2], order[:, n // 2:n // 2 * 2]
-    line, middle = (v.view(2, sets, splits, d) for v in two_means(torch.stack([x[:, half] for half in halves]).flatten(0, 2)))
+    points = torch.stack([x[:, half] for half in halves]).flatten(0, 2)
+    line, middle = (v.view(2, sets, splits, d) for v in two_means(points))
     # how far each point is along each line: the centres of the groups that made the line are at -1/2 and 1/2
-    z = (torch.einsum("snd,hskd->hskn", x, line) - (line * middle).sum(-1)[..., None])/line.square().sum(-1)[..., None].clamp(min=1e-30)
+    along, centre = torch.einsum("snd,hskd->hskn", x, line), (line * middle).sum(-1)[..., None]
+    z = (along - centre)/line.square().sum(-1)[..., None].clamp(min=1e-30)
     same = torch.where((line[0] * line[1]).sum(-1) < 0, -1., 1.)[..., None]
     first = torch.zeros(splits, n, dtype=torch.bool).scatter(1, halves[0], True)
     score, side = separation(torch.where(first, z[1] * same, z[0]).flatten(0, 1))
-    score, sides = score.view(sets, splits), side.view(sets, splits, n)
-    whole_line, whole_middle = two_means(x)
-    groups = torch.einsum("snd,sd->sn", x, whole_line) > (whole_line * whole_middle).sum(1, keepdim=True)
-    agree = (sides == groups[:, None]).float().mean(2)
-    return score.mean(1), groups, agree.maximum(1 - agree).mean(1)
+    return score.view(sets, splits), side.view(sets, splits, n)
 
 # %% ../../nbs/analysis/06_context_groups.ipynb #6e79caab
 def whitening(background: Float[Tensor, "row d"], each: int = 20) -> tuple[Float[Tensor, "d"], Float[Tensor, "d c"]]:

@@ -53,7 +53,10 @@ def select_neurons(r: LayerRows, neurons: Union[None, int, Sequence[int]]) -> In
 def select_for_pairs(r: LayerRows, neurons: Union[None, int, Sequence[int]]) -> Int[np.ndarray, "chosen"]:
     "As `select_neurons`; `BadInput` for more than `LIMIT`, because pairs grow with the square."
     found = select_neurons(r, neurons)
-    if len(found) > LIMIT: raise BadInput(f"{r.layer} has {len(found)} neurons, and pairs grow with the square: choose at most {LIMIT} by neurons=, a list, or a number for those that vary most.")
+    if len(found) > LIMIT:
+        raise BadInput(
+            f"{r.layer} has {len(found)} neurons, and pairs grow with the square: "
+            f"choose at most {LIMIT} by neurons=, a list, or a number for those that vary most.")
     return found
 
 # %% ../../nbs/analysis/27_correlation.ipynb #6cafd719
@@ -157,13 +160,17 @@ def _pair_frame(c: Correlation, k: Optional[int]) -> pd.DataFrame:
 # %% ../../nbs/analysis/27_correlation.ipynb #0ab58d80
 def _pearson(a: LayerRows, b: LayerRows, na: np.ndarray, nb: np.ndarray) -> Float[np.ndarray, "a b"]:
     "Of the rows in which both are finite."
-    every, read = torch.arange(len(a)), (standard_reader(a.values, na), standard_reader(b.values, nb))
-    if all(bool(r.values[part][:, torch.from_numpy(n)].isfinite().all()) for r, n in ((a, na), (b, nb)) for part in row_blocks(len(a))): return correlate_columns(*read, every, every).numpy()
+    read_a, read_b, all_rows = standard_reader(a.values, na), standard_reader(b.values, nb), torch.arange(len(a))
+    def finite(r, neurons, part): return r.values[part][:, torch.from_numpy(neurons)].isfinite()
+    if all(bool(finite(r, n, part).all()) for r, n in ((a, na), (b, nb)) for part in row_blocks(len(a))):
+        return correlate_columns(read_a, read_b, all_rows, all_rows).numpy()
     n = sx = sy = sxx = syy = cross = 0.
     for part in row_blocks(len(a)):
-        (x, f), (y, g) = ((z(part), r.values[part][:, torch.from_numpy(m)].isfinite().float()) for z, r, m in zip(read, (a, b), (na, nb)))
+        x, f = read_a(part), finite(a, na, part).float()
+        y, g = read_b(part), finite(b, nb, part).float()
         n, cross = n + (f.T @ g).double(), cross + (x.T @ y).double()
-        sx, sxx, sy, syy = sx + (x.T @ g).double(), sxx + (x.square().T @ g).double(), sy + (f.T @ y).double(), syy + (f.T @ y.square()).double()
+        sx, sxx = sx + (x.T @ g).double(), sxx + (x.square().T @ g).double()
+        sy, syy = sy + (f.T @ y).double(), syy + (f.T @ y.square()).double()
     n = n.clamp(min=1)
     spread = (sxx - sx * sx / n).clamp(min=0) * (syy - sy * sy / n).clamp(min=0)
     return torch.where(spread > 1e-9, (cross - sx * sy / n) / spread.clamp(min=1e-30).sqrt(), 0.).clamp(-1, 1).float().numpy()
@@ -178,13 +185,17 @@ def _coactivation(a: LayerRows, b: LayerRows, na: np.ndarray, nb: np.ndarray,
         return (x > limit[neurons]).float() * (finite := x.isfinite().float()), finite
     for part in row_blocks(len(a)):
         (x, f), (y, g) = fire(a, na, limits[0], part), fire(b, nb, limits[1], part)
-        whole = bool(f.all()) and bool(g.all())
-        n = n + (torch.full((len(na), len(nb)), float(len(f)), dtype=torch.float64) if whole else (f.T @ g).double())
-        both, fa, fb = both + (x.T @ y).double(), fa + (x.sum(0)[:, None].expand(-1, len(nb)) if whole else x.T @ g).double(), fb + (y.sum(0).expand(len(na), -1) if whole else f.T @ y).double()
+        if bool(f.all()) and bool(g.all()):   # every value is finite: no products are needed
+            pairs = torch.full((len(na), len(nb)), float(len(f)), dtype=torch.float64)
+            a_fires, b_fires = x.sum(0)[:, None].expand(-1, len(nb)), y.sum(0).expand(len(na), -1)
+        else: pairs, a_fires, b_fires = f.T @ g, x.T @ g, f.T @ y
+        n, both = n + pairs.double(), both + (x.T @ y).double()
+        fa, fb = fa + a_fires.double(), fb + b_fires.double()
     n = n.clamp(min=1)
     spread = fa * (n - fa) * fb * (n - fb)
     phi = torch.where(spread > 0, (n * both - fa * fb) / spread.clamp(min=1e-30).sqrt(), math.nan)
-    return phi.float().numpy(), torch.where(spread > 0, ((both + .5) / (fa * fb / n + .5)).log(), math.nan).float().numpy()
+    lift = torch.where(spread > 0, ((both + .5) / (fa * fb / n + .5)).log(), math.nan)
+    return phi.float().numpy(), lift.float().numpy()
 
 # %% ../../nbs/analysis/27_correlation.ipynb #cbfe929b
 TESTS, SHUFFLES = ("pearson", "phi"), ("texts", "rows")
@@ -232,29 +243,68 @@ def _check(test: str, null: str, draws: int, level: float) -> None:
     if draws < 10: raise BadInput(f"{draws} draws are too few: give at least 10.")
     if not 0 < level < 1: raise BadInput(f"level is {level}, but must be between 0 and 1.")
 
+# %% ../../nbs/analysis/27_correlation.ipynb #9f657c78
+@dataclass(frozen=True)
+class _Side:
+    "The neurons of one of the two layers whose pairs are tested."
+    rows: LayerRows
+    neurons: Int[np.ndarray, "chosen"]
+    limits: Float[Tensor, "neuron"]        # above what each neuron of the layer counts as firing
+    rule: str                              # that in words
+    varies: Bool[np.ndarray, "chosen"]
+
+    def reader(self, test: str) -> Reader:
+        return standard_reader(self.rows.values, self.neurons, self.limits if test == "phi" else None)
+
+def _side(r: LayerRows, neurons: Any, threshold: Optional[float]) -> _Side:
+    chosen = select_for_pairs(r, neurons)
+    limits, rule, varies = _thresholds(r, threshold)
+    return _Side(r, chosen, limits, rule, varies[chosen])
+
+def _two_sides(rows: dict[str, LayerRows], first: tuple[str, Any], second: tuple[Optional[str], Any],
+               threshold: Optional[float]) -> tuple[_Side, _Side]:
+    "Of each (layer, neurons) its side; twice the same if the second is no other layer."
+    (layer, neurons), (other, other_neurons) = first, second
+    r, same = merge_repeated_texts(find_layer(rows, layer)), other is None or other == layer
+    others = r if same else find_layer(rows, other)
+    if len(r) != len(others):
+        raise BadInput(f"{layer} has {len(r)} rows and {other} {len(others)}: give layers of the same rows.")
+    if len(r) < 3: raise BadInput(f"{len(r)} rows tell nothing of pairs: capture more.")
+    side = _side(r, neurons, threshold)
+    return side, side if same else _side(others, other_neurons, threshold)
+
+def _mirrored(m: Float[np.ndarray, "neuron neuron"]) -> Float[np.ndarray, "neuron neuron"]:
+    "A matrix with what is above the diagonal below it too."
+    return np.where(np.triu(np.ones_like(m), 1) > 0, m, m.T)
+
 # %% ../../nbs/analysis/27_correlation.ipynb #4db40dec
-def correlate_rows(rows: dict[str, LayerRows], layer: str, other: Optional[str] = None, neurons: Any = None, other_neurons: Any = None, threshold: Optional[float] = None,
-               test: str = "pearson", null: str = "texts", draws: int = 30, level: float = .05, seed: int = 0) -> Correlation:
+def correlate_rows(rows: dict[str, LayerRows], layer: str, other: Optional[str] = None, neurons: Any = None,
+                   other_neurons: Any = None, threshold: Optional[float] = None, test: str = "pearson",
+                   null: str = "texts", draws: int = 30, level: float = .05, seed: int = 0) -> Correlation:
     "As `correlate`, of rows as `layer_rows` returns them."
     _check(test, null, draws, level)
-    a, same = merge_repeated_texts(find_layer(rows, layer)), other is None or other == layer
-    b = a if same else find_layer(rows, other)
-    if len(a) != len(b): raise BadInput(f"{layer} has {len(a)} rows and {other} {len(b)}: give layers of the same rows.")
-    if len(a) < 3: raise BadInput(f"{len(a)} rows tell nothing of pairs: capture more.")
-    na = select_for_pairs(a, neurons)
-    nb = na if same else select_for_pairs(b, other_neurons)
-    limits, rules, varies = zip(*(_thresholds(r, threshold) for r in ((a,) if same else (a, b))))
-    pearson, (phi, lift) = _pearson(a, b, na, nb), _coactivation(a, b, na, nb, (limits[0], limits[-1]))
-    read = [standard_reader(r.values, n, limit if test == "phi" else None) for r, n, limit in ((a, na, limits[0]), (b, nb, limits[-1]))]
-    sd, pool = _null(*read, a.places, same, null, draws, seed)
-    pearson[~varies[0][na]], pearson[:, ~varies[-1][nb]] = np.nan, np.nan
-    with np.errstate(invalid="ignore", divide="ignore"): z = np.abs(pearson if test == "pearson" else phi) / np.where(sd.numpy() > 0, sd.numpy(), np.nan)
-    if same: z[np.tril_indices(len(na))] = np.nan
-    p = permutation_p(z, pool)
+    a, b = _two_sides(rows, (layer, neurons), (other, other_neurons), threshold)
+    same, r = a is b, a.rows
+    pearson = _pearson(r, b.rows, a.neurons, b.neurons)
+    phi, lift = _coactivation(r, b.rows, a.neurons, b.neurons, (a.limits, b.limits))
+    sd, null_values = _null(a.reader(test), b.reader(test), r.places, same, null, draws, seed)
+    pearson[~a.varies] = np.nan
+    pearson[:, ~b.varies] = np.nan
+    z = _in_deviations(pearson if test == "pearson" else phi, sd.numpy())
+    if same: z[np.tril_indices(len(z))] = np.nan
+    p = permutation_p(z, null_values)
     q = adjust_fdr(p)
-    if same: p, q = (np.where(np.triu(np.ones_like(m), 1) > 0, m, m.T) for m in (p, q))
-    about = dict(test=test, null=null, draws=draws, level=level, rows=len(a), texts=a.n_texts, pairs=int(np.isfinite(z).sum()), smallest_p=1 / (1 + int(np.isfinite(pool).sum())), firing=list(rules), seed=seed)
-    return Correlation((a.layer, b.layer), (na, nb), pearson.astype("f4"), phi, lift, p, q, about)
+    if same: p, q = _mirrored(p), _mirrored(q)
+    about = dict(
+        test=test, null=null, draws=draws, level=level, rows=len(r), texts=r.n_texts, pairs=int(np.isfinite(z).sum()),
+        smallest_p=1 / (1 + int(np.isfinite(null_values).sum())), firing=[a.rule] if same else [a.rule, b.rule],
+        seed=seed)
+    layers, neurons = (r.layer, b.rows.layer), (a.neurons, b.neurons)
+    return Correlation(layers, neurons, pearson.astype("f4"), phi, lift, p, q, about)
+
+def _in_deviations(statistic: Float[np.ndarray, "a b"], sd: Float[np.ndarray, "a b"]) -> Float[np.ndarray, "a b"]:
+    "Absolute values in standard deviations of the null; NaN where it has none."
+    with np.errstate(invalid="ignore", divide="ignore"): return np.abs(statistic) / np.where(sd > 0, sd, np.nan)
 
 # %% ../../nbs/analysis/27_correlation.ipynb #3c6b5af7
 def _thresholds(r: LayerRows,
@@ -306,19 +356,34 @@ def add_titles(fig: Any, title: str, below: str) -> Any:
     return fig.update_layout(title_text=label(title, 200), margin_t=92 if fig.layout.showlegend else 66).add_annotation(below)
 
 # %% ../../nbs/analysis/27_correlation.ipynb #7f138a52
+def _matrix_order(c: Correlation) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
+    "The order of rows and of columns that puts similar neurons side by side."
+    if c.layers[0] == c.layers[1]:
+        order = _similar_first(c.pearson)
+        return order, order
+    r = np.nan_to_num(c.pearson)
+    return _similar_first(r @ r.T / r.shape[1]), _similar_first(r.T @ r / len(r))
+
+_PAIR_HOVER = ("%{y} and %{x}: correlation %{customdata[0]:.3f}, phi %{customdata[1]:.3f}, "
+               "lift %{customdata[2]:.3f}, q %{customdata[3]:.2g}<extra></extra>")
+
 def _matrix_figure(c: Correlation, measure: str) -> Any:
     from neural_introspection.display import heat_map
-    if measure not in PAIR_MEASURES: raise BadInput(f"measure {measure!r} is unknown: choose one of {', '.join(PAIR_MEASURES)}.")
-    same, m = c.layers[0] == c.layers[1], np.array(getattr(c, measure), "f4")
-    if not np.isfinite(m).any(): raise BadInput(f"no pair of {' and '.join(dict.fromkeys(c.layers))} has a {measure}: the neurons are constant.")
-    if same: np.fill_diagonal(m, np.nan)
-    i = _similar_first(c.pearson) if same else _similar_first(np.nan_to_num(c.pearson) @ np.nan_to_num(c.pearson).T / c.pearson.shape[1])
-    j = i if same else _similar_first(np.nan_to_num(c.pearson).T @ np.nan_to_num(c.pearson) / len(c.pearson))
-    rows, columns = c.neurons[0][i], c.neurons[1][j]
-    below = f"{c.significant:,} of {c.about['pairs']:,} pairs go together by {c.about['test']} (q ≤ {c.about['level']})"
-    fig = heat_map(m[np.ix_(i, j)], [f"n{n}" for n in rows], [f"n{n}" for n in columns], "", f"neuron of {c.layers[1]}", f"neuron of {c.layers[0]}", PAIR_MEASURES[measure])
+    if measure not in PAIR_MEASURES:
+        raise BadInput(f"measure {measure!r} is unknown: choose one of {', '.join(PAIR_MEASURES)}.")
+    layers = " and ".join(dict.fromkeys(c.layers))
+    values = np.array(getattr(c, measure), "f4")
+    if not np.isfinite(values).any():
+        raise BadInput(f"no pair of {layers} has a {measure}: the neurons are constant.")
+    if c.layers[0] == c.layers[1]: np.fill_diagonal(values, np.nan)
+    i, j = _matrix_order(c)
+    y, x = [f"n{n}" for n in c.neurons[0][i]], [f"n{n}" for n in c.neurons[1][j]]
+    x_title, y_title = f"neuron of {c.layers[1]}", f"neuron of {c.layers[0]}"
+    fig = heat_map(values[np.ix_(i, j)], y, x, "", x_title, y_title, PAIR_MEASURES[measure])
     shown = np.stack([getattr(c, name)[np.ix_(i, j)] for name in ("pearson", "phi", "lift", "q")], -1).astype("f4")
-    fig.update_traces(customdata=np.nan_to_num(shown), hoverongaps=False,   # a widget's matrices have no NaN, and cells without a value no hover
-                      hovertemplate="%{y} and %{x}: correlation %{customdata[0]:.3f}, phi %{customdata[1]:.3f}, lift %{customdata[2]:.3f}, q %{customdata[3]:.2g}<extra></extra>")
-    add_titles(fig, " and ".join(dict.fromkeys(c.layers)), below).update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR)
-    return thin_ticks(thin_ticks(fig, [f"n{n}" for n in columns], "x"), [f"n{n}" for n in rows], "y")
+    # a widget's matrices have no NaN, and cells without a value no hover
+    fig.update_traces(customdata=np.nan_to_num(shown), hoverongaps=False, hovertemplate=_PAIR_HOVER)
+    about = c.about
+    below = f"{c.significant:,} of {about['pairs']:,} pairs go together by {about['test']} (q ≤ {about['level']})"
+    add_titles(fig, layers, below).update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR)
+    return thin_ticks(thin_ticks(fig, x, "x"), y, "y")

@@ -102,8 +102,11 @@ def _layer_rates(r: LayerRows, threshold: Optional[float], confidence: float) ->
     texts = _texts_fired(r, thresholds.float())
     texts, n = (fired, count) if texts is None else (texts.numpy(), r.n_texts)
     low, high = rate_bounds(fired, count, confidence)
-    frame = pd.DataFrame(dict(layer=r.layer, neuron=range(r.width), count=count, fired=fired, rate=rate, low=low, high=high, texts=texts / np.maximum(n, 1), texts_high=rate_bounds(texts, n, confidence)[1],
-                              dead=(fired == 0) & (count > 0), always_on=(fired == count) & (count > 0), constant=(stats.max == stats.min).numpy()))
+    _, texts_high = rate_bounds(texts, n, confidence)
+    frame = pd.DataFrame(dict(
+        layer=r.layer, neuron=range(r.width), count=count, fired=fired, rate=rate, low=low, high=high,
+        texts=texts / np.maximum(n, 1), texts_high=texts_high, dead=(fired == 0) & (count > 0),
+        always_on=(fired == count) & (count > 0), constant=(stats.max == stats.min).numpy()))
     return frame.join(stats.to_frame().drop(columns=["neuron", "count", "firing_rate"])), rule
 
 # %% ../../nbs/analysis/25_firing.ipynb #58855d11
@@ -127,16 +130,28 @@ def rates_of_rows(rows: dict[str, LayerRows], threshold: Optional[float] = None,
     return NeuronRates(pd.concat([frame for frame, _ in parts.values()], ignore_index=True), {layer: rule for layer, (_, rule) in parts.items()}, about)
 
 # %% ../../nbs/analysis/25_firing.ipynb #8e42bb7e
+_RATE_HOVER = ("[%{customdata[0]}]: fires in %{y:.4g} of rows (bounds %{customdata[1]:.2g} to %{customdata[2]:.2g}), "
+               "in %{customdata[3]:.3g} of texts<extra></extra>")
+
 def _rate_figure(rates: NeuronRates) -> Any:
+    from neural_introspection.display import figure
+    traces = [_rate_trace(layer, part.sort_values("rate"), i)
+              for i, (layer, part) in enumerate(rates.frame.groupby("layer", sort=False))]
+    n, neurons, rows = len(rates.dead), len(rates.frame), rates.about["rows"]
+    title = f"Firing rates: {n} of {neurons:,} neurons never fire in {rows:,} rows"
+    x_title, y_title = "neurons of the layer, from the rarest (share)", "share of rows in which it fires"
+    fig = figure(traces, title, x_title, y_title, showlegend=True)
+    legend = dict(
+        orientation="v", x=.01, y=.99, xanchor="left", yanchor="top", bgcolor="rgba(255,255,255,.7)")
+    return fig.update_layout(yaxis_range=[-.03, 1.03], legend=legend, margin_t=48)
+
+def _rate_trace(layer: str, part: pd.DataFrame, index: int) -> Any:
+    "The neurons of a layer, in the order of their rates."
     import plotly.graph_objects as go
-    from neural_introspection.display import colour_of, figure, label
-    traces = []
-    for i, (layer, part) in enumerate(rates.frame.groupby("layer", sort=False)):
-        part = part.sort_values("rate")
-        name = f"{label(layer, 40)}: {int(part.dead.sum())} never, {int(part.always_on.sum())} always"
-        traces.append(go.Scatter(x=np.linspace(0, 1, len(part)).astype("f4"), y=part.rate.to_numpy("f4"), mode="lines+markers", name=name, customdata=np.nan_to_num(part[["neuron", "low", "high", "texts"]].to_numpy("f4")),
-                                 hovertemplate=label(layer, 60).replace("%", "&#37;") + "[%{customdata[0]}]: fires in %{y:.4g} of rows (bounds %{customdata[1]:.2g} to %{customdata[2]:.2g}), in %{customdata[3]:.3g} of texts<extra></extra>",
-                                 line=dict(color=colour_of("", i), width=1), marker=dict(size=4)))
-    n = len(rates.dead)
-    fig = figure(traces, f"Firing rates: {n} of {len(rates.frame):,} neurons never fire in {rates.about['rows']:,} rows", "neurons of the layer, from the rarest (share)", "share of rows in which it fires", showlegend=True)
-    return fig.update_layout(yaxis_range=[-.03, 1.03], legend=dict(orientation="v", x=.01, y=.99, xanchor="left", yanchor="top", bgcolor="rgba(255,255,255,.7)"), margin_t=48)
+    from neural_introspection.display import colour_of, label
+    name = f"{label(layer, 40)}: {int(part.dead.sum())} never, {int(part.always_on.sum())} always"
+    shown = np.nan_to_num(part[["neuron", "low", "high", "texts"]].to_numpy("f4"))
+    return go.Scatter(
+        x=np.linspace(0, 1, len(part)).astype("f4"), y=part.rate.to_numpy("f4"), mode="lines+markers", name=name,
+        customdata=shown, hovertemplate=label(layer, 60).replace("%", "&#37;") + _RATE_HOVER,
+        line=dict(color=colour_of("", index), width=1), marker=dict(size=4))

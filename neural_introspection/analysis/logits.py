@@ -65,11 +65,14 @@ class LogitView:
 
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 5) -> pd.DataFrame: return self.frame.groupby("side", sort=False).head(k).reset_index(drop=True)
-    def summary(self) -> str: return f"{self.address} writes to {', '.join(map(repr, self.top(3).token[:3]))}; its strongest token, {self._strongest}, is at {self.strength:.1f} standard deviations (as strong in other neurons of the layer: p {self.p:.2g})."
-    @property
-    def _strongest(self) -> str:
-        row = self.frame.loc[self.frame.z.abs().idxmax()]
-        return f"{row.token!r} ({'raised' if row.z > 0 else 'lowered'})"
+    def summary(self) -> str:
+        strongest = self.frame.loc[self.frame.z.abs().idxmax()]
+        how = "raised" if strongest.z > 0 else "lowered"
+        return (
+            f"{self.address} writes to {', '.join(map(repr, self.top(3).token[:3]))}; its strongest token, "
+            f"{strongest.token!r} ({how}), is at {self.strength:.1f} standard deviations "
+            f"(as strong in other neurons of the layer: p {self.p:.2g}).")
+
     def __repr__(self) -> str: return self.summary()
     def _repr_html_(self) -> str: return f"<b>{html.escape(self.summary())}</b>{self.top().to_html(index=False, float_format='{:.2f}'.format)}"
 
@@ -78,8 +81,12 @@ class LogitView:
         import plotly.graph_objects as go
         from neural_introspection.display import COLOURS, distinct, figure
         frame = self.frame.sort_values("z", ascending=False)
-        bars = go.Bar(x=frame.z, y=distinct(frame.token), orientation="h", marker_color=[COLOURS["orange" if z > 0 else "sky"] for z in frame.z], hovertemplate="%{y}: %{x:.2f}<extra></extra>")
-        return figure([bars], f"What {self.address} writes", "logit (standard deviations over the vocabulary)", "output token", height=140 + 22*len(frame), yaxis=dict(autorange="reversed", type="category", showgrid=False))
+        colours = [COLOURS["orange" if z > 0 else "sky"] for z in frame.z]
+        bars = go.Bar(x=frame.z, y=distinct(frame.token), orientation="h", marker_color=colours,
+                      hovertemplate="%{y}: %{x:.2f}<extra></extra>")
+        title, x_title = f"What {self.address} writes", "logit (standard deviations over the vocabulary)"
+        y_axis = dict(autorange="reversed", type="category", showgrid=False)
+        return figure([bars], title, x_title, "output token", height=140 + 22*len(frame), yaxis=y_axis)
 
 # %% ../../nbs/analysis/22_logits.ipynb #b3d78b44
 @torch.no_grad()
@@ -98,8 +105,9 @@ def logit_view(
     z = logits / logits.std(1, keepdim=True).clamp(min=1e-30)
     strength = z.abs().amax(1).cpu().numpy()
     order = z[0].argsort(descending=True).tolist()
-    rows = [(side, i) for side, some in (("raises", order[:k]), ("lowers", order[:-k - 1:-1])) for i in some]
-    frame = pd.DataFrame(dict(side=[side for side, _ in rows], token=token_strings(model, [i for _, i in rows]), z=[float(z[0, i]) for _, i in rows]))
+    shown = [*order[:k], *order[:-k - 1:-1]]
+    frame = pd.DataFrame(dict(
+        side=["raises"] * k + ["lowers"] * k, token=token_strings(model, shown), z=[float(z[0, i]) for i in shown]))
     return LogitView(a, frame, float(strength[0]), permutation_p(strength[0], strength[1:]), len(random))
 
 # %% ../../nbs/analysis/22_logits.ipynb #a8a6c4ae
@@ -153,21 +161,24 @@ def logit_attribution(
     layer: int,
     neurons: Optional[Sequence[int]] = None,   # all of the layer's MLP by default
 ) -> LogitAttribution:
-    "What a layer's MLP neurons added, directly, to the logit of each token that came next; `BadInput` for a text of one token."
-    site = f"blocks.{check_layer(model, layer)}.mlp.hook_post"
-    found = neuron_addresses(model, [NeuronAddress(site, n) for n in (range(model.cfg.d_mlp) if neurons is None else neurons)])
+    """What a layer's MLP neurons added, directly, to the logit of each token that came next; `BadInput` for a text of
+    one token."""
+    block = f"blocks.{check_layer(model, layer)}.mlp"
+    site, out_site, scale = f"{block}.hook_post", f"{block}.hook_out", "ln_final.hook_scale"
+    indices = range(model.cfg.d_mlp) if neurons is None else neurons
+    found = neuron_addresses(model, [NeuronAddress(site, n) for n in indices])
     batch = token_batch(model, encode(model, [text]))
     ids = batch.ids[0, batch.mask[0]]
     if len(ids) < 2: raise BadInput("the text has one token, and none comes next: give a longer one.")
-    with capture(model, [site, f"blocks.{found[0].layer}.mlp.hook_out", "ln_final.hook_scale"]) as acts, evaluating(model): model(batch.ids)
+    with capture(model, [site, out_site, scale]) as acts, evaluating(model): model(batch.ids)
     own = batch.mask[0].nonzero()[:-1, 0]
-    reads = _to_logits_of(model, ids[1:]) / acts["ln_final.hook_scale"][0, own].float()      # [pos, d_model]: what of the stream counts for each target
-    activations = acts[site][0, own][:, [a.neuron for a in found]].float()
-    values = activations * (reads @ output_directions(model, found).T)
-    written = acts[f"blocks.{found[0].layer}.mlp.hook_out"][0, own].float() - _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1])).float()
-    total = (reads * written).sum(1)
-    names = token_strings(model, ids.tolist())
-    return LogitAttribution(tuple(names[:-1]), tuple(names[1:]), tuple(found), values.cpu().numpy(), total.cpu().numpy())
+    reads = _to_logits_of(model, ids[1:]) / acts[scale][0, own].float()   # [pos, d_model]
+    own_acts = acts[site][0, own][:, [a.neuron for a in found]].float()
+    values = own_acts * (reads @ output_directions(model, found).T)
+    constant = _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1])).float()
+    total = (reads * (acts[out_site][0, own].float() - constant)).sum(1)
+    names = tuple(token_strings(model, ids.tolist()))
+    return LogitAttribution(names[:-1], names[1:], tuple(found), values.cpu().numpy(), total.cpu().numpy())
 
 # %% ../../nbs/analysis/22_logits.ipynb #4c6f5307
 def _to_logits_of(model: Any, targets: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_model"]:

@@ -113,25 +113,33 @@ def _split(points: dict[int, Float[Tensor, "row d"]], nulls: NullScores, draws: 
 def senses(evidence: Evidence, settings: Settings) -> Finding:
     "Do the top contexts fall into groups in representation space, more than chance contexts do; how many, and which."
     (mean, matrix), (size, order) = whitening(evidence.background), _usable(evidence)
-    ordered = evidence.rows.gather(1, order)
-    nulls, sets = NullScores((evidence.background - mean) @ matrix, settings), {}
-    for n in size.unique().tolist():
-        neurons = (size == n).nonzero()[:, 0]
-        if n: sets |= dict(zip(neurons.tolist(), _points(evidence, ordered[:, :n], neurons, mean, matrix)))
+    nulls = NullScores((evidence.background - mean) @ matrix, settings)
+    sets = _context_points(evidence, size, order, mean, matrix)
     score, p, stable = np.full((3, len(size)), np.nan)
     labels = np.full(tuple(evidence.values.shape), -1)
     for neuron in sets: labels[neuron, order[neuron, :int(size[neuron])]] = 0
-    open_, draws = {neuron: (neuron, torch.arange(len(x))) for neuron, x in sets.items()}, settings.draws
-    while open_:
-        found, parts = _split({key: sets[neuron][rows] for key, (neuron, rows) in open_.items()}, nulls, draws), []
-        for key, (value, chance, side, agree) in found.items():
-            neuron, rows = open_[key]
+    groups, draws = [(neuron, torch.arange(len(x))) for neuron, x in sets.items()], settings.draws
+    while groups:
+        found, parts = _split({i: sets[neuron][rows] for i, (neuron, rows) in enumerate(groups)}, nulls, draws), []
+        for i, (value, chance, side, agree) in found.items():
+            neuron, rows = groups[i]
             if draws == settings.draws: score[neuron], p[neuron], stable[neuron] = value, chance, agree
             if not chance <= settings.level or bool(side.all()) or not bool(side.any()): continue
             labels[neuron, order[neuron, rows[side]]] = labels[neuron].max() + 1
             parts += [(neuron, part) for part in (rows[side], rows[~side]) if len(part) >= LEAST]
-        open_, draws = dict(enumerate(parts)), min(199, settings.draws - 1)   # further splits: fewer draws will do
+        groups, draws = parts, min(199, settings.draws - 1)   # further splits: fewer draws will do
     return Finding(score, p, labels.max(1) + 1, stable, labels)
+
+def _context_points(
+    evidence: Evidence, size: Int[Tensor, "neuron"], order: Int[Tensor, "neuron k"], mean: Float[Tensor, "d"],
+    matrix: Float[Tensor, "d d2"],
+) -> dict[int, Float[Tensor, "row d2"]]:
+    "The whitened representations of each neuron's usable contexts."
+    ordered, sets = evidence.rows.gather(1, order), {}
+    for n in size.unique().tolist():
+        neurons = (size == n).nonzero()[:, 0]
+        if n: sets |= dict(zip(neurons.tolist(), _points(evidence, ordered[:, :n], neurons, mean, matrix)))
+    return sets
 
 # %% ../../nbs/analysis/08_measures.ipynb #231647c7
 def _standard(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:

@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import NeuronStats
 from .context_groups import NULLS
@@ -118,18 +118,28 @@ def layer_tables(
     shown: int = 8,                                  # random contexts for each neuron
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "(row per neuron, row per context) of a layer."
-    labels = finding.labels if finding.labels is not None else np.where(evidence.rows.numpy() >= 0, 0, -1)
-    n = np.asarray(neurons)
-    stable = np.full(len(n), np.nan) if finding.stability is None else finding.stability
-    frame = pd.DataFrame(dict(layer=layer, neuron=n, score=finding.score, p=finding.p, senses=finding.senses, stability=stable, contexts=(labels >= 0).sum(1)))
+    n, labels, stable = np.asarray(neurons), finding.labels, finding.stability
+    if labels is None: labels = np.where(evidence.rows.numpy() >= 0, 0, -1)
+    if stable is None: stable = np.full(len(n), np.nan)
+    frame = pd.DataFrame(dict(
+        layer=layer, neuron=n, score=finding.score, p=finding.p, senses=finding.senses, stability=stable,
+        contexts=(labels >= 0).sum(1)))
     i, j = (labels >= 0).nonzero()
-    top = _context_rows(n[i], evidence.values.numpy()[i, j], evidence.rows.numpy()[i, j], places).assign(sense=labels[i, j], kind="top", quantile=np.nan)
+    top = _context_rows(n[i], evidence.values.numpy()[i, j], evidence.rows.numpy()[i, j], places)
+    top = top.assign(sense=labels[i, j], kind="top", quantile=np.nan)
+    contexts = pd.concat([top, _random_contexts(n, random, random_places, shown)]).assign(layer=layer)
+    columns = ["layer", "neuron", "kind", "sense", "value", "quantile", "text", "position", "snippet"]
+    return frame, contexts[columns]
+
+def _random_contexts(neurons: Int[np.ndarray, "neuron"], random: Float[Tensor, "random neuron"], places: Places,
+                     shown: int) -> pd.DataFrame:
+    "Random rows of each neuron, from its lowest activation to its highest."
     order = random.float().nan_to_num(-math.inf).sort(0)
     step = np.linspace(0, len(random) - 1, min(shown, len(random))).round().astype(int)
     rows, values = order.indices.numpy()[step], order.values.numpy()[step]
-    some = _context_rows(np.tile(n, len(step)), values.ravel(), rows.ravel(), random_places)
-    some = some.assign(sense=-1, kind="random", quantile=np.repeat(step/max(1, len(random) - 1), len(n)))
-    return frame, pd.concat([top, some]).assign(layer=layer)[["layer", "neuron", "kind", "sense", "value", "quantile", "text", "position", "snippet"]]
+    frame = _context_rows(np.tile(neurons, len(step)), values.ravel(), rows.ravel(), places)
+    quantile = np.repeat(step/max(1, len(random) - 1), len(neurons))
+    return frame.assign(sense=-1, kind="random", quantile=quantile)
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #b7b2ef8c
 def _context_rows(neurons: np.ndarray, values: np.ndarray, rows: np.ndarray, places: Places) -> pd.DataFrame:
@@ -150,13 +160,20 @@ def combine_layers(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], measure: 
     return PolysemanticResult(frame, table, plain(dict(measure=measure, settings=settings, **about)))
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #b44c77b8
-def check_measurement(measure: str, s: Settings) -> None:
-    "`BadInput` for a measure, a null or a number that cannot work."
+def measurement_settings(measure: str, options: dict[str, Any]) -> Settings:
+    "`Settings` of the options; `BadInput` for an option that does not exist, or what cannot work."
+    known = Settings.__dataclass_fields__
+    unknown = sorted(set(options) - set(known))
+    if unknown: raise BadInput(f"option {unknown[0]!r} is unknown: choose from {', '.join(known)}.")
+    s = Settings(**options)
     if measure not in MEASURES: raise BadInput(f"measure {measure!r} is unknown: choose one of {', '.join(MEASURES)}.")
     if s.null not in NULLS: raise BadInput(f"null {s.null!r} is unknown: choose one of {', '.join(NULLS)}.")
-    if not LEAST <= s.k <= SIZES[-1]: raise BadInput(f"k is {s.k}, but must be between {LEAST} and {SIZES[-1]} top contexts.")
+    if not LEAST <= s.k <= SIZES[-1]:
+        raise BadInput(f"k is {s.k}, but must be between {LEAST} and {SIZES[-1]} top contexts.")
     if not 0 < s.level < 1: raise BadInput(f"level is {s.level}, but must be between 0 and 1.")
-    if s.draws < 19 or s.splits < 1: raise BadInput(f"{s.draws} draws and {s.splits} splits are too few: give at least 19 and 1.")
+    if s.draws < 19 or s.splits < 1:
+        raise BadInput(f"{s.draws} draws and {s.splits} splits are too few: give at least 19 and 1.")
+    return s
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #526fa4ed
 BACKGROUND, RANDOM = 2000, 64   # random contexts: for the space and its null; for the random ones shown
@@ -175,47 +192,60 @@ def finite_float(x: Tensor) -> Float[Tensor, "row d"]:
     "The values in float32, with 0 for what is not finite."
     return x.float().nan_to_num(0, 0, 0)
 
+# %% ../../nbs/analysis/10_polysemantic.ipynb #07a7254a
+def _flat_layers(tensors: dict[str, Tensor], mask: Optional[Bool[Tensor, "..."]], what: str = "") -> dict[str, Tensor]:
+    "The rows of each layer; `what` is said after the layer's name where they do not fit."
+    return {str(layer): flat_rows(f"{layer}{what}", x, mask) for layer, x in tensors.items()}
+
 # %% ../../nbs/analysis/10_polysemantic.ipynb #d9332c9b
 class PolysemanticDetector:
     "Finds polysemantic neurons in captured activations. `BadInput` before anything is computed."
     def __init__(self,
-        activations: dict[str, Tensor],                      # layer -> [batch, pos, neuron] or [row, neuron], as of `ActivationMonitor.capture`
-        representations: Optional[dict[str, Tensor]] = None,  # layer -> [batch, pos, d] at the same rows; None: the layer's other neurons
-        features: Optional[Tensor] = None,                   # [row, feature], known features of the same rows
-        mask: Optional[Bool[Tensor, "..."]] = None,          # rows that count, such as `monitor.mask`
-        tokens: Sequence[str] = (),                          # a snippet for each row that counts, shown in contexts
+        activations: dict[str, Tensor],              # layer -> [batch, pos, neuron] or [row, neuron]
+        representations: Optional[dict[str, Tensor]] = None,   # layer -> [batch, pos, d]; None: its other neurons
+        features: Optional[Tensor] = None,           # [row, feature], known features of the same rows
+        mask: Optional[Bool[Tensor, "..."]] = None,  # rows that count, such as `monitor.mask`
+        tokens: Sequence[str] = (),                  # a snippet for each row that counts, shown in contexts
         measure: str = "senses",
-        **settings: Any,                                     # of `Settings`
+        **settings: Any,                             # of `Settings`
     ):
-        unknown = set(settings) - set(Settings.__dataclass_fields__)
-        if unknown: raise BadInput(f"option {sorted(unknown)[0]!r} is unknown: choose from {', '.join(Settings.__dataclass_fields__)}.")
-        self.measure, self.settings = measure, Settings(**settings)
-        check_measurement(measure, self.settings)
-        if not isinstance(activations, dict) or not activations: raise BadInput("there are no activations: give a dict of layer -> tensor, as a monitor captures.")
-        self.activations = {str(layer): flat_rows(layer, acts, mask) for layer, acts in activations.items()}
-        self.spaces = {str(layer): flat_rows(f"{layer}'s representation", x, mask) for layer, x in (representations or {}).items()}
-        self.features = None if features is None else flat_rows("the features", torch.as_tensor(features).float(), mask)
+        self.measure, self.settings = measure, measurement_settings(measure, settings)
+        if not isinstance(activations, dict) or not activations:
+            raise BadInput("there are no activations: give a dict of layer -> tensor, as a monitor captures.")
+        self.activations = _flat_layers(activations, mask)
+        self.spaces = _flat_layers(representations or {}, mask, "'s representation")
+        self.features = features
+        if features is not None: self.features = flat_rows("the features", torch.as_tensor(features).float(), mask)
         self.places = {str(layer): row_places(acts, mask, tokens) for layer, acts in activations.items()}
         _check_rows(self.activations, self.spaces, self.features, len(tokens))
 
     def detect(self) -> PolysemanticResult:
         "Every neuron of every layer, measured."
-        parts = [self._layer(layer, acts) for layer, acts in progress(self.activations.items(), "polysemantic", len(self.activations), "layer")]
+        parts = []
+        for layer, acts in progress(self.activations.items(), "polysemantic", len(self.activations), "layer"):
+            parts.append(self._layer(layer, acts))
         rows = max(map(len, self.activations.values()))
         few = self.measure == "senses" and rows < 3 * LEAST
         note = f"fewer than {3 * LEAST} contexts are too few for a test: capture more text" if few else ""
         return combine_layers(parts, self.measure, self.settings, dict(rows=rows, note=note))
 
     def _layer(self, layer: str, acts: Float[Tensor, "row neuron"]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        space, g = self.spaces.get(layer, acts), torch.Generator().manual_seed(self.settings.seed)
-        order = torch.randperm(len(acts), generator=g)
-        k = min(self.settings.k, len(acts)) if self.measure != "senses" or len(acts) >= 3 * LEAST else 1
-        stats = NeuronStats(acts.shape[1], quantiles=False, top_k=min(k, max(1, len(acts) // 3)))
-        stats.update(acts, contexts=torch.stack([torch.arange(len(acts)), torch.zeros(len(acts), dtype=torch.long)], 1))
-        values, where = stats.top
-        evidence = Evidence(values, where[..., 0], activation_floor(stats), finite_float(space), finite_float(space[order[:BACKGROUND]]), layer not in self.spaces, acts, self.features)
-        finding, places, shown = MEASURES[self.measure](evidence, self.settings), self.places[layer], order[:RANDOM]
-        return layer_tables(layer, range(acts.shape[1]), evidence, finding, places, acts[shown], places.at(shown.numpy()))
+        order = torch.randperm(len(acts), generator=torch.Generator().manual_seed(self.settings.seed))
+        evidence = self._evidence(layer, acts, finite_float(self.spaces.get(layer, acts)), order)
+        finding = MEASURES[self.measure](evidence, self.settings)
+        places, shown = self.places[layer], order[:RANDOM]
+        random_places = places.at(shown.numpy())
+        return layer_tables(layer, range(acts.shape[1]), evidence, finding, places, acts[shown], random_places)
+
+    def _evidence(self, layer: str, acts: Float[Tensor, "row neuron"], space: Float[Tensor, "row d"],
+                  order: Int[Tensor, "row"]) -> Evidence:
+        n_rows, k = len(acts), min(self.settings.k, len(acts))
+        if self.measure == "senses" and n_rows < 3 * LEAST: k = 1
+        stats = NeuronStats(acts.shape[1], quantiles=False, top_k=min(k, max(1, n_rows // 3)))
+        contexts = torch.stack([torch.arange(n_rows), torch.zeros(n_rows, dtype=torch.long)], 1)
+        values, where = stats.update(acts, contexts=contexts).top
+        return Evidence(values, where[..., 0], activation_floor(stats), space, space[order[:BACKGROUND]],
+                        layer not in self.spaces, acts, self.features)
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #ee930ef4
 PolysematicDetector = PolysemanticDetector   # as the seed spells it

@@ -17,7 +17,7 @@ from neural_introspection.activations import (Contexts, NeuronStats, SelectedTok
     text_statistics)
 from .measures import LEAST, MEASURES, Evidence, Settings
 from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_floor,
-    check_measurement, combine_layers, finite_float, layer_tables)
+    combine_layers, finite_float, layer_tables, measurement_settings)
 from .rows import Places, random_contexts, snippets
 from ..core import BadAddress, BadInput, check_index, progress, site_name
 from ..models import check_layer, describe, encode
@@ -71,6 +71,27 @@ def choose_neurons(stats: NeuronStats, count: int) -> Int[np.ndarray, "count"]:
     peaked = stats.kurtosis.cpu().nan_to_num(-math.inf)
     return np.sort(peaked.argsort(descending=True, stable=True)[:count].numpy())
 
+# %% ../../nbs/analysis/12_polysemantic_scan.ipynb #9be6fba0
+def _requested(
+    model: Any, layers: Optional[Sequence[int]], neurons: Optional[dict[int, Sequence[int]]],
+) -> tuple[list[int], dict[int, Int[np.ndarray, "neuron"]]]:
+    "The layers to scan, and the neurons of each that were named; `BadAddress` for what is not there."
+    requested = list(neurons) if neurons else range(model.cfg.n_layers) if layers is None else layers
+    found, chosen = [check_layer(model, layer) for layer in requested], {}
+    if not found or len(set(found)) < len(found):
+        raise BadAddress(f"layers {list(requested)} must name at least one layer, and each once.")
+    for layer, given in zip(found, requested):
+        if not neurons: continue
+        site = site_name("mlp_out", layer)
+        chosen[layer] = np.array([check_index("neuron", int(n), model.cfg.d_mlp, site) for n in neurons[given]])
+    return found, chosen
+
+def _background(model: Any, texts: Sequence[str], seed: int) -> Int[np.ndarray, "random"]:
+    "The codes of random tokens; `BadInput` if they are too few for a test."
+    codes = random_contexts(encode(model, texts), BACKGROUND, seed).codes
+    if len(codes) >= 3 * LEAST: return codes
+    raise BadInput(f"{len(codes)} tokens are too few for a test: give texts with at least {3 * LEAST}.")
+
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #e5690f0c
 def scan_polysemantic(
     model: Any,
@@ -95,43 +116,54 @@ def senses_and_statistics(
     **settings: Any,
 ) -> tuple[PolysemanticResult, dict[int, NeuronStats]]:
     "(what `scan_polysemantic` returns, the statistics of each layer that its first pass made)."
-    unknown = set(settings) - set(Settings.__dataclass_fields__)
-    if unknown: raise BadInput(f"option {sorted(unknown)[0]!r} is unknown: choose from {', '.join(Settings.__dataclass_fields__)}.")
-    s, width = Settings(**settings), model.cfg.d_mlp
-    check_measurement("senses", s)
+    s = measurement_settings("senses", settings)
     if per_layer < 1: raise BadInput(f"per_layer is {per_layer}, but must be at least 1.")
-    asked = list(neurons) if neurons else range(model.cfg.n_layers) if layers is None else layers
-    layers = [check_layer(model, layer) for layer in asked]
-    if not layers or len(set(layers)) < len(layers): raise BadAddress(f"layers {list(asked)} must name at least one layer, and each once.")
-    chosen = {layer: np.array([check_index("neuron", int(n), width, site_name("mlp_out", layer)) for n in neurons[given]]) for layer, given in zip(layers, asked)} if neurons else {}
-    background = random_contexts(encode(model, texts), BACKGROUND, s.seed).codes
-    if len(background) < 3 * LEAST: raise BadInput(f"{len(background)} tokens are too few for a test: give texts with at least {3 * LEAST}.")
-    s, sites = replace(s, k=min(s.k, len(background) // 3)), _sites(layers)
-    tokens = select_tokens(model, texts, "all", batch_size)
+    layers, chosen = _requested(model, layers, neurons)
+    background = _background(model, texts, s.seed)
+    s = replace(s, k=min(s.k, len(background) // 3))
+    sites, tokens = _sites(layers), select_tokens(model, texts, "all", batch_size)
     found = text_statistics(model, tokens, list(sites.values()), quantiles=False, top_k=max(s.k, contexts),
                             batch_size=batch_size, desc="top contexts")
     stats = {layer: found.stats[site] for layer, site in sites.items()}
     chosen = chosen or {layer: choose_neurons(stats[layer], per_layer) for layer in layers}
-    about = vars(found.counts) | dict(rows=found.counts.tokens, model=vars(describe(model)), scanned=width * len(layers))
+    scanned = model.cfg.d_mlp * len(layers)
+    about = vars(found.counts) | dict(rows=found.counts.tokens, model=vars(describe(model)), scanned=scanned)
     return _examine(model, tokens, stats, chosen, background, batch_size, s, about), stats
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #b54af47d
 def _examine(model: Any, tokens: SelectedTokens, stats: dict[int, NeuronStats], chosen: dict[int, np.ndarray],
-             background: Int[np.ndarray, "random"], batch_size: int, settings: Settings, about: dict) -> PolysemanticResult:
-    "The result: the second pass, and the measure on what it read."
+             background: Int[np.ndarray, "random"], batch_size: int, settings: Settings,
+             about: dict) -> PolysemanticResult:
+    "The second pass, and the measure on what it read."
     tops = {layer: _chosen_top(stats[layer], neurons, settings.k) for layer, neurons in chosen.items()}
-    wanted = {layer: np.unique(np.concatenate([codes[codes >= 0], background])) for layer, (_, codes) in tops.items()}
-    read, parts, texts = _second_pass(model, tokens, wanted, background, batch_size), [], list(tokens.texts.values())
-    union, counted = np.unique(np.concatenate(list(wanted.values()))), background[read.counted]
-    shown, all_places = _code_places(model, texts, background[:RANDOM]), _code_places(model, texts, union)
-    for layer, (values, codes) in progress(tops.items(), "senses", len(tops), "layer"):
-        rows = np.where(codes >= 0, np.searchsorted(wanted[layer], codes), -1)
-        n, space = torch.from_numpy(chosen[layer]), read.spaces[layer]
-        evidence = Evidence(values, torch.from_numpy(rows), activation_floor(stats[layer])[n], space, space[np.searchsorted(wanted[layer], counted)])
-        some = read.shown[layer][:, n]
-        known, places = some.isfinite().any(1).nonzero()[:, 0].numpy(), all_places.at(np.searchsorted(union, wanted[layer]))
-        parts.append(layer_tables(site_name("mlp_out", layer), chosen[layer], evidence, MEASURES["senses"](evidence, settings), places, some[known], shown.at(known)))
+    wanted = {layer: np.union1d(top[top >= 0], background) for layer, (_, top) in tops.items()}
+    read = _second_pass(model, tokens, wanted, background, batch_size)
+    texts, all_codes, parts = [*tokens.texts.values()], np.unique(np.concatenate([*wanted.values()])), []
+    all_places, shown_places = (_code_places(model, texts, codes) for codes in (all_codes, background[:RANDOM]))
+    for layer, codes in progress(wanted.items(), "senses", len(wanted), "layer"):
+        neurons, places = torch.from_numpy(chosen[layer]), all_places.at(np.searchsorted(all_codes, codes))
+        floor, site = activation_floor(stats[layer])[neurons], site_name("mlp_out", layer)
+        evidence = _evidence(tops[layer], codes, read.spaces[layer], floor, background[read.counted])
+        finding, random = MEASURES["senses"](evidence, settings), read.shown[layer][:, neurons]
+        random, where = _without_sinks(random, shown_places)
+        parts.append(layer_tables(site, chosen[layer], evidence, finding, places, random, where))
     return combine_layers(parts, "senses", settings, about)
+
+def _without_sinks(values: Float[Tensor, "row neuron"], places: Places) -> tuple[Float[Tensor, "row neuron"], Places]:
+    "The rows that have a finite value, and their places."
+    known = values.isfinite().any(1).nonzero()[:, 0].numpy()
+    return values[known], places.at(known)
+
+def _evidence(
+    top: tuple[Float[Tensor, "neuron k"], Int[np.ndarray, "neuron k"]],   # as from `_chosen_top`
+    codes: Int[np.ndarray, "row"],                                        # of the rows of `space`, sorted
+    space: Float[Tensor, "row d"],
+    floor: Float[Tensor, "neuron"],
+    random: Int[np.ndarray, "random"],                                    # codes of random tokens
+) -> Evidence:
+    values, top_codes = top
+    rows = np.where(top_codes >= 0, np.searchsorted(codes, top_codes), -1)
+    return Evidence(values, torch.from_numpy(rows), floor, space, space[np.searchsorted(codes, random)])
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #f2cc1009
 def _chosen_top(stats: NeuronStats,
@@ -180,22 +212,32 @@ class Comparison:
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #202f7a02
 def compare_corpora(a: PolysemanticResult, b: PolysemanticResult, names: tuple[str, str] = ("first", "second"),
                     shuffles: int = 199, seed: int = 0) -> Comparison:
-    "What two results on the same neurons have in common; `BadInput` if they share fewer than three scored neurons, or measure differently."
-    if a.about["measure"] != b.about["measure"]: raise BadInput(f"a result by {a.about['measure']} does not compare with one by {b.about['measure']}: use one measure.")
-    columns = ["layer", "neuron", "score", "p", "q", "senses"]
-    frame = a.frame[columns].merge(b.frame[columns], on=["layer", "neuron"], suffixes=[f"_{name}" for name in names])
-    significant = [frame[f"q_{name}"] <= r.about["settings"]["level"] for name, r in zip(names, (a, b))]
-    frame["both"] = significant[0] & significant[1]
-    known = frame.dropna(subset=[f"score_{name}" for name in names])
-    if len(known) < 3: raise BadInput(f"the two results share {len(known)} scored neurons: give results on the same neurons.")
-    ranks = [known[f"score_{name}"].rank().to_numpy() for name in names]
-    rng, layer = np.random.default_rng(seed), known.layer.astype("category").cat.codes.to_numpy()
-    place = np.argsort(layer, kind="stable")
-    def exchanged():
-        out = np.empty(len(layer))
-        out[place] = ranks[1][np.lexsort((rng.random(len(layer)), layer))]
-        return np.corrcoef(ranks[0], out)[0, 1]
-    rho, null = np.corrcoef(*ranks)[0, 1], np.array([exchanged() for _ in range(shuffles)])
-    low, high = np.quantile(null, [.025, .975])
-    expected = significant[0].groupby(frame.layer).mean() * significant[1].groupby(frame.layer).sum()
-    return Comparison(frame, tuple(names), float(rho), permutation_p(rho, null), (float(low), float(high)), float(expected.sum()))
+    """What two results on the same neurons have in common; `BadInput` if they share fewer than 3 scored neurons, or
+    measure differently."""
+    measure, other = a.about["measure"], b.about["measure"]
+    if measure != other: raise BadInput(f"a result by {measure} does not compare with one by {other}: use one measure.")
+    suffixes, columns = [f"_{name}" for name in names], ["layer", "neuron", "score", "p", "q", "senses"]
+    frame = a.frame[columns].merge(b.frame[columns], on=columns[:2], suffixes=suffixes)
+    in_a, in_b = (frame[f"q{end}"] <= r.about["settings"]["level"] for end, r in zip(suffixes, (a, b)))
+    frame["both"] = in_a & in_b
+    scores = [f"score{end}" for end in suffixes]
+    known = frame.dropna(subset=scores)
+    if len(known) < 3:
+        raise BadInput(f"the two results share {len(known)} scored neurons: give results on the same neurons.")
+    ranks = [known[score].rank().to_numpy() for score in scores]
+    rho = float(np.corrcoef(*ranks)[0, 1])
+    null = _exchanged_correlations(*ranks, known.layer, shuffles, seed)
+    low, high = np.quantile(null, [.025, .975]).tolist()
+    expected = float((in_a.groupby(frame.layer).mean() * in_b.groupby(frame.layer).sum()).sum())
+    return Comparison(frame, tuple(names), rho, permutation_p(rho, null), (low, high), expected)
+
+def _exchanged_correlations(
+    a: Float[np.ndarray, "neuron"], b: Float[np.ndarray, "neuron"], layers: pd.Series, shuffles: int, seed: int,
+) -> Float[np.ndarray, "shuffle"]:
+    "Correlations of `a` with `b` where the neurons of `b` are exchanged at random within their layers."
+    layer, rng = layers.astype("category").cat.codes.to_numpy(), np.random.default_rng(seed)
+    place, exchanged, found = np.argsort(layer, kind="stable"), np.empty(len(layer)), []
+    for _ in range(shuffles):
+        exchanged[place] = b[np.lexsort((rng.random(len(layer)), layer))]
+        found.append(np.corrcoef(a, exchanged)[0, 1])
+    return np.array(found)

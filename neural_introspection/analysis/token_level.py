@@ -256,27 +256,39 @@ def token_profiles(
 # %% ../../nbs/analysis/20_token_level.ipynb #cbefc105
 VOCABULARY = 2**24   # sums by token that are held at a time
 
-def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Tensor, "text"], found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
+class _Reading:
+    "What one pass over the texts collects of some neurons."
+    def __init__(self, ids: Sequence[Sequence[int]], names: dict[str, Sequence[str]], n_neurons: int, k: int,
+                 shifts: int, seed: int):
+        fewer = min(shifts, max(19, VOCABULARY // len(names["token"])))
+        self.n_shifts = {by: fewer if by == "token" else shifts for by in names}
+        self.tables = {by: _Table.empty(1 + self.n_shifts[by], len(names[by]), n_neurons) for by in names}
+        self.stats, self.random = NeuronStats(n_neurons, quantiles=False, top_k=k), _RandomRows(ids, seed)
+        self.token_classes = torch.tensor([TOKEN_CLASSES.index(token_class(token)) for token in names["token"]])
+
+    def add(self, batch: Any, values: Float[Tensor, "row neuron"], half: Int[Tensor, "row"],
+            aligned: Float[Tensor, "shift row neuron"]) -> None:
+        categories = dict(
+            token=batch.token, position=_position_bin(batch.position), **{"class": self.token_classes[batch.token]})
+        for by, table in self.tables.items(): table.add(half, categories[by], aligned[:1 + self.n_shifts[by]])
+        self.stats.update(values, contexts=batch.contexts)
+        self.random.take(batch, values)
+
+def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Tensor, "text"],
+              found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
               names: dict[str, Sequence[str]]) -> list[TokenProfile]:
-    ids = list(plan.ids.values())
-    half = (torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2)[group]
-    kind = torch.tensor([TOKEN_CLASSES.index(token_class(token)) for token in names["token"]])
-    n_shifts = dict.fromkeys(names, shifts) | dict(token=min(shifts, max(19, VOCABULARY // len(names["token"]))))
-    tables = {by: _Table.empty(1 + n_shifts[by], len(names[by]), len(found)) for by in names}
-    stats, random, tally = NeuronStats(len(found), quantiles=False, top_k=k), _RandomRows(ids, seed), np.zeros(3, int)
+    ids, tally = list(plan.ids.values()), np.zeros(3, int)
+    half_of_group = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2
+    half, read = half_of_group[group], _Reading(ids, names, len(found), k, shifts, seed)
     for batch, values, finite in neuron_batches(model, texts, found, batch_size):
         tally += batch.tally
         batch, values = batch[finite], values[finite]
-        aligned = _shifted(values, batch.text, group, shifts, seed)
-        for by, category in (("token", batch.token), ("class", kind[batch.token]), ("position", _position_bin(batch.position))):
-            tables[by].add(half[batch.text], category, aligned[:1 + n_shifts[by]])
-        stats.update(values, contexts=batch.contexts)
-        random.take(batch, values)
-    explained = {by: table.explained().numpy() for by, table in tables.items()}
-    counts = plan.counts(tally)
-    finite = int(stats.count.max())   # a row with a value that is not finite counts for none of the neurons
-    about = vars(counts) | dict(tokens=finite, left_out=sum(map(len, ids)) - finite)
-    return [_profile(model, texts, a, i, explained, tables, names, stats, random, about) for i, a in enumerate(found)]
+        read.add(batch, values, half[batch.text], _shifted(values, batch.text, group, shifts, seed))
+    explained = {by: table.explained().numpy() for by, table in read.tables.items()}
+    finite = int(read.stats.count.max())   # a row with a value that is not finite counts for none of the neurons
+    about = vars(plan.counts(tally)) | dict(tokens=finite, left_out=sum(map(len, ids)) - finite)
+    return [_profile(model, texts, a, i, explained, read.tables, names, read.stats, read.random, about)
+            for i, a in enumerate(found)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #409ebcfe
 def neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress],
@@ -356,18 +368,25 @@ def token_contrast(
 ) -> TokenContrast:
     "The contrast of one neuron between the named tokens and all others, in one pass."
     a, group = neuron_addresses(model, address), _text_groups(encode(model, texts), groups)
-    if len(a) != 1 or not len(tokens): raise BadInput(f"{len(a)} neurons and {len(tokens)} tokens were given: give one neuron and at least one token.")
+    if len(a) != 1 or not len(tokens):
+        raise BadInput(f"{len(a)} neurons and {len(tokens)} tokens were given: give one neuron and at least one token.")
     check_token_ids(model, tokens)
     member = torch.zeros(model.cfg.d_vocab, dtype=torch.long).scatter(0, torch.as_tensor(list(tokens)), 1)
     table = _Table.empty(1 + shifts, 2, 1)
     for batch, values, finite in neuron_batches(model, texts, a, batch_size):
         batch, values = batch[finite], values[finite]
-        table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], _shifted(values, batch.text, group, shifts, seed))
+        aligned = _shifted(values, batch.text, group, shifts, seed)
+        table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], aligned)
+    return _contrast(table)
+
+def _contrast(table: _Table) -> TokenContrast:
+    "The contrast of the second category with the first, beside that of the other alignments."
     n, total = table.n[0], table.total[:, 0, :, 0]
-    std = (table.square[0, 0, 0] / n.sum() - (total[0].sum() / n.sum()).square()).clamp(min=0).sqrt()
-    if not n.all() or std < 1e-9: return TokenContrast(math.nan, math.nan, int(n[1]), int(n.sum()))
+    count, mean = n.sum(), total[0].sum() / n.sum()
+    std = (table.square[0, 0, 0] / count - mean.square()).clamp(min=0).sqrt()
+    if not n.all() or std < 1e-9: return TokenContrast(math.nan, math.nan, int(n[1]), int(count))
     found = ((total[:, 1] / n[1] - total[:, 0] / n[0]) / std).numpy()
-    return TokenContrast(float(found[0]), permutation_p(found[0], found[1:]), int(n[1]), int(n.sum()))
+    return TokenContrast(float(found[0]), permutation_p(found[0], found[1:]), int(n[1]), int(count))
 
 # %% ../../nbs/analysis/20_token_level.ipynb #084233fe
 def random_neurons(model: Any, address: NeuronAddress, count: int, seed: int) -> list[NeuronAddress]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy
 import html
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Optional, Sequence
 import numpy as np
@@ -26,25 +27,35 @@ from ..stats import mean_interval
 __all__ = ['certify']
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #a5dfc168
-def behaviour(model: nn.Module, layer: LayerState, examples: Examples, kind: str = "normal", draws: int = 20, seed: int = 0) -> pd.DataFrame:
+def _with_interval(accuracy: Sequence[float]) -> dict[str, float]:
+    return dict(zip(("accuracy", "low", "high"), accuracy))
+
+def behaviour(model: nn.Module, layer: LayerState, examples: Examples, kind: str = "normal", draws: int = 20,
+              seed: int = 0) -> pd.DataFrame:
     "Accuracy (mean over draws, interval over examples) untouched, and with core, spectators or everything randomised."
     none = torch.zeros_like(layer.mask)
     sets = dict(untouched=none, core_randomised=layer.mask, spectators_randomised=~layer.mask, all_randomised=~none)
-    right = replaced_scores(model, examples, layer.reference, torch.stack(list(sets.values())), kind, draws, seed).right.mean(0).numpy()
-    return pd.DataFrame([dict(what=name, **dict(zip(("accuracy", "low", "high"), mean_interval(row)))) for name, row in zip(sets, right)])
+    masks = torch.stack(list(sets.values()))
+    right = replaced_scores(model, examples, layer.reference, masks, kind, draws, seed).right.mean(0).numpy()
+    return pd.DataFrame([dict(what=name, **_with_interval(mean_interval(row))) for name, row in zip(sets, right)])
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #076d9a53
 @torch.no_grad()
-def layer_signals(model: nn.Module, layer: LayerState, examples: Examples, mask: Bool[Tensor, "unit"], batch_size: int = 512) -> dict[str, Float[Tensor, "row column"]]:
-    "What the units in `mask` say (`activations`), and what they add downstream (`contribution`): the output of the layer's reader, or the logits if there is no single reader, with all other units at their means."
+def layer_signals(model: nn.Module, layer: LayerState, examples: Examples, mask: Bool[Tensor, "unit"],
+                  batch_size: int = 512) -> dict[str, Float[Tensor, "row column"]]:
+    """What the units in `mask` say (`activations`), and what they add downstream (`contribution`): the output of the
+    layer's reader, or the logits if there is no single reader, with all other units at their means."""
     reference, site, parts = layer.reference, layer.reader, dict(activations=[], contribution=[])
+    sites, edits = [reference.units.site, *[site] * bool(site)], [(reference, ~mask)]
     for batch in torch.arange(len(examples)).split(batch_size):
         inputs = examples.inputs[batch]
-        with evaluating(model), replaced(model, [(reference, ~mask)], "mean"), capture(model, [reference.units.site, *[site] * bool(site)]) as acts: output = read_logits(run_model(model, inputs))
+        with evaluating(model), replaced(model, edits, "mean"), capture(model, sites) as acts:
+            output = read_logits(run_model(model, inputs))
         rows = reference.units.rows(acts[reference.units.site])[..., reference.units.columns(mask).to(inputs.device)]
         read = acts[site] if site else output
         read = read.movedim(1, -1) if site and reference.units.axis == 1 else read
-        for name, values in dict(activations=rows, contribution=read).items(): parts[name].append(values.flatten(1) if examples.targets.ndim == 1 else values.flatten(0, -2))
+        for name, values in dict(activations=rows, contribution=read).items():
+            parts[name].append(values.flatten(1) if examples.targets.ndim == 1 else values.flatten(0, -2))
     return {name: torch.cat(some).float().cpu() for name, some in parts.items()}
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #d8381ab9
@@ -62,12 +73,13 @@ def decode(
     from sklearn.neural_network import MLPClassifier
     std = x_train.std(0)
     if not bool((std > 0).any()): return (y_test == y_train.mode().values).double().numpy()   # nothing to read
-    scale = lambda x: ((x - x_train.mean(0)) / torch.where(std > 0, std, 1)).numpy()
-    made = LogisticRegression(max_iter=300) if decoder == "linear" else MLPClassifier((64,), max_iter=60, early_stopping=True, random_state=seed)
-    import warnings
+    mean, scale = x_train.mean(0), torch.where(std > 0, std, 1)
+    z_train, z_test = (((x - mean) / scale).numpy() for x in (x_train, x_test))
+    made = LogisticRegression(max_iter=300)
+    if decoder != "linear": made = MLPClassifier((64,), max_iter=60, early_stopping=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # that it has not converged
-        return (made.fit(scale(x_train), y_train.numpy()).predict(scale(x_test)) == y_test.numpy()).astype(float)
+        return (made.fit(z_train, y_train.numpy()).predict(z_test) == y_test.numpy()).astype(float)
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #321067b2
 def _decodable(examples: Examples, keep: Optional[Tensor] = None) -> tuple[Bool[Tensor, "row"], Int[Tensor, "row"]]:
@@ -82,21 +94,46 @@ def _decodable(examples: Examples, keep: Optional[Tensor] = None) -> tuple[Bool[
     return kept, frequent
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #75623f69
-def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Examples, noise: float = .1, kinds: Sequence[str] = DECODERS, seed: int = 0) -> pd.DataFrame:
-    "A row for each of core and spectators, activations and contribution (as it is, and with noise), and decoder: accuracy on the test with interval, and with shuffled labels."
-    (rows, frequent), draw, found = _decodable(train), generator_of("cpu", seed, 9), []
-    sides = (train, rows), (test, _decodable(test, frequent)[0])
-    y_train, y_test = (e.targets.flatten().cpu()[r] for e, r in sides)
-    example = np.arange(len(test)).repeat(test.targets[0].numel())[sides[1][1].numpy()]   # the text of each token
-    read = {name: [{k: v[r] for k, v in layer_signals(model, layer, e, m).items()} for e, r in sides] for name, m in dict(everything=torch.ones_like(layer.mask), core=layer.mask, spectators=~layer.mask).items() if m.any()}
-    unit = noise * read.pop("everything")[0]["contribution"].std()
-    for who, (a, b) in read.items():
-        cases = {"activations": (a["activations"], b["activations"]), "contribution": (a["contribution"], b["contribution"])}
-        cases["contribution, with noise"] = tuple(x + unit * torch.randn(x.shape, generator=draw) for x in cases["contribution"])
+def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Examples, noise: float = .1,
+             kinds: Sequence[str] = DECODERS, seed: int = 0) -> pd.DataFrame:
+    """A row for each of core and spectators, activations and contribution (as it is, and with noise), and decoder:
+    accuracy on the test with interval, and with shuffled labels."""
+    sides, text = _decodable_sides(train, test)
+    y_train, y_test = (side.targets.flatten().cpu()[rows] for side, rows in sides)
+    everything, _ = _side_signals(model, layer, sides, torch.ones_like(layer.mask))
+    unit, draw, found = noise * everything["contribution"].std(), generator_of("cpu", seed, 9), []
+    for who, mask in {"core": layer.mask, "spectators": ~layer.mask}.items():
+        if not mask.any(): continue
+        cases = _cases(_side_signals(model, layer, sides, mask), unit, draw)
         shuffled = y_train[torch.randperm(len(y_train), generator=draw)]
         for what, (x, z) in cases.items():
-            for kind in kinds: found.append(dict(who=who, what=what, decoder=kind, **dict(zip(("accuracy", "low", "high"), mean_interval(decode(x, y_train, z, y_test, kind, seed), example))), shuffled=decode(x, shuffled, z, y_test, kind, seed).mean()))
+            for kind in kinds:
+                right, by_chance = (decode(x, y, z, y_test, kind, seed) for y in (y_train, shuffled))
+                accuracy = _with_interval(mean_interval(right, text))
+                found.append(dict(who=who, what=what, decoder=kind, **accuracy, shuffled=by_chance.mean()))
     return pd.DataFrame(found).assign(majority=float((y_test == y_train.mode().values).double().mean()))
+
+def _decodable_sides(
+    train: Examples, test: Examples,
+) -> tuple[list[tuple[Examples, Bool[Tensor, "row"]]], Int[np.ndarray, "row"]]:
+    "(training and test, each with the rows to tell apart; the text of each of the test's)."
+    train_rows, frequent = _decodable(train)
+    test_rows, _ = _decodable(test, frequent)
+    text = np.arange(len(test)).repeat(test.targets[0].numel())
+    return [(train, train_rows), (test, test_rows)], text[test_rows.numpy()]
+
+def _cases(
+    sides: Sequence[dict[str, Float[Tensor, "row column"]]], unit: Float[Tensor, ""], draw: torch.Generator,
+) -> dict[str, list[Float[Tensor, "row column"]]]:
+    "What decoders read, on each side; noise is in this unit."
+    cases = {what: [side[what] for side in sides] for what in ("activations", "contribution")}
+    noisy = [x + unit * torch.randn(x.shape, generator=draw) for x in cases["contribution"]]
+    return cases | {"contribution, with noise": noisy}
+
+def _side_signals(model: nn.Module, layer: LayerState, sides: Sequence[tuple[Examples, Bool[Tensor, "row"]]],
+                  mask: Bool[Tensor, "unit"]) -> list[dict[str, Float[Tensor, "row column"]]]:
+    "`layer_signals` of some rows of each side."
+    return [{what: x[rows] for what, x in layer_signals(model, layer, side, mask).items()} for side, rows in sides]
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #c0110381
 def relearning(
@@ -111,8 +148,9 @@ def relearning(
     kind: str = "normal",
     seed: int = 0,
 ) -> pd.DataFrame:
-    "Accuracy on the test, with the core random, while what comes after the layer is trained for the task: as antitraining left it, and re-initialised. The model is not changed."
-    rows = []
+    """Accuracy on the test, with the core random, while what comes after the layer is trained for the task: as
+    antitraining left it, and re-initialised. The model is not changed."""
+    found = []
     for start in ("antitrained", "re-initialised"):
         copied = copy.deepcopy(model)
         after = {name: dict(copied.named_parameters())[name] for name in layer.after}
@@ -120,15 +158,22 @@ def relearning(
         optimizer = torch.optim.Adam(after.values(), lr=rate)
         for step in progress(range(steps + 1), "relearn", unit="step"):
             if step % every == 0:
-                right = replaced_scores(copied, test, layer.reference, layer.mask[None], kind, 3, seed).right.mean((0, 1)).numpy()
-                rows.append(dict(start=start, step=step, **dict(zip(("accuracy", "low", "high"), mean_interval(right)))))
-            batch = train[torch.as_tensor(np.random.default_rng([seed, 5, step]).integers(len(train), size=batch_size))]
-            with frozen_statistics(batch_norms(copied)), replaced(copied, [(layer.reference, layer.mask)], kind, generator_of(batch.inputs.device, seed, 5, step), detach=True):
-                loss = scores(run_model(copied, batch.inputs), batch.targets)[0].mean()
+                right = replaced_scores(copied, test, layer.reference, layer.mask[None], kind, 3, seed).right
+                accuracy = _with_interval(mean_interval(right.mean((0, 1)).numpy()))
+                found.append(dict(start=start, step=step, **accuracy))
+            rows = np.random.default_rng([seed, 5, step]).integers(len(train), size=batch_size)
+            loss = _random_core_loss(copied, layer, train[torch.as_tensor(rows)], kind, (seed, 5, step))
             optimizer.zero_grad()
             loss.backward(inputs=list(after.values()))
             optimizer.step()
-    return pd.DataFrame(rows)
+    return pd.DataFrame(found)
+
+def _random_core_loss(model: nn.Module, layer: LayerState, batch: Examples, kind: str,
+                      seed: tuple[int, ...]) -> Float[Tensor, ""]:
+    draw = generator_of(batch.inputs.device, *seed)
+    with frozen_statistics(batch_norms(model)), replaced(
+            model, [(layer.reference, layer.mask)], kind, draw, detach=True):
+        return scores(run_model(model, batch.inputs), batch.targets)[0].mean()
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #ec40aa6b
 def _reinitialise(model: nn.Module, after: dict[str, nn.Parameter], seed: int) -> None:
@@ -169,13 +214,29 @@ class Certificate:
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #f9c14407
 def _certificate_words(c: Certificate) -> str:
+    words = _behaviour_words(c)
+    spectators = c.decoders[c.decoders.who == "spectators"]
+    if spectators.empty: return f"{words} There are no spectators."
+    best = spectators.groupby("what").accuracy.max()
+    own, contributed, noisy = (best[what] for what in ("activations", "contribution", "contribution, with noise"))
+    majority = spectators[spectators.what == "activations"].majority.max()
+    verdict = "the activations tell less than half of it"
+    if own - majority > .5 * (1 - majority): verdict = "detached, but not erased"
+    return (
+        f"{words} Fresh decoders tell the class from what the spectators contribute with accuracy {contributed:.3f} "
+        f"({noisy:.3f} with a little noise), and from the spectators themselves with {own:.3f}: {verdict}.")
+
+def _behaviour_words(c: Certificate) -> str:
+    "What randomising the core, and all others, does to the accuracy."
     random, alone, beside = c.of("core_randomised"), c.of("spectators_randomised"), c.of("all_randomised").accuracy
-    chance = f"{c.majority:.3f}" if beside <= c.majority + .05 else f"{beside:.3f} with the whole layer random: something passes by it; most frequent class {c.majority:.3f}"
-    best = lambda what: c.decoders[(c.decoders.who == "spectators") & (c.decoders.what == what)]
-    told = {what: (best(what).accuracy.max(), best(what).majority.max()) for what in ("contribution, with noise", "contribution", "activations") if len(best(what))}
-    words = f"{c.core_size} of {c.units} units of {c.site} are the core: with them random the accuracy is {random.accuracy:.3f} [{random.low:.3f}, {random.high:.3f}], {'not above chance' if c.at_chance else 'above chance'} ({chance}); with all others random it is {alone.accuracy:.3f}, untouched {c.of('untouched').accuracy:.3f}."
-    if not told: return words + " There are no spectators."
-    return words + f" Fresh decoders tell the class from what the spectators contribute with accuracy {told['contribution'][0]:.3f} ({told['contribution, with noise'][0]:.3f} with a little noise), and from the spectators themselves with {told['activations'][0]:.3f}: {'detached, but not erased' if told['activations'][0] - told['activations'][1] > .5 * (1 - told['activations'][1]) else 'the activations tell less than half of it'}."
+    chance = f"{c.majority:.3f}"
+    if beside > c.majority + .05:
+        chance = f"{beside:.3f} with the whole layer random: something passes by it; most frequent class {chance}"
+    verdict = "not above chance" if c.at_chance else "above chance"
+    return (
+        f"{c.core_size} of {c.units} units of {c.site} are the core: with them random the accuracy is "
+        f"{random.accuracy:.3f} [{random.low:.3f}, {random.high:.3f}], {verdict} ({chance}); "
+        f"with all others random it is {alone.accuracy:.3f}, untouched {c.of('untouched').accuracy:.3f}.")
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #34ad37d4
 def certify(
@@ -190,21 +251,41 @@ def certify(
 ) -> Certificate:
     "The certificate of a layer whose core was measured. The model is not changed."
     if layer.core is None: raise BadInput("no core has been measured: call measure() first.")
-    curves = relearning(model, layer, train, test, relearn_steps, max(1, relearn_steps // 10), kind=kind, seed=seed) if relearn_steps and not bool(layer.mask.all()) else pd.DataFrame()
-    majority = float((test.targets[test.targets != IGNORED] == train.targets[train.targets != IGNORED].mode().values).double().mean())
-    return Certificate(layer.core.size, layer.reference.units.count, layer.site, behaviour(model, layer, test, kind, seed=seed), decoders(model, layer, train, test, noise, seed=seed), curves, majority)
+    curves = pd.DataFrame()
+    if relearn_steps and not bool(layer.mask.all()):
+        every = max(1, relearn_steps // 10)
+        curves = relearning(model, layer, train, test, relearn_steps, every, kind=kind, seed=seed)
+    most_frequent = train.targets[train.targets != IGNORED].mode().values
+    majority = float((test.targets[test.targets != IGNORED] == most_frequent).double().mean())
+    measured = behaviour(model, layer, test, kind, seed=seed)
+    decoded = decoders(model, layer, train, test, noise, seed=seed)
+    size, units = layer.core.size, layer.reference.units.count
+    return Certificate(size, units, layer.site, measured, decoded, curves, majority)
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #5d3b042e
 def certificate_figure(c: Certificate) -> Any:
     "Accuracies of behaviour and of the best decoder of each kind, with intervals, beside chance."
-    from neural_introspection.display import COLOURS, figure, interval_dots
-    rows = [(f"{r.what.replace('_', ' ')}", r, "blue") for r in c.behaviour.itertuples()]
-    rows += [(f"{r.who}: {r.what}, {r.decoder}", r, "red" if r.who == "spectators" else "green") for r in c.decoders.itertuples()]
-    of = lambda colour, what: [getattr(r, what) for _, r, k in rows if k == colour]
-    dots = [interval_dots([name for name, _, k in rows if k == colour], *(of(colour, what) for what in ("accuracy", "low", "high")), name=words, marker=dict(color=COLOURS[colour], size=9), hovertemplate="%{y}: %{x:.3f}<extra></extra>")
-            for colour, words in (("blue", "the model's own behaviour"), ("green", "decoders, core"), ("red", "decoders, spectators"))]
-    made = figure(dots, f"Certificate of {c.site}: core {c.core_size} of {c.units}", "accuracy on the test", "", height=200 + 24 * len(rows), showlegend=True, xaxis_range=[0, 1.02], yaxis=dict(autorange="reversed", type="category"))
-    return made.add_vline(c.majority, line=dict(dash="dash", color=COLOURS["grey"]), annotation_text="chance")
+    from neural_introspection.display import COLOURS, figure
+    behaviour = c.behaviour.assign(shown=c.behaviour.what.str.replace("_", " "))
+    decoders = c.decoders.assign(shown=c.decoders.who + ": " + c.decoders.what + ", " + c.decoders.decoder)
+    core, spectators = (decoders[decoders.who == who] for who in ("core", "spectators"))
+    dots = [
+        _accuracy_dots(behaviour, "the model's own behaviour", "blue"),
+        _accuracy_dots(core, "decoders, core", "green"),
+        _accuracy_dots(spectators, "decoders, spectators", "red"),
+    ]
+    title = f"Certificate of {c.site}: core {c.core_size} of {c.units}"
+    height, y_axis = 200 + 24 * (len(behaviour) + len(decoders)), dict(autorange="reversed", type="category")
+    made = figure(dots, title, "accuracy on the test", "", height=height, showlegend=True, xaxis_range=[0, 1.02],
+                  yaxis=y_axis)
+    line = dict(dash="dash", color=COLOURS["grey"])
+    return made.add_vline(c.majority, line=line, annotation_text="chance")
+
+def _accuracy_dots(rows: pd.DataFrame, name: str, colour: str) -> Any:
+    from neural_introspection.display import COLOURS, interval_dots
+    numbers = (rows[column].tolist() for column in ("accuracy", "low", "high"))
+    marker, hover = dict(color=COLOURS[colour], size=9), "%{y}: %{x:.3f}<extra></extra>"
+    return interval_dots(rows.shown.tolist(), *numbers, name=name, marker=marker, hovertemplate=hover)
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #67ed0a9f
 def relearning_figure(curves: pd.DataFrame, title: str = "Relearning, with the core random") -> Any:

@@ -75,37 +75,53 @@ def _metric(found: SetScores, metric: str) -> Float[Tensor, "draw set"]:
     "Higher is better."
     return found.right.mean(2) if metric == "accuracy" else -found.loss.mean(2)
 
+# %% ../../nbs/antitraining/16_cores.ipynb #6ef172fb
+def _ends(model: nn.Module, examples: Examples, reference: Reference, goal: _Goal,
+          draws: int) -> Float[Tensor, "2 draw"]:
+    "The metric of the whole model, and with the whole layer randomised, for each draw."
+    count = reference.units.count
+    masks = torch.tensor([[False] * count, [True] * count])
+    ends = replaced_scores(model, examples, reference, masks, goal.kind, draws, goal.seed)
+    _check_above_chance(ends, goal.metric, reference.units)
+    return _metric(ends, goal.metric).T
+
 # %% ../../nbs/antitraining/16_cores.ipynb #242bc9aa
 def core_set(
     model: nn.Module,
     reference: Reference,
     examples: Examples,
-    information: Optional[Information | Int[np.ndarray, "unit"]] = None,   # or a ranking; None: measured on the examples
-    threshold: float = .95,                                                # share of best - worst
+    information: Optional[Information | Int[np.ndarray, "unit"]] = None,   # or a ranking; None: measured
+    threshold: float = .95,   # share of best - worst
     core: Literal["sufficient", "necessary"] = "sufficient",
     metric: Literal["accuracy", "loss"] = "accuracy",
     kind: str = "normal",
     draws: int = 5,
     seed: int = 0,
 ) -> Core:
-    "The smallest set of most informative units that is sufficient, or necessary. `BadInput` for options that do not fit, and for a model that is no better than with the whole layer randomised."
-    check_threshold(threshold)
-    if core not in CORES or metric not in ("accuracy", "loss"): raise BadInput(f"core {core!r} by {metric!r} is unknown: choose sufficient or necessary, by accuracy or loss.")
+    """The smallest set of most informative units that is sufficient, or necessary. `BadInput` for options that do not
+    fit, and for a model that is no better than with the whole layer randomised."""
+    goal = _Goal(core, metric, threshold, kind, seed)
     if information is None: information = information_content(model, reference, examples, kind, seed=seed)
     ranking, count = getattr(information, "ranking", information), reference.units.count
-    ends = replaced_scores(model, examples, reference, torch.tensor([[False] * count, [True] * count]), kind, draws, seed)
-    best, worst = _metric(ends, metric).T   # for each draw
-    _check_above_chance(ends, metric, reference.units)
-    sizes = [_smallest(lambda size: _reaches(model, examples, reference, ranking, size, core, metric, kind, draw, seed, threshold, float(best[draw]), float(worst[draw])), count) for draw in range(draws)]
+    best, worst = _ends(model, examples, reference, goal, draws)
+    sizes = []
+    for draw, (high, low) in enumerate(zip(best.tolist(), worst.tolist())):
+        reaches = functools.partial(_reaches, model, examples, reference, ranking, goal, draw, high, low)
+        sizes.append(_smallest(reaches, count))
     sign = 1 if metric == "accuracy" else -1
-    return Core(reference.units, ranking, tuple(sizes), core, metric, threshold, sign * float(best.mean()), sign * float(worst.mean()))
+    mean_best, mean_worst = sign * float(best.mean()), sign * float(worst.mean())
+    return Core(reference.units, ranking, tuple(sizes), core, metric, threshold, mean_best, mean_worst)
 
 # %% ../../nbs/antitraining/16_cores.ipynb #e553a66f
 def _check_above_chance(ends: SetScores, metric: str, units: Units) -> None:
     per_example = (ends.right if metric == "accuracy" else -ends.loss).mean(0)   # [2 example]
     gain = per_example[0] - per_example[1]
-    if not (bool(gain.isfinite().all()) and mean_interval(gain.numpy())[1] > 0):
-        raise BadInput(f"the model is no better than with all of {units.site} randomised ({metric} {abs(float(per_example[0].mean())):.3f} and {abs(float(per_example[1].mean())):.3f}): there is no information to find; train it first, or choose another layer.")
+    if bool(gain.isfinite().all()) and mean_interval(gain.numpy())[1] > 0: return
+    untouched, randomised = (abs(float(values.mean())) for values in per_example)
+    raise BadInput(
+        f"the model is no better than with all of {units.site} randomised "
+        f"({metric} {untouched:.3f} and {randomised:.3f}): "
+        "there is no information to find; train it first, or choose another layer.")
 
 # %% ../../nbs/antitraining/16_cores.ipynb #6e4845a3
 def _smallest(reaches: Callable[[int], bool], most: int) -> int:
@@ -117,11 +133,30 @@ def _smallest(reaches: Callable[[int], bool], most: int) -> int:
     return low
 
 # %% ../../nbs/antitraining/16_cores.ipynb #3b5dea91
-def _reaches(model: nn.Module, examples: Examples, reference: Reference, ranking: Int[np.ndarray, "unit"], size: int, core: str, metric: str, kind: str, draw: int, seed: int, threshold: float, best: float, worst: float) -> bool:
+@dataclass(frozen=True)
+class _Goal:
+    "What a core must do, and how it is measured."
+    core: str
+    metric: str
+    threshold: float
+    kind: str
+    seed: int
+
+    def __post_init__(self):
+        check_threshold(self.threshold)
+        if self.core not in CORES or self.metric not in ("accuracy", "loss"):
+            raise BadInput(
+                f"core {self.core!r} by {self.metric!r} is unknown: "
+                "choose sufficient or necessary, by accuracy or loss.")
+
+def _reaches(model: nn.Module, examples: Examples, reference: Reference, ranking: Int[np.ndarray, "unit"], goal: _Goal,
+             draw: int, best: float, worst: float, size: int) -> bool:
     mask = prefix_mask(ranking, size)
-    found = float(_metric(replaced_scores(model, examples, reference, (mask if core == "necessary" else ~mask)[None], kind, [draw], seed), metric))
-    way = (best - found) if core == "necessary" else (found - worst)
-    return way >= threshold * (best - worst) - 1e-9
+    randomised = mask if goal.core == "necessary" else ~mask
+    measured = replaced_scores(model, examples, reference, randomised[None], goal.kind, [draw], goal.seed)
+    found = float(_metric(measured, goal.metric))
+    way = (best - found) if goal.core == "necessary" else (found - worst)
+    return way >= goal.threshold * (best - worst) - 1e-9
 
 # %% ../../nbs/antitraining/16_cores.ipynb #e13f7ff1
 def core_curve(

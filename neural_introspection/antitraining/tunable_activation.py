@@ -10,7 +10,7 @@ from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from ..models import Examples, scores
 from ..core import BadInput, progress
@@ -29,13 +29,20 @@ class TunableActivation(nn.Module):
     ):
         super().__init__()
         start = torch.as_tensor(start, dtype=torch.float32)
-        if not bool(((start >= 0) & (start <= 1)).all()): raise BadInput(f"start is {start.tolist()}, but a shape is from 0 (sigmoid) to 1 (ReLU).")
-        self.logit = nn.Parameter(torch.logit(start).expand((width,) if isinstance(width, int) else tuple(width)).clone())
+        if not bool(((start >= 0) & (start <= 1)).all()):
+            raise BadInput(f"start is {start.tolist()}, but a shape is from 0 (sigmoid) to 1 (ReLU).")
+        size = (width,) if isinstance(width, int) else tuple(width)
+        self.logit = nn.Parameter(torch.logit(start).expand(size).clone())
 
     @property
     def shape(self) -> Float[Tensor, "*neuron"]: return self.logit.sigmoid()
-    def forward(self, x: Float[Tensor, "*row neuron"]) -> Float[Tensor, "*row neuron"]: return self.shape * x.relu() + (1 - self.shape) * x.sigmoid()
-    def extra_repr(self) -> str: return f"{self.logit.numel()} neurons, shape {float(self.shape.min()):.2f} to {float(self.shape.max()):.2f}"
+
+    def forward(self, x: Float[Tensor, "*row neuron"]) -> Float[Tensor, "*row neuron"]:
+        return self.shape * x.relu() + (1 - self.shape) * x.sigmoid()
+
+    def extra_repr(self) -> str:
+        least, most = float(self.shape.min()), float(self.shape.max())
+        return f"{self.logit.numel()} neurons, shape {least:.2f} to {most:.2f}"
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #d79e720c
 @dataclass(frozen=True, repr=False)
@@ -49,20 +56,71 @@ class ActivationComparison:
         wide = self.frame.pivot(index="seed", columns="activation", values=["accuracy", "loss"])
         rows = {}
         for name in ACTIVATIONS:
-            rows[name] = dict(zip(("accuracy", "low", "high"), mean_interval(wide["accuracy", name]))) | dict(loss=wide["loss", name].mean())
-            rows[name] |= dict(zip(("minus_tunable", "difference_low", "difference_high"), mean_interval(wide["accuracy", name] - wide["accuracy", "tunable"])))
+            accuracy = mean_interval(wide["accuracy", name])
+            difference = mean_interval(wide["accuracy", name] - wide["accuracy", "tunable"])
+            rows[name] = dict(zip(("accuracy", "low", "high"), accuracy)) | dict(loss=wide["loss", name].mean())
+            rows[name] |= dict(zip(("minus_tunable", "difference_low", "difference_high"), difference))
         return pd.DataFrame(rows).T.rename_axis("activation")
 
     def plot(self) -> Any:
         "Where the tunable shapes ended."
         import plotly.graph_objects as go
         from neural_introspection.display import figure
-        return figure([go.Histogram(x=self.shapes.ravel().astype("f4"), xbins=dict(start=0, end=1.0001, size=.05))], "Shapes after training", "shape (0: sigmoid, 1: ReLU)", "neurons of all seeds", height=300)
+        bars = go.Histogram(x=self.shapes.ravel().astype("f4"), xbins=dict(start=0, end=1.0001, size=.05))
+        title, x_title, y_title = "Shapes after training", "shape (0: sigmoid, 1: ReLU)", "neurons of all seeds"
+        return figure([bars], title, x_title, y_title, height=300)
 
-    def __repr__(self) -> str: return f"{len(self.shapes)} seeds, {self.shapes.shape[1]} neurons, median shape {np.median(self.shapes):.2f}"
+    def __repr__(self) -> str:
+        seeds, neurons = self.shapes.shape
+        return f"{seeds} seeds, {neurons} neurons, median shape {np.median(self.shapes):.2f}"
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #9258dbe3
 ACTIVATIONS = {"sigmoid": 0., "tunable": .5, "relu": 1.}   # where their shape starts
+
+# %% ../../nbs/antitraining/42_tunable_activation.ipynb #cde94898
+class _ActivationNetworks(nn.Module):
+    "A network with one hidden layer for each activation and seed, all as one batch; those of a seed start alike."
+    def __init__(self, n_seeds: int, sizes: tuple[int, int, int], draw: torch.Generator):
+        super().__init__()
+        features, width, classes = sizes
+        self.n_seeds, n_networks = n_seeds, n_seeds * len(ACTIVATIONS)
+        self.weights = nn.ParameterList([
+            self._drawn(features, width, draw), nn.Parameter(torch.zeros(n_networks, 1, width)),
+            self._drawn(width, classes, draw), nn.Parameter(torch.zeros(n_networks, 1, classes))])
+        starts = torch.tensor(list(ACTIVATIONS.values())).repeat_interleave(n_seeds)
+        self.activation = TunableActivation((n_networks, 1, width), starts[:, None, None])
+
+    def _drawn(self, inputs: int, outputs: int, draw: torch.Generator) -> nn.Parameter:
+        uniform = torch.rand(self.n_seeds, inputs, outputs, generator=draw) * 2 - 1
+        return nn.Parameter((uniform / math.sqrt(inputs)).repeat(len(ACTIVATIONS), 1, 1))
+
+    def forward(self, x: Float[Tensor, "network row feature"]) -> Float[Tensor, "network row class"]:
+        w_in, b_in, w_out, b_out = self.weights
+        return torch.baddbmm(b_out, self.activation(torch.baddbmm(b_in, x, w_in)), w_out)
+
+    def step(self, x: Float[Tensor, "network row feature"], y: Int[Tensor, "network row"], optimizer: Any) -> None:
+        loss = scores(self(x), y)[0].sum()   # each network has its own gradient
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def tunable_shapes(self) -> Float[Tensor, "seed neuron"]:
+        shape = self.activation.shape.detach()[:, 0].unflatten(0, (len(ACTIVATIONS), self.n_seeds))
+        return shape[list(ACTIVATIONS).index("tunable")]
+
+def _stacked(sides: Sequence[Examples]) -> tuple[Float[Tensor, "network row feature"], Int[Tensor, "network row"]]:
+    "Inputs and targets of one side of each seed, cut to the shortest; once for each activation."
+    rows, copies = min(map(len, sides)), len(ACTIVATIONS)
+    inputs = torch.stack([side.inputs[:rows] for side in sides]).repeat(copies, 1, 1)
+    return inputs, torch.stack([side.targets[:rows] for side in sides]).repeat(copies, 1)
+
+def _stacked_sides(sides: Sequence[tuple[Examples, Examples]]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    "Training and test of all seeds; `BadInput` for inputs that do not match."
+    if len({side.inputs.shape[1:] for pair in sides for side in pair}) != 1:
+        raise BadInput(
+            f"the inputs of {len(sides)} pairs of sides are not alike: "
+            "give at least one pair, all with as many features.")
+    return _stacked([training for training, _ in sides]), _stacked([test for _, test in sides])
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #f558c167
 def compare_activations(
@@ -74,20 +132,15 @@ def compare_activations(
     seed: int = 0,
 ) -> ActivationComparison:
     "Train a network with each of `ACTIVATIONS` on each pair of sides. `BadInput` for sides whose inputs do not match."
-    if len({side.inputs.shape[1:] for pair in sides for side in pair}) != 1: raise BadInput(f"the inputs of {len(sides)} pairs of sides are not alike: give at least one pair, all with as many features.")
-    n, kinds, draw = len(sides), len(ACTIVATIONS), torch.Generator().manual_seed(seed)
-    rows, test_rows = (min(len(pair[i]) for pair in sides) for i in (0, 1))
-    (x, y), (x_test, y_test) = ((torch.stack([pair[i].inputs[:r] for pair in sides]).repeat(kinds, 1, 1), torch.stack([pair[i].targets[:r] for pair in sides]).repeat(kinds, 1)) for i, r in ((0, rows), (1, test_rows)))
-    features, classes = x.shape[2], 1 + max(int(side.targets.max()) for pair in sides for side in pair)
-    weight = lambda a, b: nn.Parameter(((torch.rand(n, a, b, generator=draw) * 2 - 1) / math.sqrt(a)).repeat(kinds, 1, 1))
-    weights = [weight(features, width), nn.Parameter(torch.zeros(kinds * n, 1, width)), weight(width, classes), nn.Parameter(torch.zeros(kinds * n, 1, classes))]
-    activation = TunableActivation((kinds * n, 1, width), torch.tensor(list(ACTIVATIONS.values())).repeat_interleave(n)[:, None, None])
-    network = lambda x: torch.baddbmm(weights[3], activation(torch.baddbmm(weights[1], x, weights[0])), weights[2])
-    optimizer = torch.optim.Adam([dict(params=weights), dict(params=activation.parameters(), lr=5 * rate)], lr=rate)
-    for _ in progress(range(steps), "train", unit="step"):
-        some = torch.randint(rows, (batch_size,), generator=draw)
-        loss = scores(network(x[:, some]), y[:, some])[0].sum()   # each network has its own gradient
-        optimizer.zero_grad(); loss.backward(); optimizer.step()
+    (x, y), (x_test, y_test) = _stacked_sides(sides)
+    n_seeds, draw = len(sides), torch.Generator().manual_seed(seed)
+    classes = 1 + max(int(side.targets.max()) for pair in sides for side in pair)
+    network = _ActivationNetworks(n_seeds, (x.shape[2], width, classes), draw)
+    optimizer = torch.optim.Adam(
+        [dict(params=network.weights), dict(params=network.activation.parameters(), lr=5 * rate)], lr=rate)
+    batches = (torch.randint(x.shape[1], (batch_size,), generator=draw) for _ in range(steps))
+    for batch in progress(batches, "train", steps, "step"): network.step(x[:, batch], y[:, batch], optimizer)
     with torch.no_grad(): loss, right = scores(network(x_test), y_test)
-    frame = pd.DataFrame(dict(activation=np.repeat(list(ACTIVATIONS), n), seed=np.tile(np.arange(n), kinds), accuracy=right.numpy(), loss=loss.numpy()))
-    return ActivationComparison(frame, activation.shape.detach()[n:2 * n, 0].numpy())
+    names, seeds = np.repeat(list(ACTIVATIONS), n_seeds), np.tile(np.arange(n_seeds), len(ACTIVATIONS))
+    frame = pd.DataFrame(dict(activation=names, seed=seeds, accuracy=right.numpy(), loss=loss.numpy()))
+    return ActivationComparison(frame, network.tunable_shapes().numpy())

@@ -75,7 +75,10 @@ class Target:
         if self.neurons is not None and not 0 < len(set(self.neurons)) == len(self.neurons):
             raise BadAddress(f"neurons {','.join(map(str, self.neurons))} of {self.site} must be at least one, and each once.")
 
-    def __str__(self) -> str: return f"{self.site}[{'norm' if self.neurons is None else ','.join(map(str, self.neurons))}]"
+    def __str__(self) -> str:
+        what = "norm" if self.neurons is None else ",".join(map(str, self.neurons))
+        return f"{self.site}[{what}]"
+
     def __len__(self) -> int: return 1 if self.neurons is None else len(self.neurons)
 
     @classmethod

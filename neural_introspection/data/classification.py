@@ -71,16 +71,31 @@ def _bundled_table(name: str, rows: int, seed: int) -> Table:
 def _file_table(path: Path, label: Optional[str]) -> Table:
     "`BadInput` for a file or column that does not fit, `BadData` for a damaged one."
     if path.suffix not in (".csv", ".parquet") or not path.is_file():
-        raise BadInput(f"data {str(path)!r} is no data set: choose {', '.join(DATA_SETS)}, or give a .csv or .parquet file that exists.")
+        raise BadInput(
+            f"data {str(path)!r} is no data set: "
+            f"choose {', '.join(DATA_SETS)}, or give a .csv or .parquet file that exists.")
     try: frame = read_frame(path)
-    except BadData: raise BadData(f"{path.name} is not a readable table: it is damaged, or not what its ending says.") from None
-    if label not in frame: raise BadInput(f"{path.name} needs the column of the classes{f', and {label!r} is none of its columns' * bool(label)}: give label, one of {_few(frame)}.")
+    except BadData:
+        raise BadData(f"{path.name} is not a readable table: it is damaged, or not what its ending says.") from None
+    if label not in frame:
+        wrong = f", and {label!r} is none of its columns" if label else ""
+        raise BadInput(f"{path.name} needs the column of the classes{wrong}: give label, one of {_few(frame)}.")
     x, y = frame.drop(columns=label), frame[label]
-    unfit = [c for c in x if not pd.api.types.is_numeric_dtype(x[c]) or not np.isfinite(x[c].to_numpy(float, na_value=math.nan)).all()]
-    if unfit or not len(x.columns): raise BadInput(f"{path.name} has {f'something other than finite numbers in {_few(unfit)}' if unfit else 'no column but the label'}: features must be numbers.")
+    _check_features(path, x)
     if y.isna().any() or (y == "").any(): raise BadInput(f"some rows of {path.name} have no {label}: leave those rows out.")
     names, classes = np.unique(y if pd.api.types.is_numeric_dtype(y) else y.astype(str), return_inverse=True)
     return x, classes, tuple(map(str, names))
+
+def _check_features(path: Path, x: pd.DataFrame) -> None:
+    "`BadInput` unless there are features, all of finite numbers."
+    unfit = [name for name in x if not _is_finite(x[name])]
+    if len(x.columns) and not unfit: return
+    found = f"something other than finite numbers in {_few(unfit)}" if unfit else "no column but the label"
+    raise BadInput(f"{path.name} has {found}: features must be numbers.")
+
+def _is_finite(column: pd.Series) -> bool:
+    if not pd.api.types.is_numeric_dtype(column): return False
+    return bool(np.isfinite(column.to_numpy(float, na_value=math.nan)).all())
 
 # %% ../../nbs/data/60_classification.ipynb #98fdbf70
 def _few(names: Any, most: int = 8) -> str: return ", ".join([*map(str, list(names)[:most]), *["..."] * (len(list(names)) > most)])
@@ -108,28 +123,37 @@ def _test_side(x: Float[np.ndarray, "row feature"], y: Int[np.ndarray, "row"], s
     chosen = train_test_split(np.arange(rows), test_size=test, stratify=y[first], random_state=seed)[1]
     return np.isin(group.ravel(), chosen)
 
+# %% ../../nbs/data/60_classification.ipynb #30c3456c
+def _standardised_sides(x: Float[np.ndarray, "row feature"], test: Bool[np.ndarray, "row"]) -> list[Tensor]:
+    "Training and test rows, standardised by the training rows; and mean and standard deviation of those."
+    mean, std = x[~test].mean(0), x[~test].std(0)
+    std = np.where(std > 0, std, 1)
+    numbers = (x[~test] - mean) / std, (x[test] - mean) / std, mean, std
+    return [torch.as_tensor(values.astype("f4")) for values in numbers]
+
 # %% ../../nbs/data/60_classification.ipynb #ee9c06ed
 def load_classification(
     data: str = "digits",               # one of DATA_SETS, or a .csv or .parquet file
     label: Optional[str] = None,        # the file's column of classes
     classes: Optional[str] = None,      # the classes to keep, such as 3,8
-    num_samples: Optional[int] = None,  # how many rows; all, or 1,000 synthetic ones, if left out
-    test_split: float = .2,             # share of the rows for the test
-    seed: int = 0,                      # of the synthetic data, the sample and the split
+    num_samples: Optional[int] = None,  # rows; None: all, or 1,000 synthetic ones
+    test_split: float = .2,             # share of the rows
+    seed: int = 0,                      # of synthetic data, sample and split
 ) -> ClassificationData:
-    "A data set that is split and standardised. `BadInput` says what does not fit, and names the columns or classes there are."
-    table = _bundled_table(data, num_samples or 1000, seed) if data in DATA_SETS else _file_table(Path(data), label)
+    """A data set that is split and standardised. `BadInput` says what does not fit, and names the columns or classes
+    there are."""
+    bundled = data in DATA_SETS
+    table = _bundled_table(data, num_samples or 1000, seed) if bundled else _file_table(Path(data), label)
     frame, y, names = _chosen_classes(table, classes)
-    if num_samples and num_samples > len(y): log.info("%s has %d rows, fewer than %d: all are used", data, len(y), num_samples)
+    if num_samples and num_samples > len(y):
+        log.info("%s has %d rows, fewer than %d: all are used", data, len(y), num_samples)
     rows = np.sort(np.random.default_rng([seed, 0]).permutation(len(y))[:num_samples])
     x, y = frame.to_numpy(float)[rows], y[rows]
     test = _test_side(x, y, test_split, seed)
-    mean, std = x[~test].mean(0), x[~test].std(0)
-    std = np.where(std > 0, std, 1)
-    side = lambda rows: (torch.as_tensor(((x[rows] - mean) / std).astype("f4")), torch.as_tensor(y[rows].astype("i8")))
-    (x_train, y_train), (x_test, y_test) = side(~test), side(test)
-    return ClassificationData(data if data in DATA_SETS else Path(data).name, tuple(map(str, frame.columns)), names, x_train, y_train, y_train,
-                              x_test, y_test, torch.as_tensor(mean.astype("f4")), torch.as_tensor(std.astype("f4")))
+    x_train, x_test, *moments = _standardised_sides(x, test)
+    y_train, y_test = torch.as_tensor(y[~test].astype("i8")), torch.as_tensor(y[test].astype("i8"))
+    name, features = data if bundled else Path(data).name, tuple(map(str, frame))
+    return ClassificationData(name, features, names, x_train, y_train, y_train, x_test, y_test, *moments)
 
 # %% ../../nbs/data/60_classification.ipynb #5afc10ea
 def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "row"]]:

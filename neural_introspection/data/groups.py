@@ -77,17 +77,21 @@ def _near_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int]]
 def group_texts(
     texts: Iterable[str],                          # the texts; a `Corpus` is one
     template_ids: Optional[Sequence[int]] = None,  # template or topic of each text, -1 unknown
-    threshold: float = .8,                         # similarity from which two texts are nearly the same; 1: only if all pieces are
+    threshold: float = .8,                         # similarity of near-duplicates; 1: only if all pieces are the same
 ) -> Int[np.ndarray, "text"]:
-    "A group id per text, from 0 in order of appearance: same text, near-duplicate or same template, directly or through others."
+    """A group id per text, from 0 in order of appearance: same text, near-duplicate or same template, directly or
+    through others."""
     normal = [_normal(text) for text in texts]
     ids = np.full(len(normal), -1) if template_ids is None else np.asarray(template_ids)
-    if len(ids) != len(normal): raise BadInput(f"{len(normal)} texts came with {len(ids)} template ids: give one each.")
-    if not 0 < threshold <= 1: raise BadInput(f"the near-duplicate threshold is {threshold}, but must be above 0 and at most 1.")
+    if len(ids) != len(normal):
+        raise BadInput(f"{len(normal)} texts came with {len(ids)} template ids: give one each.")
+    if not 0 < threshold <= 1:
+        raise BadInput(f"the near-duplicate threshold is {threshold}, but must be above 0 and at most 1.")
     distinct = {text: i for i, text in enumerate(dict.fromkeys(normal))}
     node, known = np.array([distinct[text] for text in normal], dtype=np.int64), ids >= 0
     templates, index = np.unique(ids[known], return_inverse=True)
     shared = np.stack([node[known], len(distinct) + index], 1).tolist()
-    label = _components(len(distinct) + len(templates), _near_pairs(list(distinct), threshold) + shared)[node]
+    pairs = _near_pairs(list(distinct), threshold) + shared
+    label = _components(len(distinct) + len(templates), pairs)[node]
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]

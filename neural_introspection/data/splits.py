@@ -36,13 +36,17 @@ def split_groups(
 ) -> Shaped[np.ndarray, "text"]:
     "'train', 'val' or 'test' for each text, never two for one group; `BadTexts` if the groups are too few or too uneven."
     if not (val >= 0 and test >= 0 and val + test < 1):
-        raise BadInput(f"val split {val} and test split {test} were given, but they must not be negative and must sum to less than 1.")
+        raise BadInput(
+            f"val split {val} and test split {test} were given, "
+            "but they must not be negative and must sum to less than 1.")
     ids, index = np.unique(np.asarray(groups), return_inverse=True)
-    sizes, shares = np.bincount(index, minlength=len(ids)), {side: share for side, share in (("val", val), ("test", test)) if share > 0}
+    sizes = np.bincount(index, minlength=len(ids))
+    shares = {name: share for name, share in dict(val=val, test=test).items() if share > 0}
     _check_groups(len(index), len(ids), ["train", *shares])
     side, order = np.full(len(ids), "train"), random.Random(seed).sample(range(len(ids)), len(ids))
     for name, share in shares.items():
-        side[_choose(sizes.tolist(), [g for g in order if side[g] == "train"], share*len(index))] = name
+        still_free = [group for group in order if side[group] == "train"]
+        side[_choose(sizes.tolist(), still_free, share*len(index))] = name
     _check_shares(side, sizes, shares)
     return side[index]
 

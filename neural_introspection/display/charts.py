@@ -71,39 +71,49 @@ def _two_digits(value: float) -> str: return f"{round(value, 2) + 0.:.2f}"  # ad
 
 # %% ../../nbs/display/12_charts.ipynb #9127513b
 def _points(actual: np.ndarray, predicted: np.ndarray, hover: np.ndarray, name: str, index: int) -> go.Scatter:
-    return go.Scatter(x=actual.astype("f4"), y=predicted.astype("f4"), name=f"{label(name, 40)} ({len(actual):,})" if name else f"texts ({len(actual):,})",
-                      text=hover.tolist(), mode="markers",
-                      marker=dict(color=colour_of(name, index), symbol=SPLIT_MARKERS.get(name, "circle"), size=6, opacity=.6),
-                      hovertemplate="actual %{x:.4g}, predicted %{y:.4g}<br>%{text}<extra>" + label(name, 40) + "</extra>")
+    shown = f"{label(name, 40)} ({len(actual):,})" if name else f"texts ({len(actual):,})"
+    symbol = SPLIT_MARKERS.get(name, "circle")
+    return go.Scatter(
+        x=actual.astype("f4"), y=predicted.astype("f4"), name=shown, text=hover.tolist(), mode="markers",
+        marker=dict(color=colour_of(name, index), symbol=symbol, size=6, opacity=.6),
+        hovertemplate="actual %{x:.4g}, predicted %{y:.4g}<br>%{text}<extra>" + label(name, 40) + "</extra>")
 
 # %% ../../nbs/display/12_charts.ipynb #927ebe79
 def _identity(actual: np.ndarray, predicted: np.ndarray) -> go.Scatter:
     ends = [float(np.nanmin([actual, predicted])), float(np.nanmax([actual, predicted]))]
-    return go.Scatter(x=ends, y=ends, mode="lines", name="perfect prediction", line=dict(color=COLOURS["grey"], dash="dash"), hoverinfo="skip")
+    line = dict(color=COLOURS["grey"], dash="dash")
+    return go.Scatter(x=ends, y=ends, mode="lines", name="perfect prediction", line=line, hoverinfo="skip")
 
 # %% ../../nbs/display/12_charts.ipynb #e1896623
 def predicted_vs_actual(
     actual: Float[np.ndarray, "text"],
     predicted: Float[np.ndarray, "text"],
-    split: Optional[Sequence[str]] = None,  # the split of each text
-    texts: Optional[Sequence[str]] = None,  # shown on hover, escaped and shortened
-    r2: Optional[float] = None,             # shown beside the title
-    interval: Optional[tuple[float, float]] = None,  # confidence interval of `r2`
-    r2_of: str = "test",                    # the split that `r2` belongs to
+    split: Optional[Sequence[str]] = None,   # the split of each text
+    texts: Optional[Sequence[str]] = None,   # shown on hover, escaped and shortened
+    r2: Optional[float] = None,              # shown beside the title
+    interval: Optional[tuple[float, float]] = None,   # confidence interval of `r2`
+    r2_of: str = "test",                     # the split that `r2` belongs to
     title: str = "Predicted versus actual",
     unit: str = "activation",
 ) -> Figure:
     "Scatter of predictions with the identity line, coloured by split; `BadInput` if the lengths differ."
     actual, predicted = to_numbers(actual, "actual"), to_numbers(predicted, "predicted")
     check_lengths(actual=actual, predicted=predicted, split=split, texts=texts)
-    split = np.array([""]*len(actual) if split is None else split)
-    hover = np.array([label(t) for t in texts] if texts is not None else [""]*len(actual), dtype=object)
-    traces = [_points(actual[split == s], predicted[split == s], hover[split == s], s, i) for i, s in enumerate(dict.fromkeys(split.tolist()))]
+    no_text = [""]*len(actual)
+    split = np.array(no_text if split is None else split)
+    hover = np.array(no_text if texts is None else [label(t) for t in texts], dtype=object)
+    traces = [_identity(actual, predicted)]
+    for i, name in enumerate(dict.fromkeys(split.tolist())):
+        rows = split == name
+        traces.append(_points(actual[rows], predicted[rows], hover[rows], name, i))
     about = " · ".join(filter(None, [title, r2_text(r2, interval, r2_of)]))
-    square = dict(constrain="domain", constraintoward="left")
-    return figure([_identity(actual, predicted), *traces], about, height=560, showlegend=True,
-                  xaxis=dict(title_text=label(f"actual {unit}"), **square),
-                  yaxis=dict(title_text=label(f"predicted {unit}"), scaleanchor="x", scaleratio=1, **square | dict(constraintoward="bottom")))
+    return figure(traces, about, height=560, showlegend=True, **_equal_axes(unit))
+
+def _equal_axes(unit: str) -> dict[str, dict]:
+    "Axes of the actual and the predicted values, of the same scale."
+    x = dict(title_text=label(f"actual {unit}"), constrain="domain", constraintoward="left")
+    y = dict(title_text=label(f"predicted {unit}"), constrain="domain", constraintoward="bottom")
+    return dict(xaxis=x, yaxis=y | dict(scaleanchor="x", scaleratio=1))
 
 # %% ../../nbs/display/12_charts.ipynb #9361674b
 def _need(frame: Any, *columns: str) -> None:
@@ -219,6 +229,16 @@ def _shared_labels(names: list[str], layers: list, heights: list[float], near: f
         else: labels[i], last[layer] = name, i
     return labels
 
+# %% ../../nbs/display/12_charts.ipynb #12f5b1a1
+def _line_names(shape: tuple[int, ...], rows: Optional[Sequence[Any]],
+                columns: Optional[Sequence[Any]]) -> tuple[Sequence[Any], Sequence[Any]]:
+    "The labels of rows and of columns; their numbers where none are given."
+    rows, columns = (range(n) if names is None else names for n, names in zip(shape, (rows, columns)))
+    if (len(rows), len(columns)) == shape: return rows, columns
+    raise BadInput(
+        f"{len(rows)} row and {len(columns)} column labels do not fit a matrix of shape {shape}: "
+        "give one per row and column.")
+
 # %% ../../nbs/display/12_charts.ipynb #3d6d655e
 def heat_map(
     matrix: Float[np.ndarray, "row column"],
@@ -233,14 +253,16 @@ def heat_map(
     matrix = np.asarray(matrix.detach().cpu() if hasattr(matrix, "detach") else matrix, "f4")
     if matrix.ndim != 2: raise BadInput(f"a matrix of shape {matrix.shape} was given: it must have two axes.")
     to_numbers(matrix, unit)
-    rows, columns = (range(n) if names is None else names for n, names in zip(matrix.shape, (rows, columns)))
-    if (len(rows), len(columns)) != matrix.shape:
-        raise BadInput(f"{len(rows)} row and {len(columns)} column labels do not fit a matrix of shape {matrix.shape}: give one per row and column.")
+    rows, columns = _line_names(matrix.shape, rows, columns)
     signed = np.nanmin(matrix) < 0 < np.nanmax(matrix)
-    trace = go.Heatmap(z=matrix, x=distinct(columns), y=distinct(rows), colorscale="RdBu_r" if signed else "Cividis", zmid=0 if signed else None,
-                       colorbar=dict(title_text=label(unit), title_side="right", thickness=14, ypad=0, outlinewidth=0), hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>")
-    return figure([trace], title, x, y, height=int(np.clip(140 + 22*len(rows), 240, 900)), xaxis=dict(type="category", showgrid=False),
-                  yaxis=dict(type="category", showgrid=False, autorange="reversed"), margin_t=56)
+    colours = dict(colorscale="RdBu_r", zmid=0) if signed else dict(colorscale="Cividis")
+    bar = dict(title_text=label(unit), title_side="right", thickness=14, ypad=0, outlinewidth=0)
+    hover = "%{y}, %{x}: %{z:.4g}<extra></extra>"
+    trace = go.Heatmap(
+        z=matrix, x=distinct(columns), y=distinct(rows), colorbar=bar, hovertemplate=hover, **colours)
+    height, x_axis = int(np.clip(140 + 22*len(rows), 240, 900)), dict(type="category", showgrid=False)
+    y_axis = x_axis | dict(autorange="reversed")
+    return figure([trace], title, x, y, height=height, xaxis=x_axis, yaxis=y_axis, margin_t=56)
 
 # %% ../../nbs/display/12_charts.ipynb #576cf851
 def interval_line(

@@ -35,15 +35,20 @@ def difference(table: pd.DataFrame, preset: str, low: float, high: float, measur
     return mean_interval((wide[high] - wide[low]).dropna().to_numpy())
 
 # %% ../../nbs/experiments/40_toy_claims.ipynb #922a2192
-def contrasts(table: pd.DataFrame, presets: Sequence[str], first: float, second: float, measure: str = "per_feature") -> pd.DataFrame:
-    "A row for each preset: the measure at both values (means over seeds), the `gain` from the first to the second with its 95 % interval, the ratio of their losses with its own, and the `verdict`: more, fewer or unclear."
+def contrasts(table: pd.DataFrame, presets: Sequence[str], first: float, second: float,
+              measure: str = "per_feature") -> pd.DataFrame:
+    """A row for each preset: the measure at both values (means over seeds), the `gain` from the first to the second
+    with its 95 % interval, the ratio of their losses with its own, and the `verdict`: more, fewer or unclear."""
     rows = []
     for name in presets:
         gain, lower, upper = difference(table, name, first, second, measure)
         wide = row_of(table, name).pivot(index="seed", columns="value", values=[measure, "loss"])
         ratio, ratio_low, ratio_high = mean_interval((wide["loss"][second] / wide["loss"][first]).dropna().to_numpy())
-        rows.append(dict(preset=name, first=first, second=second, at_first=wide[measure][first].mean(), at_second=wide[measure][second].mean(), gain=gain, gain_low=lower, gain_high=upper,
-                         loss_ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high, verdict="more" if lower > 0 else "fewer" if upper < 0 else "unclear"))
+        at_first, at_second = wide[measure][first].mean(), wide[measure][second].mean()
+        verdict = "more" if lower > 0 else "fewer" if upper < 0 else "unclear"
+        rows.append(dict(
+            preset=name, first=first, second=second, at_first=at_first, at_second=at_second, gain=gain, gain_low=lower,
+            gain_high=upper, loss_ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high, verdict=verdict))
     return pd.DataFrame(rows).set_index("preset")
 
 # %% ../../nbs/experiments/40_toy_claims.ipynb #a69b8437

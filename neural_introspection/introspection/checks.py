@@ -89,9 +89,11 @@ _BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled ta
 
 def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     "Whether the head beats each baseline; `not measured` without another model."
-    words = lambda n, c: f"{n}: {number_text(c.score.value)}, and the head is {_lead(c.head_minus)}"
-    found = [Check(f"beats {n}", c.head_minus.value, c.head_minus.beats, words(n, c))
-             for n, c in baselines.items() if n in _BEATEN]
+    found = []
+    for name, c in baselines.items():
+        if name not in _BEATEN: continue
+        words = f"{name}: {number_text(c.score.value)}, and the head is {_lead(c.head_minus)}"
+        found.append(Check(f"beats {name}", c.head_minus.value, c.head_minus.beats, words))
     if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
     return found
 
@@ -107,15 +109,20 @@ def _selectivity_check(case: Case, selective: Optional[Difference]) -> Check:
 
 # %% ../../nbs/introspection/57_checks.ipynb #20056f66
 def score_checks(case: Case, score: Score | ClassScore, selective: Optional[Difference]) -> list[Check]:
-    "`enough groups` (5, or an interval means little), `above zero` (of R²), `losses agree`, `selectivity`, `not its own input`."
-    gap = getattr(case.training, "loss_gap", None)
-    checks = [Check("enough groups", score.groups, score.groups >= 5, f"{score.groups} groups of test texts to resample")]
+    """`enough groups` (5, or an interval means little), `above zero` (of R²), `losses agree`, `selectivity`,
+    `not its own input`."""
+    enough = score.groups >= 5
+    checks = [Check("enough groups", score.groups, enough, f"{score.groups} groups of test texts to resample")]
     if not case.bins: checks += [Check("above zero", score.low, bool(score.low > 0), f"R² is {interval_text(score)}")]
-    checks += [Check("losses agree", gap, None if gap is None else abs(gap) < .01,
-                     "not measured" if gap is None else f"training loss and evaluation loss of one batch differ by {abs(gap):.1g}")]
-    checks += [_selectivity_check(case, selective)]
-    own = LEAKAGE["trivial"] if case.leakage == "trivial" else f"the features are not the input of the target's own MLP: they are {case.leakage}"
-    return checks + [Check("not its own input", None, case.leakage != "trivial", own)]
+    checks += [_loss_check(getattr(case.training, "loss_gap", None)), _selectivity_check(case, selective)]
+    trivial = case.leakage == "trivial"
+    own = f"the features are not the input of the target's own MLP: they are {case.leakage}"
+    return checks + [Check("not its own input", None, not trivial, LEAKAGE["trivial"] if trivial else own)]
+
+def _loss_check(gap: Optional[float]) -> Check:
+    if gap is None: return Check("losses agree", None, None, "not measured")
+    words = f"training loss and evaluation loss of one batch differ by {abs(gap):.1g}"
+    return Check("losses agree", gap, abs(gap) < .01, words)
 
 # %% ../../nbs/introspection/57_checks.ipynb #11611a78
 def own_output_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Rows]) -> Check:
@@ -125,7 +132,8 @@ def own_output_check(case: Case, baselines: dict[str, Compared], predictions: di
     if label == "same site": return Check("own output", None, False, words)
     if case.predictor.target.neurons is None:
         return Check("own output", None, False, f"{words}; a norm's own output cannot be removed")
-    removed, beaten = predictions["own output removed"], [n for n, c in baselines.items() if n in _BEATEN and c.head_minus.beats]
+    removed = predictions["own output removed"]
+    beaten = [n for n, c in baselines.items() if n in _BEATEN and c.head_minus.beats]
     lost = [n for n in beaten if not case.minus(removed, predictions[n]).beats]
     value = float(case.sample(removed)[0])
     found = f"with its own output removed the target is predicted with {case.metric} {number_text(value)}"

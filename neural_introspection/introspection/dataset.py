@@ -230,17 +230,28 @@ class ActivationDatasetGenerator:
         acts = collect_activations(self.model, texts, sites, selection, self.batch_size, folder, "data set")
         of_target = acts.values[site]
         if sites[site] is None: of_target = self.target.values(of_target)   # it is the feature site
-        known = isinstance(texts, SelectedTokens)
-        index, ids = acts.text.numpy(), texts.ids if known else encode(self.model, texts)
-        texts = texts.texts if known else texts
-        pick = lambda values, default: [default(i) if values is None else values[i] for i in index]
-        values = of_target.numpy().astype(np.float64)
-        frame = pd.DataFrame(dict(index=index, text=pick(texts, None), tokens=[ids[i] for i in index],
-                                  position=acts.position.numpy(), **dict(zip(self.target.columns, values.T)),
-                                  group=pick(groups, int), split=pick(split, lambda i: "train")))
+        columns = dict(zip(self.target.columns, of_target.numpy().astype(np.float64).T))
+        frame = _row_table(self.model, texts, acts, columns, groups, split)
         info = describe(self.model)
         about = dict(format=2, model=vars(info), target=str(self.target), dtype=info.dtype, rows=len(frame))
         return ActivationDataset(frame, about | vars(acts.counts)), acts.values[feature_site] if feature_site else None
+
+# %% ../../nbs/introspection/20_dataset.ipynb #85bee4b0
+def _row_table(model: Any, texts: Union[Sequence[str], SelectedTokens], acts: Any, columns: dict[str, np.ndarray],
+               groups: Optional[Sequence[int]], split: Optional[Sequence[str]]) -> pd.DataFrame:
+    "A row for each text or token, with the values of the target in columns of their own."
+    selected = isinstance(texts, SelectedTokens)
+    ids, words = (texts.ids, texts.texts) if selected else (encode(model, texts), texts)
+    index = acts.text.numpy()
+    return pd.DataFrame(dict(
+        index=index,
+        text=[words[i] for i in index],
+        tokens=[ids[i] for i in index],
+        position=acts.position.numpy(),
+        **columns,
+        group=[int(i) if groups is None else groups[i] for i in index],
+        split=["train" if split is None else split[i] for i in index],
+    ))
 
 # %% ../../nbs/introspection/20_dataset.ipynb #d0cd9797
 def check_target(model: Any, target: Target) -> None:

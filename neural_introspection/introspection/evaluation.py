@@ -115,20 +115,29 @@ def _random_weights_run(case: Case) -> Rows:
 def _makers(case: Case) -> dict[str, Callable[[], Rows | dict[str, Rows]]]:
     """Every control that this case needs, by name: a function that gives its predictions for the test rows, or those
     of several heads of its kind."""
-    t, d, x, p = case.trainer, case.dataset, case.features, case.predictor
-    head = lambda features: control_rows(t, d, features)
-    several = lambda make, n: stacked_control_rows(t, [make(d, case.seed + i) for i in range(n)], x)
-    makers = {"most frequent bin" if case.bins else "mean": lambda: simple_guess(d, case.bins),
-              "last token": lambda: simple_guess(d, case.bins, by_token=True),
-              "input only": lambda: head(input_features(p.model, d)),
-              "shuffled": lambda: several(shuffle_targets, SHUFFLES),
-              "random weights": lambda: _random_weights_run(case)}
-    other = case.options.other_model
-    if other is not None: makers["other model"] = lambda: head(other_features(p, d, other))
-    if p.weights: makers["frozen head"] = lambda: head(case.base_features)
-    if case.training.moving: makers["fixed targets"] = lambda: _tuned_again(case, p.model, case.base_features, "fixed")
-    if case.leakage == "downstream" and p.target.neurons: makers["own output removed"] = lambda: head(without_own_output(p, d))
-    return makers | {"control task": lambda: several(control_task, TASKS)}
+    p, d, bins, other = case.predictor, case.dataset, case.bins, case.options.other_model
+    makers: dict[str, Callable[[], Any]] = {
+        "most frequent bin" if bins else "mean": lambda: simple_guess(d, bins),
+        "last token": lambda: simple_guess(d, bins, by_token=True),
+        "input only": lambda: _control(case, input_features(p.model, d)),
+        "shuffled": lambda: _several(case, shuffle_targets, SHUFFLES),
+        "random weights": lambda: _random_weights_run(case),
+    }
+    if other is not None: makers |= {"other model": lambda: _control(case, other_features(p, d, other))}
+    if p.weights: makers |= {"frozen head": lambda: _control(case, case.base_features)}
+    if case.training.moving:
+        makers |= {"fixed targets": lambda: _tuned_again(case, p.model, case.base_features, "fixed")}
+    if case.leakage == "downstream" and p.target.neurons:
+        makers |= {"own output removed": lambda: _control(case, without_own_output(p, d))}
+    return makers | {"control task": lambda: _several(case, control_task, TASKS)}
+
+def _control(case: Case, features: Float[Tensor, "row d"]) -> Rows:
+    return control_rows(case.trainer, case.dataset, features)
+
+def _several(case: Case, make: Callable, n: int) -> Any:
+    "The predictions of heads trained on n control data sets, one for each seed."
+    datasets = [make(case.dataset, case.seed + i) for i in range(n)]
+    return stacked_control_rows(case.trainer, datasets, case.features)
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #b94d798a
 def _identity(case: Case) -> dict:
@@ -192,20 +201,23 @@ def measure_selectivity(case: Case, head: Rows,
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #e6809c67
 def measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
-    "What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least); None if it was frozen."
+    """What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least); None if
+    it was frozen."""
     p, tokens = case.predictor, case.dataset.tokens.part(case.dataset.part("test")["index"].unique().tolist())
     if not p.weights: return None
-    texts = list(tokens.texts.values())
-    drift = lambda: language_drift(p.model, p.weights, texts, p.batch_size)
-    make = lambda: changed_site(p, tokens) | {k: np.array([v]) for k, v in drift().items()}
+    def make():
+        drift = language_drift(p.model, p.weights, list(tokens.texts.values()), p.batch_size)
+        return changed_site(p, tokens) | {name: np.array([value]) for name, value in drift.items()}
     found = _kept(case, "self modification", _identity(case) if case.folder else {}, make)
     original, current = case.sample(head), case.sample(head, case.outcome(found["current"]))
     moved, ratio = current - original, _std_ratios(case, found["current"])
     gap = Difference(float(moved[0]), *interval(moved, case.n_groups))
-    return dict(original=float(original[0]), current=float(current[0]), gap=gap.value, gap_low=gap.low, gap_high=gap.high,
-                std_ratio=float(ratio.min()), std_ratios=ratio.tolist(), dead_share=dead_share(found["before"], found["after"]),
-                moving_target=float(case.training.moving),
-                **{k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")})
+    dead = dead_share(found["before"], found["after"])
+    return dict(
+        original=float(original[0]), current=float(current[0]), gap=gap.value, gap_low=gap.low, gap_high=gap.high,
+        std_ratio=float(ratio.min()), std_ratios=ratio.tolist(), dead_share=dead,
+        moving_target=float(case.training.moving),
+        **{k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")})
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #17404ec2
 def _std_ratios(case: Case, current: Rows) -> Float[np.ndarray, "target"]:

@@ -328,20 +328,27 @@ def direction_figure(
 ) -> Any:
     "Its cosines over the null of its layer, filter above, pattern below (plotly); `BadInput` if there are none."
     from neural_introspection.display import figure
-    found = {pair: c for pair, c in _direction_cosines(predictor, features).items() if pair[0] in ("filter", "pattern")}
+    cosines = _direction_cosines(predictor, features).items()
+    found = {(vector, kind): c[index] for (vector, kind), c in cosines if vector in ("filter", "pattern")}
     if not found: raise BadInput("there is no direction to draw: give a linear regression head for neurons.")
     address, kinds = predictor.target.addresses[index], list(dict.fromkeys(kind for _, kind in found))
     vectors = list(dict.fromkeys(vector for vector, _ in found))
-    traces = [trace for (vector, kind), cosines in found.items()
-              for trace in _null_traces(cosines[index], address.neuron, kind, kinds.index(kind), vectors.index(vector))]
-    size = 1/len(vectors)
-    place = lambda i: dict(domain=[1 - (i + .88)*size, 1 - i*size], title_text=f"neurons ({vectors[i]})")
-    axes = {f"yaxis{i + 1 if i else ''}": place(i) for i in range(len(vectors))}
-    every = np.concatenate([cosines[index] for cosines in found.values()])
+    traces, axes = [], _stacked_axes(vectors)
+    for (vector, kind), values in found.items():
+        traces += _null_traces(values, address.neuron, kind, kinds.index(kind), vectors.index(vector))
+    every = np.concatenate(list(found.values()))
     ends = [np.nanmin(every) - .05, np.nanmax(every) + .05] if np.isfinite(every).any() else [-1, 1]
-    return figure(traces, f"The head's direction and the weights of {address}", "cosine",
-                  height=230 + 190*len(vectors), margin_t=100, showlegend=True, **axes,
-                  xaxis=dict(anchor="y2" if len(vectors) > 1 else "y", range=ends))
+    axes["xaxis"] = dict(anchor="y2" if len(vectors) > 1 else "y", range=ends)
+    title, height = f"The head's direction and the weights of {address}", 230 + 190*len(vectors)
+    return figure(traces, title, "cosine", height=height, margin_t=100, showlegend=True, **axes)
+
+def _stacked_axes(vectors: Sequence[str]) -> dict[str, dict]:
+    "The y axes of panels of equal height, the first on top."
+    size, axes = 1/len(vectors), {}
+    for i, vector in enumerate(vectors):
+        domain = [1 - (i + .88)*size, 1 - i*size]
+        axes[f"yaxis{i + 1}" if i else "yaxis"] = dict(domain=domain, title_text=f"neurons ({vector})")
+    return axes
 
 # %% ../../nbs/introspection/30_predictor.ipynb #877ade87
 def _null_traces(cosines: Float[np.ndarray, "neuron"], neuron: int, kind: str, index: int, panel: int) -> list:

@@ -76,26 +76,32 @@ def _sentences(card: IntrospectionCard) -> list[str]:
 # %% ../../nbs/introspection/58_report.ipynb #4c78395a
 def _predictor_frame(card: IntrospectionCard) -> pd.DataFrame:
     "The head, the baselines and the other controls: score, and the head's lead with its interval."
-    lead = lambda d: dict(zip(("lead", "lead_low", "lead_high"), (d.value, d.low, d.high) if d else [np.nan]*3))
-    others = card.baselines | card.controls
-    rows = [vars(card.score) | lead(None), *(vars(c.score) | lead(c.head_minus) for c in others.values())]
+    others, no_lead = card.baselines | card.controls, dict.fromkeys(("lead", "lead_low", "lead_high"), np.nan)
+    rows = [vars(card.score) | no_lead]
+    for c in others.values():
+        d = c.head_minus
+        rows.append(vars(c.score) | (dict(lead=d.value, lead_low=d.low, lead_high=d.high) if d else no_lead))
     return pd.DataFrame(rows, pd.Index(["head", *others], name="predictor"))
 
 # %% ../../nbs/introspection/58_report.ipynb #14525f1c
 def _summary(card: IntrospectionCard) -> dict:
     "One JSON-able object."
-    change, name = card.self_modification, "r2" if card.score.metric == "R²" else "accuracy"
-    compared = lambda many: {n: vars(c.score) | dict(lead=c.head_minus) for n, c in many.items()}
+    change, name = card.self_modification or {}, "r2" if card.score.metric == "R²" else "accuracy"
+    original, current = change.get("original", card.score.value), change.get("current", card.score.value)
     selective = card.selectivity
-    picked = {k: v for k, v in (change or {}).items() if k not in ("original", "current", "std_ratios")}
-    return plain(dict(verdict=card.verdict, sentence=card.summary(), metric=card.score.metric, **vars(card.score), leakage=card.leakage,
-                      selectivity=selective and selective.value,
-                      selectivity_interval=selective and [selective.low, selective.high],
-                      std_ratio=1.0) | {f"{name}_original": change["original"] if change else card.score.value,
-                                        f"{name}_current": change["current"] if change else card.score.value}
-                 | picked | dict(baselines=compared(card.baselines), controls=compared(card.controls),
-                                 checks={c.name: c.outcome for c in card.checks},
-                                 **{k: card.about[k] for k in ("target", "feature_site", "chosen")}))
+    summary = dict(
+        verdict=card.verdict, sentence=card.summary(), metric=card.score.metric, **vars(card.score),
+        leakage=card.leakage, selectivity=selective and selective.value,
+        selectivity_interval=selective and [selective.low, selective.high], std_ratio=1.0)
+    summary |= {f"{name}_original": original, f"{name}_current": current}
+    summary |= {k: v for k, v in change.items() if k not in ("original", "current", "std_ratios")}
+    return plain(summary | dict(
+        baselines=_compared(card.baselines), controls=_compared(card.controls),
+        checks={c.name: c.outcome for c in card.checks},
+        **{k: card.about[k] for k in ("target", "feature_site", "chosen")}))
+
+def _compared(many: dict[str, Compared]) -> dict[str, dict]:
+    return {name: vars(c.score) | dict(lead=c.head_minus) for name, c in many.items()}
 
 # %% ../../nbs/introspection/58_report.ipynb #5fe7fab5
 _SHOWN = {"r2": "R²", "r2_low": "95 % from", "r2_high": "to", "accuracy": "accuracy", "accuracy_low": "95 % from", "accuracy_high": "to",
@@ -112,25 +118,39 @@ def _table(card: IntrospectionCard) -> pd.DataFrame:
 # %% ../../nbs/introspection/58_report.ipynb #965df7df
 def _facts(card: IntrospectionCard) -> dict[str, str]:
     "What is worth a line each."
-    a, c, s = card.about, card.self_modification, card.selectivity
-    facts = {"Chosen": a["chosen"], "Features": f"{a['feature_site']}, leakage label {card.leakage}", "Tokens": count_summary(a),
-             "Selectivity": "not measured" if s is None else interval_text(s),
-             "Model": f"{a['model']['name']}, weights {a['model']['weights']}",
-             "Head": f"{a['head']}, {a['rows']} rows, seed {a['seed']}"}
-    if c is None: return facts | {"Self-modification": "none: the model was frozen"}
-    moving = "recomputed" if c["moving_target"] else "fixed"
-    return facts | {"Self-modification": f"{a['unfreeze']}, target {moving}: {card.score.metric} {number_text(c['original'])} against the original activation, "
-                                         f"{number_text(c['current'])} against the current one; "
-                                         f"std ratio {number_text(c['std_ratio'])}, {c['dead_share']:.1%} of the site's neurons dead",
-                    "Language model": f"KL from the base model {number_text(c['kl'], 3)} nats per token, "
-                                      f"perplexity {number_text(c['perplexity_before'], 1)} before and {number_text(c['perplexity_after'], 1)} after"}
+    a, s = card.about, card.selectivity
+    facts = {
+        "Chosen": a["chosen"],
+        "Features": f"{a['feature_site']}, leakage label {card.leakage}",
+        "Tokens": count_summary(a),
+        "Selectivity": "not measured" if s is None else interval_text(s),
+        "Model": f"{a['model']['name']}, weights {a['model']['weights']}",
+        "Head": f"{a['head']}, {a['rows']} rows, seed {a['seed']}",
+    }
+    if card.self_modification is None: return facts | {"Self-modification": "none: the model was frozen"}
+    return facts | _change_facts(card, card.self_modification)
+
+def _change_facts(card: IntrospectionCard, c: dict) -> dict[str, str]:
+    "What training changed."
+    moving, metric = "recomputed" if c["moving_target"] else "fixed", card.score.metric
+    original, current = number_text(c["original"]), number_text(c["current"])
+    before, after = (number_text(c[f"perplexity_{when}"], 1) for when in ("before", "after"))
+    return {
+        "Self-modification":
+            f"{card.about['unfreeze']}, target {moving}: {metric} {original} against the original activation, "
+            f"{current} against the current one; "
+            f"std ratio {number_text(c['std_ratio'])}, {c['dead_share']:.1%} of the site's neurons dead",
+        "Language model":
+            f"KL from the base model {number_text(c['kl'], 3)} nats per token, "
+            f"perplexity {before} before and {after} after",
+    }
 
 # %% ../../nbs/introspection/58_report.ipynb #bef4ec58
 def _markdown_table(frame: pd.DataFrame, corner: str = "") -> str:
-    cell = lambda value: str(value).replace("|", "\\|")
     head = [corner, *frame.columns] if corner else list(frame.columns)
     rows = [[i, *row] if corner else row for i, row in zip(frame.index, frame.to_numpy().tolist())]
-    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in (head, ["---"]*len(head), *rows))
+    lines = [[str(value).replace("|", "\\|") for value in row] for row in (head, ["---"]*len(head), *rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../../nbs/introspection/58_report.ipynb #005570f8
 def _markdown(card: IntrospectionCard) -> str:
@@ -152,21 +172,29 @@ def _fold(title: str, frame: Optional[pd.DataFrame]) -> str:
 
 # %% ../../nbs/introspection/58_report.ipynb #579cdadf
 def _html(card: IntrospectionCard) -> str:
-    "The verdict as a band with words, the sentence, numbers and checks; the rest is folded. Colours of tables are the page's own."
-    back, text = _BANDS[card.colour]
-    band = (f'<div style="background:{back};color:{text};padding:6px 12px;margin:0 0 8px;border-radius:4px;font-size:1.15em">'
-            f'<b>{html.escape(card.verdict)}</b> · {html.escape(card.about["target"])} from {html.escape(card.about["feature_site"])}</div>')
-    left = lambda frame: frame.rename_axis(None).to_html(justify="left").replace("<td>", '<td style="text-align:left">')
-    checks = left(card.checks_frame().set_index("outcome").drop(columns="value"))
+    """The verdict as a band with words, the sentence, numbers and checks; the rest is folded. Colours of tables are the
+    page's own."""
+    checks = _left_table(card.checks_frame().set_index("outcome").drop(columns="value"))
     facts = "".join(f"<li><b>{html.escape(k)}</b>: {html.escape(v)}</li>" for k, v in _facts(card).items())
     failed = sum(c.passed is False for c in card.checks)
-    return (f"<div>{band}<p>{html.escape(card.summary())}</p>"
-            f'<div style="overflow-x:auto;white-space:nowrap">{left(_table(card))}</div>'
-            f"<details{' open' if failed else ''}><summary>{len(card.checks)} checks, {failed} failed</summary>"
+    opened, neurons = " open" if failed else "", card.per_neuron if len(card.per_neuron) > 1 else None
+    return (f"<div>{_band(card)}<p>{html.escape(card.summary())}</p>"
+            f'<div style="overflow-x:auto;white-space:nowrap">{_left_table(_table(card))}</div>'
+            f"<details{opened}><summary>{len(card.checks)} checks, {failed} failed</summary>"
             f"{checks}</details>"
             f"<details><summary>Details</summary><ul>{facts}</ul></details>"
-            f"{_fold('Each neuron', card.per_neuron if len(card.per_neuron) > 1 else None)}"
+            f"{_fold('Each neuron', neurons)}"
             f"{_fold('Confusion', card.confusion)}{_fold('Directions', card.directions)}</div>")
+
+def _band(card: IntrospectionCard) -> str:
+    "The verdict in its colour."
+    back, text = _BANDS[card.colour]
+    style = f"background:{back};color:{text};padding:6px 12px;margin:0 0 8px;border-radius:4px;font-size:1.15em"
+    target, site = html.escape(card.about["target"]), html.escape(card.about["feature_site"])
+    return f'<div style="{style}"><b>{html.escape(card.verdict)}</b> · {target} from {site}</div>'
+
+def _left_table(frame: pd.DataFrame) -> str:
+    return frame.rename_axis(None).to_html(justify="left").replace("<td>", '<td style="text-align:left">')
 
 # %% ../../nbs/introspection/58_report.ipynb #f6495f6d
 def _bars(card: IntrospectionCard) -> Any:
@@ -202,13 +230,17 @@ def _load(folder: Path) -> IntrospectionCard:
     check_format(stored, 2, folder, "card")
     del stored["format"]
     kind = Score if stored.pop("metric") == "R²" else ClassScore
-    known = lambda cls, fields: cls(**{k: float("nan") if v is None and k != "p" else v for k, v in fields.items()})
-    compared = lambda many: {n: Compared(known(kind, c["score"]), known(Difference, c["head_minus"])) for n, c in many.items()}
     frames = {n: read_frame(folder/f"{n}.parquet") if (folder/f"{n}.parquet").exists() else None for n in _FRAMES}
-    if frames["confusion"] is not None:
-        table = frames["confusion"].to_numpy()
-        frames["confusion"] = bin_table(table)
+    if frames["confusion"] is not None: frames["confusion"] = bin_table(frames["confusion"].to_numpy())
+    selectivity = stored["selectivity"]
     return IntrospectionCard(**stored | frames | dict(
-        score=known(kind, stored["score"]), baselines=compared(stored["baselines"]), controls=compared(stored["controls"]),
-        checks=tuple(Check(**c) for c in stored["checks"]),
-        selectivity=stored["selectivity"] and known(Difference, stored["selectivity"])))
+        score=_restored(kind, stored["score"]), baselines=_restored_all(kind, stored["baselines"]),
+        controls=_restored_all(kind, stored["controls"]), checks=tuple(Check(**c) for c in stored["checks"]),
+        selectivity=selectivity and _restored(Difference, selectivity)))
+
+def _restored(cls: Any, fields: dict[str, Any]) -> Any:
+    "An object from its stored fields; null is NaN, but for p, where it is None."
+    return cls(**{k: float("nan") if v is None and k != "p" else v for k, v in fields.items()})
+
+def _restored_all(kind: Any, many: dict[str, dict]) -> dict[str, Compared]:
+    return {n: Compared(_restored(kind, c["score"]), _restored(Difference, c["head_minus"])) for n, c in many.items()}

@@ -124,6 +124,14 @@ class _EpochOrder(torch.utils.data.Sampler):
     def __iter__(self) -> Iterator[int]:
         return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
 
+# %% ../../nbs/introspection/50_trainer.ipynb #15ac0ab7
+def _check_position(p: ActivationPredictor, dataset: ActivationDataset) -> None:
+    position = dataset.tokens.rule.token_pos
+    if p.token_pos != position:
+        raise BadData(
+            f"a predictor at position {p.token_pos} does not fit {dataset!r}, made at position {position}: "
+            "give both the same.")
+
 # %% ../../nbs/introspection/50_trainer.ipynb #586e957a
 @dataclass(frozen=True)
 class PredictorTrainer:
@@ -151,9 +159,7 @@ class PredictorTrainer:
         p, u = self.predictor, self.unfreeze
         p.weights = {}
         names = learning_weights(p.model, u, p.target, [p.feature_site, *[p.target.site] * self.moving_target])
-        if p.token_pos != dataset.tokens.rule.token_pos:
-            raise BadData(f"a predictor at position {p.token_pos} does not fit {dataset!r}, made at position "
-                          f"{dataset.tokens.rule.token_pos}: give both the same.")
+        _check_position(p, dataset)
         if features is None: features = p.features(dataset.tokens, self.folder and Path(self.folder)/"features")
         _check_rows(dataset, features)
         with _seeded(self.seed), trainable(p.model, names, u.rank if u.strategy == "lora" else 0) as found:
@@ -185,19 +191,26 @@ def _moves(trainer: PredictorTrainer, found: Trainable) -> bool:
 
 def _site_place(target: Target) -> int: return 10**6 if target.layer is None else target.layer
 
+# %% ../../nbs/introspection/50_trainer.ipynb #4d4b2aa4
+def _source(p: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
+            found: Trainable, moving: bool) -> Source:
+    "What batches are read from; where the model learns, activations are recomputed from its lowest learning block."
+    if not found.parameters: return Source(p, dataset, features, None)
+    block = lowest_block([name.split(":")[0] for name in found.parameters])
+    return Source(p, dataset, features, Replay(p, dataset, block, moving))
+
 # %% ../../nbs/introspection/50_trainer.ipynb #620690f9
 class _TrainingState:
     "Everything that changes during training, and its checkpoint."
     def __init__(self, trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
                  found: Trainable):
-        p = trainer.predictor
-        self.trainer, self.found, self.head, self.moving = trainer, found, p.head, _moves(trainer, found)
-        block = lowest_block([name.split(":")[0] for name in found.parameters])
-        replay = Replay(p, dataset, block, self.moving) if found.parameters else None
-        self.source = Source(p, dataset, features, replay)
+        self.trainer, self.found, self.head = trainer, found, trainer.predictor.head
+        self.moving = _moves(trainer, found)
+        self.source = _source(trainer.predictor, dataset, features, found, self.moving)
         self.identity = fit_identity(trainer, dataset, dict(z=self.source.z, y=self.source.y)) if trainer.folder else None
         self.epoch, self.best_epoch, self.history, self.resumed_from = 0, 0, [], None
-        start_head(self.head, *self.source.rows("train"), self.source.group[self.source.split == "train"], trainer.start)
+        groups = self.source.group[self.source.split == "train"]
+        start_head(self.head, *self.source.rows("train"), groups, trainer.start)
         self.parameters = {f"head.{n}": w for n, w in self.head.named_parameters()} | found.parameters
         self.gradients = GradientTracker(self.parameters, trainer.gradient_interval) if trainer.track_gradients else None
         self.drift = _drift(trainer, dataset) if trainer.track_activations else None
@@ -359,23 +372,16 @@ def fit_heads(trainer: PredictorTrainer, datasets: Sequence[ActivationDataset],
               features: Float[Tensor, "row d"]) -> list[Head]:
     """Fresh heads of the trainer's kind on any features (the model stays out of it), one for each data set: the same
     rows with other values. They are trained side by side, each as it would be alone, up to rounding."""
-    states = [_fresh_head(trainer, datasets[0], features)]
-    for dataset in datasets[1:]:
+    states: list[_TrainingState] = []
+    for dataset in datasets:
         states.append(_fresh_head(trainer, dataset, features))
         states[-1].source.z = states[0].source.z   # one copy of the features is enough
-    first, stack = states[0], {name: torch.stack([s.parameters[name].detach() for s in states]).requires_grad_()
-                               for name in states[0].parameters}
+    stack = {name: torch.stack([s.parameters[name].detach() for s in states]).requires_grad_()
+             for name in states[0].parameters}
     optimizer, y = _adamw(trainer, stack.values()), torch.stack([s.source.y for s in states])
     for epoch in range(1, trainer.epochs + 1):
         if all(s.exhausted for s in states): break
-        first.order.epoch = epoch
-        for units in _whole_batches(first):   # of several processes each trains all heads: they are cheap
-            rows = units.to(y.device)
-            scores = _stacked_scores(first.head, stack, first.source.z[rows])
-            loss = first.head.loss(scores.flatten(0, 1), y[:, rows].flatten(0, 1)) * len(states)   # the sum over heads
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        _stacked_epoch(states[0], stack, y, optimizer, epoch)
         for k, state in enumerate(states):
             if state.exhausted: continue   # its best is known: what the stack does with it does not matter
             _put(state, {name: w[k].detach() for name, w in stack.items()})
@@ -383,12 +389,29 @@ def fit_heads(trainer: PredictorTrainer, datasets: Sequence[ActivationDataset],
     for state in states: _put(state, state.best)
     return [s.head for s in states]
 
+# %% ../../nbs/introspection/50_trainer.ipynb #ccabb3eb
+def _stacked_epoch(first: _TrainingState, stack: dict[str, Tensor], y: Float[Tensor, "head row output"],
+                   optimizer: Any, epoch: int) -> None:
+    "Train all heads for an epoch, in the order of the first; of several processes each does: heads are cheap."
+    first.order.epoch = epoch
+    for units in _whole_batches(first):
+        rows = units.to(y.device)
+        scores = _stacked_scores(first.head, stack, first.source.z[rows])
+        loss = first.head.loss(scores.flatten(0, 1), y[:, rows].flatten(0, 1)) * len(y)   # the sum over heads
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
 def _stacked_scores(head: Head, stack: dict[str, Tensor],
                     z: Float[Tensor, "row d"]) -> Float[Tensor, "head row output"]:
     "What heads of this kind say of the same standardised features, with these weights."
-    layer = lambda name, x: x @ stack[f"head.{name}.weight"].mT + stack[f"head.{name}.bias"][:, None]
-    linear = layer("linear", z)
-    return linear + layer("mlp.2", nn.functional.gelu(layer("mlp.0", z))) if head.hidden else linear
+    linear = _stacked_layer(stack, "linear", z)
+    if not head.hidden: return linear
+    hidden = nn.functional.gelu(_stacked_layer(stack, "mlp.0", z))
+    return linear + _stacked_layer(stack, "mlp.2", hidden)
+
+def _stacked_layer(stack: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return x @ stack[f"head.{name}.weight"].mT + stack[f"head.{name}.bias"][:, None]
 
 def _fresh_head(trainer: PredictorTrainer, dataset: ActivationDataset,
                 features: Float[Tensor, "row d"]) -> _TrainingState:

@@ -46,16 +46,17 @@ def preflight(model: Any, texts: Sequence[str] = PREFLIGHT_TEXTS, reference: boo
     ids = encode(model, texts)
     batch = token_batch(model, ids)
     logits = model(batch.ids).float()
-    scale, tight = float(logits.std()), model.cfg.dtype == torch.float32
+    scale, limit = float(logits.std()), 1e-3 if model.cfg.dtype == torch.float32 else 0.1
     alone = [model(token_batch(model, [row]).ids).float()[0] for row in ids]
     padding = max(float((logits[i, :len(a)] - a).abs().max()) for i, a in enumerate(alone))/scale
-    parity = float((logits - _reference_logits(model, batch.ids))[:, 1:][batch.mask[:, 1:]].abs().max())/scale if reference else 0.
+    checks = [("padded differs from alone by", padding, limit, padding <= limit)]
+    if reference:
+        differences = (logits - _reference_logits(model, batch.ids))[:, 1:][batch.mask[:, 1:]]
+        parity = float(differences.abs().max())/scale
+        checks.insert(0, ("differs from Hugging Face by", parity, limit, parity <= limit))
     loss, uniform = _next_token_loss(logits, batch), float(torch.log(torch.tensor(float(model.cfg.d_vocab))))
-    limit = 1e-3 if tight else 0.1
-    return Preflight(model_name(model), (
-        *[("differs from Hugging Face by", parity, limit, parity <= limit)] * reference,
-        ("padded differs from alone by", padding, limit, padding <= limit),
-        ("loss, nats per token (limit: uniform guess)", loss, uniform, loss < uniform)))
+    checks.append(("loss, nats per token (limit: uniform guess)", loss, uniform, loss < uniform))
+    return Preflight(model_name(model), tuple(checks))
 
 # %% ../../nbs/models/50_check.ipynb #e1aefec6
 def _reference_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:

@@ -30,17 +30,20 @@ def permutation_p(
     Smyth 2010). `BadInput` if the null of each test has another shape than the tests."""
     values, null = np.asarray(value, float), np.asarray(null, float)
     known = np.isfinite(null)
-    if pooled:
-        ordered = np.sort(null[known])
-        slack, count = tolerance * np.abs(ordered).max(initial=0), len(ordered)
-        higher = count - np.searchsorted(ordered, values - slack, side="left")
+    if not pooled and null.shape[1:] != values.shape:
+        raise BadInput(f"a null of shape {null.shape} does not fit tests of shape {values.shape}: give [draw, *test].")
+    if pooled: higher, count = _higher_of_all(values, null[known], tolerance)
     else:
-        if null.shape[1:] != values.shape:
-            raise BadInput(f"a null of shape {null.shape} does not fit tests of shape {values.shape}: give [draw, *test].")
         slack, count = tolerance * np.abs(np.where(known, null, 0)).max(0, initial=0), known.sum(0)
         higher = (known & (null >= values - slack)).sum(0)
     p = np.where(np.isfinite(values), (1 + higher)/(1 + count), np.nan)
     return float(p) if p.ndim == 0 else p
+
+def _higher_of_all(values: Float[np.ndarray, "*test"], null: Float[np.ndarray, "draw"],
+                   tolerance: float) -> tuple[Int[np.ndarray, "*test"], int]:
+    "(how many null values are at least as high as each value, how many there are)."
+    ordered, slack = np.sort(null), tolerance * np.abs(null).max(initial=0)
+    return len(ordered) - np.searchsorted(ordered, values - slack, side="left"), len(ordered)
 
 # %% ../../nbs/stats/10_permutation.ipynb #f9747aa3
 def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,

@@ -53,12 +53,14 @@ class Draws:
         "The next samples, one way."
         N, one = len(self.hazard), self.one
         count = math.ceil(rows * one + 8 * math.sqrt(rows * one) + 16)   # more come once in 10**15 draws
-        at = torch.empty(count, dtype=torch.float64, device=self.hazard.device).exponential_(generator=self.generator).cumsum_(0)
+        at = torch.empty(count, dtype=torch.float64, device=self.hazard.device)
+        at.exponential_(generator=self.generator).cumsum_(0)
         cell, value = self._cells(at, rows, N), torch.empty(count, device=at.device).uniform_(generator=self.generator)
         new = torch.ones_like(cell, dtype=torch.bool)
         torch.ne(cell[1:], cell[:-1], out=new[1:])                       # what arrives twice counts once,
         new &= cell < rows * N                                           # and what is too many does not
-        if part in self.there and self.rows == rows: v = self.samples[part].index_fill_(0, self.there[part][0], 0)   # faster than to clear all
+        if part in self.there and self.rows == rows:   # faster than to clear all
+            v = self.samples[part].index_fill_(0, self.there[part][0], 0)
         else: v = self.samples[part] = torch.zeros(rows * N, device=at.device)
         self.there[part] = cell[new], value[new]
         return v.scatter_(0, *self.there[part]).view(rows, N)
@@ -79,7 +81,11 @@ class Draws:
     def embedded(self, embedder: Float[Tensor, "feature dimension"]) -> Float[Tensor, "row dimension"]:
         "The last samples times an embedder, by the features that are there."
         N, each = len(embedder), torch.arange(self.rows, device=embedder.device)
-        bags = [nn.functional.embedding_bag(cell % N, embedder, torch.searchsorted(cell // N, each), mode="sum", per_sample_weights=value) for cell, value in self.there.values()]
+        bags = []
+        for cell, value in self.there.values():
+            first = torch.searchsorted(cell // N, each)   # of each sample
+            bags.append(nn.functional.embedding_bag(
+                cell % N, embedder, first, mode="sum", per_sample_weights=value))
         return bags[0] if len(bags) == 1 else bags[0].sub_(bags[1])
 
 # %% ../../nbs/toy/10_model.ipynb #a7ef9ee6
@@ -144,14 +150,22 @@ class ToyNetwork:
     def __repr__(self) -> str: return f"ToyNetwork of {len(self.embedder)} features in {len(self.w_in)} dimensions, {len(self.bias)} neurons ({self.settings.nonlinearity}), seed {self.seed}"
 
 # %% ../../nbs/toy/10_model.ipynb #81b47b45
-def new_network(settings: ToySettings, seed: int = 0, embedder: Optional[Float[Tensor, "feature dimension"]] = None) -> ToyNetwork:
-    "A network as it is before training; it depends on nothing but settings, seed, and the embedder if one is given. Weights begin as `nn.Linear`'s do. `BadInput` for an embedder of another shape."
+def new_network(settings: ToySettings, seed: int = 0,
+                embedder: Optional[Float[Tensor, "feature dimension"]] = None) -> ToyNetwork:
+    """A network as it is before training; it depends on nothing but settings, seed, and the embedder if one is given.
+    Weights begin as `nn.Linear`'s do. `BadInput` for an embedder of another shape."""
     g, s = torch.Generator().manual_seed(2 * seed), check_toy(settings)
-    uniform = lambda fan_in, *shape: torch.empty(shape).uniform_(-fan_in**-.5, fan_in**-.5, generator=g)
-    if embedder is not None and tuple(embedder.shape) != (s.N, s.m): raise BadInput(f"the embedder has shape {tuple(embedder.shape)}, but must have (N, m), which is {(s.N, s.m)}.")
+    if embedder is not None and tuple(embedder.shape) != (s.N, s.m):
+        raise BadInput(
+            f"the embedder has shape {tuple(embedder.shape)}, but must have (N, m), which is {(s.N, s.m)}.")
     drawn = random_embedder(s.N, s.m, g)
     output_embedder = random_embedder(s.N, s.m, g) if s.task == "random_proj" else None
-    return ToyNetwork(drawn if embedder is None else embedder.float(), uniform(s.m, s.m, s.k), uniform(s.m, s.k) + s.initial_bias, uniform(s.k, s.k, s.outputs), s, seed, output_embedder)
+    w_in, bias, w_out = _uniform(s.m, (s.m, s.k), g), _uniform(s.m, (s.k,), g), _uniform(s.k, (s.k, s.outputs), g)
+    chosen = drawn if embedder is None else embedder.float()
+    return ToyNetwork(chosen, w_in, bias + s.initial_bias, w_out, s, seed, output_embedder)
+
+def _uniform(fan_in: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.empty(shape).uniform_(-fan_in**-.5, fan_in**-.5, generator=generator)
 
 # %% ../../nbs/toy/10_model.ipynb #abaf25e1
 MONOSEMANTIC = .999   # the published threshold

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import time
 from dataclasses import replace
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
@@ -29,21 +29,31 @@ def same_shape(settings: ToySettings) -> ToySettings:
     "What must be equal within a stack: the settings, but for what may vary."
     return replace(settings, **{name: 0. for name in VARYING})
 
+# %% ../../nbs/toy/14_training.ipynb #a0b0e67d
+def _one_shape(settings: Union[ToySettings, Sequence[ToySettings]], seeds: Sequence[int]) -> Sequence[ToySettings]:
+    "The settings of one stack; `BadInput` for none, or for settings that do not fit together."
+    settings = [settings] if isinstance(settings, ToySettings) else settings
+    if not settings or not seeds: raise BadInput("a stack needs at least one of settings and one seed.")
+    if len({same_shape(check_toy(s)) for s in settings}) > 1:
+        raise BadInput(
+            f"settings of one stack may differ in {', '.join(VARYING)} only: train others in a stack of their own.")
+    return settings
+
 # %% ../../nbs/toy/14_training.ipynb #d917f003
 class ToyTraining:
-    "Toy networks of one shape, trained together: a run for each of the settings with each of the seeds, settings first. `BadInput` for settings that do not fit together."
+    """Toy networks of one shape, trained together: a run for each of the settings with each of the seeds, settings
+    first. `BadInput` for settings that do not fit together."""
     def __init__(
         self,
         settings: Sequence[ToySettings],     # or one
         seeds: Sequence[int] = (0,),
         device: Optional[str] = None,        # the best that works
         keep_snapshots: bool = True,         # weights after 1, 2, 4 ... steps
-        embedder: Optional[Float[Tensor, "feature dimension"]] = None,   # of all runs; one for each seed is drawn, if left out
+        embedder: Optional[Float[Tensor, "feature dimension"]] = None,   # of all runs; None: one is drawn for each seed
     ):
-        settings = [settings] if isinstance(settings, ToySettings) else settings
-        if not settings or not seeds: raise BadInput("a stack needs at least one of settings and one seed.")
-        if len({same_shape(check_toy(s)) for s in settings}) > 1: raise BadInput(f"settings of one stack may differ in {', '.join(VARYING)} only: train others in a stack of their own.")
-        self.settings, self.seeds, self.device, self.keep_snapshots = list(settings), list(seeds), pick_device(device), keep_snapshots
+        settings = _one_shape(settings, seeds)
+        self.settings, self.seeds = list(settings), list(seeds)
+        self.device, self.keep_snapshots = pick_device(device), keep_snapshots
         self.runs = [(s, seed) for s in settings for seed in seeds]
         self.shape, self.steps_done, self.awake = settings[0], 0, False
         shared = len({s.eps for s in settings}) == 1   # all settings then see the same samples
@@ -62,8 +72,8 @@ class ToyTraining:
 
     def run(
         self,
-        until: Optional[int] = None,                           # up to so many steps; all that the settings say, if left out
-        watch: Optional[Callable[[ToyTraining], Any]] = None,  # called from time to time, to keep `state()` and `records`, or to draw
+        until: Optional[int] = None,                           # up to so many steps; None: all that the settings say
+        watch: Optional[Callable[[ToyTraining], Any]] = None,  # called from time to time, to keep the state, or to draw
         every: float = 30.,                                    # seconds between two calls of `watch`
     ) -> ToyTraining:
         "Train on. Stops early if no run has finite weights any more; Ctrl-C stops it between two steps."
@@ -75,7 +85,8 @@ class ToyTraining:
         return _state(self)
 
     def load_state(self, tensors: dict[str, Tensor], records: Sequence[dict]) -> ToyTraining:
-        "Go on where another one of the same settings and seeds was, given its `state()` and `records`. `BadData` if they do not fit."
+        """Go on where another one of the same settings and seeds was, given its `state()` and `records`. `BadData` if
+        they do not fit."""
         return _load_state(self, tensors, records)
 
     def loss_frame(self) -> pd.DataFrame:
@@ -83,7 +94,9 @@ class ToyTraining:
         return _loss_frame(self)
 
     def to_frame(self) -> pd.DataFrame:
-        "A row for each run and look: run, step (how many were done), finite (its weights), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (over the single features: two for each signed one), mean_bias, dead (share of neurons that no single feature moves)."
+        """A row for each run and look: run, step (how many were done), finite (its weights), monosemantic (neurons),
+        monosemantic_fraction (of the neurons), per_feature (over the single features: two for each signed one),
+        mean_bias, dead (share of neurons that no single feature moves)."""
         return pd.DataFrame(self.records)
 
 # %% ../../nbs/toy/14_training.ipynb #07a736e4
@@ -119,9 +132,8 @@ def _state(t: ToyTraining) -> dict[str, Tensor]:
 # %% ../../nbs/toy/14_training.ipynb #579ae76f
 def _load_state(t: ToyTraining, tensors: dict[str, Tensor], records: Sequence[dict]) -> ToyTraining:
     mine = t.params | t.optimizer.tensors() | dict(embedder=t.embedder)
-    wanted = mine | {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)} | {name: torch.tensor(0) for name in ("awake", "steps_done")}
-    for name, like in wanted.items():   # all of it, before anything is changed
-        if name not in tensors or tensors[name].shape != like.shape: raise BadData(f"the stored state has no {name} of shape {tuple(like.shape)}: it is of another training, or of another kind of device.")
+    draws = {f"draws.{i}": d.generator.get_state() for i, d in enumerate(t.draws)}
+    _check_state(tensors, mine | draws | dict(awake=torch.tensor(0), steps_done=torch.tensor(0)))
     with torch.no_grad():
         for name, like in mine.items(): like.copy_(tensors[name])
     for i, d in enumerate(t.draws): d.generator.set_state(tensors[f"draws.{i}"])
@@ -129,23 +141,38 @@ def _load_state(t: ToyTraining, tensors: dict[str, Tensor], records: Sequence[di
     t.losses = list(tensors["losses"].to(t.device)) if "losses" in tensors else []
     t.snapshots = {}
     for key in tensors:
-        if key.startswith("snapshot."): t.snapshots.setdefault(int(key.split(".")[1]), {})[key.split(".")[2]] = tensors[key]
+        if not key.startswith("snapshot."): continue
+        _, step, name = key.split(".")
+        t.snapshots.setdefault(int(step), {})[name] = tensors[key]
     return t
+
+def _check_state(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    "`BadData` unless all of it is there, before anything is changed."
+    for name, like in wanted.items():
+        if name not in tensors or tensors[name].shape != like.shape:
+            raise BadData(
+                f"the stored state has no {name} of shape {tuple(like.shape)}: "
+                "it is of another training, or of another kind of device.")
 
 # %% ../../nbs/toy/14_training.ipynb #e5d39025
 def _make_stack(t: ToyTraining, embedder: Optional[Tensor]) -> None:
     "Weights, gradients, optimiser and the room for intermediate values."
     nets = [new_network(*run, embedder) for run in t.runs]
-    stack = lambda name: torch.stack([getattr(net, name) for net in nets]).to(t.device)
-    t.w_in, t.bias, t.w_out, t.embedder = stack("w_in"), stack("bias")[:, None], stack("w_out"), stack("embedder")[:len(t.seeds)]
-    t.output_embedder = stack("output_embedder")[:len(t.seeds)] if t.shape.task == "random_proj" else None
+    def stack(name): return torch.stack([getattr(net, name) for net in nets]).to(t.device)
+    def option(name): return torch.tensor([getattr(s, name) for s, _ in t.runs], device=t.device)
+    def room(width): return torch.empty(len(t.runs), t.shape.batch_size, width, device=t.device)
+    shared = slice(len(t.seeds))   # the embedders of the first settings are those of all
+    t.w_in, t.bias, t.w_out = stack("w_in"), stack("bias")[:, None], stack("w_out")
+    t.embedder = stack("embedder")[shared]
+    t.output_embedder = stack("output_embedder")[shared] if t.shape.task == "random_proj" else None
     t.grads = {name: torch.zeros_like(p) for name, p in t.params.items()}
-    t.optimizer = dict(LAMB=Lamb, AdamW=AdamW)[t.shape.optimizer](list(t.params.values()), list(t.grads.values()))
-    of = lambda name: torch.tensor([getattr(s, name) for s, _ in t.runs], device=t.device)
-    t.rates, t.regs, t.decays = of("learning_rate"), of("reg").view(-1, 1, 1), (1 - of("decay") * of("learning_rate")).view(-1, 1, 1)
+    make = dict(LAMB=Lamb, AdamW=AdamW)[t.shape.optimizer]
+    t.optimizer = make(list(t.params.values()), list(t.grads.values()))
+    t.rates, t.regs = option("learning_rate"), option("reg").view(-1, 1, 1)
+    t.decays = (1 - option("decay") * option("learning_rate")).view(-1, 1, 1)
     t.ones = torch.ones(1, 1, t.shape.batch_size, device=t.device)   # a product sums faster than a sum
-    room = lambda width: torch.empty(len(t.runs), t.shape.batch_size, width, device=t.device)
-    t.z, t.h, t.back, t.y, t.x = room(t.shape.k), room(t.shape.k), room(t.shape.k), room(t.shape.outputs), room(t.shape.m)
+    t.z, t.h, t.back = (room(t.shape.k) for _ in range(3))
+    t.y, t.x = room(t.shape.outputs), room(t.shape.m)
 
 # %% ../../nbs/toy/14_training.ipynb #bb90e187
 def _samples(t: ToyTraining) -> tuple[Float[Tensor, "draw row dimension"], Float[Tensor, "draw row output"]]:
@@ -203,12 +230,17 @@ def _backward(t: ToyTraining, x: Float[Tensor, "run row dimension"], h: Float[Te
 @torch.no_grad()
 def _look(t: ToyTraining) -> bool:
     "Note how each run stands; whether any has finite weights."
-    reads, total = torch.bmm(t.embedder.repeat(len(t.settings), 1, 1), t.w_in), t.w_out.sum((1, 2)) + t.w_in.sum((1, 2))
+    reads = torch.bmm(t.embedder.repeat(len(t.settings), 1, 1), t.w_in)
+    finite = (t.w_out.sum((1, 2)) + t.w_in.sum((1, 2))).isfinite().tolist()
     if t.shape.task == "abs": reads = torch.cat([reads, -reads], 1)   # as in ToyNetwork.directions
     acts = ACTIVATIONS[t.shape.nonlinearity].value(reads.add_(t.bias))
-    mono, dead = (monosemanticity(acts) > MONOSEMANTIC).sum(1).tolist(), (acts == 0).all(1).float().mean(1).tolist()
-    for run, (count, silent, bias, fine) in enumerate(zip(mono, dead, t.bias.mean((1, 2)).tolist(), total.isfinite().tolist())):
-        found = dict(monosemantic=count, monosemantic_fraction=count / t.shape.k, per_feature=count / acts.shape[1], mean_bias=bias, dead=silent)
-        t.records.append(dict(run=run, step=t.steps_done, finite=fine) | (found if fine else dict.fromkeys(found, float("nan"))))
+    mono = (monosemanticity(acts) > MONOSEMANTIC).sum(1).tolist()
+    dead, biases = (acts == 0).all(1).float().mean(1).tolist(), t.bias.mean((1, 2)).tolist()
+    for run, (count, silent, bias, fine) in enumerate(zip(mono, dead, biases, finite)):
+        found = dict(
+            monosemantic=count, monosemantic_fraction=count / t.shape.k, per_feature=count / acts.shape[1],
+            mean_bias=bias, dead=silent)
+        if not fine: found = dict.fromkeys(found, float("nan"))
+        t.records.append(dict(run=run, step=t.steps_done, finite=fine) | found)
     if t.keep_snapshots: t.snapshots[t.steps_done] = {name: p.cpu().clone() for name, p in t.params.items()}
-    return bool(total.isfinite().any())
+    return any(finite)

@@ -39,7 +39,8 @@ def parse_epoch(trace: Mapping, key: Any) -> int:
     if trace.changed(): trace.refresh()
     label = strip_key(key, "E")
     if not label.isdecimal() or int(label) not in trace.slots:
-        raise NoSuchKey(f"epoch {key!r} is not in the trace: it has {number_range(trace.epochs)}, such as 'E_{trace.epochs[0] if trace.epochs else 0}'.")
+        first = trace.epochs[0] if trace.epochs else 0
+        raise NoSuchKey(f"epoch {key!r} is not in the trace: it has {number_range(trace.epochs)}, such as 'E_{first}'.")
     return int(label)
 
 # %% ../../nbs/tracing/18_addresses.ipynb #e47de226

@@ -28,19 +28,31 @@ __all__ = ['analyse_trace']
 # %% ../../nbs/tracing/40_analysis.ipynb #221e4ab6
 _TWIN_WORDS = {"permuted": "features permuted", "cloud": "one cloud"}
 
+def _p_beside(result: Any, twin: str, reading: str) -> float:
+    "The p value of a reading of maps or clusters beside one of `TWINS`."
+    return result.p(twin, reading) if isinstance(result, NeuronClusters) else result.p(reading)
+
 def _structure(name: str, result: Any, reading: str, panels: Sequence[str], baseline: Any) -> list[Finding]:
     "A reading of maps or clusters beside each panel; beside shuffled numbers with the same of the baseline."
-    value = lambda panel: result.value(panel, reading)
-    test = lambda of, twin: of.p(twin, reading) if isinstance(of, NeuronClusters) else of.p(reading)
-    also = lambda twin: dict(baseline_value=baseline.value("real", reading), baseline_p=test(baseline, twin)) if baseline else {}
-    return [Finding(name, value("real"), _TWIN_WORDS[panel], value(panel), test(result, panel), **also(panel)) if panel in TWINS
-            else Finding(name, value("real"), panel, value(panel)) for panel in panels if panel != "real"]
+    found, real = [], result.value("real", reading)
+    for panel in panels:
+        if panel == "real": continue
+        value, own = result.value(panel, reading), {}
+        if panel not in TWINS:
+            found.append(Finding(name, real, panel, value))
+            continue
+        if baseline:
+            own = dict(baseline_value=baseline.value("real", reading), baseline_p=_p_beside(baseline, panel, reading))
+        found.append(Finding(name, real, _TWIN_WORDS[panel], value, _p_beside(result, panel, reading), **own))
+    return found
 
 # %% ../../nbs/tracing/40_analysis.ipynb #7d98d0cd
 def _map_findings(maps: MapStability, baseline: Optional[MapStability]) -> list[Finding]:
-    names = {"agreement": "seeds agree on neighbours", "trustworthiness": "map keeps neighbours"}
-    readings = [reading for reading in names if np.isfinite(maps.value("real", reading))]
-    return [row for reading in readings for row in _structure(f"{maps.method}: {names[reading]}", maps, reading, list(maps.maps), baseline)]
+    found = []
+    for reading, name in {"agreement": "seeds agree on neighbours", "trustworthiness": "map keeps neighbours"}.items():
+        if np.isfinite(maps.value("real", reading)):
+            found += _structure(f"{maps.method}: {name}", maps, reading, list(maps.maps), baseline)
+    return found
 
 # %% ../../nbs/tracing/40_analysis.ipynb #61a8b903
 def _cluster_findings(clusters: NeuronClusters, baseline: Optional[NeuronClusters]) -> list[Finding]:
@@ -74,13 +86,18 @@ def _history_findings(
     "What the histories of neurons take to be coded, and their hidden chains."
     mine, theirs = states_in_common(states, twin) if twin else (states, None)
     test, coded = history_test(mine, draws, seed), held_out_bits(mine, n_states, seed=seed)
-    found = [Finding("history: bits for each epoch, in order", test.bits, "epochs shuffled", float(test.shuffled.mean()), test.p, expected="lower")]
-    chains = {"real": hidden_chain(mine, coded.typical, seed=seed)}
-    if twin is None: return found, chains
-    chains[BASELINE] = hidden_chain(theirs, coded.typical, seed=seed)
-    found.append(_pair_finding("history: bits for each epoch", coded.bits, BASELINE, held_out_bits(theirs, n_states, seed=seed).bits, "lower", seed))
-    rates = [chain.entropy_rate for chain in chains.values()]
-    return [*found, Finding("history: entropy rate of hidden states (bits)", rates[0], BASELINE, rates[1], expected="lower")], chains
+    shuffled = float(test.shuffled.mean())
+    in_order = Finding(
+        "history: bits for each epoch, in order", test.bits, "epochs shuffled", shuffled, test.p, expected="lower")
+    chain = hidden_chain(mine, coded.typical, seed=seed)
+    if twin is None: return [in_order], {"real": chain}
+    other = hidden_chain(theirs, coded.typical, seed=seed)
+    other_bits = held_out_bits(theirs, n_states, seed=seed).bits
+    bits = _pair_finding("history: bits for each epoch", coded.bits, BASELINE, other_bits, "lower", seed)
+    rate = Finding(
+        "history: entropy rate of hidden states (bits)", chain.entropy_rate, BASELINE, other.entropy_rate,
+        expected="lower")
+    return [in_order, bits, rate], {"real": chain, BASELINE: other}
 
 # %% ../../nbs/tracing/40_analysis.ipynb #6f8b7b0e
 @dataclass(frozen=True)
@@ -127,14 +144,24 @@ class TraceAnalysis:
         return f"<p>{html.escape(repr(self))}</p>{shown}{parts}<ul>{notes}</ul>"
 
 # %% ../../nbs/tracing/40_analysis.ipynb #d14383db
+def _fitting(trace: NetworkTrace) -> dict[str, Any]:
+    "What a trace and its baseline have in common."
+    layers = {layer.name: layer.width for layer in trace.layers.values()}
+    return dict(layers=layers, epochs=trace.epochs, classes=trace.about["classes"])
+
 def _check_baseline(trace: NetworkTrace, baseline: Optional[NetworkTrace]) -> None:
     "`BadInput` unless a baseline is another trace with the same neurons, epochs and classes."
     if baseline is None: return
-    if baseline == trace: raise BadInput(f"{trace_name(trace)} was given as its own baseline: give the trace of the same network, trained on shuffled labels.")
-    about = lambda t: dict(layers={l.name: l.width for l in t.layers.values()}, epochs=t.epochs, classes=t.about["classes"])
-    for name, mine in about(trace).items():
-        if (theirs := about(baseline)[name]) != mine:
-            raise BadInput(f"the baseline has other {name} ({theirs}, here {mine}): trace the same network, trained on shuffled labels, at the same epochs.")
+    if baseline == trace:
+        raise BadInput(
+            f"{trace_name(trace)} was given as its own baseline: "
+            "give the trace of the same network, trained on shuffled labels.")
+    theirs = _fitting(baseline)
+    for name, mine in _fitting(trace).items():
+        if theirs[name] != mine:
+            raise BadInput(
+                f"the baseline has other {name} ({theirs[name]}, here {mine}): "
+                "trace the same network, trained on shuffled labels, at the same epochs.")
 
 # %% ../../nbs/tracing/40_analysis.ipynb #5b2744b6
 def _baseline_table(trace: NetworkTrace, baseline: Optional[NetworkTrace], at_most: int, seed: int) -> tuple[dict[str, NeuronTable], list[str]]:
@@ -146,46 +173,92 @@ def _baseline_table(trace: NetworkTrace, baseline: Optional[NetworkTrace], at_mo
     return {UNTRAINED: table}, [f"the baseline is epoch {epoch}, before training: {note}" for note in table.notes or ("same features.",)]
 
 # %% ../../nbs/tracing/40_analysis.ipynb #72c09b8e
-def _too_few(draws: Mapping[str, int]) -> list[str]:
-    "Which tests have too few twins to reach a verdict once several things are looked at."
-    return [f"{name}: {n} twins, so no p value can be below {1 / (1 + n):.3f}; give at least 39 for a verdict." for name, n in draws.items() if n < 39]
+@dataclass(frozen=True)
+class _Options:
+    "The options of `analyse_trace`."
+    method: str
+    map_draws: int
+    cluster_draws: int
+    history_draws: int
+    states: str
+    n_states: Optional[Sequence[int]]
+    at_most: int
+    seed: int
+
+    def too_few(self) -> list[str]:
+        "Which tests have too few twins to reach a verdict once several things are looked at."
+        draws = dict(map=self.map_draws, clusters=self.cluster_draws, history=self.history_draws)
+        return [f"{name}: {n} twins, so no p value can be below {1 / (1 + n):.3f}; give at least 39 for a verdict."
+                for name, n in draws.items() if n < 39]
+
+# %% ../../nbs/tracing/40_analysis.ipynb #eab49a51
+def _structure_findings(
+    table: NeuronTable, others: Mapping[str, NeuronTable], o: _Options,
+) -> tuple[MapStability, NeuronClusters, list[Finding]]:
+    "Map and clusters, and their findings; beside them what the baseline has beyond its own shuffled numbers."
+    maps = map_stability(table, o.method, others, o.map_draws, seed=o.seed)
+    clusters = cluster_neurons(table, o.cluster_draws, others, seed=o.seed)
+    own_maps = own_clusters = None
+    for other in others.values():   # there is one at most
+        own_maps = map_stability(other, o.method, {}, o.map_draws, seed=o.seed)
+        own_clusters = cluster_neurons(other, o.cluster_draws, subsamples=0, seed=o.seed)
+    return maps, clusters, [*_map_findings(maps, own_maps), *_cluster_findings(clusters, own_clusters)]
+
+def _class_orders(
+    traces: Mapping[str, NetworkTrace], others: Mapping[str, NeuronTable], seed: int,
+) -> tuple[dict[str, pd.DataFrame], list[Finding], list[str]]:
+    "The order of each network, findings and notes; nothing without classes."
+    trace = traces["real"]
+    if not trace.about["classes"]: return {}, [], []
+    orders = {name: class_order(one) for name, one in traces.items()}
+    first, last, found, notes = trace.epochs[0], trace.epochs[-1], [], []
+    for twin in others:
+        theirs = orders["real"].loc[first] if twin == UNTRAINED else orders[twin].loc[last]
+        try: found += _order_findings(orders["real"].loc[last], twin, theirs, seed)
+        except BadInput as error: notes.append(f"order beside the {twin} left out: {error}")
+    return orders, found, notes
+
+def _histories(
+    traces: Mapping[str, NetworkTrace], o: _Options,
+) -> tuple[dict[str, HiddenChain], list[Finding], list[str]]:
+    "Hidden chains of the histories, findings and notes; only a note if there is no history, or a package is missing."
+    try:
+        histories = {name: neuron_states(one, o.states) for name, one in traces.items()}
+        mine, theirs = histories["real"], histories.get(BASELINE)
+        found, chains = _history_findings(mine, theirs, o.n_states, o.history_draws, o.seed)
+    except (BadInput, MissingExtra) as error: return {}, [], [f"history left out: {error}"]
+    return chains, found, [f"history: {note}" for note in mine.notes]
 
 # %% ../../nbs/tracing/40_analysis.ipynb #acf7d7a0
 def analyse_trace(
     trace: NetworkTrace,
-    baseline: Optional[NetworkTrace] = None,         # of the same network, trained on shuffled labels and measured with the true ones
+    baseline: Optional[NetworkTrace] = None,    # the same network, trained on shuffled labels
     seed: int = 0,
-    method: str = "t-SNE",                           # of the map, one of METHODS
-    map_draws: int = 39,                             # twins of the map
-    cluster_draws: int = 99,                         # twins of the clusters, of each kind
-    history_draws: int = 39,                         # shuffles of the histories
-    states: str = "class",                           # of a neuron at an epoch, one of STATES
-    n_states: Optional[Sequence[int]] = None,        # numbers of hidden states to choose from, as in `held_out_bits`
-    at_most: int = 300,                              # neurons in maps and clusters; a sample of them if there are more
+    method: str = "t-SNE",                      # of the map, one of METHODS
+    map_draws: int = 39,                        # twins of the map
+    cluster_draws: int = 99,                    # twins of the clusters, of each kind
+    history_draws: int = 39,                    # shuffles of the histories
+    states: str = "class",                      # of a neuron at an epoch, one of STATES
+    n_states: Optional[Sequence[int]] = None,   # numbers of hidden states to choose from, as in `held_out_bits`
+    at_most: int = 300,                         # neurons in maps and clusters; a sample of them if there are more
 ) -> TraceAnalysis:
-    """Map, clusters and order of a trace's neurons, each beside its twin. What needs classes, several epochs or a package that is not there is left
-    out and noted. `BadInput` if a baseline does not fit, or for an option that does not exist."""
+    """Map, clusters and order of a trace's neurons, each beside its twin. What needs classes, several epochs or a
+    package that is not there is left out and noted. `BadInput` if a baseline does not fit, or an option is unknown."""
     _check_baseline(trace, baseline)
     if states not in STATES: raise BadInput(f"states {states!r} are unknown: choose {' or '.join(STATES)}.")
-    table, traces = neuron_features(trace, at_most=at_most, seed=seed), {"real": trace} | ({BASELINE: baseline} if baseline is not None else {})
-    others, notes = _baseline_table(trace, baseline, at_most, seed)
-    maps, clusters = map_stability(table, method, others, map_draws, seed=seed), cluster_neurons(table, cluster_draws, others, seed=seed)
-    own = next(((map_stability(one, method, {}, map_draws, seed=seed), cluster_neurons(one, cluster_draws, subsamples=0, seed=seed)) for one in others.values()), (None, None))
-    rows, notes, orders, chains = [*_map_findings(maps, own[0]), *_cluster_findings(clusters, own[1])], [*table.notes, *notes], {}, {}
-    if trace.about["classes"]:
-        orders, last = {name: class_order(one) for name, one in traces.items()}, trace.epochs[-1]
-        for twin in others:
-            theirs = orders["real"].loc[trace.epochs[0]] if twin == UNTRAINED else orders[twin].loc[last]
-            try: rows += _order_findings(orders["real"].loc[last], twin, theirs, seed)
-            except BadInput as error: notes.append(f"order beside the {twin} left out: {error}")
-    try:
-        histories = {name: neuron_states(one, states) for name, one in traces.items()}
-        found, chains = _history_findings(histories["real"], histories.get(BASELINE), n_states, history_draws, seed)
-        rows += found
-        notes += [f"history: {note}" for note in histories["real"].notes]
-    except (BadInput, MissingExtra) as error: notes.append(f"history left out: {error}")
-    notes += _too_few(dict(map=map_draws, clusters=cluster_draws, history=history_draws))
-    return TraceAnalysis(trace.path.name, tuple(rows), table, maps, clusters, orders, chains, tuple(notes))
+    options = _Options(method, map_draws, cluster_draws, history_draws, states, n_states, at_most, seed)
+    return _analysis(trace, baseline, options)
+
+def _analysis(trace: NetworkTrace, baseline: Optional[NetworkTrace], o: _Options) -> TraceAnalysis:
+    traces = {"real": trace} if baseline is None else {"real": trace, BASELINE: baseline}
+    table = neuron_features(trace, at_most=o.at_most, seed=o.seed)
+    others, baseline_notes = _baseline_table(trace, baseline, o.at_most, o.seed)
+    maps, clusters, structure = _structure_findings(table, others, o)
+    orders, order, order_notes = _class_orders(traces, others, o.seed)
+    chains, history, history_notes = _histories(traces, o)
+    rows = (*structure, *order, *history)
+    notes = (*table.notes, *baseline_notes, *order_notes, *history_notes, *o.too_few())
+    return TraceAnalysis(trace.path.name, rows, table, maps, clusters, orders, chains, notes)
 
 # %% ../../nbs/tracing/40_analysis.ipynb #65d1fdea
 def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one for each network, as from `TraceAnalysis.findings`

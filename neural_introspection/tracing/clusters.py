@@ -32,15 +32,23 @@ def separation(values: Float[np.ndarray, "row feature"], cluster: Int[np.ndarray
     return float(silhouette_samples(values[inside], cluster[inside]).sum() / len(values))
 
 # %% ../../nbs/tracing/36_clusters.ipynb #89847433
-def _stability(values: Float[np.ndarray, "row feature"], cluster: Int[np.ndarray, "row"], least: int, rng: np.random.Generator, subsamples: int) -> float:
-    "Mean adjusted Rand index with the clusters of random 80 % of the rows; noise rows are clusters of their own; 0 where there are fewer than two clusters."
+def _alone(cluster: Int[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
+    "The clusters, with each noise row as a cluster of its own."
+    return np.where(cluster < 0, -1 - np.arange(len(cluster)), cluster)
+
+def _several(cluster: Int[np.ndarray, "row"]) -> bool: return len(np.unique(cluster[cluster >= 0])) > 1
+
+def _stability(values: Float[np.ndarray, "row feature"], cluster: Int[np.ndarray, "row"], least: int,
+               rng: np.random.Generator, subsamples: int) -> float:
+    """Mean adjusted Rand index with the clusters of random 80 % of the rows; noise rows are clusters of their own; 0
+    where there are fewer than two clusters."""
     from sklearn.metrics import adjusted_rand_score
-    alone = lambda c: np.where(c < 0, -1 - np.arange(len(c)), c)
-    several = lambda c: len(np.unique(c[c >= 0])) > 1
     scores = []
-    for rows in (rng.permutation(len(values))[:int(.8 * len(values))] for _ in range(subsamples)):
-        again = _clusters(values[rows], least)
-        scores.append(adjusted_rand_score(alone(cluster[rows]), alone(again)) if several(cluster[rows]) and several(again) else 0.)
+    for _ in range(subsamples):
+        rows = rng.permutation(len(values))[:int(.8 * len(values))]
+        again, here = _clusters(values[rows], least), cluster[rows]
+        both = _several(here) and _several(again)
+        scores.append(adjusted_rand_score(_alone(here), _alone(again)) if both else 0.)
     return float(np.mean(scores))
 
 # %% ../../nbs/tracing/36_clusters.ipynb #9498959a
@@ -102,15 +110,19 @@ def cluster_neurons(
     subsamples: int = 5,                      # for the stability, of the first 19 twins of each kind
     seed: int = 0,
 ) -> NeuronClusters:
-    "Clusters of the rows of one epoch, beside those of permuted twins and of clouds. `BadInput` for several epochs or too few rows."
+    """Clusters of the rows of one epoch, beside those of permuted twins and of clouds. `BadInput` for several epochs or
+    too few rows."""
     epochs = set(table.column("epoch"))
-    if len(epochs) != 1: raise BadInput(f"the table has {len(epochs)} epochs, and a neuron would be its own cluster: choose one with .at(epoch).")
+    if len(epochs) != 1:
+        raise BadInput(
+            f"the table has {len(epochs)} epochs, and a neuron would be its own cluster: choose one with .at(epoch).")
     check_map(table, METHODS[0])
     rng, least = np.random.default_rng(seed), least or max(5, round(len(table)**.5 / 2))
     first, cluster = _judged(table, least, rng, subsamples)
-    panels = [(name, one, subsamples) for name, one in others.items()]
+    panels, rows = [(name, one, subsamples) for name, one in others.items()], [dict(panel="real", **first)]
     panels += [(twin, getattr(table, twin)(rng), subsamples * (i < 19)) for i in range(draws) for twin in TWINS]
-    rows = [dict(panel="real", **first)] + [dict(panel=name, **_judged(one, least, rng, n)[0]) for name, one, n in progress(panels, "clusters of twins")]
+    for name, one, n in progress(panels, "clusters of twins"):
+        rows.append(dict(panel=name, **_judged(one, least, rng, n)[0]))
     return NeuronClusters(table, cluster, pd.DataFrame(rows), least)
 
 # %% ../../nbs/tracing/36_clusters.ipynb #f8fc6300

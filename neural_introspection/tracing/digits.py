@@ -61,7 +61,9 @@ def digits_by_class(
     "A perceptron trained on digits, traced by class at every second epoch, and its accuracy on held-out digits."
     pictures, labels = digit_tensors()
     seed_everything(seed)
-    net = TraceableNN(input_size=64, hidden_size=[64, 32], output_size=10, classes=10, num_epochs=epochs, epoch_intervals=2, drop_weights=False)
+    net = TraceableNN(
+        input_size=64, hidden_size=[64, 32], output_size=10, classes=10, num_epochs=epochs, epoch_intervals=2,
+        drop_weights=False)
     split, wrong = torch.randperm(len(labels)), labels[torch.randperm(len(labels))]
     train, test, target = split[:1437], split[1437:], wrong if shuffled_labels else labels
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -75,7 +77,11 @@ def digits_by_class(
                 loss.backward()
                 optimizer.step()
             net.note(loss=loss.item())
-    with torch.no_grad(): return net, float((net(pictures[test]).argmax(1) == labels[test]).float().mean())
+    return net, _accuracy(net, pictures[test], labels[test])
+
+@torch.no_grad()
+def _accuracy(net: nn.Module, pictures: Float[Tensor, "row pixel"], labels: Int[Tensor, "row"]) -> float:
+    return float((net(pictures).argmax(1) == labels).float().mean())
 
 # %% ../../nbs/tracing/25_digits.ipynb #f448bb05
 def digit_rows() -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
@@ -94,7 +100,8 @@ def digits_from_start(
     "A perceptron trained on the digits of `digit_rows`; its attribute `accuracy` is that on the held-out ones."
     (pictures, labels), (train, held_out) = digit_tensors(), digit_rows()
     seed_everything(seed)
-    net = TraceableNN(input_size=64, hidden_size=list(hidden), output_size=10, epoch_intervals=every, **(dict(drop_weights=False) | options))
+    options = dict(drop_weights=False) | options
+    net = TraceableNN(input_size=64, hidden_size=list(hidden), output_size=10, epoch_intervals=every, **options)
     with torch.no_grad(), net.trace_epoch(0): net(pictures[train])
     optimizer = torch.optim.AdamW(net.parameters(), lr=.01)
     for epoch in range(1, epochs + 1):
@@ -103,5 +110,5 @@ def digits_from_start(
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(net(pictures[batch]), labels[batch]).backward()
                 optimizer.step()
-    with torch.no_grad(): net.accuracy = float((net(pictures[held_out]).argmax(1) == labels[held_out]).float().mean())
+    net.accuracy = _accuracy(net, pictures[held_out], labels[held_out])
     return net

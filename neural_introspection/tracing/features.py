@@ -78,9 +78,12 @@ def _by_group(table: NeuronTable, change: Callable) -> NeuronTable:
 
 # %% ../../nbs/tracing/32_features.ipynb #07fdc94c
 def _read_features(
-    trace: NetworkTrace, epochs: Sequence[int], layers: Sequence[str], metrics: Sequence[str], profile: bool,
+    trace: NetworkTrace, epochs: Sequence[int], layers: Sequence[str], metrics: Optional[Sequence[str]],
+    profile: Optional[bool],
 ) -> tuple[pd.DataFrame, Bool[np.ndarray, "row"]]:
     "Features as they are in the trace, and which rows are of neurons that were not constant in that epoch."
+    if profile is None: profile = bool(trace.about["classes"])
+    if metrics is None: metrics = [name for name in FEATURES if name in trace.metrics]
     frame = trace.to_frame(epochs, layers, [*metrics, "activation_std"])
     alive, frame = frame.iloc[:, -1].to_numpy() > 0, frame.iloc[:, :-1].astype(float)
     if profile: frame = frame.join(_profiles(trace, epochs, layers, frame.index))
@@ -140,22 +143,30 @@ def neuron_features(
     layers: Optional[Sequence[str]] = None,           # None: all but the input
     metrics: Optional[Sequence[str]] = None,          # None: those of FEATURES that were traced
     profile: Optional[bool] = None,                   # the response to each class; None: if the trace has classes
-    alive_only: bool = True,                          # leave out neurons that were constant
-    at_most: int = 1000,                              # neurons; a random sample of them if there are more
+    alive_only: bool = True,                          # leave out constant neurons
+    at_most: int = 1000,                              # neurons; a random sample if there are more
     seed: int = 0,
 ) -> NeuronTable:
-    "A row of standardised features for each neuron and epoch. `BadInput` if nothing is left, or the trace does not have what was asked for."
-    if isinstance(epochs, str) and epochs != "all":
-        raise BadInput(f"epochs {epochs!r} means nothing: give a list of epochs, or 'all'.")
-    epochs = trace.epochs[-1:] if epochs is None else trace.epochs if isinstance(epochs, str) else list(epochs)
-    profile = bool(trace.about["classes"]) if profile is None else profile
-    frame, alive = _read_features(trace, epochs, traced_layers(trace, layers), [f for f in FEATURES if f in trace.metrics] if metrics is None else list(metrics), profile)
+    """A row of standardised features for each neuron and epoch. `BadInput` if nothing is left, or the trace does not
+    have what was asked for."""
+    epochs = _requested_epochs(trace, epochs)
+    frame, alive = _read_features(trace, epochs, traced_layers(trace, layers), metrics, profile)
     kept = _sampled(frame, at_most, seed)
     full, notes = _complete(frame[kept], alive[kept], alive_only)
-    if not full.size:
-        raise BadInput(f"no neuron of {trace_name(trace)} has features at epochs {epochs}: {' '.join(notes) or 'ask for metrics, or for the profile.'}")
+    if not full.size: raise _no_features(trace, epochs, notes)
     if not kept.all(): notes.append(f"a random sample of {at_most} of {int(len(frame) / len(epochs))} neurons.")
-    return NeuronTable(_standardised(full).to_numpy(), full.index.remove_unused_levels(), tuple(full.columns), tuple(notes))
+    index, features = full.index.remove_unused_levels(), tuple(full.columns)
+    return NeuronTable(_standardised(full).to_numpy(), index, features, tuple(notes))
+
+def _no_features(trace: NetworkTrace, epochs: Sequence[int], notes: Sequence[str]) -> BadInput:
+    why = " ".join(notes) or "ask for metrics, or for the profile."
+    return BadInput(f"no neuron of {trace_name(trace)} has features at epochs {epochs}: {why}")
+
+def _requested_epochs(trace: NetworkTrace, epochs: Union[None, str, Sequence[int]]) -> list[int]:
+    if epochs is None: return trace.epochs[-1:]
+    if not isinstance(epochs, str): return list(epochs)
+    if epochs == "all": return trace.epochs
+    raise BadInput(f"epochs {epochs!r} means nothing: give a list of epochs, or 'all'.")
 
 # %% ../../nbs/tracing/32_features.ipynb #b7e7e2be
 BEYOND, NOT_BEYOND, OTHER_WAY, UNTESTED = "beyond its twin", "not beyond its twin", "beyond its twin, but the other way", "not tested"

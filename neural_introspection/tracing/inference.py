@@ -25,26 +25,32 @@ __all__ = ['trace_inference']
 
 # %% ../../nbs/tracing/28_inference.ipynb #5e9fa9e4
 def data_batches(data: Any, labels: Any = None, batch_size: int = 256) -> Iterator[tuple[Any, Optional[Tensor]]]:
-    "(inputs, labels) of a tensor, a dict of tensors, a pair (inputs, labels), a torch `Dataset`, or an iterable of batches; `BadInput` if the labels do not fit."
+    """(inputs, labels) of a tensor, a dict of tensors, a pair (inputs, labels), a torch `Dataset`, or an iterable of
+    batches; `BadInput` if the labels do not fit."""
     if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
         data = torch.utils.data.DataLoader(data, batch_size)
     if isinstance(data, (tuple, list)) and labels is None and len(data) == 2 and are_labels(data[1], data[0]):
         data, labels = data
     if isinstance(data, np.ndarray): data = torch.as_tensor(data)
-    if isinstance(data, Mapping): size = {len(v) for v in data.values()}
-    else: size = {len(data)} if isinstance(data, Tensor) else set()
-    if not size:
+    lengths = _lengths(data)
+    if not lengths:
         if labels is not None: raise BadInput("labels beside an iterable of batches: let it give (inputs, labels).")
         yield from map(split_batch, data)
         return
-    if labels is not None: labels = torch.as_tensor(labels)
-    if labels is not None: size |= {len(labels)}
-    if len(size) > 1:
-        raise BadInput(f"inputs and labels of different lengths ({', '.join(map(str, sorted(size)))}) were given.")
-    for start in range(0, max(size), batch_size):
-        cut = lambda x: x[start:start + batch_size]
-        inputs, own = split_batch({k: cut(v) for k, v in data.items()} if isinstance(data, Mapping) else cut(data))
-        yield inputs, own if labels is None else cut(labels)
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        lengths |= {len(labels)}
+    if len(lengths) > 1:
+        raise BadInput(f"inputs and labels of different lengths ({', '.join(map(str, sorted(lengths)))}) were given.")
+    for start in range(0, max(lengths), batch_size):
+        part = slice(start, start + batch_size)
+        inputs, own = split_batch({k: v[part] for k, v in data.items()} if isinstance(data, Mapping) else data[part])
+        yield inputs, own if labels is None else labels[part]
+
+def _lengths(data: Any) -> set[int]:
+    "How many samples a tensor, or the tensors of a dict, have; empty for an iterable of batches."
+    if isinstance(data, Mapping): return {len(tensor) for tensor in data.values()}
+    return {len(data)} if isinstance(data, Tensor) else set()
 
 # %% ../../nbs/tracing/28_inference.ipynb #8b34bde4
 Answers = Callable[[Any], tuple[Int[Tensor, "sample"], Float[Tensor, "sample"]]]   # a model's output -> (the class of each sample, its probability)
@@ -125,30 +131,46 @@ class _SampleMeans:
         return torch.stack([x.reshape(samples, -1, layer.width).mean(1) for x in found]).mean(0).cpu()
 
 # %% ../../nbs/tracing/28_inference.ipynb #2f762c91
+def _record(net: TraceableNN, batches: Any, means: _SampleMeans, read: Callable, group: Any) -> int:
+    "Write the arrays of each sample into a Zarr group, batch by batch; returns the number of samples."
+    done = 0
+    for inputs, labels in progress(batches, "inference", unit="batch"):
+        output = run_model(net.model, inputs)
+        prediction, confidence = (torch.as_tensor(x).cpu().numpy() for x in read(output, labels))
+        size = len(prediction)
+        arrays = dict(
+            activation=means.take(size), label=_truth(labels, size), prediction=prediction, confidence=confidence)
+        for name, array in arrays.items(): _extend(group, name, np.asarray(array, "f4"), done)
+        done += size
+    if not done: raise BadInput("there is no data to run the model on: give at least one batch.")
+    return done
+
+def _reader(answers: Optional[Answers], sequence_first: bool) -> Callable:
+    "What reads (classes, probabilities) from a model's output and the labels."
+    if answers is None: return ReadAnswers(sequence_first)
+    return lambda output, labels: answers(output)
+
 @torch.no_grad()
 def trace_inference(
     net: TraceableNN,
-    data: Any,                           # a tensor, a dict of tensors, or an iterable of batches: inputs, (inputs, labels), or dicts
+    data: Any,                           # a tensor, a dict of tensors, or an iterable of batches
     labels: Optional[Int[Tensor, "sample"]] = None,
-    name: str = "inference",             # of this history in the trace; one of that name is replaced when the new one is complete
+    name: str = "inference",             # of this history; one of that name is replaced when the new one is complete
     batch_size: int = 256,
-    answers: Optional[Answers] = None,   # (classes, probabilities) of a model's output; None: the largest of its numbers
+    answers: Optional[Answers] = None,   # (classes, probabilities) of an output; None: the largest of its numbers
 ) -> Any:
-    "The `InferenceHistory` of the model over the data in evaluation mode: each sample's activations, prediction and correctness, streamed to the trace batch by batch."
+    """The `InferenceHistory` of the model over the data in evaluation mode: each sample's activations, prediction and
+    correctness, streamed to the trace batch by batch. A batch is inputs, (inputs, labels), or a dict."""
     import zarr
     if not name or set(name) & set("/[] ."):
         raise BadInput(f"{name!r} cannot be a history's name: leave out spaces, dots, slashes and brackets.")
-    trace, means, done = net.network_trace, _SampleMeans(net.model, net.layers), 0
-    read = ReadAnswers(means.sequence_first) if answers is None else lambda output, labels: answers(output)
-    with atomic_folder(trace.path/"history"/name) as new, net.paused(), evaluating(net.model), means.watching(net.model):
+    model, trace = net.model, net.network_trace
+    means = _SampleMeans(model, net.layers)
+    read, batches = _reader(answers, means.sequence_first), data_batches(data, labels, batch_size)
+    with atomic_folder(trace.path/"history"/name) as new, net.paused(), evaluating(model), means.watching(model):
         group = zarr.open_group(new, mode="w", zarr_format=3)
-        for inputs, own in progress(data_batches(data, labels, batch_size), "inference", unit="batch"):
-            prediction, confidence = (torch.as_tensor(x).cpu().numpy() for x in read(run_model(net.model, inputs), own))
-            arrays = dict(activation=means.take(len(prediction)), label=_truth(own, len(prediction)), prediction=prediction, confidence=confidence)
-            for what, array in arrays.items(): _extend(group, what, np.asarray(array, "f4"), done)
-            done += len(prediction)
-        if not done: raise BadInput("there is no data to run the model on: give at least one batch.")
-        group.attrs.put(dict(samples=done, epochs=trace.epochs[-1:]))
+        samples = _record(net, batches, means, read, group)
+        group.attrs.put(dict(samples=samples, epochs=trace.epochs[-1:]))
     return trace.inference(name)
 
 # %% ../../nbs/tracing/28_inference.ipynb #a7ffa3d8

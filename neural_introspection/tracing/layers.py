@@ -312,17 +312,31 @@ def find_layers(
     example: Any = None,     # one batch as the model takes it; made up if left out
     layers: Layers = None,   # sites to trace, {name: site}, or {name: (site, module whose weights are the neurons')}
 ) -> list[Layer]:
-    "The layers of a model's trace, from one dry run. `BadInput` if there are none or it cannot run, `BadAddress` for an unknown site."
+    """The layers of a model's trace, from one dry run. `BadInput` if there are none or it cannot run, `BadAddress` for
+    an unknown site."""
     example = example_input(model) if example is None else example
     chain = _linear_chain(model, example) if layers is None else []
-    found = _chain_layers(chain) if chain else [Layer(name, site, 0, "", modules) for name, (site, modules) in _wanted(model, layers).items()]
+    found = _chain_layers(chain) if chain else _named_layers(model, layers)
     for layer in found: check_name(layer.name)
-    if not found: raise BadInput(f"a {type(model).__name__} has no linear, convolutional or recurrent layer: name the sites to trace with layers=[...], or put a single layer into an nn.Sequential.")
-    seen = dry_run(model, [layer.site for layer in found], example)
-    found = [dataclasses.replace(layer, kind=layer.kind or _kind(model, layer.site, seen[layer.site].shape)) for layer in found]
-    parts = {layer.name: layer_parts(model, layer) for layer in found}
-    owners = collections.defaultdict(list)
+    if not found:
+        raise BadInput(
+            f"a {type(model).__name__} has no linear, convolutional or recurrent layer: "
+            "name the sites to trace with layers=[...], or put a single layer into an nn.Sequential.")
+    return _measured(model, found, dry_run(model, [layer.site for layer in found], example))
+
+def _measured(model: nn.Module, layers: Sequence[Layer], seen: Mapping[str, _Seen]) -> list[Layer]:
+    "The layers with kind, width and notes, from what a dry run saw at their sites."
+    layers = [dataclasses.replace(layer, kind=layer.kind or _kind(model, layer.site, seen[layer.site].shape))
+              for layer in layers]
+    parts, owners = {layer.name: layer_parts(model, layer) for layer in layers}, collections.defaultdict(list)
     for name, some in parts.items():
         for part in some: owners[id(part.parameter)].append(name)
-    return [dataclasses.replace(layer, width=layer.width or _width(layer.kind, seen[layer.site].shape, parts[layer.name]),
-                                notes=_notes(seen[layer.site], parts[layer.name], owners, layer.name)) for layer in found]
+    found = []
+    for layer in layers:
+        at_site, own = seen[layer.site], parts[layer.name]
+        width = layer.width or _width(layer.kind, at_site.shape, own)
+        found.append(dataclasses.replace(layer, width=width, notes=_notes(at_site, own, owners, layer.name)))
+    return found
+
+def _named_layers(model: nn.Module, layers: Layers) -> list[Layer]:
+    return [Layer(name, site, 0, "", modules) for name, (site, modules) in _wanted(model, layers).items()]

@@ -37,17 +37,25 @@ def traced_epochs(
     "A function that says whether an epoch is traced. `BadInput` for an interval that means nothing."
     if epoch_intervals is None: return lambda epoch: True
     if isinstance(epoch_intervals, np.ndarray): epoch_intervals = epoch_intervals.tolist()
-    if isinstance(epoch_intervals, (int, np.integer)) and not isinstance(epoch_intervals, bool):
-        if epoch_intervals == -1 and num_epochs: return lambda epoch: epoch == num_epochs - 1
-        if epoch_intervals == -1:
-            raise BadInput("epoch_intervals -1 is the last epoch, which is not known: give num_epochs too.")
+    if _is_integer(epoch_intervals) and not isinstance(epoch_intervals, bool):
         if epoch_intervals > 0: return lambda epoch: epoch % epoch_intervals == 0
+        if epoch_intervals == -1:
+            if num_epochs: return lambda epoch: epoch == num_epochs - 1
+            raise BadInput("epoch_intervals -1 is the last epoch, which is not known: give num_epochs too.")
     elif isinstance(epoch_intervals, (list, tuple, range, set)) and len(epoch_intervals):
-        wanted = set(epoch_intervals)
-        outside = [e for e in wanted if not isinstance(e, (int, np.integer)) or e < 0 or (num_epochs and e >= num_epochs)]
-        if outside: raise BadInput(f"epoch_intervals has {outside[0]!r}: give epochs from 0" + (f" to {num_epochs - 1}." if num_epochs else "."))
-        return wanted.__contains__
-    raise BadInput(f"epoch_intervals {epoch_intervals!r} means nothing: give None for every epoch, n for every nth, -1 for the last, or a list of epochs.")
+        return _listed_epochs(set(epoch_intervals), num_epochs)
+    raise BadInput(
+        f"epoch_intervals {epoch_intervals!r} means nothing: "
+        "give None for every epoch, n for every nth, -1 for the last, or a list of epochs.")
+
+def _is_integer(x: Any) -> bool: return isinstance(x, (int, np.integer))
+
+def _listed_epochs(wanted: set[Any], num_epochs: Optional[int]) -> Callable[[int], bool]:
+    for epoch in wanted:
+        if not _is_integer(epoch) or epoch < 0 or (num_epochs and epoch >= num_epochs):
+            last = f" to {num_epochs - 1}" if num_epochs else ""
+            raise BadInput(f"epoch_intervals has {epoch!r}: give epochs from 0{last}.")
+    return wanted.__contains__
 
 # %% ../../nbs/tracing/24_network.ipynb #41ae76bc
 def build_mlp(input_size: int, hidden_size: Union[int, Sequence[int]], output_size: int) -> nn.Sequential:
@@ -66,6 +74,14 @@ def _given_or_built(model: Optional[nn.Module], sizes: Sequence[Any]) -> nn.Modu
     if isinstance(model, nn.Module) and set(sizes) == {None}: return model
     raise BadInput("give a torch model, or all of input_size, hidden_size and output_size to build one.")
 
+# %% ../../nbs/tracing/24_network.ipynb #8534528e
+def _own_metrics(quantiles: bool, drop_gradients: bool) -> dict[str, Metric]:
+    "The metrics of every trace, by name."
+    metrics = METRICS | QUANTILE_METRICS if quantiles else METRICS
+    return {name: metric for name, metric in metrics.items() if not (drop_gradients and name.startswith("gradient_"))}
+
+def _dropped(**options: bool) -> list[str]: return [name for name, drop in options.items() if drop]
+
 # %% ../../nbs/tracing/24_network.ipynb #6ed32d2f
 class TraceableNN(nn.Module):
     """A model with a trace: train it as ever, with `with net.trace_epoch(e):` around each epoch. `BadInput`, before the first
@@ -76,16 +92,16 @@ class TraceableNN(nn.Module):
         input_size: Optional[int] = None,    # or build a multilayer perceptron of these sizes
         hidden_size: Union[None, int, Sequence[int]] = None,
         output_size: Optional[int] = None,
-        path: Optional[str | Path] = None,   # the trace, ending in .zarr; a trace that is there is continued. None: a folder that goes away with the process
+        path: Optional[str | Path] = None,   # ending in .zarr; a trace there is continued. None: until the process ends
         overwrite: bool = False,             # start again
         num_epochs: Optional[int] = None,
         epoch_intervals: Intervals = None,   # None: every epoch; n: every nth; -1: the last only; a list: those
         classes: Optional[int] = None,       # how many classes to tell apart, where labels are given
-        layers: Layers = None,               # sites to trace, {name: site}, or {name: (site, module whose weights are the neurons')}
+        layers: Layers = None,               # sites: {name: site}, or {name: (site, module with the neurons' weights)}
         example: Any = None,                 # one batch as the model takes it, for the dry run
         metrics: Mapping[str, Metric] = {},  # more metrics, by name
-        batch_interval: int = 1,             # count every nth batch of an epoch only: less work, statistics of fewer samples
-        quantiles: bool = False,             # quantile range, median and entropy of activations too (2 KB a neuron while tracing)
+        batch_interval: int = 1,             # count every nth batch only: less work, statistics of fewer samples
+        quantiles: bool = False,             # quantile range, median, entropy of activations too (2 KB a neuron)
         drop_batches: bool = True,           # keep no statistics of single batches
         drop_weights: bool = True,           # keep no weights
         drop_biases: bool = True,            # keep no biases
@@ -93,12 +109,13 @@ class TraceableNN(nn.Module):
     ):
         super().__init__()
         self.model = _given_or_built(model, (input_size, hidden_size, output_size))
-        self.is_traced, self.batch_interval = traced_epochs(epoch_intervals, num_epochs), batch_interval
+        self.is_traced = traced_epochs(epoch_intervals, num_epochs)
         _check_counts(batch_interval, metrics, classes)
-        self.layers, self.classes, self.quantiles = find_layers(self.model, example, layers), classes, quantiles
-        own = METRICS | (QUANTILE_METRICS if quantiles else {})
-        self.metrics = {name: metric for name, metric in own.items() if not (drop_gradients and name.startswith("gradient_"))} | dict(metrics)
-        self.dropped = [name for name, drop in dict(batches=drop_batches, weights=drop_weights, biases=drop_biases, gradients=drop_gradients).items() if drop]
+        self.batch_interval, self.classes, self.quantiles = batch_interval, classes, quantiles
+        self.layers = find_layers(self.model, example, layers)
+        self.metrics = _own_metrics(quantiles, drop_gradients) | dict(metrics)
+        self.dropped = _dropped(
+            batches=drop_batches, weights=drop_weights, biases=drop_biases, gradients=drop_gradients)
         _try_metrics(self, metrics)
         self.recorder: Optional[EpochRecorder] = None   # of the epoch that is being traced
         self._properties, self._trace = None, None
@@ -129,12 +146,15 @@ class TraceableNN(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any: return self.model(*args, **kwargs)
 
     def labels(self, labels: Int[Tensor, "sample"]) -> None:
-        "The classes of the samples in the next forward pass. (A model that is called with `labels=` says so itself. If only its parts are called, they hold until the next labels are given.)"
+        """The classes of the samples in the next forward pass. A model that is called with `labels=` says so itself. If
+        only its parts are called, they hold until the next labels are given."""
         if self.recorder is not None: self.recorder.given = labels
 
     def note(self, **properties: Any) -> None:
         "Within `trace_epoch`: note something of the epoch as a whole, such as its loss; kept if the epoch is traced."
-        if self._properties is None: raise BadInput("there is no open epoch to note anything of: call note within `with net.trace_epoch(epoch):`.")
+        if self._properties is None:
+            raise BadInput(
+                "there is no open epoch to note anything of: call note within `with net.trace_epoch(epoch):`.")
         self._properties |= properties
 
     @contextlib.contextmanager
@@ -150,9 +170,10 @@ class TraceableNN(nn.Module):
 
     @contextlib.contextmanager
     def trace_epoch(self, epoch: int) -> Iterator[TraceableNN]:
-        "Trace what happens in the block, if this epoch is traced at all. When it raises nothing is written, and no hook is left."
+        """Trace what happens in the block, if this epoch is traced at all. When it raises nothing is written, and no
+        hook is left."""
         if self._properties is not None: raise BadInput("an epoch is being traced already: end that block first.")
-        if not isinstance(epoch, (int, np.integer)) or epoch < 0:
+        if not _is_integer(epoch) or epoch < 0:
             raise BadInput(f"epoch {epoch!r} is not possible: count from 0.")
         self._properties = {}
         try:
@@ -199,10 +220,12 @@ def _all_parts(net: TraceableNN) -> dict[str, list[Part]]:
 # %% ../../nbs/tracing/24_network.ipynb #42b32dab
 def _try_metrics(net: TraceableNN, metrics: Mapping[str, Metric]) -> None:
     "`BadInput` for a metric of one's own that fails, before an epoch is lost by it: on numbers drawn at random."
-    draw = lambda width: NeuronStats(width, net.quantiles).update(torch.randn(8, width, generator=torch.Generator().manual_seed(0)))
-    for layer in net.layers if metrics else ():
-        parts, acts = layer_parts(net.model, layer), draw(layer.width)
-        measure(metrics, LayerState(layer, acts, acts, part_rows(parts), part_rows(parts, bias=True), {c: acts for c in range(net.classes or 0)}))
+    if not metrics: return
+    for layer in net.layers:
+        random = torch.randn(8, layer.width, generator=torch.Generator().manual_seed(0))
+        acts, parts = NeuronStats(layer.width, net.quantiles).update(random), layer_parts(net.model, layer)
+        by_class = {c: acts for c in range(net.classes or 0)}
+        measure(metrics, LayerState(layer, acts, acts, part_rows(parts), part_rows(parts, bias=True), by_class))
 
 # %% ../../nbs/tracing/24_network.ipynb #50765fa7
 def _untraced(net: TraceableNN) -> list[str]:

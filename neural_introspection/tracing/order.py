@@ -32,17 +32,19 @@ def class_order(
     epochs: Optional[Sequence[int]] = None,   # None: all
     layers: Optional[Sequence[str]] = None,   # None: all but the input
 ) -> pd.DataFrame:
-    """For each (epoch, layer, neuron): `entropy` of whether it fires, `entropy_given_class` and their difference `information`, in bits; and `explained`, the
-    share of its variance that the class explains. NaN for a neuron that was constant. `BadInput` if the trace has no classes."""
+    """For each (epoch, layer, neuron): `entropy` of whether it fires, `entropy_given_class` and their difference
+    `information`, in bits; and `explained`, the share of its variance that the class explains. NaN for a neuron that
+    was constant. `BadInput` if the trace has no classes."""
     frame = trace.to_frame(epochs, traced_layers(trace, layers), ["count", "mean", "std", "firing_rate"], by_class=True)
     index = frame.index.droplevel("class")[::trace.about["classes"]]
     count, mean, std, fires = frame.fillna(0.).to_numpy(float).reshape(len(index), -1, 4).transpose(2, 0, 1)
     share = count / np.maximum(count.sum(1, keepdims=True), 1)
-    average = lambda x: (share * x).sum(1)
-    entropy, given = _binary_entropy(average(fires)), average(_binary_entropy(fires))
-    between, within = average((mean - average(mean)[:, None])**2), average(std**2)
+    entropy, given = _binary_entropy((share * fires).sum(1)), (share * _binary_entropy(fires)).sum(1)
+    overall = (share * mean).sum(1)
+    between, within = (share * (mean - overall[:, None])**2).sum(1), (share * std**2).sum(1)
     constant = between + within <= 0
-    found = dict(entropy=entropy, entropy_given_class=given, information=entropy - given, explained=between / np.where(constant, 1, between + within))
+    explained = between / np.where(constant, 1, between + within)
+    found = dict(entropy=entropy, entropy_given_class=given, information=entropy - given, explained=explained)
     return pd.DataFrame({name: np.where(constant, np.nan, x) for name, x in found.items()}, index)
 
 # %% ../../nbs/tracing/38_order.ipynb #fdb0dd6e
@@ -58,12 +60,15 @@ def order_curves(
     import plotly.graph_objects as go
     from neural_introspection.display import colour_of, figure, label
     if reading not in READINGS: raise BadInput(f"reading {reading!r} is unknown: choose {', '.join(READINGS)}.")
-    traces = []
+    traces, y_title, hover = [], READINGS[reading], "epoch %{x}: %{y:.3f}"
     for name, dash in zip(orders, ("solid", "dash", "dot", "dashdot")):
         means = orders[name][reading].groupby(level=["layer", "epoch"], sort=False, observed=True).mean().unstack(0)
-        traces += [go.Scatter(x=means.index.to_numpy(), y=means[layer].to_numpy("f4"), name=f"{label(layer)}, {label(name)}", mode="lines",
-                              line=dict(color=colour_of("", i), dash=dash), hovertemplate="epoch %{x}: %{y:.3f}") for i, layer in enumerate(means)]
-    return figure(traces, READINGS[reading].capitalize(), "epoch", READINGS[reading], yaxis_rangemode="tozero", margin_t=96)
+        x = means.index.to_numpy()
+        for i, layer in enumerate(means):
+            y, line = means[layer].to_numpy("f4"), dict(color=colour_of("", i), dash=dash)
+            shown = f"{label(layer)}, {label(name)}"
+            traces.append(go.Scatter(x=x, y=y, name=shown, mode="lines", line=line, hovertemplate=hover))
+    return figure(traces, y_title.capitalize(), "epoch", y_title, yaxis_rangemode="tozero", margin_t=96)
 
 # %% ../../nbs/tracing/38_order.ipynb #2f0c8e7e
 STATES = ("class", "firing")
@@ -114,14 +119,16 @@ def neuron_states(
     kind: str = "class",                      # one of STATES: the class that it responds to most, or how often it fires
     layers: Optional[Sequence[str]] = None,   # None: all but the input
 ) -> NeuronStates:
-    "The state of each neuron at each traced epoch; neurons that are silent at all of them are left out. `BadInput` without classes or with fewer than 3 epochs."
+    """The state of each neuron at each traced epoch; neurons that are silent at all of them are left out. `BadInput`
+    without classes or with fewer than 3 epochs."""
     if kind not in STATES: raise BadInput(f"states {kind!r} are unknown: choose {' or '.join(STATES)}.")
     if len(trace.epochs) < 3:
         raise BadInput(f"{trace_name(trace)} has too few epochs for a history ({len(trace.epochs)}): trace at least 3.")
     frame = trace.to_frame(None, traced_layers(trace, layers), ["count", "mean", "std", "firing_rate"], by_class=True)
-    symbols, names = _symbols(frame, trace.about["classes"], kind)
+    n_classes = trace.about["classes"]
+    symbols, names = _symbols(frame, n_classes, kind)
     symbols = symbols.reshape(len(trace.epochs), -1).T
-    index = frame.loc[trace.epochs[0]].index.droplevel("class")[::trace.about["classes"]].remove_unused_levels()
+    index = frame.loc[trace.epochs[0]].index.droplevel("class")[::n_classes].remove_unused_levels()
     awake = (symbols != names.index("silent")).any(1)
     notes = () if awake.all() else (f"{(~awake).sum()} of {len(awake)} neurons left out: silent at all epochs.",)
     return NeuronStates(symbols, names, index, tuple(trace.epochs), notes).where(awake)
@@ -165,16 +172,19 @@ def _quiet(name: str) -> Iterator[None]:
 
 # %% ../../nbs/tracing/38_order.ipynb #942d1aa3
 def _begun(symbols: Int[np.ndarray, "neuron epoch"], n_symbols: int, n_states: int, rng: np.random.Generator) -> Any:
-    """A model before its fit: hidden states mostly stay, and each leans towards one visible state (from random starts the fit ends in worse places, another one each time).
-    A tenth of a count is added everywhere, so that nothing is impossible."""
+    """A model before its fit: hidden states mostly stay, and each leans towards one visible state (from random starts
+    the fit ends in worse places, another one each time). A tenth of a count is added everywhere, so that nothing is
+    impossible."""
     hmm, share = require("hmmlearn.hmm", "hmm"), np.bincount(symbols.ravel(), minlength=n_symbols) + 1.
     share /= share.sum()
     leaning = rng.choice(n_symbols, min(n_states, n_symbols), replace=False, p=share)
     leaning = np.concatenate([leaning, rng.choice(n_symbols, n_states - len(leaning), p=share)])
-    model = hmm.CategoricalHMM(n_states, n_features=n_symbols, n_iter=30, tol=.3, init_params="", implementation="scaling",
-                               startprob_prior=1.1, transmat_prior=1.1, emissionprob_prior=1.1)
+    model = hmm.CategoricalHMM(
+        n_states, n_features=n_symbols, n_iter=30, tol=.3, init_params="", implementation="scaling",
+        startprob_prior=1.1, transmat_prior=1.1, emissionprob_prior=1.1)
     stays = rng.uniform(.5, .95, (n_states, 1))   # different ones, so that two states of one leaning can part
-    model.startprob_, model.transmat_ = np.full(n_states, 1 / n_states), stays * np.eye(n_states) + (1 - stays) / n_states
+    model.startprob_ = np.full(n_states, 1 / n_states)
+    model.transmat_ = stays * np.eye(n_states) + (1 - stays) / n_states
     model.emissionprob_ = .5 * share + .5 * np.eye(n_symbols)[leaning]
     return model
 
@@ -221,25 +231,33 @@ def _candidates(n_symbols: int) -> list[int]:
 # %% ../../nbs/tracing/38_order.ipynb #b9f341e9
 def held_out_bits(
     states: NeuronStates,
-    n_states: Optional[Sequence[int]] = None,   # numbers of hidden states to choose from; None: from 1 to one and a half for each visible state
+    n_states: Optional[Sequence[int]] = None,   # hidden states to choose from; None: from 1 to 1.5 for each visible
     folds: int = 3,
     restarts: int = 2,
     seed: int = 0,
 ) -> HeldOut:
-    "Bits for each symbol of each neuron, under models of the other folds' neurons. `BadInput` with too few neurons, `MissingExtra` where hmmlearn is not installed."
-    if len(states.symbols) < 4 * folds or folds < 2:
-        raise BadInput(f"{len(states.symbols)} neurons in {folds} folds are too few: at least 2 folds and 4 neurons for each are needed.")
-    n_states = _candidates(len(states.names)) if n_states is None else list(n_states)
-    if not n_states or min(n_states) < 1:
-        raise BadInput(f"hidden states {n_states} are not possible: give numbers from 1.")
+    """Bits for each symbol of each neuron, under models of the other folds' neurons. `BadInput` with too few neurons,
+    `MissingExtra` where hmmlearn is not installed."""
+    n_states = _checked_numbers(states, n_states, folds)
     fold = np.random.default_rng(seed).permutation(len(states.symbols)) % folds
     bits = np.empty((len(n_states), len(fold)))
     for i, f in progress([(i, f) for i in range(len(n_states)) for f in range(folds)], "hidden Markov models"):
-        bits[i, fold == f] = _bits(_fitted(states.symbols[fold != f], len(states.names), n_states[i], restarts, seed), states.symbols[fold == f])
+        model = _fitted(states.symbols[fold != f], len(states.names), n_states[i], restarts, seed)
+        bits[i, fold == f] = _bits(model, states.symbols[fold == f])
     scores = np.stack([bits[:, fold == f].mean(1) for f in range(folds)], 1)
     others = (scores.sum(1, keepdims=True) - scores).argmin(0)   # by the other folds
-    table = pd.DataFrame(scores, pd.Index(n_states, name="hidden states"))
-    return HeldOut(bits[others[fold], np.arange(len(fold))], np.array(n_states)[others[fold]], table, states.index)
+    chosen, table = others[fold], pd.DataFrame(scores, pd.Index(n_states, name="hidden states"))
+    return HeldOut(bits[chosen, np.arange(len(fold))], np.array(n_states)[chosen], table, states.index)
+
+def _checked_numbers(states: NeuronStates, n_states: Optional[Sequence[int]], folds: int) -> list[int]:
+    "The numbers of hidden states to choose from."
+    if len(states.symbols) < 4 * folds or folds < 2:
+        raise BadInput(
+            f"{len(states.symbols)} neurons in {folds} folds are too few: "
+            "at least 2 folds and 4 neurons for each are needed.")
+    n_states = _candidates(len(states.names)) if n_states is None else list(n_states)
+    if n_states and min(n_states) >= 1: return n_states
+    raise BadInput(f"hidden states {n_states} are not possible: give numbers from 1.")
 
 # %% ../../nbs/tracing/38_order.ipynb #ae6755fa
 @dataclass(frozen=True)

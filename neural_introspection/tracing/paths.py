@@ -101,14 +101,21 @@ def _search(connections: Connections, k: int, consistency: str, combine: str, si
     return _Search(score[rows], steps, rows, net_shares(weighed).abs().sum(1), weighed)
 
 # %% ../../nbs/tracing/52_paths.ipynb #bd1c9efc
-def _path_frame(connections: Connections, weighed: Sequence[Weighed], score: Float[Tensor, "k"], path: Int[Tensor, "k layer"], combine: str) -> pd.DataFrame:
+def _along(weighed: Sequence[Weighed], name: str, path: Int[Tensor, "k layer"]) -> Float[Tensor, "link k"]:
+    "One of the numbers of the connections that each path follows."
+    return torch.stack([getattr(layer, name)[path[:, i + 1], path[:, i]] for i, layer in enumerate(weighed)])
+
+def _path_frame(connections: Connections, weighed: Sequence[Weighed], score: Float[Tensor, "k"],
+                path: Int[Tensor, "k layer"], combine: str) -> pd.DataFrame:
     "A row for each path: its neurons as addresses and by layer, sign, strength, consistency, score."
-    along = lambda name: torch.stack([getattr(layer, name)[path[:, i + 1], path[:, i]] for i, layer in enumerate(weighed)])
-    join = (lambda x: x.prod(0)) if combine == "product" else (lambda x: x.amin(0))
+    net, strength, consistency = (_along(weighed, name, path) for name in ("net", "strength", "consistency"))
+    if combine == "product": strength, consistency = strength.prod(0), consistency.prod(0)
+    else: strength, consistency = strength.amin(0), consistency.amin(0)
     names = [" → ".join(f"n_{unit}" for unit in row) for row in (path.numpy() + connections.starts).tolist()]
-    sign = np.where(along("net").sign().prod(0).numpy() >= 0, "+", "-")
-    return pd.DataFrame({"path": names, **{layer: path[:, i] for i, layer in enumerate(connections.layers)}, "sign": sign,
-                         "strength": join(along("strength")), "consistency": join(along("consistency")), "score": score}).rename_axis("rank")
+    neurons = {layer: path[:, i] for i, layer in enumerate(connections.layers)}
+    sign = np.where(net.sign().prod(0).numpy() >= 0, "+", "-")
+    numbers = dict(sign=sign, strength=strength, consistency=consistency, score=score)
+    return pd.DataFrame({"path": names, **neurons, **numbers}).rename_axis("rank")
 
 # %% ../../nbs/tracing/52_paths.ipynb #4bd66fbd
 def _with_p(frame: pd.DataFrame, expected: Any, p: Any, prefix: str = "") -> pd.DataFrame:
@@ -192,35 +199,58 @@ def bread_crumbs(
     draws: int = 200,                         # shuffled networks; the smallest p is 1 / (draws + 1)
     seed: int = 0,
 ) -> BreadCrumbs:
-    """The k best of all paths from the inputs to the outputs of a traced multilayer perceptron, beside those of shuffled networks. Paths follow the linear layers only: a skip
-    connection around them is not seen. `BadInput` for options that mean nothing."""
+    """The k best of all paths from the inputs to the outputs of a traced multilayer perceptron, beside those of
+    shuffled networks. Paths follow the linear layers only: a skip connection around them is not seen. `BadInput` for
+    options that mean nothing."""
     if sign not in (None, "+", "-") or draws < 1:
         raise BadInput(f"sign {sign!r} with {draws} draws means nothing: give +, - or None, and at least 1 draw.")
     connections = traced if isinstance(traced, Connections) else read_connections(traced, epochs)
-    search = functools.partial(_search, k=k, consistency=consistency, combine=combine, sign=sign)
-    found, generator = search(connections), torch.Generator().manual_seed(seed)
-    if not found.score.max() > 0: raise BadInput("no path leads from the inputs to the outputs: every one has a weight of 0 or a neuron that never varies.")
-    nulls = [search(shuffled(connections, null, generator)) for _ in progress(range(draws), "shuffle", unit="draw")]
-    return _crumbs(connections, found, nulls, dict(k=k, consistency=consistency, combine=combine, sign=sign, null=null, draws=draws, seed=seed))
+    options = dict(k=k, consistency=consistency, combine=combine, sign=sign)
+    return _searched(connections, options, null, draws, seed)
+
+def _searched(connections: Connections, options: dict[str, Any], null: str, draws: int, seed: int) -> BreadCrumbs:
+    found, generator = _search(connections, **options), torch.Generator().manual_seed(seed)
+    if not found.score.max() > 0:
+        raise BadInput(
+            "no path leads from the inputs to the outputs: "
+            "every one has a weight of 0 or a neuron that never varies.")
+    nulls = [_search(shuffled(connections, null, generator), **options)
+             for _ in progress(range(draws), "shuffle", unit="draw")]
+    return _crumbs(connections, found, nulls, options | dict(null=null, draws=draws, seed=seed))
 
 # %% ../../nbs/tracing/52_paths.ipynb #1190ae44
 def _crumbs(connections: Connections, found: _Search, nulls: Sequence[_Search], settings: dict) -> BreadCrumbs:
     "The tables, with p and q from the searches in shuffled networks."
     k, frame = settings["k"], functools.partial(_path_frame, connections, found.weighed, combine=settings["combine"])
-    (score, place), every = found.best(k), found.path(connections.widths)
+    score, place = found.best(k)
     null = torch.stack([search.best(k)[0] for search in nulls])
-    best = _with_p(frame(score, every.flatten(0, 1)[place]), null.mean(0), permutation_p(score, null, pooled=False))
-    by_output = frame(found.score.flatten(), every.flatten(0, 1))
-    by_output.index = pd.MultiIndex.from_product([range(len(every)), range(every.shape[1])], names=["output", "rank"])
-    paths, agreement = (torch.stack([x(search) for search in nulls]) for x in (lambda s: s.score.sum(1), lambda s: s.agreement))
-    outputs = pd.DataFrame({"score": found.score.sum(1)}).rename_axis("output")
-    p = permutation_p(found.score.sum(1), paths, pooled=False)
-    outputs = _with_p(outputs, paths.mean(0), p).assign(agreement=found.agreement)
-    outputs = _with_p(outputs, agreement.mean(0), permutation_p(found.agreement, agreement, pooled=False), "agreement_")
-    pairs = dict(zip(("", "agreement_"), ((score.sum(), null.sum(1)), (found.agreement.mean(), agreement.mean(1)))))
-    total = {f"{name}expected": float(n.mean()) for name, (_, n) in pairs.items()} | {f"{name}p": permutation_p(x, n) for name, (x, n) in pairs.items()}
-    total |= dict(score=float(score.sum()), agreement=float(found.agreement.mean()))
-    return BreadCrumbs(best[best.score > 0], by_output[by_output.score > 0], outputs, total, net_shares(found.weighed).numpy(), connections, settings)
+    into_outputs = found.path(connections.widths)
+    paths, (n_outputs, n_ranks) = into_outputs.flatten(0, 1), into_outputs.shape[:2]
+    best = _with_p(frame(score, paths[place]), null.mean(0), permutation_p(score, null, pooled=False))
+    by_output = frame(found.score.flatten(), paths)
+    by_output.index = pd.MultiIndex.from_product([range(n_outputs), range(n_ranks)], names=["output", "rank"])
+    agreement = torch.stack([search.agreement for search in nulls])
+    outputs, total = _output_table(found, nulls, agreement), _totals(score, null, found.agreement, agreement)
+    best, by_output = best[best.score > 0], by_output[by_output.score > 0]
+    return BreadCrumbs(best, by_output, outputs, total, net_shares(found.weighed).numpy(), connections, settings)
+
+def _output_table(found: _Search, nulls: Sequence[_Search], agreement: Float[Tensor, "draw output"]) -> pd.DataFrame:
+    "A row for each output: the sum of its best paths' scores, and its agreement, each beside shuffled networks."
+    score, null = found.score.sum(1), torch.stack([search.score.sum(1) for search in nulls])
+    frame = pd.DataFrame({"score": score}).rename_axis("output")
+    frame = _with_p(frame, null.mean(0), permutation_p(score, null, pooled=False)).assign(agreement=found.agreement)
+    p = permutation_p(found.agreement, agreement, pooled=False)
+    return _with_p(frame, agreement.mean(0), p, "agreement_")
+
+def _totals(score: Float[Tensor, "k"], null: Float[Tensor, "draw k"], agreement: Float[Tensor, "output"],
+            null_agreement: Float[Tensor, "draw output"]) -> dict[str, float]:
+    "The sum of the best scores and the mean agreement of the whole network, beside shuffled ones."
+    best, best_null = score.sum(), null.sum(1)
+    agreed, agreed_null = agreement.mean(), null_agreement.mean(1)
+    return dict(
+        expected=float(best_null.mean()), agreement_expected=float(agreed_null.mean()),
+        p=permutation_p(best, best_null), agreement_p=permutation_p(agreed, agreed_null),
+        score=float(best), agreement=float(agreed))
 
 # %% ../../nbs/tracing/52_paths.ipynb #b3734b4f
 def _tiles(pictures: Float[np.ndarray, "output input"], shape: tuple[int, int], columns: int) -> Float[np.ndarray, "row column"]:
@@ -243,17 +273,31 @@ def _input_pictures(crumbs: BreadCrumbs, shape: tuple[int, int], what: str) -> A
     import plotly.graph_objects as go
     from neural_introspection.display import figure
     if what not in ("net", "paths"): raise BadInput(f"{what!r} cannot be drawn: choose net or paths.")
-    values = crumbs.net if what == "net" else crumbs.inputs()
+    if what == "net":
+        values, unit, colours = crumbs.net, "net share", dict(colorscale="RdBu_r", zmid=0)
+        title = "What speaks for (red) and against (blue) each output"
+    else:
+        values, unit, colours = crumbs.inputs(), "score of paths", dict(colorscale="Cividis")
+        title = "Where the best paths into each output begin"
     _check_shape(shape, values.shape[1])
-    columns, net = min(5, len(values)), what == "net"
+    columns = min(5, len(values))
     board = _tiles(values, shape, columns)
-    trace = go.Heatmap(z=board.astype("f4"), colorscale="RdBu_r" if net else "Cividis", zmid=0 if net else None, hoverongaps=False, hovertemplate="%{z:.3g}<extra></extra>",
-                       colorbar=dict(title_text="net share" if net else "score of paths", title_side="right", thickness=14))
-    names = [dict(x=(i % columns) * (shape[1] + 1) + (shape[1] - 1) / 2, y=(i // columns) * (shape[0] + 1) - .6, text=f"output {i}", showarrow=False, yanchor="bottom") for i in range(len(values))]
+    bar = dict(title_text=unit, title_side="right", thickness=14)
+    trace = go.Heatmap(
+        z=board.astype("f4"), hoverongaps=False, hovertemplate="%{z:.3g}<extra></extra>", colorbar=bar, **colours)
     hidden = dict(showgrid=False, showticklabels=False, ticks="", showline=False)
-    title = "What speaks for (red) and against (blue) each output" if net else "Where the best paths into each output begin"
-    return figure([trace], title, height=90 + int(150 * len(board) / shape[0]), annotations=names, xaxis=hidden, margin=dict(l=20, b=20, t=70),
+    height, names = 90 + int(150 * len(board) / shape[0]), _tile_names(len(values), shape, columns)
+    return figure([trace], title, height=height, annotations=names, xaxis=hidden, margin=dict(l=20, b=20, t=70),
                   yaxis=dict(autorange="reversed", scaleanchor="x", **hidden))
+
+def _tile_names(count: int, shape: tuple[int, int], columns: int) -> list[dict]:
+    "The name of each output above its picture."
+    (height, width), names = shape, []
+    for i in range(count):
+        row, column = divmod(i, columns)
+        x, y = column * (width + 1) + (width - 1) / 2, row * (height + 1) - .6
+        names.append(dict(x=x, y=y, text=f"output {i}", showarrow=False, yanchor="bottom"))
+    return names
 
 # %% ../../nbs/tracing/52_paths.ipynb #563e4eb5
 def _places(crumbs: BreadCrumbs, shape: Optional[tuple[int, int]]) -> list[Float[np.ndarray, "neuron 2"]]:
@@ -283,15 +327,27 @@ def _lines(crumbs: BreadCrumbs, places: Sequence[Float[np.ndarray, "neuron 2"]])
 
 # %% ../../nbs/tracing/52_paths.ipynb #8f1b7af7
 def _crumb_graph(crumbs: BreadCrumbs, shape: Optional[tuple[int, int]]) -> Any:
+    from neural_introspection.display import figure, label
+    places, layers, dots, numbers = _places(crumbs, shape), crumbs.connections.layers, [], []
+    for i, (layer, place) in enumerate(zip(layers, places)):
+        symbol = "square" if i == 0 and shape else "circle"
+        dots.append(_neuron_dots(crumbs, layer, place, crumbs.connections.starts[i], symbol))
+        for n in crumbs.best[layer].unique() if i else ():
+            x, y = place[n, 0] + .04, place[n, 1]
+            numbers.append(dict(x=x, y=y, text=str(n), showarrow=False, xanchor="left", font_size=11))
+    ends, title = [float(place[:, 0].mean()) for place in places], f"The {len(crumbs.best)} best paths"
+    x_axis = dict(tickvals=ends, ticktext=[label(layer) for layer in layers], showgrid=False, zeroline=False)
+    y_axis = dict(
+        autorange="reversed", showticklabels=False, showgrid=False, ticks="", title_text="neurons of the layer")
+    return figure([*dots, *_lines(crumbs, places)], title, height=520, annotations=numbers, showlegend=True,
+                  xaxis=x_axis, yaxis=y_axis)
+
+def _neuron_dots(crumbs: BreadCrumbs, layer: str, place: Float[np.ndarray, "neuron 2"], start: int, symbol: str) -> Any:
+    "The neurons of a layer; those of the best paths are larger."
     import plotly.graph_objects as go
-    from neural_introspection.display import COLOURS, figure, label
-    places, layers, start = _places(crumbs, shape), crumbs.connections.layers, crumbs.connections.starts
-    dots = [go.Scatter(x=place[:, 0], y=place[:, 1], mode="markers", showlegend=False, marker=dict(size=np.where(np.isin(np.arange(len(place)), crumbs.best[layer]), 9, 4),
-            color=COLOURS["grey"], symbol="square" if i == 0 and shape else "circle"), text=[f"{layer} {n} (n_{start[i] + n})" for n in range(len(place))], hovertemplate="%{text}<extra></extra>")
-            for i, (layer, place) in enumerate(zip(layers, places))]
-    numbers = [dict(x=place[n, 0] + .04, y=place[n, 1], text=str(n), showarrow=False, xanchor="left", font_size=11)
-               for i, (layer, place) in enumerate(zip(layers, places)) if i for n in crumbs.best[layer].unique()]
-    ends = [float(place[:, 0].mean()) for place in places]
-    return figure([*dots, *_lines(crumbs, places)], f"The {len(crumbs.best)} best paths", height=520, annotations=numbers, showlegend=True,
-                  xaxis=dict(tickvals=ends, ticktext=[label(layer) for layer in layers], showgrid=False, zeroline=False),
-                  yaxis=dict(autorange="reversed", showticklabels=False, showgrid=False, ticks="", title_text="neurons of the layer"))
+    from neural_introspection.display import COLOURS
+    size = np.where(np.isin(np.arange(len(place)), crumbs.best[layer]), 9, 4)
+    return go.Scatter(
+        x=place[:, 0], y=place[:, 1], mode="markers", showlegend=False,
+        marker=dict(size=size, color=COLOURS["grey"], symbol=symbol),
+        text=[f"{layer} {n} (n_{start + n})" for n in range(len(place))], hovertemplate="%{text}<extra></extra>")

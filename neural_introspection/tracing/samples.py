@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
@@ -19,7 +19,8 @@ from .addresses import parse_layer
 __all__ = []
 
 # %% ../../nbs/tracing/20_samples.ipynb #0176f044
-def _exchanged(right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sample"], rng: np.random.Generator) -> Bool[np.ndarray, "sample"]:
+def _exchanged(right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sample"],
+               rng: np.random.Generator) -> Bool[np.ndarray, "sample"]:
     "Right and wrong exchanged among the samples of each label."
     new = right.copy()
     for label in np.unique(labels): new[labels == label] = rng.permutation(right[labels == label])
@@ -33,22 +34,32 @@ def contrast_groups(
     permutations: int,                      # right and wrong exchanged within each label
     seed: int,
 ) -> pd.DataFrame:
-    "Means of two groups of samples; their difference within labels, in standard deviations, and its two-sided permutation p- and q-value."
+    """Means of two groups of samples; their difference within labels, in standard deviations, and its two-sided
+    permutation p- and q-value."""
     rng, std = np.random.default_rng(seed), acts.std(0)
     classes = [labels == label for label in np.unique(labels)]
-    share = lambda rows: (right[rows].sum() * (~right[rows]).sum()) / rows.sum()   # how much a label says: 0 if all of it is right, or wrong
-    weights = np.array([share(rows) for rows in classes]) / max(sum(share(rows) for rows in classes), 1e-12)
-    def gap(groups):
-        found = np.zeros((len(groups), acts.shape[1]))
-        for rows, weight in zip(classes, weights):
-            if not weight: continue
-            some, here = groups[:, rows], acts[rows]
-            found += weight * ((some @ here) / some.sum(1, keepdims=True) - ((1 - some) @ here) / (1 - some).sum(1, keepdims=True))
-        return found / np.where(std > 0, std, math.nan)
-    gaps = gap(np.stack([right, *(_exchanged(right, labels, rng) for _ in range(permutations))]).astype("f4"))
+    # how much a label says: 0 if all of it is right, or wrong
+    shares = [(right[rows].sum() * (~right[rows]).sum()) / rows.sum() for rows in classes]
+    weights = np.array(shares) / max(sum(shares), 1e-12)
+    groups = np.stack([right, *(_exchanged(right, labels, rng) for _ in range(permutations))]).astype("f4")
+    gaps = _gaps_within(classes, weights, groups, acts) / np.where(std > 0, std, math.nan)
     p = permutation_p(np.abs(gaps[0]), np.abs(gaps[1:]), pooled=False, tolerance=1e-6)   # float32
     p = np.where((std > 0) & bool(weights.any()), p, math.nan)
-    return pd.DataFrame(dict(right=acts[right].mean(0), wrong=acts[~right].mean(0), difference=gaps[0], p=p, q=adjust_fdr(p)))
+    means = dict(right=acts[right].mean(0), wrong=acts[~right].mean(0))
+    return pd.DataFrame(means | dict(difference=gaps[0], p=p, q=adjust_fdr(p)))
+
+def _gaps_within(classes: Sequence[Bool[np.ndarray, "sample"]], weights: Float[np.ndarray, "class"],
+                 groups: Float[np.ndarray, "group sample"],
+                 acts: Float[np.ndarray, "sample unit"]) -> Float[np.ndarray, "group unit"]:
+    "The mean of each group (1 for its samples, else 0) minus that of the other samples, a weighted mean over classes."
+    found = np.zeros((len(groups), acts.shape[1]))
+    for rows, weight in zip(classes, weights):
+        if not weight: continue
+        inside, here = groups[:, rows], acts[rows]
+        outside = 1 - inside
+        mean_inside = (inside @ here) / inside.sum(1, keepdims=True)
+        found += weight * (mean_inside - (outside @ here) / outside.sum(1, keepdims=True))
+    return found
 
 # %% ../../nbs/tracing/20_samples.ipynb #aa653b37
 @dataclass(frozen=True)

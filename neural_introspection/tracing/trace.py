@@ -211,26 +211,34 @@ def _chosen(trace: NetworkTrace, epochs: Optional[Sequence[int]], layers: Option
     return array.isel(unit=np.concatenate([np.arange(a, b + 1) for a, b in spans]) if len(spans) > 1 else slice(spans[0][0], spans[0][1] + 1))
 
 # %% ../../nbs/tracing/22_trace.ipynb #9edb040f
+def _row_index(trace: NetworkTrace, array: Any, by_class: bool) -> pd.MultiIndex:
+    "(epoch, layer, neuron) of each row of a table, and the class if there is one; the last varies fastest."
+    units = array.indexes["unit"]
+    layer, neuron = (pd.Index(units.get_level_values(k)) for k in ("layer", "neuron"))
+    layers, (own, own_layers) = list(trace.layers), layer.factorize()
+    layer_codes = np.array([layers.index(name) for name in own_layers])[own]
+    epochs = array.epoch.values.tolist()
+    classes = [array["class"].values.tolist()] if by_class else []
+    epoch_at, unit_at, *class_at = np.indices((len(epochs), len(units), *map(len, classes)))
+    levels = [epochs, layers, range(int(neuron.max()) + 1), *classes]
+    codes = [epoch_at, layer_codes[unit_at], neuron.to_numpy()[unit_at], *class_at]
+    names = ["epoch", "layer", "neuron"] + ["class"] * by_class
+    return pd.MultiIndex(levels, [code.ravel() for code in codes], names=names)
+
 def _to_frame(trace: NetworkTrace, epochs: Any, layers: Any, metrics: Any, form: str, by_class: bool) -> pd.DataFrame:
     epochs, layers, metrics = ([x] if isinstance(x, (str, int)) else x for x in (epochs, layers, metrics))
     if any(x is not None and not len(x) for x in (epochs, layers, metrics)):
         raise BadInput("an empty list selects nothing: name at least one, or leave it out for all.")
     if form not in ("wide", "long"): raise BadInput(f"form {form!r} is unknown: choose wide or long.")
     array = _chosen(trace, epochs, layers, "classes" if by_class else "metrics")
-    columns = list(array[array.dims[-1]].values)
-    wanted = columns if metrics is None else list(metrics)
+    metric_dim = array.dims[-1]
+    stored = list(array[metric_dim].values)
+    wanted = stored if metrics is None else list(metrics)
     for name in wanted:
-        if name not in columns: raise BadInput(f"metric {name!r} is not in the trace: it has {', '.join(columns)}.")
-    if metrics is not None: array = array.isel({array.dims[-1]: [columns.index(m) for m in wanted]})
-    units = array.indexes["unit"]
-    layer, neuron = (pd.Index(units.get_level_values(k)) for k in ("layer", "neuron"))
-    steps = [array.epoch.values.tolist()] + ([array["class"].values.tolist()] if by_class else [])
-    codes = np.meshgrid(np.arange(len(steps[0])), np.arange(len(units)), *[np.arange(len(s)) for s in steps[1:]], indexing="ij")
-    names = list(trace.layers)
-    levels = [steps[0], names, range(int(neuron.max()) + 1), *steps[1:]]
-    place = [codes[0], np.array([names.index(x) for x in layer.unique()])[layer.factorize()[0]][codes[1]], neuron.to_numpy()[codes[1]], *codes[2:]]
-    index = pd.MultiIndex(levels, [p.ravel() for p in place], names=["epoch", "layer", "neuron"] + ["class"] * by_class)
-    frame = pd.DataFrame(load_values(trace, array).reshape(-1, len(wanted)), index, wanted)
+        if name not in stored: raise BadInput(f"metric {name!r} is not in the trace: it has {', '.join(stored)}.")
+    if metrics is not None: array = array.isel({metric_dim: [stored.index(name) for name in wanted]})
+    values = load_values(trace, array).reshape(-1, len(wanted))
+    frame = pd.DataFrame(values, _row_index(trace, array, by_class), wanted)
     return frame if form == "wide" else frame.rename_axis("metric", axis=1).stack().to_frame("value")
 
 # %% ../../nbs/tracing/22_trace.ipynb #b7856471
