@@ -142,28 +142,36 @@ def renew_figure(
     if len(live.data) > len(fig.data): live.data = live.data[:len(fig.data)]
     elif len(live.data) < len(fig.data): live.add_traces(fig.data[len(live.data):])
     with live.batch_update():
-        for old, new in zip(live.data, fig.data):
-            wanted = {key: new[key] for key in _RENEWED[new.type]}
-            if new.type == "heatmap": wanted["z"] = without_nan(np.asarray(new.z, "f8"))
-            old.update({key: value for key, value in wanted.items() if not _same(value, old[key])}, overwrite=True)
-        wanted = {key: value for key, value in _renewed_layout(fig).items() if value is not None}
-        wanted |= {key: fig.layout[key] for key in ("annotations", "shapes")}
-        live.update_layout({key: value for key, value in wanted.items() if value != live.layout[key]}, overwrite=True)
+        for trace, before, after in zip(live.data, live._data, fig._data):   # plain data: properties are slow
+            wanted = {key: after.get(key) for key in _RENEWED[after["type"]]}
+            if "z" in wanted: wanted["z"] = without_nan(np.asarray(wanted["z"], "f8"))
+            if changed := _changed(before, wanted): trace.update(changed, overwrite=True)
+        if changed := _changed_layout(live._layout, fig._layout): live.update_layout(changed, overwrite=True)
 
 # %% ../../nbs/display/18_live.ipynb #354d99ec
+def _changed(before: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in wanted.items() if not _same(before.get(key), value)}
+
 def _same(one: Any, other: Any) -> bool:
-    "Whether two values of a trace are equal, with NaN equal to NaN."
+    "Whether two values of a figure are equal, with NaN equal to NaN."
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
     if not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray): return one == other
     one, other = np.asarray(one), np.asarray(other)
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 # %% ../../nbs/display/18_live.ipynb #bdc4d31f
-def _renewed_layout(fig: Any) -> dict[str, Any]:
-    axes = [name for name in fig.layout if name[1:5] == "axis"]
-    wanted = {f"{name}_{key}": fig.layout[name][key] for name in axes for key in _RENEWED_AXIS}
-    wanted |= {f"{name}_title_text": fig.layout[name].title.text for name in axes}
-    return wanted | dict(height=fig.layout.height, title_text=fig.layout.title.text,
-                         legend_title_text=fig.layout.legend.title.text)
+def _changed_layout(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    "The height, titles, annotations, shapes and axes that differ; a user's zoom stays where the figure sets no range."
+    changed = _changed(before, dict(annotations=after.get("annotations", []), shapes=after.get("shapes", [])))
+    if "height" in after: changed |= _changed(before, dict(height=after["height"]))
+    for name in after:
+        old, new = before.get(name, {}), after[name]
+        if name in ("title", "legend") or name[1:5] == "axis":
+            title = "text" if name == "title" else "title"
+            keys = [key for key in (title, *_RENEWED_AXIS) if new.get(key) is not None]
+            changed |= {f"{name}_{key}": value for key, value in _changed(old, {key: new[key] for key in keys}).items()}
+    return changed
 
 # %% ../../nbs/display/18_live.ipynb #fda12f3c
 def as_output(

@@ -35,56 +35,38 @@ def progress_words(
     return f"{desc}: {done} of {total}{left}"
 
 # %% ../../nbs/display/20_panels.ipynb #08392d38
-class Superseded(Cancelled): "The work ended because a newer request waits."
-
-# %% ../../nbs/display/20_panels.ipynb #6bfd87be
-class LivePanel:
-    """A panel whose worker renders the latest request. A subclass has `render`, and a `widget` that holds the `parts` (its controls,
-    and cancel, bar, status and error) and the places of the `content`."""
-    quiet = .5   # seconds of work before progress and Cancel are shown; 0: they always are
-
-    def __init__(self,
-        content: Content,                  # what is shown
-        state: Any = None,                 # what `change` changes at first
-        **controls: widgets.Widget,        # that belong to the panel
+class Worker:
+    "One thread that works on the latest request. A subclass has `work`, which takes requests until none waits."
+    def __init__(
+        self,
+        state: Any = None,  # what `change` changes at first
     ):
-        self.content, self.latest = content, state   # latest: what was requested last
-        self.error: Optional[BaseException] = None   # why the latest request was refused, cancelled or not rendered
-        self.parts = SimpleNamespace(**controls, **_progress_parts(self.quiet))
+        self.latest, self.current = state, None   # what was requested last, and what is worked on
         self._lock, self._idle, self._thread = threading.RLock(), threading.Event(), None
-        self._current, self._waiting, self._stop, self._closed, self._said = None, False, False, False, ""
-        self._clock = dict(start=0., first=0., shown=0.)
+        self._waiting, self._stop, self._closed = False, False, False
         self._idle.set()
-        self.parts.cancel.on_click(lambda button: self.cancel())
 
-    def render(self, state: Any) -> Optional[dict[str, Any]]:
-        "The parts of the content to show for a request, by name. Called in the worker's thread; may show parts itself."
-        raise NotImplementedError
-
-    def keep(self, state: Any) -> bool:
-        "Whether work on `state` continues although `latest` waits."
-        return False
-
-    def failed(self, error: BaseException) -> None:
-        "What else to do when the latest request was not rendered."
-
-    def set_running(self, running: bool) -> None:
-        "What else to do when the worker begins and when it has nothing left to do."
-
-    def static_page(self) -> str:
-        "What is shown, as HTML for a page without a kernel."
-        return self.content.html()
-
-    def request(self, state: Any) -> LivePanel:
-        "Have the worker render `state`, and return at once. An earlier request that waits is dropped."
+    def request(self, state: Any) -> Worker:
+        "Have `state` worked on, and return at once. An earlier request that waits is dropped."
         with self._lock:
-            if self._closed: raise BadInput("the panel is closed and renders nothing: make a new one.")
-            self.latest, self._waiting, self._stop, self.error, self.parts.error.value = state, True, False, None, ""
-            self.parts.cancel.disabled = False
-            if self._idle.is_set(): _start(self)
+            if self._closed: raise BadInput("the panel is closed and takes no requests: make a new one.")
+            self.latest, self._waiting, self._stop = state, True, False
+            if not self.running:
+                self._idle.clear()
+                work = contextvars.copy_context().run
+                self._thread = threading.Thread(target=work, args=(self.work,), name=type(self).__name__, daemon=True)
+                self._thread.start()
         return self
 
-    def change(self, **changes: Any) -> LivePanel:
+    def take(self) -> bool:
+        "Take the latest request as the `current` one, if it waits; else there is nothing left to do."
+        with self._lock:
+            taken, self._waiting = self._waiting, False
+            if taken: self.current = self.latest
+            else: self._idle.set()
+            return taken
+
+    def change(self, **changes: Any) -> Worker:
         "Request the latest state (a dataclass) with some fields changed."
         with self._lock: return self.request(dataclasses.replace(self.latest, **changes))
 
@@ -97,27 +79,81 @@ class LivePanel:
     @property
     def running(self) -> bool: return not self._idle.is_set()
 
+    @property
+    def in_worker(self) -> bool: return threading.current_thread() is self._thread
+
     def wait(self, timeout: Optional[float] = None) -> Any:
-        "Wait until what was requested is rendered, at most `timeout` seconds. The worker itself does not wait."
+        "Wait until nothing is left to do, at most `timeout` seconds. The worker itself does not wait."
         if not self.in_worker: self._idle.wait(timeout)
         return self
 
+    def cancel(self) -> None:
+        "End the work at its next step."
+        with self._lock: self._stop = self.running
+
+    def check(self, words: str) -> None:
+        "Raise `Cancelled` if the work is to end; `words` are what it was at."
+        if self._stop: raise Cancelled(f"Cancelled at {words}.")
+        if self._waiting and not self.keep(self.current): raise Cancelled(f"Given up at {words} for a newer request.")
+
+    def keep(self, state: Any) -> bool:
+        "Whether work on `state` continues although `latest` waits."
+        return False
+
     @property
-    def in_worker(self) -> bool: return threading.current_thread() is self._thread
+    def outdated(self) -> bool:
+        "Whether something else than the current request is wanted."
+        return self._waiting and not self._stop
+
+    def close(self) -> None:
+        "Cancel, and wait until the thread has ended; there are no requests any more."
+        self._closed = True
+        self.cancel()
+        if self._thread: self._thread.join()
+
+# %% ../../nbs/display/20_panels.ipynb #6bfd87be
+class LivePanel(Worker):
+    """A panel whose worker renders the latest request. A subclass has `render`, and a `widget` that holds the places of the
+    `content` and the `parts`: its controls, and cancel, bar, status and error."""
+    quiet = .5   # seconds of work before progress and Cancel are shown; 0: they always are
+
+    def __init__(self,
+        content: Content,                  # what is shown
+        state: Any = None,                 # what `change` changes at first
+        **controls: widgets.Widget,        # that belong to the panel
+    ):
+        super().__init__(state)
+        self.content, self.parts = content, SimpleNamespace(**controls, **_progress_parts(self.quiet))
+        self.error: Optional[BaseException] = None   # why the latest request was refused, cancelled or not rendered
+        self._said, self._clock = "", dict(start=0., first=0., shown=0.)
+        self.parts.cancel.on_click(lambda button: self.cancel())
+
+    def render(self, state: Any) -> Optional[dict[str, Any]]:
+        "The parts of the content to show for a request, by name. Called in the worker's thread; may show parts itself."
+        raise NotImplementedError
+
+    def work(self) -> None: _work(self)
+
+    def request(self, state: Any) -> LivePanel:
+        "Have the worker render `state`, and return at once; what is shown of an error goes."
+        with self._lock:
+            super().request(state)
+            self.error, self.parts.error.value, self.parts.cancel.disabled = None, "", False
+        return self
 
     def cancel(self) -> None:
         "End the work at its next step."
         with self._lock:
+            super().cancel()
             if not self.running: return
-            self._stop, self.parts.cancel.disabled = True, True
-            self.parts.status.value = "Cancelling: it stops at the next step."
+            self.parts.cancel.disabled, self.parts.status.value = True, "Cancelling: it stops at the next step."
 
-    def close(self) -> None:
-        "Cancel, wait until the worker's thread has ended, and close the widget."
-        self._closed = True
-        self.cancel()
-        if self._thread: self._thread.join()
-        self.widget.close()
+    def static_page(self) -> str:
+        "What is shown, as HTML for a page without a kernel."
+        return self.content.html()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return live_or_static(self.widget, self.static_page())
 
     def when(self, control: widgets.Widget, call: Callable[[Any], Any]) -> None:
         "Call this with the control's new value when a user changes it. What the worker writes there is no request."
@@ -132,7 +168,7 @@ class LivePanel:
     def refuse(self, error: BaseException) -> None:
         "Show an error; work under way continues, and what is shown stays."
         with self._lock:
-            if self.in_worker and self._waiting and not self._stop: return   # of something that is no longer wanted
+            if self.in_worker and self.outdated: return
             details = not isinstance(error, NeuralIntrospectionError)
             self.error, self.parts.error.value = error, error_html(error, details)
 
@@ -140,18 +176,21 @@ class LivePanel:
         "Show what is going on; it stays until something else is requested."
         self._said = self.parts.status.value = html.escape(words)
 
-    def check(self, words: str) -> None:
-        "Raise `Cancelled` if the work is to end; `words` are what it was at."
-        if self._stop: raise Cancelled(f"Cancelled at {words}.")
-        if self._waiting and not self.keep(self._current): raise Superseded(f"Given up at {words}: something else is wanted.")
-
     def report(self, desc: str, done: int, total: Optional[int]) -> None:
         "Check, and show one step of progress, at most ten times a second."
         self.check(progress_words(desc, done, total, 0))
         _show_progress(self, desc, done, total)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return live_or_static(self.widget, self.static_page())
+    def failed(self, error: BaseException) -> None:
+        "What else to do when the latest request was not rendered."
+
+    def set_running(self, running: bool) -> None:
+        "What else to do when the worker begins and when it has nothing left to do."
+
+    def close(self) -> None:
+        "Cancel, wait until the worker's thread has ended, and close the widget."
+        super().close()
+        self.widget.close()
 
 # %% ../../nbs/display/20_panels.ipynb #ebc8081d
 def _progress_parts(quiet: float) -> dict[str, widgets.Widget]:
@@ -162,38 +201,29 @@ def _progress_parts(quiet: float) -> dict[str, widgets.Widget]:
     bar = widgets.IntProgress(value=0, max=1, layout=look("16em" if quiet else "98%"))
     return dict(cancel=cancel, bar=bar, status=widgets.HTML("" if quiet else "Ready."), error=widgets.HTML())
 
-# %% ../../nbs/display/20_panels.ipynb #8b8ac973
-def _start(panel: LivePanel) -> None:
-    panel._idle.clear()
-    panel.set_running(True)
-    work = contextvars.copy_context().run
-    panel._thread = threading.Thread(target=work, args=(_work, panel), name=type(panel).__name__, daemon=True)
-    panel._thread.start()
-
 # %% ../../nbs/display/20_panels.ipynb #b0acbb5d
 def _work(panel: LivePanel) -> None:
     "Render the latest request until none waits; never raises."
     while _take(panel):
         try:
-            with watch_progress(panel.report): panel.content.show(**panel.render(panel._current) or {})
+            with watch_progress(panel.report): panel.content.show(**panel.render(panel.current) or {})
             _finish(panel, "success", f"Done in {time.monotonic() - panel._clock['start']:.1f} s.")
         except BaseException as error: _fail(panel, error)
 
 # %% ../../nbs/display/20_panels.ipynb #ab6164d8
 def _take(panel: LivePanel) -> bool:
-    "Take the latest request, if it waits; else the worker has nothing left to do."
+    "Take the latest request, if it waits, and show that the work begins; else that it has ended."
     with panel._lock:
-        if taken := panel._waiting:
-            panel._current, panel._waiting, panel._said = panel.latest, False, ""
+        parts = panel.parts
+        if panel._waiting:
+            panel._said = ""
             panel._clock.update(start=time.monotonic(), shown=0.)
-            panel.parts.bar.value, panel.parts.bar.bar_style = 0, ""
-            panel.parts.status.value = "" if panel.quiet else "Starting."
+            parts.bar.value, parts.bar.bar_style, parts.status.value = 0, "", "" if panel.quiet else "Starting."
         else:
-            panel.parts.cancel.disabled = True
-            if panel.quiet: panel.parts.bar.layout.display = panel.parts.cancel.layout.display = "none"
-            panel.set_running(False)
-            panel._idle.set()
-        return taken
+            parts.cancel.disabled = True
+            if panel.quiet: parts.bar.layout.display = parts.cancel.layout.display = "none"
+        panel.set_running(panel._waiting)
+        return panel.take()
 
 # %% ../../nbs/display/20_panels.ipynb #d9933c68
 def _show_progress(panel: LivePanel, desc: str, done: int, total: Optional[int]) -> None:
@@ -215,7 +245,7 @@ def _finish(panel: LivePanel, style: str, words: str) -> None:
 def _fail(panel: LivePanel, error: BaseException) -> None:
     "Show what ended the work, unless something else is wanted by now."
     with panel._lock:
-        if panel._waiting and not panel._stop: return
+        if panel.outdated: return
         panel.failed(error)
         panel.refuse(error)
         if isinstance(error, Cancelled): _finish(panel, "warning", "Stopped; what was complete is kept.")
@@ -249,8 +279,10 @@ class Panel(LivePanel):
         if self.running: return self
         self.result, self.error, self.parts.error.value = None, None, ""
         if "output" in self.content.places: self.content.show(output=None)
-        try: self.request((action or next(iter(self.actions)), self.form.config()))
+        self.parts.bar.value, self.parts.bar.bar_style = 0, ""
+        try: config = self.form.config()
         except BadInput as error: self.error, self.parts.status.value = error, "Not started: a value does not fit."
+        else: self.request((action or next(iter(self.actions)), config))
         return self
 
     def render(self, state: tuple[str, Any]) -> dict[str, Any]:
