@@ -4,18 +4,20 @@
 
 # %% ../../nbs/analysis/50_browser.ipynb #43085ecf
 from __future__ import annotations
+
 import html
-import threading
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
+
 import numpy as np
+
 from .neuron_index import ORDERS, OTHERS, LayerIndex, layer_index
 from neural_introspection.analysis.neuron_page import (PAGE_GRID, SECTIONS, WIDE_SECTIONS, NeuronPage, browse_neuron,
     page_html, random_effects, with_ablation)
-from neural_introspection.core import (BadAddress, BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress,
-    watch_progress)
+from ..core import BadAddress, BadInput, Cancelled, NeuronAddress
+from ..display import LivePanel
+from ..display.live import Content
 from ..models import check_layer, load_model, model_name
 
 # %% auto #0
@@ -32,49 +34,45 @@ class View:
     order: str = ORDERS[0]
 
 # %% ../../nbs/analysis/50_browser.ipynb #6fc54de6
-@dataclass(frozen=True)
-class BrowserParts:
-    "The controls of a browser and the places for what it says."
-    model: Any
-    layer: Any
-    order: Any
-    neuron: Any
-    previous: Any
-    next: Any
-    address: Any
-    text: Any
-    cancel: Any
-    bar: Any
-    status: Any              # what is going on, in words
-    message: Any             # what went wrong, in red
-    head: Any                # the neuron's address and its place in the order
-    sections: dict[str, Any]
+def _make_controls() -> dict[str, Any]:
+    import ipywidgets as w
+    def about(words, tooltip, width, label="4em"):
+        return dict(description=words, tooltip=tooltip, layout=w.Layout(width=width), style=dict(description_width=label))
+    def button(words, icon, tooltip):
+        return w.Button(description=words, icon=icon, tooltip=tooltip, layout=w.Layout(width="7.5em"))
+    late = dict(continuous_update=False)
+    return dict(
+        model=w.Combobox(options=["pocket"], **late, **about("model", "pocket, a folder, a hub name or a .gguf file", "20em")),
+        layer=w.Dropdown(options=[0], **about("layer", "Block whose MLP neurons are looked at", "9em")),
+        order=w.Dropdown(options=ORDERS, **about("order by", "Where previous and next lead", "17em", "5em")),
+        neuron=w.IntText(**late, **about("neuron", "Index in the layer", "11em")),
+        previous=button("Previous", "arrow-left", "The neuron before it in the order"),
+        next=button("Next", "arrow-right", "The neuron after it in the order"),
+        address=w.Text(placeholder="blocks.1.mlp.hook_post[7]", **late, **about("address", "Jump to a neuron of any layer; Enter", "22em")),
+        text=w.Textarea(rows=3, **about("text", "Any text: it lights up as you type", "calc(100% - 4px)")))
 
-    @classmethod
-    def make(cls) -> BrowserParts:
-        "New widgets, empty."
-        import ipywidgets as w
-        def about(words, tooltip, width, label="4em"): return dict(description=words, tooltip=tooltip, layout=w.Layout(width=width), style=dict(description_width=label))
-        button = lambda words, icon, tooltip, **more: w.Button(description=words, icon=icon, tooltip=tooltip, layout=w.Layout(width="7.5em"), **more)
-        place = lambda title: w.HTML(layout=w.Layout(min_width="0", margin="0", **(dict(grid_area="auto / 1 / auto / -1") if title in WIDE_SECTIONS else {})))
-        return cls(w.Combobox(options=["pocket"], continuous_update=False, **about("model", "pocket, a folder, a hub name or a .gguf file", "20em")),
-                   w.Dropdown(options=[0], **about("layer", "Block whose MLP neurons are looked at", "9em")), w.Dropdown(options=ORDERS, **about("order by", "Where previous and next lead", "17em", "5em")),
-                   w.IntText(continuous_update=False, **about("neuron", "Index in the layer", "11em")), button("Previous", "arrow-left", "The neuron before it in the order"), button("Next", "arrow-right", "The neuron after it in the order"),
-                   w.Text(placeholder="blocks.1.mlp.hook_post[7]", continuous_update=False, **about("address", "Jump to a neuron of any layer; Enter", "22em")),
-                   w.Textarea(rows=3, **about("text", "Any text: it lights up as you type", "calc(100% - 4px)")), button("Cancel", "stop", "Stop reading the layer"),
-                   w.IntProgress(value=0, max=1, layout=w.Layout(width="16em")), w.HTML(), w.HTML(), w.HTML(), {title: place(title) for title in SECTIONS})
+# %% ../../nbs/analysis/50_browser.ipynb #25db6af9
+def _make_places() -> dict[str, Any]:
+    "Places for the parts of the page, and for the neuron's address and its rank in the order."
+    import ipywidgets as w
+    made = {title: w.HTML(layout=w.Layout(min_width="0", margin="0")) for title in SECTIONS} | dict(head=w.HTML())
+    for title in WIDE_SECTIONS: made[title].layout.grid_area = "auto / 1 / auto / -1"
+    return made
 
-    def lay_out(self) -> Any:
-        "All of it, from above: controls, words, parts of the page."
-        import ipywidgets as w
-        row = lambda *parts: w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="center"))
-        grid = w.GridBox(list(self.sections.values()), layout=w.Layout(grid_template_columns=PAGE_GRID, grid_gap="10px", width="100%"))
-        controls = [row(self.model, self.layer, self.order), row(self.neuron, self.previous, self.next, self.address), self.text]
-        return w.VBox([*controls, row(self.bar, self.cancel, self.status), self.message, self.head, grid])
+# %% ../../nbs/analysis/50_browser.ipynb #8df60764
+def _lay_out(browser: NeuronBrowser) -> Any:
+    "All of it, from above: controls, words, parts of the page."
+    import ipywidgets as w
+    def row(*parts): return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="center"))
+    p, places = browser.parts, browser.content.places
+    grid = w.GridBox([places[title] for title in SECTIONS],
+                     layout=w.Layout(grid_template_columns=PAGE_GRID, grid_gap="10px", width="100%"))
+    controls = [row(p.model, p.layer, p.order), row(p.neuron, p.previous, p.next, p.address), p.text]
+    return w.VBox([*controls, row(p.bar, p.cancel, p.status), p.error, places["head"], grid])
 
 # %% ../../nbs/analysis/50_browser.ipynb #96c1a4de
-class NeuronBrowser:
-    "Pick model, layer and neuron, type a text, and see it light up. The controls are its `parts`, what is seen its `page`."
+class NeuronBrowser(LivePanel):
+    "Pick model, layer and neuron, type a text, and see it light up. What is seen is its `page`."
     def __init__(self,
         model: Any = "pocket",                       # what `load_model` takes, or a loaded model
         texts: Optional[Sequence[str]] = None,       # what the index is made of; 200 of Python's documentation if left out
@@ -93,34 +91,43 @@ class NeuronBrowser:
         self.models: dict[str, Any] = {} if given else {model_name(model): model}   # the one in use
         self.indices: dict[tuple[str, int], LayerIndex] = {}                        # the last one used comes last
         self.page: Optional[NeuronPage] = None
-        self.error: Optional[BaseException] = None   # what went wrong with the last wish
-        self.view = self.wanted = View(str(model) if given else model_name(model), layer, neuron, text, order)
-        self.parts, self.effects = BrowserParts.make(), {}   # effects of random neurons, by site, model and text
+        self.effects: dict[tuple[str, str, str], Any] = {}   # of random neurons, by site, model and text
+        self.reading = False                                 # whether the index of a layer is being made
+        self.view = View(str(model) if given else model_name(model), layer, neuron, text, order)   # what is shown
+        super().__init__(Content(_make_places()), self.view, **_make_controls())
         self.parts.model.value, self.parts.order.value, self.parts.text.value = self.view.model, order, text or ""
-        self._lock, self._idle, self._thread, self._stop, self._fresh, self._refused = threading.Lock(), threading.Event(), None, False, False, False
-        self.widget = self.parts.lay_out()
+        self.widget = _lay_out(self)
         _connect(self)
-        _ask(self)
+        self.request(self.view)
 
     def step(self, by: int) -> NeuronBrowser:
-        "Ask for the neuron that many places on in the order; round its end."
-        index = self.indices.get((self.wanted.model, self.wanted.layer))
-        if index is not None and self.wanted.neuron is not None: _ask(self, neuron=_neighbour(index, self.wanted, by))
-        elif self._thread is None: _ask(self)   # nothing is shown yet, and nobody is at it
+        "Request the neuron that many places on in the order; round its end."
+        view = self.latest
+        index = self.indices.get((view.model, view.layer))
+        if index is not None and view.neuron is not None: self.change(neuron=_neighbour(index, view, by))
+        elif not self.running: self.request(view)   # nothing is shown yet, and no work is under way
         return self
 
     def wait(self, timeout: Optional[float] = None) -> Optional[NeuronPage]:
-        "Wait until all that was asked for is shown (at most `timeout` seconds); the page."
-        self._idle.wait(timeout)
+        "Wait until all that was requested is shown (at most `timeout` seconds); the page."
+        super().wait(timeout)
         return self.page
 
-    def cancel(self) -> None:
-        "Stop what is going on."
-        self._stop = True
+    def keep(self, state: View) -> bool:
+        "A layer that is being read is only given up for another layer, and not for another text or neuron of it."
+        return self.reading and (self.latest.model, self.latest.layer) == (state.model, state.layer)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        from neural_introspection.display import live_or_static
-        return live_or_static(self.widget, _static_page(self))
+    def failed(self, error: BaseException) -> None:
+        "What is wrong stays in the controls, to be mended; the next request starts from what is shown."
+        if isinstance(error, Cancelled): _stand(self)
+        elif self.page is not None: self.settle(self.view)
+
+    def render(self, state: View) -> dict[str, str]: return _render(self, state)
+
+    def static_page(self) -> str:
+        note = "<p><b>Neuron browser</b>: live in JupyterLab, where model, layer, neuron and text can be chosen."
+        if self.page is None: return f"{note} Nothing is shown yet.</p>"
+        return f"{note}</p>{_head(self.page, self.view)}{page_html(self.page)}"
 
     def __repr__(self) -> str: return f"NeuronBrowser({self.page!r})"
 
@@ -135,153 +142,86 @@ def _neighbour(index: LayerIndex, view: View, by: int) -> int:
 
 # %% ../../nbs/analysis/50_browser.ipynb #a984b17e
 def _connect(browser: NeuronBrowser) -> None:
-    "Have the controls do what they say. What the worker writes into them is no wish."
-    parts = browser.parts
-    def when(control, wish):
-        control.observe(lambda change: None if threading.current_thread() is browser._thread else _try(browser, wish, change.new), "value")
-    when(parts.model, lambda name: _ask(browser, model=name.strip(), layer=None, neuron=None))
-    when(parts.layer, lambda layer: _ask(browser, layer=layer, neuron=None))
-    when(parts.order, lambda order: _ask(browser, order=order, neuron=None))
-    when(parts.neuron, lambda neuron: _ask(browser, neuron=neuron))
-    when(parts.text, lambda text: _ask(browser, text=text))
-    when(parts.address, lambda words: _jump(browser, words))
+    "Have the controls request what they stand for."
+    parts, ask = browser.parts, browser.change
+    browser.when(parts.model, lambda name: ask(model=name.strip(), layer=None, neuron=None))
+    browser.when(parts.layer, lambda layer: ask(layer=layer, neuron=None))
+    browser.when(parts.order, lambda order: ask(order=order, neuron=None))
+    browser.when(parts.neuron, lambda neuron: ask(neuron=neuron))
+    browser.when(parts.text, lambda text: ask(text=text))
+    browser.when(parts.address, lambda words: _jump(browser, words))
     parts.previous.on_click(lambda button: browser.step(-1))
     parts.next.on_click(lambda button: browser.step(1))
-    parts.cancel.on_click(lambda button: browser.cancel())
-
-# %% ../../nbs/analysis/50_browser.ipynb #75b390b1
-def _try(browser: NeuronBrowser, wish: Callable, value: Any) -> None:
-    try: wish(value)
-    except NeuralIntrospectionError as error:
-        browser._refused = True   # nothing was requested, so the work under way continues; the sentence stays
-        _complain(browser, error)
 
 # %% ../../nbs/analysis/50_browser.ipynb #00627f52
 def _jump(browser: NeuronBrowser, words: str) -> None:
-    "Ask for the neuron of an address."
+    "Request the neuron of an address."
     if not words.strip(): return
     found = NeuronAddress.parse(words)
-    if found.layer_type != "mlp_out": raise BadAddress(f"{found} is no MLP neuron: give an address such as blocks.1.mlp.hook_post[7].")
-    _ask(browser, layer=found.layer, neuron=found.neuron)
-
-# %% ../../nbs/analysis/50_browser.ipynb #114c91e8
-def _complain(browser: NeuronBrowser, error: BaseException) -> None:
-    from neural_introspection.display import error_html
-    browser.error, browser.parts.message.value = error, error_html(error, details=not isinstance(error, NeuralIntrospectionError))
-
-# %% ../../nbs/analysis/50_browser.ipynb #3573486f
-def _ask(browser: NeuronBrowser, **changes: Any) -> None:
-    "Change what is wanted, and see to it that somebody works on it."
-    with browser._lock:
-        browser.wanted, browser._fresh, browser._stop, browser._refused = replace(browser.wanted, **changes), True, False, False
-        if browser._thread is None:
-            browser._idle.clear()
-            browser._thread = threading.Thread(target=_work, args=(browser,), daemon=True)
-            browser._thread.start()
-
-# %% ../../nbs/analysis/50_browser.ipynb #d81ec55c
-def _work(browser: NeuronBrowser) -> None:
-    "Look at what is wanted until nothing new is; never raises."
-    while True:
-        with browser._lock:
-            if not browser._fresh:
-                _busy(browser, "")
-                browser._thread = None
-                return browser._idle.set()
-            browser._fresh, wanted = False, browser.wanted
-        try: _look(browser, wanted)
-        except BaseException as error:
-            if isinstance(error, Cancelled) and not browser._stop: continue   # for something else
-            with browser._lock:
-                if browser.page is not None and not browser._fresh: browser.wanted = browser.view
-            if isinstance(error, Cancelled): _stand(browser)   # what is wrong stays to be mended
-            _complain(browser, error)
-
-# %% ../../nbs/analysis/50_browser.ipynb #d30db15e
-def _watch(browser: NeuronBrowser, same: Callable[[View], bool]) -> Callable:
-    "Shows progress, and ends the work when it is stopped or no longer the same is wanted."
-    from neural_introspection.display import progress_words
-    clock = dict(began=time.monotonic(), shown=0.)
-    def watch(desc: str, done: int, total: Optional[int]) -> None:
-        if browser._stop: raise Cancelled(f"Stopped at {progress_words(desc, done, total, 0)}.")
-        if not same(browser.wanted): raise Cancelled("Something else is wanted.")
-        now = time.monotonic()
-        if now - clock["began"] < .5 or now - clock["shown"] < .1: return
-        clock["shown"] = now
-        _busy(browser, progress_words(desc, done, total, 0), done, total or 1)
-    return watch
-
-# %% ../../nbs/analysis/50_browser.ipynb #07a674ca
-def _busy(browser: NeuronBrowser, words: str, done: int = 0, total: int = 1) -> None:
-    "Show how far the work is; nothing if there are no words."
-    parts = browser.parts
-    for part in (parts.bar, parts.cancel): part.layout.display = None if words else "none"
-    parts.bar.max, parts.bar.value, parts.status.value = total, done, html.escape(words)
+    if found.layer_type != "mlp_out":
+        raise BadAddress(f"{found} is no MLP neuron: give an address such as blocks.1.mlp.hook_post[7].")
+    browser.change(layer=found.layer, neuron=found.neuron)
 
 # %% ../../nbs/analysis/50_browser.ipynb #2cc2f40c
-def _look(browser: NeuronBrowser, wanted: View) -> None:
-    "Show what is wanted, part by part."
-    with watch_progress(_watch(browser, lambda now: (now.model, now.layer) == (wanted.model, wanted.layer))): index = _index(browser, wanted)
+def _render(browser: NeuronBrowser, wanted: View) -> dict[str, str]:
+    "The page of a neuron, shown part by part."
+    browser.reading = True
+    index = _index(browser, wanted)
+    browser.reading = False
     view = _resolved(index, wanted)
     if wanted.text is None: browser.parts.text.value = view.text
-    with browser._lock:
-        if browser.wanted == wanted: browser.wanted = view
+    browser.settle(view)
     page, key = browse_neuron(index, view.neuron, view.text), (index.site, view.model, view.text)
-    _show(browser, page, view)
-    with watch_progress(_watch(browser, lambda now: now == view)):
-        page = with_ablation(page, browser.effects.get(key))
-        _show(browser, page, view, ["Ablation"])
-        if page.effects is not None and page.others is None and browser.others:
-            page = replace(page, others=random_effects(index, view.text, browser.others))
-            browser.effects = dict([*browser.effects.items(), (key, page.others)][-32:])
-            _show(browser, page, view, ["Ablation"])
+    browser.content.show(**_content(browser, page, view))
+    page = with_ablation(page, browser.effects.get(key))
+    if page.effects is not None and page.others is None and browser.others:
+        browser.content.show(**_content(browser, page, view, ["Ablation"]))
+        page = replace(page, others=random_effects(index, view.text, browser.others))
+        browser.effects = dict([*browser.effects.items(), (key, page.others)][-32:])
+    return _content(browser, page, view, ["Ablation"])
 
 # %% ../../nbs/analysis/50_browser.ipynb #2eac0e59
 def _index(browser: NeuronBrowser, wanted: View) -> LayerIndex:
     "The index of the wanted layer: the one that is kept, or a new one."
     name, models = wanted.model, browser.models | {name: index.model for (name, _), index in browser.indices.items()}
     if name not in models:
-        _busy(browser, f"loading {name}")
+        browser.say(f"loading {name}")
         models = {name: load_model(name)}
     browser.models = {name: models[name]}
     layer = check_layer(models[name], models[name].cfg.n_layers // 2 if wanted.layer is None else wanted.layer)
-    index = browser.indices.pop((name, layer), None) or layer_index(models[name], browser.texts, layer, browser.folder)
-    browser.indices = dict([*browser.indices.items(), ((name, layer), index)][-browser.kept:])
+    index = browser.indices.get((name, layer)) or layer_index(models[name], browser.texts, layer, browser.folder)
+    others = [(key, kept) for key, kept in browser.indices.items() if key != (name, layer)]
+    browser.indices = dict([*others, ((name, layer), index)][-browser.kept:])
+    browser.say("")
     return index
 
 # %% ../../nbs/analysis/50_browser.ipynb #323c4382
 def _resolved(index: LayerIndex, wanted: View) -> View:
-    "The wish without gaps."
+    "What is requested, without gaps."
     neuron = index.address(index.order(wanted.order)[0] if wanted.neuron is None else wanted.neuron).neuron
     text = wanted.text if wanted.text is not None else index.texts[max(0, int(index.statistics.top[1][neuron, 0, 0]))]
     return replace(wanted, layer=index.layer, neuron=neuron, text=text)
 
 # %% ../../nbs/analysis/50_browser.ipynb #8051d15a
-def _show(browser: NeuronBrowser, page: NeuronPage, view: View, titles: Sequence[str] = tuple(SECTIONS)) -> None:
-    "Write parts of the page into their places, and into the controls what they stand at."
-    parts, browser.page, browser.view = browser.parts, page, view
-    for title in titles: parts.sections[title].value = page.section(title)
-    if not browser._refused: browser.error, parts.message.value = None, ""
+def _content(browser: NeuronBrowser, page: NeuronPage, view: View, titles: Sequence[str] = tuple(SECTIONS)) -> dict[str, str]:
+    "Parts of the page, which is from now on what is shown; the controls follow it. The head is last: who reads it may rely on the rest."
+    browser.page, browser.view = page, view
     _stand(browser)
-    parts.head.value = _head(page, view)   # last: who reads it may rely on the rest
+    return {title: page.section(title) for title in titles} | dict(head=_head(page, view))
 
 # %% ../../nbs/analysis/50_browser.ipynb #25d767b2
 def _stand(browser: NeuronBrowser) -> None:
     "Have the controls stand at what is shown, unless something new is wanted. Never the text: somebody may be typing."
-    if browser._fresh or browser.page is None: return
-    parts, view, layers = browser.parts, browser.view, tuple(range(browser.page.index.model.cfg.n_layers))
+    parts, view = browser.parts, browser.view
+    if browser.page is None or not browser.settle(view): return
+    layers = tuple(range(browser.page.index.model.cfg.n_layers))
     if tuple(parts.layer.options) != layers: parts.layer.options = layers
     parts.model.value, parts.layer.value, parts.neuron.value, parts.order.value = view.model, view.layer, view.neuron, view.order
-    if not browser._refused: parts.address.value = str(browser.page.address)
+    if browser.error is None: parts.address.value = str(browser.page.address)
 
 # %% ../../nbs/analysis/50_browser.ipynb #39161ea6
 def _head(page: NeuronPage, view: View) -> str:
     order = page.index.order(view.order)
-    return f"<div role='status'><b>{html.escape(str(page.address))}</b> of {html.escape(view.model)}: {int(np.flatnonzero(order == view.neuron)[0]) + 1} of {len(order)}, order by {view.order}</div>"
-
-# %% ../../nbs/analysis/50_browser.ipynb #93576b45
-def _static_page(browser: NeuronBrowser) -> str:
-    "What stands in the browser's place where there is no kernel."
-    note = "<p><b>Neuron browser</b>: live in JupyterLab, where model, layer, neuron and text can be chosen."
-    if browser.page is None: return f"{note} Nothing is shown yet.</p>"
-    return f"{note}</p>{_head(browser.page, browser.view)}{page_html(browser.page)}"
+    rank = int(np.flatnonzero(order == view.neuron)[0]) + 1
+    words = f"{html.escape(view.model)}: {rank} of {len(order)}, order by {view.order}"
+    return f"<div role='status'><b>{html.escape(str(page.address))}</b> of {words}</div>"

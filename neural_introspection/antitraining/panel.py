@@ -23,9 +23,10 @@ from .config import AntitrainConfig
 from ..activations.units import make_reference
 from ..activations import replaced_scores
 from .training import Antitraining, check_settings
-from ..core import BadInput, Cancelled, make_config, watch_progress
-from neural_introspection.display import (Panel, live_figure, live_or_static, options_table, renew_figure,
-    report_progress)
+from ..core import BadInput, make_config, watch_progress
+from ..display import Panel
+from ..display.live import Content
+from ..display.panels import lay_out
 
 # %% auto #0
 __all__ = ['AntitrainPanel', 'antitrain_panel']
@@ -183,22 +184,23 @@ def reading_words(reading: LiveReading, chance: float) -> str:
 # %% ../../nbs/antitraining/50_panel.ipynb #8fb0c015
 class AntitrainPanel(Panel):
     "A small network under antitraining, live: Train, Antitrain, Cycle, Cancel, Reset. `BadInput` for a config that cannot work."
+    actions = dict(
+        train=("play", "", "Train for train_steps steps"),
+        antitrain=("eraser", "", "Antitrain for cycle_steps steps; measures the core first if there is none"),
+        cycle=("refresh", "primary", "Measure the core, then train and antitrain for cycle_steps steps"),
+        reset=("undo", "", "A new network from the form"))
+
     def __init__(self, config: AntitrainConfig = SMALL):
         check_settings(config)
-        super().__init__(live_options(config), lambda options: _act(self, options), lambda result: [], "Antitraining, live")
-        self.base, self.history, self.what = config, [], "reset"   # history: a row of each reading
+        super().__init__(live_options(config), run_antitrain, title="Antitraining, live", content=Content(_make_places()))
+        self.base, self.history = config, []   # history: a row of each reading
         self._read = dict(at=0., cost=0.)
         _open(self, config)
-        self.buttons = _make_buttons(self)
-        self.words, self.figures = _make_places(self)
-        _arrange(self)
-        _say(self)
+        self.content.show(**_content(self))
+        self.widget = _arrange(self)
+        self.form.when_changed(lambda: self.content.show(words=_words(self)))
 
-    def start(self, what: str = "train") -> AntitrainPanel:
-        "Begin to train, antitrain, cycle or reset, and return at once; nothing happens while something is under way or a value is wrong."
-        if what not in ACTIONS: raise BadInput(f"{what!r} is no button of the panel: choose one of {', '.join(ACTIONS)}.")
-        if not self.running: self.what = what
-        return super().start()
+    def render(self, state: tuple[str, Any]) -> dict[str, Any]: return _act(self, *state)
 
     def frame(self) -> pd.DataFrame:
         "A row for each reading since the last Reset: phase, steps, core_size (in use), core_now, accuracies."
@@ -206,8 +208,11 @@ class AntitrainPanel(Panel):
 
     @property
     def reading(self) -> LiveReading: return self.history[-1]
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return live_or_static(self.widget, _static_page(self))
+
+    def static_page(self) -> str:
+        note = "<p><b>Antitraining, live</b>: in JupyterLab, buttons train, antitrain and cycle this network, and the figures follow. It stands at:</p>"
+        return note + self.content.html() + self.form.table()
+
     def __repr__(self) -> str: return f"AntitrainPanel({reading_words(self.reading, self.chance)})"
 
 # %% ../../nbs/antitraining/50_panel.ipynb #cbf369ce
@@ -236,25 +241,27 @@ def _do_cycle(panel: AntitrainPanel, config: AntitrainConfig) -> None:
 ACTIONS = dict(train=_train, antitrain=_antitrain, cycle=_do_cycle, reset=_open)
 
 # %% ../../nbs/antitraining/50_panel.ipynb #7ee04da3
-def _act(panel: AntitrainPanel, options: Any) -> LiveReading:
-    "What the button asks for, watched; returns the last reading, which is taken and shown also after Cancel or an error."
+def _act(panel: AntitrainPanel, action: str, options: Any) -> dict[str, Any]:
+    "What the button stands for, watched; the last reading is taken and shown also after Cancel or an error."
     config = dataclasses.replace(panel.base, **vars(options))
     check_settings(config)
     panel.network.settings = dataclasses.replace(panel.network.settings, **{name: getattr(config, name) for name in STEPS})
-    phase = f"cycle {panel.cycles + 1}" if panel.what == "cycle" else panel.what
+    phase = f"cycle {panel.cycles + 1}" if action == "cycle" else action
     try:
-        with watch_progress(lambda *step: _see(panel, phase, *step)): ACTIONS[panel.what](panel, config)
-    finally: (_show if panel.what == "reset" else _look)(panel, phase)
-    return panel.reading
+        with watch_progress(lambda *step: _see(panel, phase, *step)): ACTIONS[action](panel, config)
+    finally:
+        if action != "reset": _look(panel, phase)
+    panel.result = panel.reading
+    return _content(panel)
 
 # %% ../../nbs/antitraining/50_panel.ipynb #850a7fd8
 def _see(panel: AntitrainPanel, phase: str, desc: str, done: int, total: Optional[int]) -> None:
     "Progress of the steps, and from time to time a reading; raises `Cancelled` if Cancel was pressed."
-    if desc in ACTIONS:
-        report_progress(panel, desc, done, total)
-        if 0 < done and time.monotonic() > panel._read["at"] + max(PAUSE, 3 * panel._read["cost"]): _look(panel, phase)
-    elif panel._stop.is_set(): raise Cancelled("Cancelled while the core was measured.")
-    else: panel.parts.status.value = "measuring the core"
+    if desc not in ACTIONS:
+        panel.check("the measurement of the core")
+        return panel.say("measuring the core")
+    panel.report(desc, done, total)
+    if 0 < done and time.monotonic() > panel._read["at"] + max(PAUSE, 3 * panel._read["cost"]): _look(panel, phase)
 
 # %% ../../nbs/antitraining/50_panel.ipynb #678c2a92
 PAUSE = .35   # seconds between two readings, at least; and three times what a reading takes
@@ -266,67 +273,37 @@ def _look(panel: AntitrainPanel, phase: str) -> None:
     with watch_progress(lambda *step: None): reading = live_reading(panel.network, phase)
     if len(panel.history) > 1 and panel.reading.row()["step"] == reading.row()["step"]: panel.history.pop()   # of the same step: the later one
     panel.history.append(reading)
-    _show(panel)
+    panel.content.show(**_content(panel))
     panel._read.update(at=time.monotonic(), cost=time.monotonic() - start)
 
 # %% ../../nbs/antitraining/50_panel.ipynb #518ad80d
-def _make_buttons(panel: AntitrainPanel) -> dict[str, Any]:
-    "The buttons by name; all but Cancel are off while something runs."
+def _make_places() -> dict[str, Any]:
     import ipywidgets as widgets
-    from traitlets import dlink
-    about = dict(train=("play", "Train for train_steps steps"), antitrain=("eraser", "Antitrain for cycle_steps steps; measures the core first if there is none"),
-                 cycle=("refresh", "Measure the core, then train and antitrain for cycle_steps steps"), reset=("undo", "A new network from the form"))
-    slim = widgets.Layout(width="auto")
-    made = dict(train=panel.parts.run) | {name: widgets.Button() for name in ("antitrain", "cycle", "reset")}
-    for name, (icon, tip) in about.items(): made[name].description, made[name].icon, made[name].tooltip, made[name].layout = name.capitalize(), icon, tip, slim
-    panel.parts.run.button_style, panel.parts.cancel.layout = "", slim
-    made["cycle"].button_style = "primary"
-    for name in ("antitrain", "cycle", "reset"):
-        dlink((panel.parts.run, "disabled"), (made[name], "disabled"))
-        made[name].on_click(lambda button, name=name: panel.start(name))
-    return made
+    boxes = {name: widgets.Box(layout=widgets.Layout(flex="1 1 28em")) for name in ("sizes", "accuracies")}
+    grid = widgets.Box(layout=widgets.Layout(width="100%"))
+    return dict(words=widgets.HTML(layout=widgets.Layout(width="98%")), grid=grid) | boxes
 
 # %% ../../nbs/antitraining/50_panel.ipynb #52fefda5
-def _make_places(panel: AntitrainPanel) -> tuple[Any, list[Any]]:
-    "Where the words stand, and the live figures."
-    import ipywidgets as widgets
-    return widgets.HTML(layout=widgets.Layout(width="98%")), [live_figure(fig) for fig in _figures(panel)]
-
-# %% ../../nbs/antitraining/50_panel.ipynb #cbadc17a
-def _figures(panel: AntitrainPanel) -> list[Any]:
+def _content(panel: AntitrainPanel) -> dict[str, Any]:
+    "Words and figures of the latest reading."
     frame = panel.frame()
-    return [neuron_grid(panel.reading), core_size_figure(frame), accuracies_figure(frame, panel.chance)]
+    return dict(words=_words(panel), grid=neuron_grid(panel.reading), sizes=core_size_figure(frame),
+                accuracies=accuracies_figure(frame, panel.chance))
 
 # %% ../../nbs/antitraining/50_panel.ipynb #08f0b228
-def _arrange(panel: AntitrainPanel) -> None:
+def _arrange(panel: AntitrainPanel) -> Any:
     "Buttons, words and figures beside the form, or below it where it is narrow; the histories side by side where there is room."
     import ipywidgets as widgets
-    left, right = panel.widget.children[1].children
-    left.layout.max_width, right.layout.flex = "26em", "4 1 26em"
-    b = panel.buttons
-    top = widgets.HBox([b["train"], b["antitrain"], b["cycle"], panel.parts.cancel, b["reset"]], layout=widgets.Layout(flex_flow="row wrap"))
-    grid, *histories = [widgets.Box([fig], layout=widgets.Layout(display="block", min_width="0", width="100%")) for fig in panel.figures]
-    for box in histories: box.layout.width, box.layout.flex = None, "1 1 28em"
-    right.children = (top, panel.form.message, panel.parts.status, panel.parts.bar, panel.parts.error, panel.words, grid, widgets.HBox(histories, layout=widgets.Layout(flex_flow="row wrap")))
-    for name in NETWORK: panel.form.controls[name].observe(lambda change: _say(panel), "value")
+    words, grid, *histories = panel.content.places.values()
+    return lay_out(panel, [words, grid, widgets.HBox(histories, layout=widgets.Layout(flex_flow="row wrap"))], form_width="26em")
 
 # %% ../../nbs/antitraining/50_panel.ipynb #01b46d88
-def _say(panel: AntitrainPanel) -> None:
+def _words(panel: AntitrainPanel) -> str:
     "The latest reading in words; and whether the form describes another network."
     other = {name: panel.form.values()[name] for name in NETWORK} != panel.made
     note = "<br><em>The form describes another network: Reset makes it.</em>" if other else ""
-    panel.words.value = f"<div role='status' style='line-height:1.4;min-height:2.8em;margin:4px 0'>{html.escape(reading_words(panel.reading, panel.chance))}{note}</div>"
-
-# %% ../../nbs/antitraining/50_panel.ipynb #17cb9ce5
-def _show(panel: AntitrainPanel, phase: str = "") -> None:
-    for live, fig in zip(panel.figures, _figures(panel)): renew_figure(live, fig)
-    _say(panel)
-
-# %% ../../nbs/antitraining/50_panel.ipynb #6eca8cf5
-def _static_page(panel: AntitrainPanel) -> str:
-    "What stands in the panel's place where there is no kernel."
-    note = "<p><b>Antitraining, live</b>: in JupyterLab, buttons train, antitrain and cycle this network, and the figures follow. It stands at:</p>"
-    return f"{note}<p>{html.escape(reading_words(panel.reading, panel.chance))}</p>{''.join(fig._repr_mimebundle_()['text/html'] for fig in _figures(panel))}{options_table(panel.form._latest())}"
+    style, words = "line-height:1.4;min-height:2.8em;margin:4px 0", html.escape(reading_words(panel.reading, panel.chance))
+    return f"<div role='status' style='{style}'>{words}{note}</div>"
 
 # %% ../../nbs/antitraining/50_panel.ipynb #483fd462
 def antitrain_panel(**settings: Any) -> Panel:

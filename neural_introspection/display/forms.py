@@ -10,7 +10,7 @@ import itertools
 import re
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 import ipywidgets as widgets
 from ..core import BadInput, Cancelled, NeuralIntrospectionError, Option, make_config, options
 
@@ -80,8 +80,9 @@ def error_html(
     lines = "<br>".join(html.escape(line) for line in [words, *getattr(error, "__notes__", [])])
     trace = html.escape("".join(traceback.format_exception(error))) if details else ""
     fold = f"<details><summary>Where it happened</summary><pre style='overflow:auto'>{trace}</pre></details>" if details else ""
-    colour = "#5F5F5F" if isinstance(error, Cancelled) else "#B00020"
-    return f"<div role='alert' style='color:{colour};line-height:1.4;overflow-wrap:anywhere'>{lines}{fold}</div>"
+    colour = "--jp-border-color1,#9E9E9E" if isinstance(error, Cancelled) else "--jp-error-color1,#D32F2F"
+    style = f"border-left:4px solid var({colour});padding-left:8px;line-height:1.4;overflow-wrap:anywhere"
+    return f"<div role='alert' style='{style}'>{lines}{fold}</div>"
 
 # %% ../../nbs/display/16_forms.ipynb #0afa6313
 @dataclass(frozen=True)
@@ -113,12 +114,16 @@ class Form:
         return self
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return live_or_static(self.widget, options_table(self._latest()))
+        return live_or_static(self.widget, self.table())
 
-    def _latest(self) -> Any:
-        "The config that the controls hold, or the config class if a value does not fit."
-        try: return make_config(self.cls, self.values())
-        except BadInput: return self.cls
+    def table(self) -> str:
+        "The options as an HTML table: with the values of the controls, or the defaults if one of them does not fit."
+        try: return options_table(make_config(self.cls, self.values()))
+        except BadInput: return options_table(self.cls)
+
+    def when_changed(self, call: Callable[[], Any]) -> None:
+        "Call this whenever a control's value has changed."
+        for control in self.controls.values(): control.observe(lambda change: call(), "value")
 
 # %% ../../nbs/display/16_forms.ipynb #5dd40702
 def live_or_static(
@@ -140,7 +145,7 @@ def form(
     message = widgets.HTML()
     accordion = widgets.Accordion(sections, titles=[group for group, _ in groups], selected_index=0)
     made = Form(type(config), controls, accordion, message, widgets.VBox([accordion, message]))
-    for c in controls.values(): c.observe(lambda change: _check(made), "value")
+    made.when_changed(lambda: _check(made))
     return made
 
 # %% ../../nbs/display/16_forms.ipynb #992479f0

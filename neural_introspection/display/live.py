@@ -4,15 +4,19 @@
 
 # %% ../../nbs/display/18_live.ipynb #61b69be5
 from __future__ import annotations
+
 import functools
-from typing import Any, Callable
+import html
+import threading
+from typing import Any, Callable, Optional
+
 import ipywidgets as widgets
 import numpy as np
 import traitlets
 from jaxtyping import Float
 
 # %% auto #0
-__all__ = ['without_nan', 'live_figure', 'renew_figure']
+__all__ = ['without_nan', 'live_figure', 'renew_figure', 'as_output']
 
 # %% ../../nbs/display/18_live.ipynb #8a3de122
 _SHARED = """
@@ -124,25 +128,113 @@ def live_figure(fig: Any) -> Any:
     return live
 
 # %% ../../nbs/display/18_live.ipynb #6b7a5418
-_RENEWED = dict(heatmap=("text", "zmax"), bar=("x", "y", "customdata"), scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line"))
+_RENEWED = dict(
+    heatmap=("x", "z", "text", "zmin", "zmax", "zmid", "colorscale", "colorbar", "hovertemplate"),
+    bar=("x", "y", "customdata"),
+    scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line"))
 _RENEWED_AXIS = ("range", "type", "tickvals", "ticktext")
 
 def renew_figure(
     live: Any,   # made by `live_figure`
-    fig: Any,    # a figure with traces of the same kinds
+    fig: Any,    # a figure with traces of the same types
 ) -> None:
-    "Give a live figure the data, height, axes, titles and annotations of another one."
+    "Give a live figure the data, height, axes, titles, annotations and shapes of another one."
     if len(live.data) > len(fig.data): live.data = live.data[:len(fig.data)]
     elif len(live.data) < len(fig.data): live.add_traces(fig.data[len(live.data):])
     with live.batch_update():
-        for old, new in zip(live.data, fig.data):
-            if new.type == "heatmap": old.z = without_nan(np.asarray(new.z, "f8"))
-            old.update({key: new[key] for key in _RENEWED[new.type]}, overwrite=True)
-        if fig.layout.annotations: live.layout.annotations = fig.layout.annotations
-        live.update_layout({key: value for key, value in _renewed_layout(fig).items() if value is not None and value != live.layout[key]})   # the same would be sent, and drawn, all the same
+        for trace, before, after in zip(live.data, live._data, fig._data):   # plain data: properties are slow
+            wanted = {key: after.get(key) for key in _RENEWED[after["type"]]}
+            if "z" in wanted: wanted["z"] = without_nan(np.asarray(wanted["z"], "f8"))
+            if changed := _changed(before, wanted): trace.update(changed, overwrite=True)
+        if changed := _changed_layout(live._layout, fig._layout): live.update_layout(changed, overwrite=True)
+
+# %% ../../nbs/display/18_live.ipynb #354d99ec
+def _changed(before: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in wanted.items() if not _same(before.get(key), value)}
+
+def _same(one: Any, other: Any) -> bool:
+    "Whether two values of a figure are equal, with NaN equal to NaN."
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray): return one == other
+    one, other = np.asarray(one), np.asarray(other)
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 # %% ../../nbs/display/18_live.ipynb #bdc4d31f
-def _renewed_layout(fig: Any) -> dict[str, Any]:
-    axes = [name for name in fig.layout if name[1:5] == "axis"]
-    wanted = {f"{name}_{key}": fig.layout[name][key] for name in axes for key in _RENEWED_AXIS} | {f"{name}_title_text": fig.layout[name].title.text for name in axes}
-    return wanted | dict(height=fig.layout.height, title_text=fig.layout.title.text, legend_title_text=fig.layout.legend.title.text)
+def _changed_layout(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    "The height, titles, annotations, shapes and axes that differ; a user's zoom stays where the figure sets no range."
+    changed = _changed(before, dict(annotations=after.get("annotations", []), shapes=after.get("shapes", [])))
+    if "height" in after: changed |= _changed(before, dict(height=after["height"]))
+    for name in after:
+        old, new = before.get(name, {}), after[name]
+        if name in ("title", "legend") or name[1:5] == "axis":
+            title = "text" if name == "title" else "title"
+            keys = [key for key in (title, *_RENEWED_AXIS) if new.get(key) is not None]
+            changed |= {f"{name}_{key}": value for key, value in _changed(old, {key: new[key] for key in keys}).items()}
+    return changed
+
+# %% ../../nbs/display/18_live.ipynb #fda12f3c
+def as_output(
+    thing: Any,  # anything a notebook can display
+) -> dict[str, Any]:
+    "`thing` as an entry of an `Output` widget's `outputs`."
+    from IPython import get_ipython
+    from IPython.core.formatters import DisplayFormatter
+    shell = get_ipython()
+    formatter = shell.display_formatter if shell else DisplayFormatter()
+    data, metadata = formatter.format(thing)
+    return dict(output_type="display_data", data=data, metadata=metadata)
+
+# %% ../../nbs/display/18_live.ipynb #822dbf77
+class Content:
+    "What a panel shows, by name: live in `places`, and as `html` for a page without a kernel."
+    def __init__(
+        self,
+        places: dict[str, widgets.Widget],  # an `HTML` for each string, a `Box` for each figure, an `Output` for each list
+        clicked: Optional[dict[str, Callable[[Any], Any]]] = None,  # by name, called with the points clicked in a heat map
+    ):
+        self.places, self.clicked = places, clicked or {}
+        self.parts: dict[str, Any] = dict.fromkeys(places)   # what is shown; None: nothing
+        self.figures: dict[str, Any] = {}                    # the live figures that are shown
+        self._lock = threading.RLock()
+        for place in places.values():
+            if isinstance(place, widgets.Box): place.layout.display, place.layout.min_width = "none", "0"
+
+    def show(self, **parts: Any) -> None:
+        "Show these parts, and leave the others as they are; None removes a part."
+        with self._lock:
+            for name, part in parts.items():
+                self.parts[name], place = part, self.places[name]
+                if isinstance(place, widgets.HTML): place.value = part or ""
+                elif isinstance(place, widgets.Output): place.outputs = tuple(map(as_output, part or ()))
+                else: _show_figure(self, name, part)
+
+    def html(
+        self,
+        **instead: Any,  # parts to put in the place of those that are shown
+    ) -> str:
+        "What is shown, as HTML, in the order of the places."
+        return "".join(map(_part_html, (self.parts | instead).values()))
+
+# %% ../../nbs/display/18_live.ipynb #11c83668
+def _show_figure(content: Content, name: str, fig: Any) -> None:
+    "Show a figure in the widget that is there if it has the same types of traces and the same axes, else in a new one."
+    live, place = content.figures.get(name), content.places[name]
+    if live is not None and fig is not None and _renewable(live, fig): return renew_figure(live, fig)
+    new = {} if fig is None else {name: live_figure(fig)}
+    for heat in new[name].select_traces(dict(type="heatmap")) if new and name in content.clicked else ():
+        heat.on_click(lambda trace, points, state: content.clicked[name](points))
+    place.children, place.layout.display = tuple(new.values()), "block" if new else "none"
+    if live is not None: content.figures.pop(name).close()
+    content.figures |= new
+
+# %% ../../nbs/display/18_live.ipynb #fee5131e
+def _renewable(live: Any, fig: Any) -> bool:
+    axes = [{name for name in each.layout if name[1:5] == "axis"} for each in (live, fig)]
+    return axes[0] == axes[1] and all(old.type == new.type for old, new in zip(live.data, fig.data))
+
+# %% ../../nbs/display/18_live.ipynb #7e49a7e6
+def _part_html(part: Any) -> str:
+    if part is None or isinstance(part, str): return part or ""
+    data = [as_output(thing)["data"] for thing in (part if isinstance(part, list) else [part])]
+    return "".join(some.get("text/html") or f"<pre>{html.escape(some['text/plain'])}</pre>" for some in data)

@@ -4,66 +4,23 @@
 
 # %% ../../nbs/display/20_panels.ipynb #d85dcdd7
 from __future__ import annotations
+
 import contextvars
+import dataclasses
 import html
 import threading
 import time
-from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from types import SimpleNamespace
+from typing import Any, Callable, Optional, Sequence
+
 import ipywidgets as widgets
+
 from ..core import BadInput, Cancelled, NeuralIntrospectionError, watch_progress
-from .forms import Form, error_html, form, live_or_static, options_table
+from .forms import error_html, form, live_or_static
+from .live import Content
 
 # %% auto #0
-__all__ = ['as_output', 'progress_words', 'Panel', 'report_progress']
-
-# %% ../../nbs/display/20_panels.ipynb #a1c9bd47
-def _static_note(title: str) -> str:
-    return f"<p><b>{html.escape(title or 'Panel')}</b>: live in JupyterLab, where these options are a form with Run and Cancel.</p>"
-
-# %% ../../nbs/display/20_panels.ipynb #7bb63705
-def as_output(
-    thing: Any,  # anything a notebook can display
-) -> dict[str, Any]:
-    "`thing` as an entry of an `Output` widget's `outputs`."
-    from IPython import get_ipython
-    from IPython.core.formatters import DisplayFormatter
-    shell = get_ipython()
-    formatter = shell.display_formatter if shell else DisplayFormatter()
-    data, metadata = formatter.format(thing)
-    return dict(output_type="display_data", data=data, metadata=metadata)
-
-# %% ../../nbs/display/20_panels.ipynb #0df139ab
-@dataclass(frozen=True)
-class PanelParts:
-    "The widgets of a panel beside its form."
-    run: widgets.Button
-    cancel: widgets.Button
-    bar: widgets.IntProgress
-    status: widgets.HTML     # what is going on, in words
-    error: widgets.HTML      # what went wrong, in red
-    output: widgets.Output   # the result
-
-    @classmethod
-    def make(cls) -> PanelParts:
-        "New widgets, ready for a first run."
-        wide = widgets.Layout(width="98%")
-        return cls(widgets.Button(description="Run", icon="play", button_style="primary", tooltip="Run with these values"),
-                   widgets.Button(description="Cancel", icon="stop", disabled=True, tooltip="Stop at the next step; what is complete is kept"),
-                   widgets.IntProgress(value=0, max=1, layout=wide), widgets.HTML("Ready."), widgets.HTML(), widgets.Output(layout=wide))
-
-# %% ../../nbs/display/20_panels.ipynb #e450fe7c
-def lay_out(
-    form: Form,
-    parts: PanelParts,
-    title: str,
-) -> widgets.VBox:
-    "The form on the left; buttons, messages, progress and result on the right; stacked where there is no room."
-    beside, rest = widgets.Layout(flex="3 1 24em", max_width="34em", min_width="20em"), widgets.Layout(flex="4 1 28em", min_width="0", padding="0 0 0 12px")
-    left = widgets.VBox([form.sections], layout=beside)
-    right = widgets.VBox([widgets.HBox([parts.run, parts.cancel]), form.message, parts.status, parts.bar, parts.error, parts.output], layout=rest)
-    head = [widgets.HTML(f"<h3 style='margin:4px 0'>{html.escape(title)}</h3>")] if title else []
-    return widgets.VBox([*head, widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start"))])
+__all__ = ['progress_words', 'LivePanel', 'Panel']
 
 # %% ../../nbs/display/20_panels.ipynb #3cfd2399
 def progress_words(
@@ -77,101 +34,296 @@ def progress_words(
     left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total and seconds > 1 else ""
     return f"{desc}: {done} of {total}{left}"
 
+# %% ../../nbs/display/20_panels.ipynb #08392d38
+class Worker:
+    "One thread that works on the latest request. A subclass has `work`, which takes requests until none waits."
+    def __init__(
+        self,
+        state: Any = None,  # what `change` changes at first
+    ):
+        self.latest, self.current = state, None   # what was requested last, and what is worked on
+        self._lock, self._idle, self._thread = threading.RLock(), threading.Event(), None
+        self._waiting, self._stop, self._closed = False, False, False
+        self._idle.set()
+
+    def request(self, state: Any) -> Worker:
+        "Have `state` worked on, and return at once. An earlier request that waits is dropped."
+        with self._lock:
+            if self._closed: raise BadInput("the panel is closed and takes no requests: make a new one.")
+            self.latest, self._waiting, self._stop = state, True, False
+            if not self.running:
+                self._idle.clear()
+                work = contextvars.copy_context().run
+                self._thread = threading.Thread(target=work, args=(self.work,), name=type(self).__name__, daemon=True)
+                self._thread.start()
+        return self
+
+    def take(self) -> bool:
+        "Take the latest request as the `current` one, if it waits; else there is nothing left to do."
+        with self._lock:
+            taken, self._waiting = self._waiting, False
+            if taken: self.current = self.latest
+            else: self._idle.set()
+            return taken
+
+    def change(self, **changes: Any) -> Worker:
+        "Request the latest state (a dataclass) with some fields changed."
+        with self._lock: return self.request(dataclasses.replace(self.latest, **changes))
+
+    def settle(self, state: Any) -> bool:
+        "Let `state` be the latest, as what was requested with its gaps filled, unless a newer request waits; whether it is."
+        with self._lock:
+            if not self._waiting: self.latest = state
+            return not self._waiting
+
+    @property
+    def running(self) -> bool: return not self._idle.is_set()
+
+    @property
+    def in_worker(self) -> bool: return threading.current_thread() is self._thread
+
+    def wait(self, timeout: Optional[float] = None) -> Any:
+        "Wait until nothing is left to do, at most `timeout` seconds. The worker itself does not wait."
+        if not self.in_worker: self._idle.wait(timeout)
+        return self
+
+    def cancel(self) -> None:
+        "End the work at its next step."
+        with self._lock: self._stop = self.running
+
+    def check(self, words: str) -> None:
+        "Raise `Cancelled` if the work is to end; `words` are what it was at."
+        if self._stop: raise Cancelled(f"Cancelled at {words}.")
+        if self._waiting and not self.keep(self.current): raise Cancelled(f"Given up at {words} for a newer request.")
+
+    def keep(self, state: Any) -> bool:
+        "Whether work on `state` continues although `latest` waits."
+        return False
+
+    @property
+    def outdated(self) -> bool:
+        "Whether something else than the current request is wanted."
+        return self._waiting and not self._stop
+
+    def close(self) -> None:
+        "Cancel, and wait until the thread has ended; there are no requests any more."
+        self._closed = True
+        self.cancel()
+        if self._thread: self._thread.join()
+
+# %% ../../nbs/display/20_panels.ipynb #6bfd87be
+class LivePanel(Worker):
+    """A panel whose worker renders the latest request. A subclass has `render`, and a `widget` that holds the places of the
+    `content` and the `parts`: its controls, and cancel, bar, status and error."""
+    quiet = .5   # seconds of work before progress and Cancel are shown; 0: they always are
+
+    def __init__(self,
+        content: Content,                  # what is shown
+        state: Any = None,                 # what `change` changes at first
+        **controls: widgets.Widget,        # that belong to the panel
+    ):
+        super().__init__(state)
+        self.content, self.parts = content, SimpleNamespace(**controls, **_progress_parts(self.quiet))
+        self.error: Optional[BaseException] = None   # why the latest request was refused, cancelled or not rendered
+        self._said, self._clock = "", dict(start=0., first=0., shown=0.)
+        self.parts.cancel.on_click(lambda button: self.cancel())
+
+    def render(self, state: Any) -> Optional[dict[str, Any]]:
+        "The parts of the content to show for a request, by name. Called in the worker's thread; may show parts itself."
+        raise NotImplementedError
+
+    def work(self) -> None: _work(self)
+
+    def request(self, state: Any) -> LivePanel:
+        "Have the worker render `state`, and return at once; what is shown of an error goes."
+        with self._lock:
+            super().request(state)
+            self.error, self.parts.error.value, self.parts.cancel.disabled = None, "", False
+        return self
+
+    def cancel(self) -> None:
+        "End the work at its next step."
+        with self._lock:
+            super().cancel()
+            if not self.running: return
+            self.parts.cancel.disabled, self.parts.status.value = True, "Cancelling: it stops at the next step."
+
+    def static_page(self) -> str:
+        "What is shown, as HTML for a page without a kernel."
+        return self.content.html()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return live_or_static(self.widget, self.static_page())
+
+    def when(self, control: widgets.Widget, call: Callable[[Any], Any]) -> None:
+        "Call this with the control's new value when a user changes it. What the worker writes there is no request."
+        control.observe(lambda change: self.attempt(call, change.new), "value")
+
+    def attempt(self, call: Callable, *args: Any) -> None:
+        "Call this for a user; its error is shown."
+        if self.in_worker: return
+        try: call(*args)
+        except Exception as error: self.refuse(error)
+
+    def refuse(self, error: BaseException) -> None:
+        "Show an error; work under way continues, and what is shown stays."
+        with self._lock:
+            if self.in_worker and self.outdated: return
+            details = not isinstance(error, NeuralIntrospectionError)
+            self.error, self.parts.error.value = error, error_html(error, details)
+
+    def say(self, words: str) -> None:
+        "Show what is going on; it stays until something else is requested."
+        self._said = self.parts.status.value = html.escape(words)
+
+    def report(self, desc: str, done: int, total: Optional[int]) -> None:
+        "Check, and show one step of progress, at most ten times a second."
+        self.check(progress_words(desc, done, total, 0))
+        _show_progress(self, desc, done, total)
+
+    def failed(self, error: BaseException) -> None:
+        "What else to do when the latest request was not rendered."
+
+    def set_running(self, running: bool) -> None:
+        "What else to do when the worker begins and when it has nothing left to do."
+
+    def close(self) -> None:
+        "Cancel, wait until the worker's thread has ended, and close the widget."
+        super().close()
+        self.widget.close()
+
+# %% ../../nbs/display/20_panels.ipynb #ebc8081d
+def _progress_parts(quiet: float) -> dict[str, widgets.Widget]:
+    "Cancel, bar, status and error; hidden at first are those that a quiet panel does not need yet."
+    def look(width): return widgets.Layout(width=width, display="none" if quiet else None)
+    cancel = widgets.Button(description="Cancel", icon="stop", disabled=True, layout=look("auto"),
+                            tooltip="Stop at the next step; what is complete is kept")
+    bar = widgets.IntProgress(value=0, max=1, layout=look("16em" if quiet else "98%"))
+    return dict(cancel=cancel, bar=bar, status=widgets.HTML("" if quiet else "Ready."), error=widgets.HTML())
+
+# %% ../../nbs/display/20_panels.ipynb #b0acbb5d
+def _work(panel: LivePanel) -> None:
+    "Render the latest request until none waits; never raises."
+    while _take(panel):
+        try:
+            with watch_progress(panel.report): panel.content.show(**panel.render(panel.current) or {})
+            _finish(panel, "success", f"Done in {time.monotonic() - panel._clock['start']:.1f} s.")
+        except BaseException as error: _fail(panel, error)
+
+# %% ../../nbs/display/20_panels.ipynb #ab6164d8
+def _take(panel: LivePanel) -> bool:
+    "Take the latest request, if it waits, and show that the work begins; else that it has ended."
+    with panel._lock:
+        parts = panel.parts
+        if panel._waiting:
+            panel._said = ""
+            panel._clock.update(start=time.monotonic(), shown=0.)
+            parts.bar.value, parts.bar.bar_style, parts.status.value = 0, "", "" if panel.quiet else "Starting."
+        else:
+            parts.cancel.disabled = True
+            if panel.quiet: parts.bar.layout.display = parts.cancel.layout.display = "none"
+        panel.set_running(panel._waiting)
+        return panel.take()
+
+# %% ../../nbs/display/20_panels.ipynb #d9933c68
+def _show_progress(panel: LivePanel, desc: str, done: int, total: Optional[int]) -> None:
+    now, clock, parts = time.monotonic(), panel._clock, panel.parts
+    if done == 0: clock["first"] = now
+    if now - clock["start"] < panel.quiet or done not in (0, total) and now - clock["shown"] < .1: return
+    clock["shown"] = now
+    parts.bar.max, parts.bar.value = total or 1, done if total else 1
+    parts.status.value = html.escape(progress_words(desc, done, total, now - clock["first"]))
+    if panel.quiet: parts.bar.layout.display = parts.cancel.layout.display = None
+
+# %% ../../nbs/display/20_panels.ipynb #49f9e369
+def _finish(panel: LivePanel, style: str, words: str) -> None:
+    "Colour the bar, and show how it ended; a quiet panel shows what it said itself."
+    panel.parts.bar.bar_style, panel.parts.status.value = style, panel._said if panel.quiet else words
+    if style == "success": panel.parts.bar.value = panel.parts.bar.max
+
+# %% ../../nbs/display/20_panels.ipynb #eaae366b
+def _fail(panel: LivePanel, error: BaseException) -> None:
+    "Show what ended the work, unless something else is wanted by now."
+    with panel._lock:
+        if panel.outdated: return
+        panel.failed(error)
+        panel.refuse(error)
+        if isinstance(error, Cancelled): _finish(panel, "warning", "Stopped; what was complete is kept.")
+        else: _finish(panel, "danger", "Failed.")
+
 # %% ../../nbs/display/20_panels.ipynb #0a86abf7
-class Panel:
+class Panel(LivePanel):
     "A form with Run and Cancel, progress and result, for any `run(config)` that reports through `progress`."
+    quiet = 0
+    actions = dict(run=("play", "primary", "Run with these values"))   # the buttons: icon, style, tooltip
+
     def __init__(
         self,
         config: Any,                               # a config dataclass, or an instance whose values are shown at first
         run: Callable[[Any], Any],                 # what to run; gets the config, returns the result
         show: Optional[Callable[[Any], Any]] = None,  # what to display of the result (a list shows each); the result itself if left out
         title: str = "",
+        content: Optional[Content] = None,         # what a subclass shows instead of the result
     ):
+        content = content or Content(dict(output=widgets.Output(layout=widgets.Layout(width="98%"))))
+        super().__init__(content, **_action_buttons(self.actions), **content.places)
         self.form, self.run, self.show, self.title = form(config), run, show or (lambda result: result), title
         self.result: Any = None                    # what the last run returned
-        self.error: Optional[BaseException] = None  # what ended the last run, if it did not return
-        self.running = False
-        self.parts = PanelParts.make()
-        self.widget = lay_out(self.form, self.parts, title)
-        self._stop, self._thread, self._clock = threading.Event(), None, dict(began=0., shown=0.)
-        self.parts.run.on_click(lambda button: self.start())
-        self.parts.cancel.on_click(lambda button: self.cancel())
+        for name in self.actions: getattr(self.parts, name).on_click(lambda button, name=name: self.start(name))
+        self.widget = lay_out(self, list(self.content.places.values()))
 
-    def start(self) -> Panel:
-        "Start a run with the form's values and return at once; nothing happens while one is under way or a value is wrong."
-        if not self.running and _accept(self):
-            self._thread = threading.Thread(target=contextvars.copy_context().run, args=(_work, self, self.form.config()), daemon=True)
-            self._thread.start()
+    def start(self, action: Optional[str] = None) -> Panel:
+        "Start a run (or another of the `actions`) with the form's values and return at once; nothing happens while one is under way or a value is wrong."
+        if action is not None and action not in self.actions:
+            raise BadInput(f"{action!r} is no button of the panel: choose one of {', '.join(self.actions)}.")
+        if self.running: return self
+        self.result, self.error, self.parts.error.value = None, None, ""
+        if "output" in self.content.places: self.content.show(output=None)
+        self.parts.bar.value, self.parts.bar.bar_style = 0, ""
+        try: config = self.form.config()
+        except BadInput as error: self.error, self.parts.status.value = error, "Not started: a value does not fit."
+        else: self.request((action or next(iter(self.actions)), config))
         return self
 
-    def cancel(self) -> None:
-        "Stop the run at its next step."
-        if self.running: _ask_to_stop(self)
+    def render(self, state: tuple[str, Any]) -> dict[str, Any]:
+        "Run, and show the result."
+        self.result = self.run(state[1])
+        shown = self.show(self.result)
+        return dict(output=list(shown) if isinstance(shown, (list, tuple)) else [shown])
+
+    def set_running(self, running: bool) -> None:
+        for name in self.actions: getattr(self.parts, name).disabled = running
 
     def wait(self, timeout: Optional[float] = None) -> Any:
         "Wait for the run (at most `timeout` seconds) and return its result: None if it failed, was cancelled or is not done; see `error`."
-        if self._thread: self._thread.join(timeout)
+        super().wait(timeout)
         return self.result
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return live_or_static(self.widget, _static_note(self.title) + options_table(self.form._latest()))
+    def static_page(self) -> str:
+        title = html.escape(self.title or "Panel")
+        note = f"<p><b>{title}</b>: live in JupyterLab, where these options are a form with Run and Cancel.</p>"
+        return note + self.form.table() + self.content.html()
 
-# %% ../../nbs/display/20_panels.ipynb #f001578b
-def _accept(panel: Panel) -> bool:
-    "Clear the last run and check the form; whether a run may start."
-    panel.result = panel.error = None
-    panel.parts.output.outputs, panel.parts.error.value = (), ""
-    panel.parts.bar.value, panel.parts.bar.bar_style = 0, ""
-    try: panel.form.config()
-    except BadInput as error:
-        panel.error, panel.parts.status.value = error, "Not started: a value does not fit."
-        return False
-    panel._stop.clear()
-    _set_running(panel, True)
-    panel.parts.status.value = "Starting."
-    return True
+# %% ../../nbs/display/20_panels.ipynb #13c52621
+def _action_buttons(actions: dict[str, tuple[str, str, str]]) -> dict[str, widgets.Button]:
+    made = {name: dict(icon=icon, button_style=style, tooltip=tip) for name, (icon, style, tip) in actions.items()}
+    return {name: widgets.Button(description=name.capitalize(), layout=widgets.Layout(width="auto", min_width="6em"), **about)
+            for name, about in made.items()}
 
-# %% ../../nbs/display/20_panels.ipynb #73cbd42e
-def _ask_to_stop(panel: Panel) -> None:
-    panel._stop.set()
-    panel.parts.cancel.disabled = True
-    panel.parts.status.value = "Cancelling: it stops at the next step."
-
-# %% ../../nbs/display/20_panels.ipynb #bedfbce5
-def _set_running(panel: Panel, running: bool) -> None:
-    panel.running, panel.parts.run.disabled, panel.parts.cancel.disabled = running, running, not running
-
-# %% ../../nbs/display/20_panels.ipynb #b55b8aa4
-def _work(panel: Panel, config: Any) -> None:
-    "One run, in its thread; never raises."
-    start = time.monotonic()
-    try:
-        with watch_progress(lambda *step: report_progress(panel, *step)): panel.result = panel.run(config)
-        shown = panel.show(panel.result)
-        panel.parts.output.outputs = tuple(map(as_output, shown if isinstance(shown, (list, tuple)) else [shown]))
-        _finish(panel, "success", f"Done in {time.monotonic() - start:.1f} s.")
-    except BaseException as error: _fail(panel, error)
-    finally: _set_running(panel, False)
-
-# %% ../../nbs/display/20_panels.ipynb #050c0163
-def report_progress(panel: Panel, desc: str, done: int, total: Optional[int]) -> None:
-    "Show one step of progress, at most ten times a second; raise `Cancelled` if Cancel was pressed."
-    if panel._stop.is_set(): raise Cancelled(f"Cancelled at {progress_words(desc, done, total, 0)}.")
-    now, clock = time.monotonic(), panel._clock
-    if done == 0: clock["began"] = now
-    if done not in (0, total) and now - clock["shown"] < .1: return
-    clock["shown"] = now
-    panel.parts.bar.max, panel.parts.bar.value = total or 1, done if total else 1
-    panel.parts.status.value = html.escape(progress_words(desc, done, total, now - clock["began"]))
-
-# %% ../../nbs/display/20_panels.ipynb #13040f17
-def _finish(panel: Panel, style: str, words: str) -> None:
-    panel.parts.bar.bar_style, panel.parts.status.value = style, words
-    if style == "success": panel.parts.bar.value = panel.parts.bar.max
-
-# %% ../../nbs/display/20_panels.ipynb #be687f92
-def _fail(panel: Panel, error: BaseException) -> None:
-    panel.error = error
-    cancelled = isinstance(error, Cancelled)
-    panel.parts.error.value = error_html(error, details=not isinstance(error, NeuralIntrospectionError))
-    _finish(panel, "warning" if cancelled else "danger", "Stopped; what was complete is kept." if cancelled else "Failed.")
+# %% ../../nbs/display/20_panels.ipynb #1fb18694
+def lay_out(
+    panel: Panel,
+    right: Sequence[widgets.Widget],      # what stands below the messages
+    left: Sequence[widgets.Widget] = (),  # what stands below the form
+    below: Sequence[widgets.Widget] = (), # what stands below both
+    form_width: str = "34em",             # of the form, at most
+) -> widgets.VBox:
+    "The form on the left; buttons, messages, progress and content on the right; stacked where there is no room."
+    beside = widgets.Layout(flex="3 1 24em", max_width=form_width, min_width="20em")
+    rest = widgets.Layout(flex="4 1 28em", min_width="0", padding="0 0 0 12px")
+    wrap, parts = widgets.Layout(flex_flow="row wrap", align_items="flex-start"), panel.parts
+    buttons = widgets.HBox([*(getattr(parts, name) for name in panel.actions), parts.cancel], layout=wrap)
+    words = [panel.form.message, parts.status, parts.bar, parts.error]
+    columns = [widgets.VBox([panel.form.sections, *left], layout=beside), widgets.VBox([buttons, *words, *right], layout=rest)]
+    head = [widgets.HTML(f"<h3 style='margin:4px 0'>{html.escape(panel.title)}</h3>")] if panel.title else []
+    return widgets.VBox([*head, widgets.HBox(columns, layout=wrap), *below])

@@ -7,16 +7,17 @@ from __future__ import annotations
 import hashlib
 import html
 import os
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Literal, Optional, Sequence
 import numpy as np
 import pandas as pd
 from neural_introspection.core import (BadData, BadInput, Cancelled, full_path, make_config, option, runs_folder,
     shown_path)
-from ..display import Panel, error_html, live_figure, live_or_static, options_table, renew_figure
+from ..display import LivePanel, Panel
+from ..display.live import Content
+from ..display.panels import lay_out
 from .analysis import feature_heat_map, feature_name, mechanism, published_order
 from .model import ToyNetwork, single_feature_activations
 from .config import PRESETS, SCALES, ToyConfig, preset_config
@@ -25,7 +26,7 @@ from neural_introspection.toy.sweeps import (WHAT, ToyResult, check_config, fini
 from .training import ToyTraining
 
 # %% auto #0
-__all__ = ['toy_explorer']
+__all__ = ['OPEN', 'SweepChoice', 'toy_explorer']
 
 # %% ../../nbs/toy/40_explorer.ipynb #d3507afd
 GIVEN = dict(seeds="seeds", log2_training_steps="steps", sweep_values="values")   # options that change a row, and their names in a folder's name
@@ -188,216 +189,253 @@ def finished_sweeps(runs: str | Path) -> dict[str, ToyResult]:
     return found
 
 # %% ../../nbs/toy/40_explorer.ipynb #a6e4c0b0
-class ToyExplorer(Panel):
-    "The panel over a folder of sweeps; its controls are `controls`, by name. Keyword arguments are the form's first values."
-    def __init__(self, runs: str | Path = "runs/toy-explorer", **settings: Any):
-        super().__init__(make_config(ToyOptions, settings), lambda options: _train(self, options), lambda result: [], "Toy models")
-        self.runs, self.sweeps = full_path(runs), {}
-        self.net: Optional[ToyNetwork] = None     # that is shown
-        self.drawn, self.live = {}, {}            # figures by name, and their widgets
-        self._lock, self._quiet = threading.RLock(), False
-        self.controls, self.places = _make_controls(), _make_places()
-        _arrange(self)
-        _connect(self)
-        _draw(self, "training", curves(SweepSoFar(explorer_config(self.form.config(), runs))))   # empty; Train would have to wait for it
-        _try(self, _refresh)
+@dataclass(frozen=True)
+class SweepChoice:
+    "What of the finished sweeps is looked at. None: the first sweep, its best network at the last step, the first cell."
+    run: Optional[str] = None       # name of the sweep
+    beside: str = ""                # of the one beside it
+    value: Any = None
+    seed: Optional[int] = None
+    step: Optional[int] = None
+    neuron: Optional[int] = None
+    feature: Optional[int] = None
+    refreshed: int = 0              # how often the folder was to be looked at again
 
-    @property
-    def pair(self) -> tuple[int, int]: return self.controls["neuron"].value, self.controls["feature"].value
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return live_or_static(self.widget, _static_page(self))
-    def __repr__(self) -> str: return f"ToyExplorer of {shown_path(self.runs)}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
+# %% ../../nbs/toy/40_explorer.ipynb #443bf836
+class SweepView(LivePanel):
+    "The finished sweeps of a folder: two side by side, and a network of the first as a heat map whose cells can be clicked."
+    def __init__(
+        self,
+        runs: Path,
+        chosen: Callable[[Optional[ToyResult]], Any],  # called with the sweep that was chosen; None if there is none
+    ):
+        self.runs, self.chosen, self.sweeps = runs, chosen, {}
+        self.net: Optional[ToyNetwork] = None      # that is shown
+        self.made: dict[str, tuple] = {}           # of what sweeps, curves and net were made
+        content = Content(_sweep_places(), dict(map=lambda points: self.attempt(self.clicked, points)))
+        super().__init__(content, SweepChoice(), **_make_controls())
+        self.body, self.widget = _arrange(self)
+        _connect(self)
+        self.request(self.latest)
+
+    def render(self, state: SweepChoice) -> dict[str, Any]: return _render(self, state)
+
+    def refresh(self, run: str) -> SweepView:
+        "Look again what sweeps there are, and choose one."
+        return self.change(**OPEN, run=run, refreshed=self.latest.refreshed + 1)
+
+    def clicked(self, points: Any) -> None:
+        "Pick neuron and feature of a clicked cell."
+        if not len(points.xs): return
+        shape = self.content.parts["map"].data[0].z.shape
+        neuron, feature = pair_at(self.net, round(points.ys[0]), round(points.xs[0]), shape)
+        self.change(neuron=neuron, feature=feature)
+
+# %% ../../nbs/toy/40_explorer.ipynb #f47202b9
+OPEN = dict(value=None, seed=None, step=None, neuron=None, feature=None)   # to be chosen
 
 # %% ../../nbs/toy/40_explorer.ipynb #87342812
-FIGURES = ("training", "curves", "beside", "map", "pair")
-
 def _make_controls() -> dict[str, Any]:
     "The controls below the form, by name."
     import ipywidgets as widgets
-    look = lambda width: dict(layout=widgets.Layout(width=width), style=dict(description_width="4.5em"))
-    made = {name: widgets.Dropdown(description=name, **look("26em" if name in ("run", "beside") else "15em")) for name in ("run", "beside", "value", "seed", "step")}
-    return made | {name: widgets.BoundedIntText(description=name, min=0, **look("11em")) for name in ("neuron", "feature")}
+    def about(name, width):
+        return dict(description=name, layout=widgets.Layout(width=width), style=dict(description_width="4.5em"))
+    made = {name: widgets.Dropdown(**about(name, "26em")) for name in ("run", "beside")}
+    made |= {name: widgets.Dropdown(**about(name, "15em")) for name in ("value", "seed", "step")}
+    return made | {name: widgets.BoundedIntText(min=0, **about(name, "11em")) for name in ("neuron", "feature")}
 
 # %% ../../nbs/toy/40_explorer.ipynb #2844efec
-def _make_places() -> dict[str, Any]:
-    "Boxes for the figures, and the places for words."
+def _sweep_places() -> dict[str, Any]:
     import ipywidgets as widgets
-    box = lambda wide: widgets.Box(layout=widgets.Layout(display="block", min_width="0", flex=wide))
     sizes = dict(curves="1 1 26em", beside="1 1 26em", map="3 1 30em")
-    boxes = {name: box(sizes.get(name, "0 0 auto")) for name in FIGURES}
-    boxes["beside"].layout.display = "none"
-    return boxes | {name: widgets.HTML() for name in ("row", "words", "mechanism", "error")}
+    boxes = {name: widgets.Box(layout=widgets.Layout(flex=flex)) for name, flex in sizes.items()}
+    return boxes | dict(mechanism=widgets.HTML(), pair=widgets.Box(layout=widgets.Layout(flex="0 0 auto")))
 
 # %% ../../nbs/toy/40_explorer.ipynb #8e319864
-def _arrange(explorer: ToyExplorer) -> None:
-    "The form with the training beside it; below, comparison and network, each in a wrapping row."
+def _arrange(view: SweepView) -> tuple[Any, Any]:
+    "Comparison and network, each in a wrapping row; and the whole, with messages above."
     import ipywidgets as widgets
-    left, right = explorer.widget.children[1].children
-    parts, c, p, wrap = explorer.parts, explorer.controls, explorer.places, widgets.Layout(flex_flow="row wrap", align_items="flex-start")
-    parts.run.description, parts.run.tooltip = "Train", "Train this sweep, or resume it"
-    left.children = (*left.children, p["row"])
-    left.layout.max_width, right.layout.flex = "28em", "5 1 30em"
-    right.children = (widgets.HBox([parts.run, parts.cancel]), explorer.form.message, parts.status, parts.bar, parts.error, p["words"], p["training"])
-    head = lambda words: widgets.HTML(f"<h4 style='margin:10px 0 4px'>{words}</h4>")
-    row = lambda *some: widgets.HBox(some, layout=wrap)
+    def row(*some): return widgets.HBox(some, layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start"))
+    def head(words): return widgets.HTML(f"<h4 style='margin:10px 0 4px'>{words}</h4>")
+    c, p = view.parts, view.content.places
     detail = widgets.VBox([p["mechanism"], p["pair"]], layout=widgets.Layout(flex="2 1 22em", min_width="0"))
-    explorer.below = widgets.VBox([head("Finished sweeps"), row(c["run"], c["beside"]), row(p["curves"], p["beside"]), head("One network of the run: click a cell"),
-                                   row(c["value"], c["seed"], c["step"], c["neuron"], c["feature"]), row(p["map"], detail)])
-    explorer.widget.children = (*explorer.widget.children, p["error"], explorer.below)
+    body = widgets.VBox([
+        head("Finished sweeps"), row(c.run, c.beside), row(p["curves"], p["beside"]), head("One network of the run: click a cell"),
+        row(c.value, c.seed, c.step, c.neuron, c.feature), row(p["map"], detail)])
+    return body, widgets.VBox([row(c.status, c.bar, c.cancel), c.error, body])
 
 # %% ../../nbs/toy/40_explorer.ipynb #5c0162d6
-def _connect(explorer: ToyExplorer) -> None:
-    "Have the controls do what they say."
-    for name, do in dict(run=_show_run, beside=_compare, value=_show_steps, seed=_show_steps, step=_show_network, neuron=_show_pair, feature=_show_pair).items():
-        explorer.controls[name].observe(lambda change, do=do: _try(explorer, do), "value")
-    for control in explorer.form.controls.values(): control.observe(lambda change: _say_row(explorer), "value")
-    _say_row(explorer)
+def _connect(view: SweepView) -> None:
+    "Have the controls request what they stand for."
+    c = view.parts
+    view.when(c.run, lambda run: view.change(**OPEN, run=run))
+    for name in ("beside", "value", "seed", "step", "neuron", "feature"):
+        view.when(getattr(c, name), lambda value, name=name: view.change(**{name: value}))
 
-# %% ../../nbs/toy/40_explorer.ipynb #3437d85b
-def _try(explorer: ToyExplorer, do: Callable, *args: Any) -> None:
-    "Do it, unless a control was changed by the explorer itself; errors are shown."
-    with explorer._lock:
-        if explorer._quiet: return
-        explorer._quiet = True
-        explorer.places["error"].value = ""
-        try: do(explorer, *args)
-        except Exception as error: explorer.places["error"].value = error_html(error)
-        finally: explorer._quiet = False
+# %% ../../nbs/toy/40_explorer.ipynb #419998be
+def _status(words: str) -> str:
+    return f"<div role='status' style='line-height:1.4;margin:4px 0;overflow-wrap:anywhere'>{html.escape(words)}</div>"
+
+# %% ../../nbs/toy/40_explorer.ipynb #b4b6265f
+def _render(view: SweepView, choice: SweepChoice) -> dict[str, Any]:
+    "The chosen network; the curves of the chosen sweeps only if they are others than before."
+    if view.made.get("sweeps") != (choice.refreshed,):
+        view.sweeps, view.made = finished_sweeps(view.runs), dict(sweeps=(choice.refreshed,))
+    view.body.layout.display = None if view.sweeps else "none"
+    if not view.sweeps:
+        view.chosen(None)
+        return dict.fromkeys(view.content.places)
+    choice = _chosen(view, choice)
+    if view.made.get("run") != (choice.run,):
+        view.chosen(view.sweeps[choice.run])
+        view.made["run"] = (choice.run,)
+    if view.made.get("curves") != (choice.run, choice.beside):
+        view.content.show(**_compare(view, choice))
+        view.made["curves"] = choice.run, choice.beside
+    choice = _open_network(view, choice)
+    net, pair = view.net, (choice.neuron, choice.feature)
+    return dict(map=network_map(net, *pair), mechanism=_status(pair_words(net, *pair)), pair=pair_figure(net, *pair))
+
+# %% ../../nbs/toy/40_explorer.ipynb #b7983111
+def _chosen(view: SweepView, choice: SweepChoice) -> SweepChoice:
+    "The choice with a sweep, a network and a step: of the value with most monosemantic neurons if none is chosen, and the last step."
+    names = list(view.sweeps)
+    if choice.run not in names: choice = replace(choice, **OPEN, run=names[0])
+    result, value, seed = view.sweeps[choice.run], choice.value, choice.seed
+    if seed is None:
+        best = result.runs.loc[result.runs.per_feature.fillna(-1).idxmax()]
+        value, seed = best.value if result.config.sweep_var else None, int(best.seed)
+    steps = _steps(result, value, seed)
+    step, beside = choice.step if choice.step in steps else steps[-1], choice.beside if choice.beside in names else ""
+    return replace(choice, beside=beside, value=value, seed=seed, step=step)
+
+# %% ../../nbs/toy/40_explorer.ipynb #c287de58
+def _compare(view: SweepView, choice: SweepChoice) -> dict[str, Any]:
+    "The curves of the chosen sweep, and of the one beside it."
+    some = [view.sweeps[name] for name in (choice.run, choice.beside) if name]
+    return dict(zip(("curves", "beside"), [*side_by_side(some), None]))
+
+# %% ../../nbs/toy/40_explorer.ipynb #5af43d5a
+def _steps(result: ToyResult, value: Any, seed: int) -> list[int]:
+    "The steps whose weights were kept."
+    looks = result.looks()
+    mine = looks[(looks.seed == seed) & ((looks.value == value) | (value is None))]
+    return sorted(int(step) for step in mine.step) if result.config.keep_snapshots else [int(mine.step.max())]
+
+# %% ../../nbs/toy/40_explorer.ipynb #de68aeb0
+def _open_network(view: SweepView, choice: SweepChoice) -> SweepChoice:
+    "Open the chosen network; the choice with a neuron and a feature of it, the first cell's if there are no such."
+    of = choice.run, choice.value, choice.seed, choice.step
+    if view.made.get("net") != of: view.net, view.made["net"] = view.sweeps[choice.run].network(*of[1:]), of
+    net, neurons, features = view.net, len(view.net.bias), len(view.net.directions)
+    if choice.neuron is None or choice.feature is None or choice.neuron >= neurons or choice.feature >= features:
+        choice = replace(choice, **dict(zip(("neuron", "feature"), pair_at(net, 0, 0, (neurons, 1)))))
+    _stand(view, choice, (neurons, features))
+    return choice
+
+# %% ../../nbs/toy/40_explorer.ipynb #98420e58
+def _stand(view: SweepView, choice: SweepChoice, sizes: tuple[int, int]) -> None:
+    "Have the controls stand at the choice, unless something newer is requested."
+    if not view.settle(choice): return
+    c, names, result = view.parts, list(view.sweeps), view.sweeps[choice.run]
+    values = [(value_name(result.config, v), v) for v in result.config.sweep_values] if result.config.sweep_var else [("(none)", None)]
+    options = dict(
+        run=names, beside=[("(none)", ""), *((n, n) for n in names)], value=values,
+        seed=sorted(int(seed) for seed in result.runs.seed.unique()),
+        step=[(f"{step:,}", step) for step in _steps(result, choice.value, choice.seed)])
+    for name, some in options.items():
+        if getattr(c, name).options != tuple(some): getattr(c, name).options = some
+    c.neuron.max, c.feature.max = (size - 1 for size in sizes)
+    for name in (*options, "neuron", "feature"): getattr(c, name).value = getattr(choice, name)
+
+# %% ../../nbs/toy/40_explorer.ipynb #36456fc4
+class ToyExplorer(Panel):
+    "The panel over a folder of sweeps, `below` which they are looked at. Keyword arguments are the form's first values."
+    actions = dict(train=("play", "primary", "Train this sweep, or resume it"))
+
+    def __init__(self, runs: str | Path = "runs/toy-explorer", **settings: Any):
+        options = make_config(ToyOptions, settings)
+        super().__init__(options, run_toy, title="Toy models", content=Content(_make_places()))
+        self.runs = full_path(runs)
+        self.content.show(row=_row(self), training=curves(SweepSoFar(explorer_config(options, runs))))   # empty; Train would have to wait for it
+        self.form.when_changed(lambda: self.content.show(row=_row(self)))
+        self.below = SweepView(self.runs, lambda result: _show_sweep(self, result))
+        row, *right = self.content.places.values()
+        self.widget = lay_out(self, right, [row], [self.below.widget], form_width="28em")
+
+    def render(self, state: tuple[str, ToyOptions]) -> dict[str, Any]: return _train(self, state[1])
+
+    @property
+    def sweeps(self) -> dict[str, ToyResult]:
+        "The finished sweeps, by name, once what was requested is shown."
+        return self.below.wait().sweeps
+
+    def wait(self, timeout: Optional[float] = None) -> Optional[ToyResult]:
+        "Wait until the training has ended and all is shown, at most `timeout` seconds for each; what was trained."
+        super().wait(timeout)
+        self.below.wait(timeout)
+        return self.result
+
+    def close(self) -> None:
+        super().close()
+        self.below.close()
+
+    def static_page(self) -> str:
+        note = "<p><b>Toy models</b>: in JupyterLab, or by <code>make explorer</code>, sweeps are trained and compared here, and cells of the heat map can be clicked.</p>"
+        return note + self.content.html() + self.below.wait().static_page() + self.form.table()
+
+    def __repr__(self) -> str:
+        return f"ToyExplorer of {shown_path(self.runs)}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
+
+# %% ../../nbs/toy/40_explorer.ipynb #fc47ea4f
+def _make_places() -> dict[str, Any]:
+    "Places for what the form's options would train, what is going on, and the curves of the training."
+    import ipywidgets as widgets
+    return dict(row=widgets.HTML(), words=widgets.HTML(), training=widgets.Box(layout=widgets.Layout(flex="0 0 auto")))
+
+# %% ../../nbs/toy/40_explorer.ipynb #685d554d
+def _show_sweep(explorer: ToyExplorer, result: Optional[ToyResult]) -> None:
+    "Show the sweep that was chosen below in the place of the training, unless one is under way."
+    if explorer.running: return
+    if result is not None: explorer.content.show(training=curves(result), words=_status(result.summary()))
+    else: explorer.content.show(words=_status(f"Nothing is trained in {explorer.runs.name} yet: choose a row and press Train."))
 
 # %% ../../nbs/toy/40_explorer.ipynb #d247c914
-def _say_row(explorer: ToyExplorer) -> None:
+def _row(explorer: ToyExplorer) -> str:
     "What the form's options would train; nothing for values that do not fit."
     try: words = row_words(explorer_config(make_config(ToyOptions, explorer.form.values()), explorer.runs))
     except BadInput: words = ""   # the form itself says why
-    explorer.places["row"].value = f"<div style='font-size:90%;line-height:1.4;overflow-wrap:anywhere'>{html.escape(words)}</div>"
-
-# %% ../../nbs/toy/40_explorer.ipynb #419998be
-def _say(explorer: ToyExplorer, place: str, words: str) -> None:
-    explorer.places[place].value = f"<div role='status' style='line-height:1.4;margin:4px 0;overflow-wrap:anywhere'>{html.escape(words)}</div>"
-
-# %% ../../nbs/toy/40_explorer.ipynb #da64f21c
-def _draw(explorer: ToyExplorer, name: str, fig: Any) -> None:
-    "Show a figure in its place, in the widget that is there if there is one."
-    explorer.drawn[name] = fig
-    if name in explorer.live: return renew_figure(explorer.live[name], fig)
-    live = explorer.live[name] = live_figure(fig)
-    if name == "map": live.data[0].on_click(lambda trace, points, state: _try(explorer, _click, points))
-    explorer.places[name].children = (live,)
+    return f"<div style='font-size:90%;line-height:1.4;overflow-wrap:anywhere'>{html.escape(words)}</div>"
 
 # %% ../../nbs/toy/40_explorer.ipynb #55035905
-def _train(explorer: ToyExplorer, options: ToyOptions) -> ToyResult:
+def _train(explorer: ToyExplorer, options: ToyOptions) -> dict[str, Any]:
     "Train the sweep, drawn as it goes, or open it if it is there; then show it."
     config = explorer_config(options, explorer.runs)
     check_config(config)
     before = finished(config)
     result, words = (before, "Trained before, with the same options. ") if before else (_run(explorer, config), "")
-    with explorer._lock:
-        _try(explorer, _refresh, config.file_name)
-        _draw(explorer, "training", curves(result))
-        _say(explorer, "words", words + result.summary())
-    return result
+    explorer.below.refresh(config.file_name).wait()
+    explorer.result = result
+    return dict(training=curves(result), words=_status(words + result.summary()))
 
 # %% ../../nbs/toy/40_explorer.ipynb #028f1a7b
 def _run(explorer: ToyExplorer, config: ToyConfig) -> ToyResult:
     "Train with live curves; after Cancel the words say what is there."
     done = lambda: len(list((config.run_folder/"models").glob("value_*.safetensors")))
+    say = lambda words: explorer.content.show(words=_status(f"{config.file_name}: {words}"))
     count, so_far, clock = len(config.sweep_values) * config.seeds, SweepSoFar(config), dict(next=0.)
     def follow(values: Sequence[int], training: ToyTraining) -> None:
         if time.monotonic() < clock["next"]: return
         start = time.monotonic()
-        _draw(explorer, "training", curves(so_far.take(values, training)))
+        explorer.content.show(training=curves(so_far.take(values, training)))
         clock["next"] = time.monotonic() + 3 * (time.monotonic() - start)   # a quarter of the time is for drawing, at most
     there = done() if unfinished(config) else 0
-    _say(explorer, "words", f"{config.file_name}: " + (f"resumes; {there} of {count} networks are there." if there else f"{count} networks are trained."))
-    with explorer._lock: _draw(explorer, "training", curves(so_far))
+    say(f"resumes; {there} of {count} networks are there." if there else f"{count} networks are trained.")
+    explorer.content.show(training=curves(so_far))
     try: return run_toy(config, follow)
     except Cancelled:
-        _say(explorer, "words", f"{config.file_name}: {done()} of {count} networks are done and kept. Train resumes it.")
+        say(f"{done()} of {count} networks are done and kept. Train resumes it.")
         raise
-
-# %% ../../nbs/toy/40_explorer.ipynb #b4b6265f
-def _refresh(explorer: ToyExplorer, name: Optional[str] = None) -> None:
-    "Look what sweeps there are, and show one of them: this, the one that was chosen, or the first."
-    explorer.sweeps, c = finished_sweeps(explorer.runs), explorer.controls
-    names, beside, name = list(explorer.sweeps), c["beside"].value, name or c["run"].value
-    explorer.below.layout.display = None if names else "none"
-    if not names: return _say(explorer, "words", f"Nothing is trained in {explorer.runs.name} yet: choose a row and press Train.")
-    c["run"].options, c["beside"].options = names, [("(none)", ""), *((n, n) for n in names)]
-    c["run"].value, c["beside"].value = name if name in names else names[0], beside if beside in names else ""
-    _show_run(explorer)
-
-# %% ../../nbs/toy/40_explorer.ipynb #b7983111
-def _show_run(explorer: ToyExplorer) -> None:
-    "The chosen sweep: its values and seeds to choose from, its curves, its last network of the value with most monosemantic neurons."
-    result, c = explorer.sweeps[explorer.controls["run"].value], explorer.controls
-    best = result.runs.loc[result.runs.per_feature.fillna(-1).idxmax()]
-    c["value"].options = [(value_name(result.config, v), v) for v in result.config.sweep_values] if result.config.sweep_var else [("(none)", None)]
-    c["seed"].options = sorted(int(seed) for seed in result.runs.seed.unique())
-    c["value"].value, c["seed"].value = best.value if result.config.sweep_var else None, int(best.seed)
-    if not explorer.running:
-        _draw(explorer, "training", curves(result))
-        _say(explorer, "words", result.summary())
-    _compare(explorer)
-    explorer.net = None
-    _show_steps(explorer, last=True)
-
-# %% ../../nbs/toy/40_explorer.ipynb #c287de58
-def _compare(explorer: ToyExplorer) -> None:
-    "The curves of the chosen sweep, and of the one beside it."
-    names = [explorer.controls[name].value for name in ("run", "beside")]
-    figs = side_by_side([explorer.sweeps[name] for name in names if name])
-    for place, fig in zip(("curves", "beside"), figs): _draw(explorer, place, fig)
-    if not names[1]: explorer.drawn.pop("beside", None)
-    explorer.places["beside"].layout.display = "block" if names[1] else "none"
-
-# %% ../../nbs/toy/40_explorer.ipynb #5af43d5a
-def _show_steps(explorer: ToyExplorer, last: bool = False) -> None:
-    "The steps whose weights were kept, to choose from: the same as before if it is there, else the last."
-    c = explorer.controls
-    result, before = explorer.sweeps[c["run"].value], c["step"].value
-    looks = result.looks()
-    mine = looks[(looks.seed == c["seed"].value) & ((looks.value == c["value"].value) | (c["value"].value is None))]
-    steps = sorted(int(step) for step in mine.step) if result.config.keep_snapshots else [int(mine.step.max())]
-    c["step"].options = [(f"{step:,}", step) for step in steps]
-    c["step"].value = before if before in steps and not last else steps[-1]
-    _show_network(explorer)
-
-# %% ../../nbs/toy/40_explorer.ipynb #de68aeb0
-def _show_network(explorer: ToyExplorer) -> None:
-    "The chosen network; neuron and feature stay, unless another sweep was chosen or they are not there: then the first cell's."
-    c, before = explorer.controls, explorer.net
-    net = explorer.net = explorer.sweeps[c["run"].value].network(*(c[name].value for name in ("value", "seed", "step")))
-    features, neurons = len(net.directions), len(net.bias)
-    pair = explorer.pair if before is not None and explorer.pair[0] < neurons and explorer.pair[1] < features else pair_at(net, 0, 0, (neurons, 1))
-    for name, size, value in zip(("neuron", "feature"), (neurons, features), pair): c[name].value, c[name].max = min(value, c[name].max), size - 1
-    c["neuron"].value, c["feature"].value = pair
-    _draw(explorer, "map", network_map(net, *pair))
-    _show_pair(explorer)
-
-# %% ../../nbs/toy/40_explorer.ipynb #98420e58
-def _show_pair(explorer: ToyExplorer) -> None:
-    "The picked neuron and feature: a cross in the heat map, words, a figure."
-    net, pair = explorer.net, explorer.pair
-    x, y = _cross(net, *pair, explorer.drawn["map"].data[0].z.shape)
-    explorer.drawn["map"].data[1].update(x=x, y=y)
-    explorer.live["map"].data[1].update(x=x, y=y)
-    _say(explorer, "mechanism", pair_words(net, *pair))
-    _draw(explorer, "pair", pair_figure(net, *pair))
-
-# %% ../../nbs/toy/40_explorer.ipynb #35ff04d9
-def _click(explorer: ToyExplorer, points: Any) -> None:
-    "Pick neuron and feature of a clicked cell."
-    if not len(points.xs): return
-    pair = pair_at(explorer.net, round(points.ys[0]), round(points.xs[0]), explorer.drawn["map"].data[0].z.shape)
-    explorer.controls["neuron"].value, explorer.controls["feature"].value = pair
-    _show_pair(explorer)
-
-# %% ../../nbs/toy/40_explorer.ipynb #b588be5d
-def _static_page(explorer: ToyExplorer) -> str:
-    "What stands in the panel's place where there is no kernel."
-    note = "<p><b>Toy models</b>: in JupyterLab, or by <code>make explorer</code>, sweeps are trained and compared here, and cells of the heat map can be clicked.</p>"
-    words = "".join(explorer.places[name].value for name in ("words", "mechanism"))
-    return note + words + "".join(explorer.drawn[name]._repr_mimebundle_()["text/html"] for name in FIGURES if name in explorer.drawn) + options_table(explorer.form._latest())
 
 # %% ../../nbs/toy/40_explorer.ipynb #1740c299
 def toy_explorer(

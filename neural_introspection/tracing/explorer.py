@@ -7,17 +7,18 @@ from __future__ import annotations
 import html
 import math
 import os
-import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 import numpy as np
-from ..core import BadInput, NeuralIntrospectionError, watch_progress
+from ..core import BadInput, NeuralIntrospectionError
+from ..display import LivePanel
+from ..display.live import Content
 from .addresses import GROUPS, NeuronTrace, parse_epoch
 from .digits import traced_digits
-from .heatmap import (EAGER, SCALES, MetricMap, line_labels, map_figure, map_grid, map_note,
-    map_style, map_title, metric_array, metric_map, network_movie, scale_cells, some_epochs)
+from .heatmap import (EAGER, SCALES, MetricMap, line_labels, map_figure, map_grid, map_title,
+    metric_array, metric_map, network_movie, scale_cells, some_epochs)
 from .histories import LONG, epoch_marks, find_neuron, layer_quartiles, neuron_history
 from .network import TraceableNN
 from .trace import NetworkTrace
@@ -29,39 +30,46 @@ __all__ = ['TraceExplorer', 'trace_dashboard']
 NO_EPOCH = ("none", -1)   # what the slider holds where there is no epoch yet
 
 @dataclass(frozen=True)
-class ExplorerParts:
-    "The controls of an explorer and the places for what it says."
-    play: Any
-    epoch: Any      # the slider
-    metric: Any
-    scale: Any
-    address: Any    # of the neuron that is shown
-    refresh: Any
-    note: Any       # the epoch and what was noted of it
-    message: Any    # what went wrong, in red, or how far a longer work is
-    table: Any      # the neuron's metrics
-    maps: Any       # the place for the map
-    detail: Any     # the place for table and history
+class TraceView:
+    "What is looked at."
+    epoch: Optional[int]   # None where there is no epoch yet
+    metric: str
+    scale: str             # of the colours: layer or network
+    address: str = ""      # of the neuron in detail
+    refreshed: int = 0     # how often the disk was to be looked at again
 
-    @classmethod
-    def make(cls) -> ExplorerParts:
-        "New widgets, without a trace."
-        import ipywidgets as widgets
-        short = dict(style=dict(description_width="4.5em"))
-        return cls(widgets.Play(interval=300, layout=widgets.Layout(flex="0 0 auto")),
-                   widgets.SelectionSlider(options=[NO_EPOCH], description="epoch", layout=widgets.Layout(flex="1 1 20em", min_width="16em"), **short),
-                   widgets.Dropdown(description="metric", layout=widgets.Layout(width="20em"), **short),
-                   widgets.ToggleButtons(options=[("one scale", "network"), ("layer scales", "layer")], tooltips=["One colour scale for the network", "Each layer's share of its own range"], style=dict(button_width="7.5em")),
-                   widgets.Text(description="neuron", placeholder="L_hidden_1/n_20, or a click", continuous_update=False, layout=widgets.Layout(width="20em"), **short),
-                   widgets.Button(description="Refresh", icon="refresh", tooltip="Look for new epochs of a trace that is being written", layout=widgets.Layout(width="7em")),
-                   widgets.HTML(layout=widgets.Layout(margin="2px 24px 2px 2px")), widgets.HTML(), widgets.HTML(layout=widgets.Layout(overflow="auto")), widgets.VBox(), widgets.VBox())
+# %% ../../nbs/tracing/64_explorer.ipynb #1134886b
+def _make_controls() -> dict[str, Any]:
+    import ipywidgets as w
+    def about(words, **layout):
+        return dict(description=words, layout=w.Layout(**layout), style=dict(description_width="4.5em"))
+    scales = [("one scale", "network"), ("layer scales", "layer")]
+    return dict(
+        play=w.Play(interval=300, layout=w.Layout(flex="0 0 auto")),
+        epoch=w.SelectionSlider(options=[NO_EPOCH], **about("epoch", flex="1 1 20em", min_width="16em")),
+        refresh=w.Button(description="Refresh", icon="refresh", layout=w.Layout(width="7em"),
+                         tooltip="Look for new epochs of a trace that is being written"),
+        metric=w.Dropdown(**about("metric", width="20em")),
+        scale=w.ToggleButtons(options=scales, style=dict(button_width="7.5em"),
+                              tooltips=["One colour scale for the network", "Each layer's share of its own range"]),
+        address=w.Text(placeholder="L_hidden_1/n_20, or a click", continuous_update=False, **about("neuron", width="20em")))
 
-    def lay_out(self) -> Any:
-        "All of it, from above: controls, words, map, detail."
-        import ipywidgets as widgets
-        row = lambda *parts: widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
-        widgets.jslink((self.epoch, "index"), (self.play, "value"))   # at first the slider decides
-        return widgets.VBox([row(self.play, self.epoch, self.refresh), row(self.metric, self.scale, self.address), row(self.note, self.message), self.maps, self.detail])
+# %% ../../nbs/tracing/64_explorer.ipynb #e0db9d45
+def _make_places() -> dict[str, Any]:
+    "Places for the epoch and what was noted of it, the map, and the metrics and the history of a neuron."
+    import ipywidgets as w
+    return dict(note=w.HTML(layout=w.Layout(margin="2px 24px 2px 2px")), map=w.Box(),
+                table=w.HTML(layout=w.Layout(overflow="auto")), history=w.Box())
+
+# %% ../../nbs/tracing/64_explorer.ipynb #bbd2cc31
+def _lay_out(explorer: TraceExplorer) -> Any:
+    "All of it, from above: controls, words, map, detail."
+    import ipywidgets as w
+    def row(*parts): return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="center"))
+    p, places = explorer.parts, explorer.content.places
+    w.jslink((p.epoch, "index"), (p.play, "value"))   # at first the slider decides
+    return w.VBox([row(p.play, p.epoch, p.refresh), row(p.metric, p.scale, p.address),
+                   row(places["note"], p.status, p.bar, p.cancel), p.error, places["map"], places["table"], places["history"]])
 
 # %% ../../nbs/tracing/64_explorer.ipynb #930b8d27
 def epoch_words(trace: NetworkTrace, epoch: Optional[int]) -> str:
@@ -94,16 +102,16 @@ def strongest_neuron(values: MetricMap, epoch: Optional[int], line: int, column:
 
 # %% ../../nbs/tracing/64_explorer.ipynb #69259e1a
 def _explorer_map(values: MetricMap, epoch: Optional[int]) -> Any:
-    "The map as a widget, with a frame for the neuron that is picked."
-    from neural_introspection.display import live_figure
+    "The map, with a frame for the neuron in detail."
     import plotly.graph_objects as go
+
     from neural_introspection.display import COLOURS
     fig = map_figure(values, epoch, map_title(values))
     frame = dict(symbol="square-open", size=18, color=COLOURS["green"], line_width=3)
-    return live_figure(fig.add_trace(go.Scatter(x=[], y=[], mode="markers", marker=frame, hoverinfo="skip", showlegend=False, cliponaxis=False)))
+    return fig.add_trace(go.Scatter(x=[], y=[], mode="markers", marker=frame, hoverinfo="skip", showlegend=False, cliponaxis=False))
 
 # %% ../../nbs/tracing/64_explorer.ipynb #6697b8da
-class TraceExplorer:
+class TraceExplorer(LivePanel):
     "The epoch scrubber, live: a map of the network, a slider over its epochs, and a neuron in detail. The controls are its `parts`."
     def __init__(self,
         trace: Union[NetworkTrace, TraceableNN, str, Path],   # or the path of one
@@ -116,176 +124,148 @@ class TraceExplorer:
         self.trace = NetworkTrace(trace) if isinstance(trace, (str, Path)) else getattr(trace, "network_trace", trace)
         if metric is not None and metric not in self.trace.metrics: metric_array(self.trace, metric)
         if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose {' or '.join(SCALES)}.")
-        self.parts, self.quartiles, self._quiet = ExplorerParts.make(), {}, False
-        self.neuron: Optional[NeuronTrace] = None   # the one in detail
-        _fill(self, metric, None if epoch is None else parse_epoch(self.trace, epoch), scale)
-        self.widget = self.parts.lay_out()
+        if epoch is not None: epoch = parse_epoch(self.trace, epoch)
+        elif self.trace.epochs: epoch = self.trace.epochs[-1]
+        self.grid, self.quartiles, self.refreshed = map_grid(self.trace), {}, 0
+        self.map: Optional[MetricMap] = None           # the metric that is shown
+        self.address = ""                              # the last one that was looked for
+        self.detail: Optional[NeuronTrace] = None      # the neuron in detail
+        self.figures: dict[str, tuple[Any, Any]] = {}  # by name: of what the figure was made, and the figure
+        content = Content(_make_places(), dict(map=lambda points: self.attempt(self.clicked, points)))
+        super().__init__(content, TraceView(epoch, metric or _first_metric(self.trace), scale), **_make_controls())
+        _stand(self, self.latest)
+        self.widget = _lay_out(self)
         _connect(self)
+        self.request(self.latest)
 
     @property
-    def epoch(self) -> Optional[int]: return self.parts.epoch.value if self.trace.epochs else None
+    def epoch(self) -> Optional[int]:
+        "The epoch that is shown, once what was requested is."
+        return self.wait().latest.epoch
+
+    @property
+    def neuron(self) -> Optional[NeuronTrace]:
+        "The neuron in detail, once what was requested is shown; None if there is none."
+        return self.wait().detail
 
     def clicked(self, points: Any) -> None:
         "Pick the neuron of a clicked cell."
         if not len(points.xs): return
         line = line_labels(self.grid).index(points.ys[0])
-        self.parts.address.value = "L_{}/n_{}".format(*strongest_neuron(self.map, self.epoch, line, int(points.xs[0])))
+        layer, neuron = strongest_neuron(self.map, self.latest.epoch, line, int(points.xs[0]))
+        self.parts.address.value = f"L_{layer}/n_{neuron}"
 
-    def refresh(self) -> None:
+    def refresh(self) -> TraceExplorer:
         "Look again what is on disk; a slider that stood at the last epoch moves to the new last one."
-        _try(self, _refresh)
+        return self.change(refreshed=self.latest.refreshed + 1)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        from neural_introspection.display import live_or_static
-        return live_or_static(self.widget, _static_page(self))
+    def render(self, state: TraceView) -> dict[str, Any]: return _render(self, state)
+
+    def static_page(self) -> str:
+        "The same, with the map through all epochs, since its slider needs no kernel."
+        if not self.wait().trace.epochs: return f"<p>{html.escape(repr(self))}</p>"
+        return self.content.html(map=network_movie(self.trace, self.latest.metric, self.latest.scale))
 
     def __repr__(self) -> str: return f"TraceExplorer({self.trace!r})"
 
+# %% ../../nbs/tracing/64_explorer.ipynb #afe33f04
+def _first_metric(trace: NetworkTrace) -> str: return "activation_mean" if "activation_mean" in trace.metrics else trace.metrics[0]
+
 # %% ../../nbs/tracing/64_explorer.ipynb #8ffca133
 def _connect(explorer: TraceExplorer) -> None:
-    "Have the controls do what they say."
+    "Have the controls request what they stand for."
     parts = explorer.parts
-    for control, do in ((parts.epoch, _scrub), (parts.metric, _show_metric), (parts.scale, _show_metric)):
-        control.observe(lambda change, do=do: None if explorer._quiet else _try(explorer, do), "value")
-    parts.address.observe(lambda change: _try(explorer, _pick, change.new), "value")
+    explorer.when(parts.epoch, lambda epoch: explorer.change(epoch=epoch))
+    explorer.when(parts.metric, lambda metric: explorer.change(metric=metric))
+    explorer.when(parts.scale, lambda scale: explorer.change(scale=scale))
+    explorer.when(parts.address, lambda address: explorer.change(address=address))
     parts.refresh.on_click(lambda button: explorer.refresh())
 
-# %% ../../nbs/tracing/64_explorer.ipynb #74a878b5
-def _try(explorer: TraceExplorer, do: Callable, *args: Any) -> None:
-    "Do it; say how far a longer work is, and what went wrong."
-    from neural_introspection.display import error_html, progress_words
-    start, say = time.monotonic(), lambda words: setattr(explorer.parts.message, "value", words)
-    say("")
-    def watch(desc, done, total):
-        if time.monotonic() - start > .5: say(html.escape(progress_words(desc, done, total, 0)) if done < total else "")
-    try:
-        with watch_progress(watch): do(explorer, *args)
-    except Exception as error: say(error_html(error))
-
-# %% ../../nbs/tracing/64_explorer.ipynb #fbc8c5cb
-def _scrub(explorer: TraceExplorer) -> None:
-    "Show the slider's epoch. Of the map, only the colours change."
-    from neural_introspection.display import without_nan
-    explorer.figure.data[1].z = without_nan(explorer.map.colours(explorer.epoch))
-    explorer.parts.note.value = epoch_words(explorer.trace, explorer.epoch)
-    if explorer.neuron is not None: _mark(explorer)
-
-# %% ../../nbs/tracing/64_explorer.ipynb #796c6141
-def _show_metric(explorer: TraceExplorer) -> None:
-    "Draw the chosen metric on the chosen scale."
-    from neural_introspection.display import label, without_nan
-    explorer.map, layout = _read_map(explorer), explorer.figure.layout
-    with explorer.figure.batch_update():
-        explorer.figure.data[1].update(z=without_nan(explorer.map.colours(explorer.epoch)), **map_style(explorer.map))
-        layout.title.text, layout.annotations[0].text = label(map_title(explorer.map), 200), map_note(explorer.map)
+# %% ../../nbs/tracing/64_explorer.ipynb #d206c89c
+def _render(explorer: TraceExplorer, view: TraceView) -> dict[str, Any]:
+    "What is shown of a view."
+    if view.refreshed != explorer.refreshed: view = _refresh(explorer, view)
+    if view.address != explorer.address: view = _find(explorer, view)
+    _stand(explorer, view)
+    explorer.map = _read_map(explorer, view)
+    note = epoch_words(explorer.trace, view.epoch)
+    if explorer.detail is None: return dict(note=note, map=_map(explorer, view), table=None, history=None)
+    explorer.detail = NeuronTrace(explorer.trace, view.epoch, explorer.detail.layer, explorer.detail.neuron)
+    return dict(note=note, map=_map(explorer, view), table=metrics_html(explorer.detail), history=_history(explorer, view))
 
 # %% ../../nbs/tracing/64_explorer.ipynb #606f3fe8
-def _fill(explorer: TraceExplorer, metric: Optional[str], epoch: Optional[int], scale: str) -> None:
-    "Give the controls what the trace has, and draw the map."
-    trace, parts = explorer.trace, explorer.parts
-    epochs = [(str(e), e) for e in trace.epochs] or [NO_EPOCH]
-    first = "activation_mean" if "activation_mean" in trace.metrics else trace.metrics[0]
-    explorer._quiet = True
-    try:
-        parts.epoch.options, parts.play.max, parts.metric.options = epochs, len(epochs) - 1, trace.metrics
-        parts.epoch.value = epochs[-1][1] if epoch is None else epoch
-        parts.play.value = parts.epoch.index
-        parts.metric.value, parts.scale.value = metric if metric in trace.metrics else first, scale
-        parts.epoch.disabled = parts.play.disabled = not trace.epochs
-    finally: explorer._quiet = False
-    explorer.grid = map_grid(trace)
-    explorer.map = _read_map(explorer, fresh=True)
-    before, explorer.figure = getattr(explorer, "figure", None), _explorer_map(explorer.map, explorer.epoch)
-    for cells in explorer.figure.data[:2]:
-        cells.on_click(lambda trace_, points, state: _try(explorer, TraceExplorer.clicked, points))
-    parts.maps.children, parts.note.value = (explorer.figure,), epoch_words(trace, explorer.epoch)
-    if before is not None: before.close()
+def _stand(explorer: TraceExplorer, view: TraceView) -> None:
+    "Have the controls stand at what the trace has and at the view, unless something newer is requested."
+    if not explorer.settle(view): return
+    parts, trace = explorer.parts, explorer.trace
+    epochs, epoch = tuple((str(e), e) for e in trace.epochs) or (NO_EPOCH,), NO_EPOCH[1] if view.epoch is None else view.epoch
+    if parts.epoch.options != epochs: parts.epoch.options, parts.play.max = epochs, len(epochs) - 1
+    if parts.epoch.value != epoch: parts.epoch.value = epoch
+    if parts.metric.options != tuple(trace.metrics): parts.metric.options = trace.metrics
+    parts.play.value, parts.metric.value, parts.scale.value = parts.epoch.index, view.metric, view.scale
+    parts.epoch.disabled = parts.play.disabled = not trace.epochs
 
 # %% ../../nbs/tracing/64_explorer.ipynb #d034ad11
-def _read_map(explorer: TraceExplorer, fresh: bool = False) -> MetricMap:
-    "The chosen metric on the chosen scale."
-    trace, metric, scale, grid = explorer.trace, explorer.parts.metric.value, explorer.parts.scale.value, explorer.grid
-    if not trace.epochs:
-        return scale_cells(trace, grid, metric, scale, {None: grid.cells(np.full(trace.n_neurons, math.nan))})
-    if fresh or explorer.map.metric != metric: return metric_map(trace, metric, scale, grid, explorer.eager)
-    return scale_cells(trace, grid, metric, scale, explorer.map.loaded)   # the same metric, on another scale
+def _read_map(explorer: TraceExplorer, view: TraceView) -> MetricMap:
+    "The metric on its scale: the map that is shown, if it is of both."
+    trace, grid, shown = explorer.trace, explorer.grid, explorer.map
+    if shown is not None and shown.metric == view.metric:
+        return shown if shown.scale == view.scale else scale_cells(trace, grid, view.metric, view.scale, shown.loaded)
+    if trace.epochs: return metric_map(trace, view.metric, view.scale, grid, explorer.eager)
+    return scale_cells(trace, grid, view.metric, view.scale, {None: grid.cells(np.full(trace.n_neurons, math.nan))})
 
 # %% ../../nbs/tracing/64_explorer.ipynb #ca865572
-def _refresh(explorer: TraceExplorer) -> None:
-    parts, before = explorer.parts, explorer.trace.epochs
-    at_end, epoch = explorer.epoch in (None, *before[-1:]), explorer.epoch
+def _refresh(explorer: TraceExplorer, view: TraceView) -> TraceView:
+    "Read the trace again; the view at the new last epoch if it stood at the last one."
+    trace, before, explorer.refreshed = explorer.trace, explorer.trace.epochs, view.refreshed
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        explorer.trace.refresh()
-    explorer.quartiles.clear()
-    _fill(explorer, parts.metric.value, None if at_end or epoch not in explorer.trace.epochs else epoch, parts.scale.value)
-    if parts.address.value: _pick(explorer, parts.address.value)
-    new = len(set(explorer.trace.epochs) - set(before))
-    parts.message.value = html.escape(" ".join([f"{len(explorer.trace)} epochs, {new} new.", *(str(w.message) for w in caught)]))
+        trace.refresh()
+    explorer.grid, explorer.map, explorer.address = map_grid(trace), None, ""
+    explorer.quartiles.clear(), explorer.figures.clear()
+    new = len(set(trace.epochs) - set(before))
+    explorer.say(" ".join([f"{len(trace)} epochs, {new} new.", *(str(w.message) for w in caught)]))
+    stays = view.epoch in trace.epochs and view.epoch not in before[-1:]
+    epoch = view.epoch if stays else next(reversed(trace.epochs), None)
+    return replace(view, epoch=epoch, metric=view.metric if view.metric in trace.metrics else _first_metric(trace))
 
 # %% ../../nbs/tracing/64_explorer.ipynb #46d88f9a
-def _pick(explorer: TraceExplorer, text: str) -> None:
-    "Show the neuron of an address, at its epoch if it names one; nothing for an empty or a wrong address."
+def _find(explorer: TraceExplorer, view: TraceView) -> TraceView:
+    "Look for the neuron of the address, which becomes the one in detail; the view at the epoch that the address names, if any."
+    explorer.address, explorer.detail = view.address, None
+    if not view.address.strip(): return view
     try:
-        if not text.strip(): return _close(explorer)
-        if explorer.epoch is None: raise BadInput(f"{explorer.trace.path.name} has no epoch yet: trace one first.")
-        found = find_neuron(explorer.trace, text, explorer.epoch)
-    except Exception:
-        _close(explorer)
-        raise
-    explorer.parts.epoch.value = found.epoch
-    _open(explorer, found)
+        if view.epoch is None: raise BadInput(f"{explorer.trace.path.name} has no epoch yet: trace one first.")
+        explorer.detail = find_neuron(explorer.trace, view.address, view.epoch)
+    except Exception as error:
+        explorer.refuse(error)
+        return view
+    return replace(view, epoch=explorer.detail.epoch)
 
 # %% ../../nbs/tracing/64_explorer.ipynb #d18bcb87
-def _open(explorer: TraceExplorer, found: NeuronTrace) -> None:
-    "Frame the neuron in the map and show its detail."
-    trace, epochs = explorer.trace, some_epochs(explorer.trace.epochs, LONG)
-    if found.layer not in explorer.quartiles:
-        explorer.quartiles[found.layer] = layer_quartiles(trace, found.layer, epochs)
-    _draw_history(explorer, neuron_history(trace, found.layer, found.neuron, found.epoch, explorer.quartiles[found.layer]))
-    line, column = explorer.grid.cell_of(found.layer, found.neuron)
-    explorer.figure.data[2].update(x=[column], y=[line_labels(explorer.grid)[line]])
-    explorer.neuron = found
-    _mark(explorer)
-    explorer.parts.detail.children = (explorer.parts.table, explorer.history)
+def _map(explorer: TraceExplorer, view: TraceView) -> Any:
+    "The map at the view's epoch, with a frame around the neuron in detail."
+    of, fig = explorer.figures.get("map", (None, None))
+    if of is not explorer.map: fig = _explorer_map(explorer.map, view.epoch)
+    explorer.figures["map"], found, x, y = (explorer.map, fig), explorer.detail, [], []
+    if found is not None:
+        line, column = explorer.grid.cell_of(found.layer, found.neuron)
+        x, y = [column], [line_labels(explorer.grid)[line]]
+    fig.data[1].z = explorer.map.colours(view.epoch)
+    fig.data[2].update(x=x, y=y)
+    return fig
 
 # %% ../../nbs/tracing/64_explorer.ipynb #86d2adb8
-def _draw_history(explorer: TraceExplorer, fig: Any) -> None:
-    "Show the figure: in the widget that is there if it has the same panels, which is faster, else in a new one."
-    from neural_introspection.display import live_figure, without_nan
-    names = lambda some: [a.text for a in some.layout.annotations]
-    if explorer.neuron is None or names(explorer.history) != names(fig):
-        _close(explorer)
-        explorer.history = live_figure(fig)
-        return
-    with explorer.history.batch_update():
-        for old, new in zip(explorer.history.data, fig.data):
-            if new.type == "heatmap": old.update(x=new.x, z=without_nan(new.z), colorscale=new.colorscale, zmid=new.zmid)
-            else: old.update(x=new.x, y=new.y)
-        explorer.history.layout.title.text = fig.layout.title.text
-
-# %% ../../nbs/tracing/64_explorer.ipynb #0d5b72bc
-def _mark(explorer: TraceExplorer) -> None:
-    "The neuron at the slider's epoch: its metrics, and a mark in its history."
-    explorer.neuron = NeuronTrace(explorer.trace, explorer.epoch, explorer.neuron.layer, explorer.neuron.neuron)
-    explorer.parts.table.value = metrics_html(explorer.neuron)
-    classes = explorer.history.data[-1].type == "heatmap"
-    explorer.history.layout.shapes = epoch_marks(len(explorer.history.layout.annotations) - classes, explorer.epoch, classes)
-
-# %% ../../nbs/tracing/64_explorer.ipynb #5a8b2cd8
-def _close(explorer: TraceExplorer) -> None:
-    "No neuron is in detail any more."
-    if explorer.neuron is None: return
-    explorer.parts.detail.children = ()
-    explorer.history.close()
-    explorer.neuron = None
-    explorer.figure.data[2].update(x=[], y=[])
-
-# %% ../../nbs/tracing/64_explorer.ipynb #73cc6bab
-def _static_page(explorer: TraceExplorer) -> str:
-    "What stands in the explorer's place where there is no kernel."
-    if not explorer.trace.epochs: return f"<p>{html.escape(repr(explorer))}</p>"
-    return network_movie(explorer.trace, explorer.parts.metric.value, explorer.parts.scale.value)._repr_mimebundle_()["text/html"]
+def _history(explorer: TraceExplorer, view: TraceView) -> Any:
+    "The history of the neuron in detail, with marks at the view's epoch."
+    trace, layer, neuron = explorer.trace, explorer.detail.layer, explorer.detail.neuron
+    if layer not in explorer.quartiles:
+        explorer.quartiles[layer] = layer_quartiles(trace, layer, some_epochs(trace.epochs, LONG))
+    of, fig = explorer.figures.get("history", (None, None))
+    if of != (layer, neuron): fig = neuron_history(trace, layer, neuron, view.epoch, explorer.quartiles[layer])
+    explorer.figures["history"], classes = ((layer, neuron), fig), fig.data[-1].type == "heatmap"
+    fig.layout.shapes = epoch_marks(len(fig.layout.annotations) - classes, view.epoch, classes)
+    return fig
 
 # %% ../../nbs/tracing/64_explorer.ipynb #4a21b12a
 def trace_dashboard(path: Optional[str | Path] = None) -> Any:   # a trace; that of the environment's NI_TRACE if left out, or the digits, learned now

@@ -142,7 +142,12 @@ def test_what_is_wrong_is_told(shown):
     shown.set("threshold", "2")
     shown.button("Cycle").click()
     shown.panel.get_by_role("alert").get_by_text("threshold is 2.0, but must be above 0 and at most 1").wait_for()
-    shown.shot("refused")
+    for theme in ("Dark", "Light"):
+        shown.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
+        shown.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=theme)
+        for words in (shown.panel.get_by_role("alert"), shown.panel.get_by_role("status"), shown.panel.locator("h3")):
+            assert words.locator("..").evaluate(CONTRAST) >= 4.5, theme
+        shown.shot(f"refused-{theme.lower()}")
     shown.set("threshold", "0.9")
     shown.press("Antitrain")
     assert shown.panel.get_by_role("alert").count() == 0
