@@ -12,7 +12,6 @@ import itertools
 import logging
 import os
 import platform
-import secrets
 import shutil
 import tempfile
 import time
@@ -39,13 +38,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-# %% ../../nbs/core/90_runs.ipynb #09645153
-def hook_identity(model: Any) -> Optional[str]:
-    "None; for a model with hooks a value that no other call returns, because what hooks change cannot be compared."
-    hooks = (f for m in model.modules() for group in (m._forward_hooks, m._forward_pre_hooks) for f in group.values())
-    own = ("transformers.", "transformer_lens.model_bridge.")   # set by the libraries themselves
-    return secrets.token_hex(8) if any(not str(getattr(f, "__module__", "")).startswith(own) for f in hooks) else None
 
 # %% ../../nbs/core/90_runs.ipynb #a516b573
 def _traceback(error: BaseException) -> str:

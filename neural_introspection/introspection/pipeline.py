@@ -13,7 +13,7 @@ import pandas as pd
 from ..activations import NeuronStats, SelectedTokens
 from neural_introspection.core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
     site_name, write_frame)
-from ..core.runs import hook_identity
+from ..models.loading import hook_identity
 from ..data import Corpus
 from .baselines import predict_rows
 from .card import judge

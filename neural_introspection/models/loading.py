@@ -4,6 +4,7 @@
 
 # %% ../../nbs/models/20_loading.ipynb #34c84b02
 from __future__ import annotations
+import secrets
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,11 @@ def _has_hooks(model: nn.Module) -> bool:
     found = (f for m in model.modules() for group in (m._forward_hooks, m._forward_pre_hooks) for f in group.values())
     own = ("transformers.", "transformer_lens.model_bridge.")
     return any(not str(getattr(f, "__module__", "")).startswith(own) for f in found)
+
+# %% ../../nbs/models/20_loading.ipynb #3f084f66
+def hook_identity(model: Any) -> Optional[str]:
+    "None; for a model with hooks a value that no other call returns, because what hooks change cannot be compared."
+    return secrets.token_hex(8) if _has_hooks(model) else None
 
 # %% ../../nbs/models/20_loading.ipynb #aafe192c
 def layer_width(model: Any, layer_type: str) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ..core import BadInput, progress
 from ..stats import permutation_p
-from .features import STRUCTURE, TWINS, NeuronTable
+from .features import STRUCTURE, SURROGATES, NeuronTable
 from .neuron_maps import METHODS, check_map
 
 # %% auto #0
@@ -61,7 +61,7 @@ def _judged(table: NeuronTable, least: int, rng: np.random.Generator, subsamples
 # %% ../../nbs/tracing/36_clusters.ipynb #3ac1e4c5
 @dataclass(frozen=True)
 class NeuronClusters:
-    "Clusters of a table, and what its twins gave."
+    "Clusters of a table, and what its surrogates gave."
     table: NeuronTable
     cluster: Int[np.ndarray, "row"]     # -1: noise
     draws: pd.DataFrame                 # a row for each table that was judged: panel, clusters, noise, separation, stability
@@ -69,25 +69,25 @@ class NeuronClusters:
 
     def value(self, panel: str, reading: str) -> float:
         return float(self.draws.loc[self.draws.panel == panel, reading].mean())
-    def p(self, twin: str, reading: str = "separation") -> float:
-        "How often that twin is at least as good."
-        return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == twin, reading].dropna())
+    def p(self, surrogate: str, reading: str = "separation") -> float:
+        "How often that surrogate is at least as good."
+        return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == surrogate, reading].dropna())
 
     @property
-    def found(self) -> bool: return max(self.p(twin) for twin in TWINS) <= .05
+    def found(self) -> bool: return max(self.p(surrogate) for surrogate in SURROGATES) <= .05
 
     def summary(self) -> str:
         n = f"{self.value('real', 'clusters'):.0f} clusters"
         others = "".join(f" {name}: separation {self.value(name, 'separation'):.3f}, here {self.value('real', 'separation'):.3f}."
-                         for name in self.draws.panel.unique() if name not in ("real", *TWINS))
-        if self.found: return f"{n}, better separated than those of either twin (p = {max(self.p(t) for t in TWINS):.3f}): {STRUCTURE}.{others}"
-        twins = " and ".join(f"{self.value(t, 'clusters'):.1f} in the {t} twin (p = {self.p(t):.3f})" for t in TWINS)
-        return f"Nothing was found: {n}, but on average {twins}, not significantly less well separated.{others}"
+                         for name in self.draws.panel.unique() if name not in ("real", *SURROGATES))
+        if self.found: return f"{n}, better separated than those of either surrogate (p = {max(self.p(t) for t in SURROGATES):.3f}): {STRUCTURE}.{others}"
+        surrogates = " and ".join(f"{self.value(t, 'clusters'):.1f} in the {t} surrogate (p = {self.p(t):.3f})" for t in SURROGATES)
+        return f"Nothing was found: {n}, but on average {surrogates}, not significantly less well separated.{others}"
 
     def to_frame(self) -> pd.DataFrame:
         frame = self.draws.groupby("panel", sort=False).mean()
-        for twin in TWINS:
-            for reading in ("separation", "stability"): frame.loc[twin, f"p ({reading})"] = self.p(twin, reading)
+        for surrogate in SURROGATES:
+            for reading in ("separation", "stability"): frame.loc[surrogate, f"p ({reading})"] = self.p(surrogate, reading)
         return frame
 
     def responds(self) -> pd.DataFrame:
@@ -104,13 +104,13 @@ class NeuronClusters:
 # %% ../../nbs/tracing/36_clusters.ipynb #ae20b7a2
 def cluster_neurons(
     table: NeuronTable,
-    draws: int = 99,                          # twins of each kind
-    others: Mapping[str, NeuronTable] = {},   # more panels, such as the twin network's table
+    draws: int = 99,                          # surrogates of each kind
+    others: Mapping[str, NeuronTable] = {},   # more panels, such as the surrogate network's table
     least: Optional[int] = None,              # neurons in a cluster; None: 5, more for more than 100 neurons
-    subsamples: int = 5,                      # for the stability, of the first 19 twins of each kind
+    subsamples: int = 5,                      # for the stability, of the first 19 surrogates of each kind
     seed: int = 0,
 ) -> NeuronClusters:
-    """Clusters of the rows of one epoch, beside those of permuted twins and of clouds. `BadInput` for several epochs or
+    """Clusters of the rows of one epoch, beside those of permuted surrogates and of clouds. `BadInput` for several epochs or
     too few rows."""
     epochs = set(table.column("epoch"))
     if len(epochs) != 1:
@@ -120,15 +120,15 @@ def cluster_neurons(
     rng, least = np.random.default_rng(seed), least or max(5, round(len(table)**.5 / 2))
     first, cluster = _judged(table, least, rng, subsamples)
     panels, rows = [(name, one, subsamples) for name, one in others.items()], [dict(panel="real", **first)]
-    panels += [(twin, getattr(table, twin)(rng), subsamples * (i < 19)) for i in range(draws) for twin in TWINS]
-    for name, one, n in progress(panels, "clusters of twins"):
+    panels += [(surrogate, getattr(table, surrogate)(rng), subsamples * (i < 19)) for i in range(draws) for surrogate in SURROGATES]
+    for name, one, n in progress(panels, "clusters of surrogates"):
         rows.append(dict(panel=name, **_judged(one, least, rng, n)[0]))
     return NeuronClusters(table, cluster, pd.DataFrame(rows), least)
 
 # %% ../../nbs/tracing/36_clusters.ipynb #f8fc6300
 def _null_figure(result: NeuronClusters) -> Any:
-    "The separation of the twins' clusters, and the real one as a line."
+    "The separation of the surrogates' clusters, and the real one as a line."
     from neural_introspection.display import COLOURS, activation_histogram
-    draws = {twin: result.draws.loc[result.draws.panel == twin, "separation"].to_numpy() for twin in TWINS}
-    shown = activation_histogram(draws, "Separation of the clusters of twins; the line is the real table", "separation (silhouette, noise as 0)", bins=20)
+    draws = {surrogate: result.draws.loc[result.draws.panel == surrogate, "separation"].to_numpy() for surrogate in SURROGATES}
+    shown = activation_histogram(draws, "Separation of the clusters of surrogates; the line is the real table", "separation (silhouette, noise as 0)", bins=20)
     return shown.add_vline(x=result.value("real", "separation"), line=dict(color=COLOURS["red"], width=3))

@@ -61,7 +61,7 @@ class NeuronTable:
         return f"<p>{self!r}</p><ul>{notes}</ul>{self.to_frame().head().to_html(float_format='{:.2f}'.format)}"
 
 # %% ../../nbs/tracing/32_features.ipynb #634e1c05
-TWINS = ("permuted", "cloud")
+SURROGATES = ("permuted", "cloud")
 
 def _gaussian(x: Float[np.ndarray, "row feature"], rng: np.random.Generator) -> Float[np.ndarray, "row feature"]:
     "As many rows from a normal distribution with the correlations of `x`, and each column's mean and standard deviation."
@@ -169,31 +169,31 @@ def _requested_epochs(trace: NetworkTrace, epochs: Union[None, str, Sequence[int
     raise BadInput(f"epochs {epochs!r} means nothing: give a list of epochs, or 'all'.")
 
 # %% ../../nbs/tracing/32_features.ipynb #b7e7e2be
-BEYOND, NOT_BEYOND, OTHER_WAY, UNTESTED = "beyond its twin", "not beyond its twin", "beyond its twin, but the other way", "not tested"
-STRUCTURE = "structure, which an untrained network may show too"   # beyond a twin of shuffled numbers
-SHUFFLED = ("features permuted", "one cloud", "epochs shuffled")   # such twins
+BEYOND, NOT_BEYOND, OTHER_WAY, UNTESTED = "beyond its surrogate", "not beyond its surrogate", "beyond its surrogate, but the other way", "not tested"
+STRUCTURE = "structure, which an untrained network may show too"   # beyond a surrogate of shuffled numbers
+SHUFFLED = ("features permuted", "one cloud", "epochs shuffled")   # such surrogates
 
 # %% ../../nbs/tracing/32_features.ipynb #60ce5790
 @dataclass(frozen=True)
 class Finding:
-    "One thing that was looked at, beside its twin."
+    "One thing that was looked at, beside its surrogate."
     finding: str
     value: float
-    twin: str                  # what it is compared with
-    twin_value: float
+    surrogate: str                  # what it is compared with
+    surrogate_value: float
     p: float = np.nan          # NaN: not tested
     low: float = np.nan        # 95 % interval of the difference, where there are pairs
     high: float = np.nan
-    expected: str = "higher"   # than the twin's, or "lower"
-    baseline_value: float = np.nan   # where the twin is shuffled numbers: the same of a network that did not learn the task
+    expected: str = "higher"   # than the surrogate's, or "lower"
+    baseline_value: float = np.nan   # where the surrogate is shuffled numbers: the same of a network that did not learn the task
     baseline_p: float = np.nan       # of that, beside shuffled numbers of its own
 
 # %% ../../nbs/tracing/32_features.ipynb #66458ea3
 def _verdict(row: Any) -> str:
     if np.isnan(row.q): return UNTESTED
     if row.q > .05: return NOT_BEYOND
-    if (row.value > row.twin_value) != (row.expected == "higher"): return OTHER_WAY
-    return STRUCTURE if row.twin in SHUFFLED else BEYOND
+    if (row.value > row.surrogate_value) != (row.expected == "higher"): return OTHER_WAY
+    return STRUCTURE if row.surrogate in SHUFFLED else BEYOND
 
 # %% ../../nbs/tracing/32_features.ipynb #a49f442f
 def with_verdicts(rows: Sequence[Finding]) -> pd.DataFrame:

@@ -137,7 +137,7 @@ def _map_quality(table: NeuronTable, method: str, seeds: Sequence[int], k: int) 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #dd275d02
 @dataclass(frozen=True)
 class MapStability:
-    "Maps of a table, of its permuted twin and of other tables, with their numbers."
+    "Maps of a table, of its permuted surrogate and of other tables, with their numbers."
     method: str
     maps: dict[str, NeuronMap]   # real, permuted (the first draw), and the others
     draws: pd.DataFrame          # a row for each map that was judged: panel, agreement, trustworthiness
@@ -146,7 +146,7 @@ class MapStability:
     def value(self, panel: str, reading: str) -> float:
         return float(self.draws.loc[self.draws.panel == panel, reading].mean())
     def p(self, reading: str) -> float:
-        "How often a permuted twin is at least as good."
+        "How often a permuted surrogate is at least as good."
         return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == "permuted", reading])
 
     def to_frame(self) -> pd.DataFrame:
@@ -171,13 +171,13 @@ class MapStability:
 def map_stability(
     table: NeuronTable,
     method: str = "t-SNE",                        # one of METHODS
-    others: Mapping[str, NeuronTable] = {},       # more panels, such as the twin network's table
-    draws: int = 39,                              # permuted twins
+    others: Mapping[str, NeuronTable] = {},       # more panels, such as the surrogate network's table
+    draws: int = 39,                              # permuted surrogates
     seeds: int = 2,                               # maps of each table
     k: int = 7,                                   # neighbours
     seed: int = 0,
 ) -> MapStability:
-    "Agreement of seeds and trustworthiness of a table's maps, beside those of permuted twins. Errors as in `map_neurons`."
+    "Agreement of seeds and trustworthiness of a table's maps, beside those of permuted surrogates. Errors as in `map_neurons`."
     for one in (table, *others.values()): check_map(one, method)
     rng, tried = np.random.default_rng(seed), list(range(seed, seed + seeds))
     panels = [("real", table), *others.items(), *(("permuted", table.permuted(rng)) for _ in range(draws))]
@@ -199,7 +199,7 @@ def _panels(result: MapStability) -> Any:
         layout[f"xaxis{axis}"] = dict(range=_range(shown.positions[:, 0]), domain=[left, left + .97 / n], anchor=f"y{axis}", **box)
         layout[f"yaxis{axis}"] = dict(range=_range(shown.positions[:, 1]), anchor=f"x{axis}", **box)
         notes.append(dict(text=_panel_words(result, name), x=left + .485 / n, y=-.03, xref="paper", yref="paper", xanchor="center", yanchor="top", showarrow=False))
-    return figure(traces, f"{result.method}: the real table beside its twins", height=440, annotations=notes, margin_b=80, **layout)
+    return figure(traces, f"{result.method}: the real table beside its surrogates", height=440, annotations=notes, margin_b=80, **layout)
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #6d9bc6fd
 def _panel_words(result: MapStability, name: str) -> str:

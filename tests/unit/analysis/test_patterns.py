@@ -13,7 +13,7 @@ from neural_introspection.analysis.rows import layer_rows
 from neural_introspection.analysis.activation_figures import token_answers
 from neural_introspection.analysis.correlation import LIMIT
 from neural_introspection.analysis.firing import firing_threshold, rate_bounds
-from neural_introspection.analysis.patterns import KINDS
+from neural_introspection.analysis.explorer import KINDS
 from neural_introspection.analysis.rows import Places
 from neural_introspection.activations import NeuronStats
 from neural_introspection.display import save_figure
@@ -225,9 +225,12 @@ def test_the_panel_closes_what_it_draws(acts):
     panel.set(kind="heatmap")
     before = len(widgets.widget._instances)
     for kind in ("layers", "heatmap") * 3: panel.set(kind=kind)
-    assert len(widgets.widget._instances) == before and len(panel.place.children) == 1
+    assert len(widgets.widget._instances) == before
+    assert len(panel.content.places["figure"].children) == 1
     panel.set(text=99)
-    assert panel.figure is None and "text 99 is outside 0..11" in panel.message.value and not panel.place.children
+    assert panel.figure is None
+    assert "text 99 is outside 0..11" in panel.parts.error.value
+    assert not panel.content.places["figure"].children
 
 
 def test_a_live_figure_has_no_nan_in_its_matrices():
@@ -237,8 +240,8 @@ def test_a_live_figure_has_no_nan_in_its_matrices():
     panel = ActivationVisualizer({"a": x}, ["t"] * 200).explore()
     for kind in KINDS.keys() - {"polysemantic"}:
         panel.set(kind=kind)
-        assert panel.figure is not None, panel.message.value
-        for trace in panel.place.children[0].data:
+        assert panel.figure is not None, panel.parts.error.value
+        for trace in panel.content.figures["figure"].data:
             arrays = [np.asarray(v, dtype=object) for v in trace.to_plotly_json().values() if isinstance(v, np.ndarray) and v.ndim > 1]
             assert not any(v != v for array in arrays for v in array.ravel())
 
