@@ -44,10 +44,10 @@ def replacement_values(
 ) -> Float[Tensor, "example *place column"]:
     "What the rows are replaced by; every place and every column (but for `shared` and `patch`) draws by itself."
     check_replacement(replacement)
-    if callable(replacement): return replacement(rows).to(rows).expand_as(rows)
+    if callable(replacement): return replacement(rows.clone()).to(rows).expand_as(rows)   # it may work in place
     if replacement == "none": return rows
     if replacement == "zero": return torch.zeros_like(rows)
-    if replacement == "permute": return _permuted(rows, generator)
+    if replacement == "permute": return _permuted(rows, generator, mask)
     if not isinstance(reference, Reference):
         raise BadInput(f"units cannot be replaced by {replacement!r} without their usual values: give a reference.")
     if replacement == "resample": return _resampled(rows, reference.pool.to(rows), generator)
@@ -64,13 +64,17 @@ def _resampled(rows: Float[Tensor, "example *place column"], pool: Float[Tensor,
     shape = (rows[..., 0].numel(), rows.shape[-1])
     return pool.gather(0, torch.randint(len(pool), shape, generator=generator, device=rows.device)).view_as(rows)
 
-def _permuted(rows: Float[Tensor, "example *place column"],
-              generator: Optional[torch.Generator]) -> Float[Tensor, "example *place column"]:
-    "The batch's own values, each exactly once, each column by itself."
-    pool = rows.flatten(0, -2)
+def _permuted(rows: Float[Tensor, "example *place column"], generator: Optional[torch.Generator],
+              mask: Optional[Bool[Tensor, "example place"]]) -> Float[Tensor, "example *place column"]:
+    "The batch's own values (of padded texts those of their tokens), each exactly once, each column by itself."
+    own = slice(None) if mask is None else mask[:, :rows.shape[1]].to(rows.device)
+    some, out = rows[own], rows.clone()
+    pool = some.flatten(0, -2)
     if len(pool) < 2:
         raise BadInput("a single row cannot be permuted: give more examples in a batch, or another replacement.")
-    return pool.gather(0, torch.rand(pool.shape, generator=generator, device=rows.device).argsort(0)).view_as(rows)
+    order = torch.rand(pool.shape, generator=generator, device=rows.device).argsort(0)
+    out[own] = pool.gather(0, order).view_as(some)
+    return out
 
 # %% ../../nbs/activations/62_replacement.ipynb #1de43fc7
 def _patched(
@@ -81,8 +85,10 @@ def _patched(
     mask: Optional[Bool[Tensor, "example place"]],
 ) -> Float[Tensor, "example *place column"]:
     "Of each example the values of another one at the same places, from its start again where it is shorter."
-    if not reference.sequences or keys is None:
-        raise BadInput("a patch needs whole examples: make the reference with sequences=.")
+    if keys is None: raise BadInput("a patch has to know the examples: use intervene or replaced_scores.")
+    if not reference.sequences: raise BadInput("a patch needs whole examples: make the reference with sequences=.")
+    if mask is not None and rows.ndim != 3:
+        raise BadInput(f"the {rows.ndim - 2} places of {reference.units.site} cannot be patched for texts: choose another.")
     out = rows.clone()
     for i, key in enumerate(keys):
         others = [j for j, other in enumerate(reference.keys) if other != key]
@@ -128,7 +134,8 @@ def replaced(
         units = units_of(reference)
         def see(x):
             rows = units.rows(x.detach() if detach else x)
-            new = replacement_values(rows.detach(), reference, replacement, generator)
+            own = rows if callable(replacement) else rows.detach()
+            new = replacement_values(own, reference, replacement, generator)
             return units.back(torch.where(units.columns(mask.to(x.device)), new, rows))
         return see
     return hooks(model, {units_of(reference).site: function(reference, mask) for reference, mask in chosen})

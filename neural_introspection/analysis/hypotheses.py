@@ -77,7 +77,7 @@ def _check_senses(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, s
 # %% ../../nbs/analysis/34_hypotheses.ipynb #974773fa
 def _check_effect(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
     found = intervene(model, texts[:32], h.neuron, ("mean", "resample"), n_random=min(draws, 99), seed=seed)
-    worst = found.frame.iloc[int(found.frame.p.argmax())]
+    worst = found.frame.iloc[int(found.frame.p.fillna(1).argmax())]
     return Evidence("change of the loss, in nats per token, when it is replaced by its mean or by values of other tokens (the weaker of the two), against other neurons of the layer", worst.effect, worst.p,
                     found.about["targets"], len(texts) >= LEAST_CASES, bool(found.frame.has_effect.all()))
 

@@ -84,7 +84,7 @@ def information_content(
     credit = masks.double() / masks.sum(1, keepdim=True) / masks.sum(0)   # [set unit]: a unit's share in its groups
     cost = (credit.T @ (found.loss - base).mean(0).double()).numpy()      # [unit example]
     drop = (credit.T @ (right - found.right).mean(0).double()).numpy()
-    no_op = float((found.no_op["loss"] - base).mean().abs())
+    no_op = float((found.no_op["loss"] - base).mean(1).abs().max())
     about = dict(kind=kind, how=how, draws=draws, examples=len(examples), base_loss=float(base.mean()),
                  base_accuracy=float(right.mean()), no_op=no_op, passes=len(masks) * draws)
     error = cost.std(1, ddof=1) / math.sqrt(len(examples))

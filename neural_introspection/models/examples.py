@@ -51,9 +51,9 @@ class Examples:
 
     @property
     def weights(self) -> Float[Tensor, "example"]:
-        "How many targets each example has; 1 for targets that are no classes."
+        "How many targets each example has, on the CPU; 1 for targets that are real numbers."
         if self.targets.is_floating_point(): return torch.ones(len(self))
-        return (self.targets != IGNORED).flatten(1).sum(1).float() if self.targets.ndim > 1 else (self.targets != IGNORED).float()
+        return (self.targets != IGNORED).view(len(self), -1).sum(1).float().cpu()
     def __repr__(self) -> str: return f"{len(self):,} examples of shape {tuple(self.inputs.shape[1:])}, {int((self.targets != IGNORED).sum()):,} targets"
 
     @property

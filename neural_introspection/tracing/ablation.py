@@ -91,7 +91,8 @@ def ablate(
         raise BadInput(f"{len(chosen)} sets on {len(x)} samples with {len(y)} labels cannot be ablated: "
                        "give at least 1 set, and a label for each of at least 2 samples.")
     layers = _sites(net, chosen)
-    known = _traced_means(net, layers) if replacement == "mean" else {u.site: u for u in layers.values()}
+    one = [replacement] if isinstance(replacement, str) or callable(replacement) else list(replacement)
+    known = _traced_means(net, layers) if "mean" in one else {u.site: u for u in layers.values()}
     units = [[NeuronAddress(layers[name].site, n) for name, n in some] for some in chosen]
     named = dict(zip(_set_names(chosen), units))
     return intervene(net.model, Examples(x, y), named, replacement, known, measure=measure, n_random=n_random)
@@ -130,12 +131,14 @@ def compare_crumbs(
     draws: int = 39,                  # random sets
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What it costs to take away the neurons on the crumbs, and as many others of the same layers: random ones, and the strongest off the crumbs, and of all. `low` and `high`: the
-    middle 95 % of the random sets' loss increases. `p`: (1 + random sets that increase the loss as much) / (1 + random sets); NaN if fewer than 20 sets can be drawn. `BadInput` if no other neurons are left."""
+    """What it costs to take away the neurons on the crumbs, and as many of the same layers: random ones of all, and the strongest off the crumbs, and of all. `low` and `high`: the
+    middle 95 % of the random sets' loss increases. `p`: (1 + random sets that increase the loss as much) / (1 + random sets); NaN if fewer than 20 sets are possible. `BadInput` if no other neurons are left."""
     rng, arms, strength = np.random.default_rng(seed), _comparable(crumbs), neuron_strength(crumbs.connections)
     on, off = ([(layer, n) for layer, pair in arms.items() for n in pair[i]] for i in range(2))
-    many, possible = {layer: len(best) for layer, (best, _) in arms.items()}, math.prod(math.comb(len(others), len(best)) for best, others in arms.values())
-    random = [[(layer, int(n)) for layer, (_, others) in arms.items() for n in rng.choice(others, many[layer], replace=False)] for _ in range(draws)]
+    widths = dict(zip(crumbs.connections.layers, crumbs.connections.widths))
+    many = {layer: len(best) for layer, (best, _) in arms.items()}
+    possible = math.prod(math.comb(widths[layer], count) for layer, count in many.items())
+    random = [[(layer, int(n)) for layer in arms for n in rng.choice(widths[layer], many[layer], replace=False)] for _ in range(draws)]
     sets = [on, *random, _strongest(strength.loc[off], many), _strongest(strength, many)]
     found = ablate(net, x, y, sets, replacement, n_random=0).frame
     kind = ["on the crumbs"] + ["random"] * draws + ["strongest off the crumbs", "strongest"]

@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from neural_introspection.activations import edit, intervene, replaced_scores
-from neural_introspection.activations.replacement import Add, SetTo, replaced
-from neural_introspection.activations.units import Units, make_reference
+from neural_introspection.activations import capture, edit, intervene, replaced_scores
+from neural_introspection.activations.replacement import Add, SetTo, generator_of, replaced, replacement_values
+from neural_introspection.activations.units import Units, example_keys, find_units, make_reference
 from neural_introspection.antitraining import information_content
 from neural_introspection.core import BadInput, NeuronAddress
 from neural_introspection.data import load_classification, load_texts
 from neural_introspection.models import Examples, as_bridge, encode, load_model, token_batch, token_losses
+from neural_introspection.models.examples import text_examples
 from neural_introspection.tracing.ablation import ablate
 from neural_introspection.tracing.digits import digit_rows, digit_tensors, digits_from_start
 from torch import nn
@@ -128,11 +129,51 @@ def test_other_families(model, docs, family):
     assert found.frame.effect.iloc[0] == pytest.approx(by_hand(made, texts, {site: hook}), abs=2e-5)
 
 
-def test_random_units_are_others_of_the_same_sites(model, docs):
+def test_random_sets_are_of_all_units_of_the_sites(model, docs):
+    "A set of nearly all units overlaps the random ones, as a random set would."
     chosen = [NeuronAddress("blocks.1.mlp.hook_post", n) for n in range(510)]
     found = intervene(model, docs[:2], [chosen], "zero", n_random=9)
-    assert np.isnan(found.frame.p.iloc[0])   # there are no 510 others
-    assert found.about["n_random"] == 0
+    assert found.about["n_random"] == 9
+    assert found.frame.p.iloc[0] >= .1
+
+
+def test_permuted_values_are_of_tokens_alone(model, docs):
+    "Not of BOS or padding: what all texts' tokens hold is what they held."
+    examples = text_examples(model, docs[:2])
+    site = "blocks.0.hook_resid_mid"
+    with torch.no_grad(), capture(model, [site]) as acts: model(examples.inputs)
+    new = replacement_values(acts[site], Units(site, 128), "permute", generator_of("cpu", 0), None, examples.mask)
+    assert torch.equal(new[examples.mask].sort(0).values, acts[site][examples.mask].sort(0).values)
+    assert torch.equal(new[~examples.mask], acts[site][~examples.mask])
+
+
+def test_a_site_with_two_places(model, docs):
+    "Attention patterns: at each query that is a token of the text."
+    site = "blocks.1.attn.hook_pattern"
+    def hook(mask):
+        def see(x):
+            x = x.clone()
+            x[:, 0] = torch.where(mask[..., None], 0., x[:, 0])
+            return x
+        return see
+    found = intervene(model, docs, NeuronAddress(site, 0), "zero", n_random=0)
+    assert found.frame.effect.iloc[0] == pytest.approx(by_hand(model, docs, {site: hook}), abs=2e-5)
+
+
+def test_a_patch_is_of_one_text_at_all_sites(model):
+    docs = ["The value is a list.", "A name is the range.", "A name is the list."]
+    sites = ["blocks.1.mlp.hook_post", "blocks.2.mlp.hook_post"]
+    assert len({len(row) for row in encode(model, docs)}) == 1
+    examples = text_examples(model, docs)
+    references = [make_reference(model, site, examples, sequences=3) for site in sites]
+    sources = []
+    for reference in references:
+        new = replacement_values(torch.zeros(3, examples.inputs.shape[1], 512), reference, "patch", generator_of("cpu", 0), example_keys(examples), examples.mask)
+        sources.append([next(j for j, s in enumerate(reference.sequences) if torch.equal(s, x[m])) for x, m in zip(new, examples.mask)])
+    assert sources[0] == sources[1]
+    chosen = [NeuronAddress(site, 5) for site in sites]
+    there, back = (intervene(model, docs, [units], "normal", n_random=0).frame.effect.iloc[0] for units in (chosen, chosen[::-1]))
+    assert there == back   # whatever the order in which the units are named
 
 
 def test_groups_are_resampled_together(model, docs):
@@ -151,10 +192,15 @@ def test_a_unit_that_does_nothing_has_no_effect(model, docs):
 
 
 def test_every_measure_is_one_number_for_each_example(model, docs):
-    margin = lambda logits, targets: logits.max(-1).values.mean(-1)
-    found = intervene(model, docs, "blocks.1.mlp.hook_post[108]", "zero", measure=margin, n_random=2)
-    assert found.about["measure"] == "measure"
-    assert "measure changes by" in found.summary() or "no replacement" in found.summary()
+    first = lambda logits, targets: logits[:, 1, 7]
+    found = intervene(model, docs, "blocks.1.mlp.hook_post[108]", "zero", measure=first, n_random=2)
+    def at_zero(mask): return changed([108], torch.zeros_like)(mask)
+    batch = token_batch(model, encode(model, docs))
+    with torch.no_grad():
+        before = model(batch.ids)[:, 1, 7]
+        with edit(model, {"blocks.1.mlp.hook_post": at_zero(batch.mask)}): after = model(batch.ids)[:, 1, 7]
+    weights = text_examples(model, docs).weights
+    assert found.frame.effect.iloc[0] == pytest.approx(float(((after - before) * weights).sum() / weights.sum()), abs=1e-5)
     with pytest.raises(BadInput, match="one number for each example"):
         intervene(model, docs, "blocks.1.mlp.hook_post[108]", "zero", measure=lambda logits, targets: logits.mean())
 
@@ -199,14 +245,26 @@ def test_the_shortest_way_is_used_where_it_holds(monkeypatch):
             h = self.act(self.into(x))
             return self.out(h) + h.sum(-1, keepdim=True)
     examples = Examples(torch.randn(20, 8), torch.arange(20) % 3)
-    for net, way in ((nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), "reader"), (Twice(), "site")):
-        site = "1" if way == "reader" else "act"
-        used.clear()
-        one, masks = Units(site, 6), torch.eye(6, dtype=torch.bool)
-        short = replaced_scores(net, examples, one, masks, "zero")
-        assert used[-1] == way, used
-        long = replaced_scores(net, examples, one, masks, "zero", naive=True)
-        assert torch.allclose(short.loss, long.loss, atol=1e-5)
+    conv = nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 2, 1), nn.Unflatten(1, (2, 1)), nn.Conv2d(2, 6, 1), nn.ReLU(),
+                         nn.Conv2d(6, 3, (1, 3)), nn.Flatten(), nn.Linear(18, 3))
+    dead = Twice()
+    dead.into.bias.data[:2] = -99   # nothing changes with these two at zero
+    cases = [(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), "1", "reader"), (conv, "4", "reader"), (Twice(), "act", "site"), (dead, "act", "site")]
+    for net, site, way in cases:
+        for batch_size in (1, 20):
+            used.clear()
+            one, masks = find_units(net, site, examples), torch.eye(6, dtype=torch.bool)
+            short = replaced_scores(net, examples, one, masks, "zero", batch_size=batch_size)
+            assert used[-1] == way, (used, site, batch_size)
+            long = replaced_scores(net, examples, one, masks, "zero", naive=True)
+            assert torch.allclose(short.loss, long.loss, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(docs):
+    if not torch.cuda.is_available(): pytest.skip("there is no GPU")
+    found = [intervene(load_model("pocket", device=device), docs, "blocks.1.mlp.hook_post[108]", "zero", n_random=2).frame for device in ("cpu", "cuda")]
+    assert np.allclose(found[0].effect, found[1].effect, atol=1e-4)
 
 
 def test_hooks_are_gone_after_an_error(model, docs):
