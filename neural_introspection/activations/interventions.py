@@ -203,7 +203,8 @@ def intervene(
     replacements = (replacement,) if isinstance(replacement, str) or callable(replacement) else tuple(replacement)
     if not replacements: raise BadInput("there is no replacement: give at least one, such as zero or mean.")
     for one in replacements: check_replacement(one)
-    if n_draws < 1 or n_random < 0: raise BadInput(f"{n_draws} draws and {n_random} random sets: give at least 1 and 0.")
+    if n_draws < 1 or n_random < 0:
+        raise BadInput(f"{n_draws} draws and {n_random} random sets: give at least 1 and 0.")
     units = units if isinstance(units, (str, NeuronAddress, Mapping)) else list(units)
     sets, names = unit_sets(units), _set_names(units)
     examples = data if isinstance(data, Examples) else text_examples(model, data)
@@ -262,7 +263,8 @@ def _places(examples: Examples, positions: Position, measure: Measure) -> Option
     if examples.mask is None:
         raise BadInput(f"positions is {positions!r}, but only texts have positions: give texts, or leave it out.")
     if parse_position(positions) == "last" and measure is loss_and_accuracy:
-        raise BadInput("nothing is predicted after the last token, so its units cannot change the loss: give a measure=.")
+        raise BadInput("nothing is predicted after the last token, so its units cannot change the loss: "
+                       "give a measure=.")
     column = position_index(examples.mask, positions)
     if (column < 0).any():
         raise BadTexts(f"token position {positions} is beyond the end of some texts: "
@@ -335,7 +337,8 @@ def _check_finite(question: _Question, sets: Sequence[UnitSet], found: _Measured
                   weights: Float[np.ndarray, "example"]) -> None:
     "`BadInput` where the measure is not a finite number: that would be no small effect."
     bad = np.flatnonzero(~np.isfinite(found.base[found.first]) & (weights > 0))
-    if len(bad): raise BadInput(f"the model's {found.first} is not a finite number on example {bad[0]}: leave that out.")
+    if len(bad):
+        raise BadInput(f"the model's {found.first} is not a finite number on example {bad[0]}: leave that out.")
     for chosen in sets:
         wrong = np.argwhere(~np.isfinite(found.change[chosen][found.first]) & (weights > 0))
         if len(wrong):

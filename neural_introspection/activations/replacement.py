@@ -88,7 +88,8 @@ def _patched(
     if keys is None: raise BadInput("a patch has to know the examples: use intervene or replaced_scores.")
     if not reference.sequences: raise BadInput("a patch needs whole examples: make the reference with sequences=.")
     if mask is not None and rows.ndim != 3:
-        raise BadInput(f"the {rows.ndim - 2} places of {reference.units.site} cannot be patched for texts: choose another.")
+        raise BadInput(f"{reference.units.site} has {rows.ndim - 2} places for each unit: "
+                       "for texts choose another replacement than patch.")
     out = rows.clone()
     for i, key in enumerate(keys):
         others = [j for j, other in enumerate(reference.keys) if other != key]

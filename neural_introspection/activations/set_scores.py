@@ -292,7 +292,7 @@ def score_replacements(
     _check_masks(references, masks, draws)
     masks = [m.to(examples.inputs.device) for m in masks]
     few = not naive and len(references) == 1 and int(masks[0].sum(1).max()) <= FEW
-    groups, way, widest, parts = examples.batches(batch_size), "whole", 1, []
+    groups, way, widest, alike, parts = examples.batches(batch_size), "whole", 1, 0, []
     with evaluating(model):
         reader = linear_reader(model, units_of(references[0]), examples[:1].inputs) if few else None
         for number, index in enumerate(progress(groups, "replace", unit="batch")):
@@ -303,7 +303,8 @@ def score_replacements(
             room = 1 if naive else max(1, ROOM // (widest * len(index)))
             score = functools.partial(_set_measures, batch, way, masks, measure=measure, room=room)
             drawn = [[score(_new_rows(batch, r, each, here)) for each in seeds] for r in replacements]
-            same = _own_values(batch, way, masks, measure, room) if no_op else {}
+            alike = alike or max(2, room)   # copies for the no-op, the same number in every batch
+            same = _own_values(batch, way, [m[:alike - 1] for m in masks], measure, room) if no_op else {}
             parts.append(_batch_scores(batch, drawn, measure, same))
     back = torch.cat(groups).argsort()
     return [_joined([part[i] for part in parts], back) for i in range(len(replacements))]
@@ -319,8 +320,8 @@ def _check_masks(references: Sequence[Union[Reference, Units]], masks: Masks, dr
 # %% ../../nbs/activations/64_set_scores.ipynb #130f1c77
 def _own_values(batch: _Batch, way: str, masks: Masks, measure: Measure,
                 room: int) -> dict[str, Float[Tensor, "set example"]]:
-    "The measures with no unit, and with each set's own values put back, in as many copies as the sets' measurement has."
-    few = [torch.cat([torch.zeros_like(m[:1]), m])[:max(2, room)] for m in masks]
+    "The measures with no unit, and with each set's own values put back, in copies as those of the sets' measurement."
+    few = [torch.cat([torch.zeros_like(m[:1]), m]) for m in masks]
     return _set_measures(batch, way, few, batch.rows, measure, room)
 
 def _choose(batch: _Batch, masks: Masks, replacement: Replacement, seed: Sequence[int],

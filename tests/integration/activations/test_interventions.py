@@ -219,6 +219,15 @@ def test_the_same_number_in_every_system():
     assert (engine, traced, float((found.loss[0, 0] - found.base["loss"]).mean())) == pytest.approx((by_hand,) * 3, abs=1e-5)
 
 
+def test_a_last_batch_that_is_smaller():
+    torch.manual_seed(0)
+    net, examples = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3)), Examples(torch.randn(21, 8), torch.arange(21) % 3)
+    units = [NeuronAddress("1", n) for n in range(64)]
+    whole, parts = (intervene(net, examples, units, "zero", batch_size=size, n_random=0) for size in (21, 8))
+    assert np.allclose(whole.frame.effect, parts.frame.effect, atol=1e-6)
+    assert parts.no_op < 1e-6
+
+
 def test_information_is_the_effect_of_normal_values():
     data = load_classification("digits", seed=0)
     torch.manual_seed(0)
