@@ -162,7 +162,7 @@ def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     "Archive what is there under the time, a store and its run's folder alike, or remove it; the path of the archive."
     there = [p for p in dict.fromkeys((path, folder)) if p.exists() and any(p.iterdir())]
     if remove:
-        for one in there: _remove(one)
+        for one in there: _remove(one, all=one == path != folder)
         return None
     base = f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = (path.with_name(base + (f"-{i}" if i else "")) for i in itertools.count())
@@ -170,9 +170,14 @@ def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     for one in there: one.rename(stamp if one == path else work_folder(stamp))
     return (stamp if stamp.exists() else work_folder(stamp)).absolute()
 
-def _remove(folder: Path) -> None:
-    "Remove a folder; first out of the way in one step, so that a kill leaves no half a run."
-    shutil.rmtree(folder.rename(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)))
+def _remove(folder: Path, all: bool = False) -> None:
+    """Remove a run's own files, or `all` of a store; other files stay. First they go out of the way, the manifest last,
+    so that a kill leaves no half a run."""
+    away = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    own = (p for p in (*(folder/name for name in reversed(RUN_FOLDERS)), folder/"manifest.json") if p.exists())
+    for one in [folder] if all else own: one.rename(away/one.name)
+    shutil.rmtree(away)
+    if not all and not any(folder.iterdir()): folder.rmdir()
 
 # %% ../../nbs/core/90_runs.ipynb #b09b29bb
 def open_run(

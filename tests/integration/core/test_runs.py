@@ -8,7 +8,8 @@ import pytest
 import torch
 from neural_introspection import AgentConfig, AtlasConfig, IntrospectionConfig, ScanConfig, cli
 from neural_introspection.analysis import run_agent
-from neural_introspection.core import make_config, read_json, runs, watch_progress
+from neural_introspection.core import make_config, open_run, read_json, runs, watch_progress
+from neural_introspection.core.files import write_text
 from neural_introspection.introspection import run_atlas, run_introspection, run_scan
 from neural_introspection.models import load_model
 from shell import answer, is_one_sentence, snapshot
@@ -202,3 +203,11 @@ def test_a_damaged_result_is_computed_again(finished, tmp_path, capsys, monkeypa
     next(Path("out/models").glob("*.safetensors")).unlink()
     again, err = start("toy", capsys)
     assert "is gone. It is computed again." in err and "archived as" in err and json.loads(again) == json.loads(out)
+
+
+def test_force_overwrite_leaves_what_is_not_the_runs(tmp_path):
+    with open_run(tmp_path / "run", {}) as run: write_text(run.file("reports", "report.md"), "old")
+    write_text(tmp_path / "run" / "thesis.tex", "years of work")
+    with open_run(tmp_path / "run", {}, force_overwrite=True) as run: assert not run.file("reports", "report.md").exists()
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".run.lock", "run"]
