@@ -8,8 +8,10 @@ import pytest
 import torch
 from neural_introspection import AgentConfig, AtlasConfig, IntrospectionConfig, ScanConfig, cli
 from neural_introspection.analysis import run_agent
+from neural_introspection.analysis.agent import keep_texts
 from neural_introspection.core import make_config, open_run, read_json, runs, watch_progress
 from neural_introspection.core.files import write_text
+from neural_introspection.data import load_texts
 from neural_introspection.introspection import run_atlas, run_introspection, run_scan
 from neural_introspection.models import load_model
 from shell import answer, is_one_sentence, snapshot
@@ -208,6 +210,11 @@ def test_a_damaged_result_is_computed_again(finished, tmp_path, capsys, monkeypa
 def test_force_overwrite_leaves_what_is_not_the_runs(tmp_path):
     with open_run(tmp_path / "run", {}) as run: write_text(run.file("reports", "report.md"), "old")
     write_text(tmp_path / "run" / "thesis.tex", "years of work")
-    with open_run(tmp_path / "run", {}, force_overwrite=True) as run: assert not run.file("reports", "report.md").exists()
+    with open_run(tmp_path / "run", {}, force_overwrite=True) as run: assert not any((run.path / "reports").iterdir())
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".run.lock", "run"]
+
+
+def test_the_given_texts_of_an_archived_analysis_stay(tmp_path):
+    first, second = (keep_texts(load_texts([f"{word} one", f"{word} two"]), tmp_path / "out") for word in ("old", "new"))
+    assert list(load_texts(first).texts) == ["old one", "old two"] and first != second
