@@ -25,7 +25,7 @@ from .token_level import neuron_addresses
 from neural_introspection.core import (BadData, RunFolder, check_format, check_run_folder, full_path, make_config,
     open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame,
     write_json, write_text)
-from ..models.loading import hook_identity
+from ..models.loading import model_identity
 from ..data import Corpus, load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import adjust_fdr
@@ -224,8 +224,8 @@ def run_agent(
     identity = {k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "timeout")}
     if given is not None:   # `rows` are their identity
         config, identity["texts"] = dataclasses.replace(config, texts=str(keep_texts(given, config.output_dir))), None
-    identity |= dict(weights=describe(model).weights, hooks=hook_identity(model),
-                     rows=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])   # a file of texts may change
+    identity |= model_identity(model)
+    identity |= dict(rows=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])   # a file of texts may change
     with open_run(config.output_dir, identity, config.force_overwrite, AnalysisResult.load) as run:
         if run.finished: return run.result
         stored = run.file("datasets", "state.json")

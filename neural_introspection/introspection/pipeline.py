@@ -13,7 +13,7 @@ import pandas as pd
 from ..activations import NeuronStats, SelectedTokens
 from neural_introspection.core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
     site_name, write_frame)
-from ..models.loading import hook_identity
+from ..models.loading import model_identity
 from ..data import Corpus
 from .baselines import predict_rows
 from .card import judge
@@ -161,8 +161,8 @@ def run_introspection(
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     p = prepare(config, model, texts)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
-    identity |= dict(weights=describe(p.model).weights, other=p.other and describe(p.other).weights,
-                     hooks=hook_identity(p.model), texts=text_hash(p.corpus.texts), tokens=vars(p.tokens.rule))
+    identity |= model_identity(p.model) | dict(other=p.other and model_identity(p.other), tokens=vars(p.tokens.rule),
+                                               texts=text_hash(p.corpus.texts))
     if not config.force_overwrite and is_resumable(config.output_dir, identity):
         check_stored(Path(config.output_dir), p.model)
     with open_run(config.output_dir, identity, config.force_overwrite, IntrospectionResult.load) as run:

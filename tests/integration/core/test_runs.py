@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from neural_introspection import AgentConfig, AtlasConfig, IntrospectionConfig, ScanConfig, cli
 from neural_introspection.analysis import run_agent
 from neural_introspection.analysis.agent import keep_texts
@@ -192,7 +191,7 @@ def test_another_model_or_other_texts_are_another_run(name, tmp_path, monkeypatc
     with model.blocks[1].register_forward_hook(lambda *_: None): assert call() != first
     Path("texts.txt").write_text("\n".join(reversed(lines)))
     call()
-    with torch.no_grad(): next(model.original_model.parameters()).mul_(1.01)
+    next(model.original_model.parameters()).data.mul_(1.01)   # torch does not count this
     call()
     assert len(set(created)) == 4 and len(named()) == 4
     assert call() == created[-2]   # changed weights have a hash too
