@@ -89,7 +89,10 @@ class RunFolder:
         if not self.finished: _close(self, error)
 
 # %% ../../nbs/core/90_runs.ipynb #82c28193
-def _created(folder: Path) -> Optional[str]: return read_json(folder/"manifest.json").get("created")
+def _created(folder: Path) -> Optional[str]:
+    "When the run in a folder, or that of a store, began."
+    store = folder.suffix == ".zarr"
+    return (_stored_manifest(folder) if store else read_json(folder/"manifest.json")).get("created")
 
 def _close(run: RunFolder, error: Optional[BaseException]) -> None:
     "Note how the run ended, and free its folder."
@@ -151,21 +154,25 @@ def _json_of(path: Path) -> dict: return read_json(path) if path.exists() else {
 # %% ../../nbs/core/90_runs.ipynb #fd9bb5ef
 def find_run(path: Path, created: str) -> Path:
     "The current path of the run that began then: a later one of that name archives it. `BadData` if it is gone."
-    for folder in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))):
+    for folder in (path, *sorted(path.parent.glob(_archive_name(glob.escape(path.name), "*")))):
         with contextlib.suppress(BadData):
             if _created(folder) == created: return folder
     raise BadData(f"the run of this result is no longer in {shown_path(path)}: load it from where it is now, or make it "
                   "again.")
 
 # %% ../../nbs/core/90_runs.ipynb #e93b2876
+def _archive_name(name: str, stamp: str) -> str:
+    "A store keeps its ending, so that it can be read where it is."
+    return f"{name.removesuffix('.zarr')}-{stamp}{'.zarr' if name.endswith('.zarr') else ''}"
+
 def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     "Archive what is there under the time, a store and its run's folder alike, or remove it; the path of the archive."
     there = [p for p in dict.fromkeys((path, folder)) if p.exists() and any(p.iterdir())]
     if remove:
         for one in there: _remove(one, all=one == path != folder)
         return None
-    base = f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    names = (path.with_name(base + (f"-{i}" if i else "")) for i in itertools.count())
+    base = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = (path.with_name(_archive_name(path.name, base + (f"-{i}" if i else ""))) for i in itertools.count())
     stamp = next(name for name in names if not (name.exists() or work_folder(name).exists()))
     for one in there: one.rename(stamp if one == path else work_folder(stamp))
     return (stamp if stamp.exists() else work_folder(stamp)).absolute()

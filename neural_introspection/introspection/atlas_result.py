@@ -139,7 +139,7 @@ def _save(result: AtlasResult, path: Path) -> Path:
 def _load(path: Path) -> AtlasResult:
     import xarray
     try:
-        data = xarray.open_zarr(path, chunks=None, consolidated=False)
+        with xarray.open_zarr(path, chunks=None, consolidated=False) as stored: data = stored.load()   # it may be archived
         about = json.loads(data.attrs.pop("atlas"))
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -9,10 +9,12 @@ from neural_introspection import AgentConfig, AtlasConfig, IntrospectionConfig, 
 from neural_introspection.analysis import run_agent
 from neural_introspection.analysis.agent import keep_texts
 from neural_introspection.core import make_config, open_run, read_json, runs, watch_progress
+from neural_introspection.core.errors import BadData
 from neural_introspection.core.files import write_text
 from neural_introspection.data import load_texts
-from neural_introspection.introspection import run_atlas, run_introspection, run_scan
+from neural_introspection.introspection import AtlasResult, run_atlas, run_introspection, run_scan
 from neural_introspection.models import load_model
+from neural_introspection.tracing import TraceResult
 from shell import answer, is_one_sentence, snapshot
 
 POCKET = "--model pocket --device cpu --num-samples"
@@ -105,12 +107,12 @@ def test_other_options_archive_it_and_force_overwrite_removes_it(case, tmp_path,
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     before = content(output(name))
     _, err = start(name, capsys, "--seed", "1")
-    mine, archived = named()
-    assert mine == output(name).name and re.fullmatch(re.escape(mine) + r"-\d{8}-\d{6}", archived)
+    archived, mine = sorted(named(), key=len, reverse=True)
+    assert mine == output(name).name and re.fullmatch(r"out-\d{8}-\d{6}" + Path(mine).suffix, archived)
     assert f"the previous run was archived as {archived}" in err and content(archived) == before
     assert manifest(output(name))["config"] != manifest(folder / output(name))["config"]
     again, err = start(name, capsys, "--force-overwrite")
-    assert numbers(again) == numbers(out) and "archived" not in err and named() == [mine, archived]
+    assert numbers(again) == numbers(out) and "archived" not in err and set(named()) == {mine, archived}
 
 
 @pytest.mark.parametrize("share", [.5, .9])
@@ -162,7 +164,7 @@ def test_other_options_archive_an_unfinished_store_with_its_checkpoint(finished,
     watch, _ = interrupt_at(steps // 2)
     with watch: start("trace", capsys, code=1)
     start("trace", capsys, "--seed", "1")
-    mine, archived, beside = named()
+    mine, archived, beside = sorted(named(), key=len)
     assert beside == f"{archived}.unfinished"
     shutil.rmtree(mine)
     for path in (archived, beside): Path(path).rename(path.replace(archived, mine))   # put back, it resumes
@@ -217,3 +219,18 @@ def test_force_overwrite_leaves_what_is_not_the_runs(tmp_path):
 def test_the_given_texts_of_an_archived_analysis_stay(tmp_path):
     first, second = (keep_texts(load_texts([f"{word} one", f"{word} two"]), tmp_path / "out") for word in ("old", "new"))
     assert list(load_texts(first).texts) == ["old one", "old two"] and first != second
+
+
+def test_results_in_memory_stay_those_of_their_archived_store(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in STORES: shutil.copytree(finished(name, capsys, monkeypatch)[0] / "out.zarr", f"{name}.zarr")
+    atlas, trace = AtlasResult.load("atlas.zarr"), TraceResult.load("trace.zarr")
+    before = trace.network().state_dict()
+    with open_run("trace.zarr", {"another": 1}, store=True) as run: shutil.copytree(run.archived, "trace.zarr")
+    shutil.rmtree("trace.zarr/model")
+    assert all(tensor.equal(before[name]) for name, tensor in trace.network().state_dict().items())
+    assert trace.inference.accuracy == trace.accuracy
+    shutil.rmtree(run.archived)
+    with pytest.raises(BadData, match="no longer in trace.zarr"): trace.network()
+    shutil.rmtree("atlas.zarr")
+    assert atlas.data.r2.notnull().any()
