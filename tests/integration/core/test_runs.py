@@ -3,13 +3,17 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
+import filelock
 import pytest
+import torch
 from neural_introspection import AgentConfig, AtlasConfig, IntrospectionConfig, ScanConfig, cli
 from neural_introspection.analysis import run_agent
 from neural_introspection.analysis.agent import keep_texts
-from neural_introspection.core import make_config, open_run, read_json, runs, watch_progress
-from neural_introspection.core.errors import BadData
+from neural_introspection.core import (check_run_folder, checkpointed, make_config, open_run, read_json, runs,
+    watch_progress, write_json)
+from neural_introspection.core.errors import BadData, BadRunFolder
 from neural_introspection.core.files import write_text
 from neural_introspection.data import load_texts
 from neural_introspection.introspection import AtlasResult, run_atlas, run_introspection, run_scan
@@ -234,3 +238,71 @@ def test_results_in_memory_stay_those_of_their_archived_store(finished, tmp_path
     with pytest.raises(BadData, match="no longer in trace.zarr"): trace.network()
     shutil.rmtree("atlas.zarr")
     assert atlas.data.r2.notnull().any()
+
+
+def test_the_working_folder_and_those_above_it_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (".", "..", "deep/..", tmp_path):
+        with pytest.raises(BadRunFolder, match="is the working folder, or above it"): open_run(path, {})
+        with pytest.raises(BadRunFolder, match="is the working folder, or above it"): check_run_folder(path)
+    with open_run("deep/../run", {}) as run: assert run.path == tmp_path / "here" / "run"
+
+
+def test_a_run_that_another_process_finished_before_the_lock_is_found(tmp_path, monkeypatch):
+    real = runs._lock_run
+    def late(*paths):
+        monkeypatch.setattr(runs, "_lock_run", real)
+        with open_run(tmp_path / "run", {}): pass
+        return real(*paths)
+    monkeypatch.setattr(runs, "_lock_run", late)
+    assert open_run(tmp_path / "run", {}).finished
+
+
+def test_the_checkpoint_of_another_run_beside_a_finished_store_stays(tmp_path):
+    store, kept = tmp_path / "out.zarr", tmp_path / "kept"
+    with pytest.raises(KeyError), open_run(store, {"layer": 1}, store=True): raise KeyError
+    runs.work_folder(store).rename(kept)
+    with open_run(store, {"layer": 2}, store=True): write_json(store / "zarr.json", dict(attributes={}))
+    kept.rename(runs.work_folder(store))
+    assert open_run(store, {"layer": 2}, store=True).finished
+    assert runs.work_folder(store).is_dir()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("text", ["{half", '{"format": 1, "status": "complete", "config": {}}'])
+def test_a_damaged_or_older_manifest_is_that_of_an_unknown_run(text, force, tmp_path):
+    with open_run(tmp_path / "run", {"layer": 1}) as run: write_text(run.file("reports", "report.md"), "found")
+    write_text(tmp_path / "run" / "manifest.json", text)
+    with open_run(tmp_path / "run", {}, force_overwrite=force) as run: assert bool(run.archived) == (not force)
+    if not force: assert (run.archived / "reports" / "report.md").exists()
+
+
+def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(BadRunFolder, match="cannot be written") as _kept:
+        patch.setattr(Path, "mkdir", Mock(side_effect=[None, OSError(28, "disk full")]))
+        open_run(tmp_path / "run", {})
+    lock = filelock.FileLock(tmp_path / ".run.lock", timeout=0)
+    with lock: assert lock.is_locked
+
+
+def test_what_a_kill_left_of_a_removal_goes_with_the_next(tmp_path):
+    write_text(tmp_path / ".run.removed" / "reports" / "report.md", "old")
+    for force in (False, True):
+        with open_run(tmp_path / "run", {}, force_overwrite=force): pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".run.lock", "run"]
+
+
+def test_pieces_of_another_identity_go_in_one_step(tmp_path, monkeypatch):
+    pieces = lambda of: checkpointed(1, lambda i: {"x": torch.tensor([float(of)])}, tmp_path / "pieces", dict(of=of))
+    pieces(1)
+    with monkeypatch.context() as patch:   # what cannot be removed is not used
+        patch.setattr(runs.shutil, "rmtree", lambda *_, **__: None)
+        assert float(pieces(2)[0]["x"]) == 2
+    write_text(tmp_path / "pieces" / "pieces.json", "{half")
+    assert float(pieces(3)[0]["x"]) == 3
+
+
+def test_a_folder_that_is_moved_while_its_run_goes_on_is_named(tmp_path, caplog):
+    with open_run(tmp_path / "run", {}): (tmp_path / "run").rename(tmp_path / "moved")
+    assert "run was moved or removed while its run went on" in caplog.text
