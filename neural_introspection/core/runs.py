@@ -145,8 +145,10 @@ def finished_run(path: str | Path, config: dict, load: Optional[Callable[[Path],
     before = _manifest(path, store)
     if not _is_same(before, config, complete=True): return None
     try: result = load(path.absolute()) if load else None
-    except BadData as error: return log.warning("%s It is computed again.", error)
-    return RunFolder(path.absolute(), before, finished=True, result=result)
+    except (KeyError, TypeError) as error: log.warning("%s is damaged (%r). It is computed again.", path, error)
+    except BadData as error: log.warning("%s It is computed again.", error)
+    else: return RunFolder(path.absolute(), before, finished=True, result=result)
+    return None
 
 def _manifest(path: Path, store: bool) -> dict:
     return _stored_manifest(path) if store else _previous_run(path) if path.is_dir() else {}

@@ -145,5 +145,5 @@ def _load(path: Path) -> AtlasResult:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise BadData(f"{path} holds no atlas that this version can read ({reason}): make it again.") from None
     check_format(data.attrs, 1, path, "atlas")
-    del data.attrs["format"]
+    for name in ("format", "run"): data.attrs.pop(name, None)   # what is saved of it is no finished run
     return AtlasResult(data, about)

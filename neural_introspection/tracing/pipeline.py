@@ -186,7 +186,7 @@ def _load_result(path: Path) -> TraceResult:
     "`BadData` if there is no trace, or one that `run_trace` has not finished."
     trace = NetworkTrace(path)
     run = read_json(path/"zarr.json")["attributes"].get("run")
-    if run is None:
+    if run is None or not {"about", "timings", "config", "versions", "created", "settings", "history"} <= run.keys():
         raise BadData(f"{path} has no finished run of run_trace: open it with NetworkTrace.open, or run it to its end.")
     about = run.pop("about") | dict(seconds=run["timings"]["train"], asked=run["config"], versions=run["versions"],
                                     created=run["created"])

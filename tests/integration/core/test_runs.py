@@ -10,6 +10,7 @@ import pytest
 import torch
 from neural_introspection import AgentConfig, AtlasConfig, IntrospectionConfig, ScanConfig, cli
 from neural_introspection.analysis import run_agent
+from neural_introspection.antitraining import pipeline
 from neural_introspection.analysis.agent import keep_texts
 from neural_introspection.core import (check_run_folder, checkpointed, make_config, open_run, read_json, runs,
     watch_progress, write_json)
@@ -203,6 +204,16 @@ def test_another_model_or_other_texts_are_another_run(name, tmp_path, monkeypatc
     assert call() == created[-2]   # changed weights have a hash too
 
 
+@pytest.mark.parametrize("name, file", [("toy", "out/datasets/looks.parquet"), ("toy", "out/models/value_0_seed_0.safetensors"),
+    ("antitrain", "out/models/seed_0.safetensors"), ("run", "out/models/predictor.safetensors")])
+def test_a_result_with_half_a_file_is_no_finished_run(name, file, finished, tmp_path, capsys, monkeypatch):
+    shutil.copytree(finished(name, capsys, monkeypatch)[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_bytes(Path(file).read_bytes()[:20])
+    monkeypatch.setattr(runs, "_begin", Mock(side_effect=InterruptedError))
+    assert "It is computed again." in start(name, capsys, code=1)[1]
+
+
 def test_a_damaged_result_is_computed_again(finished, tmp_path, capsys, monkeypatch):
     folder, out, _ = finished("toy", capsys, monkeypatch)
     monkeypatch.chdir(tmp_path)
@@ -280,7 +291,7 @@ def test_a_damaged_or_older_manifest_is_that_of_an_unknown_run(text, force, tmp_
 
 def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(BadRunFolder, match="cannot be written") as _kept:
-        patch.setattr(Path, "mkdir", Mock(side_effect=[None, OSError(28, "disk full")]))
+        patch.setattr(Path, "mkdir", Mock(side_effect=[None, None, OSError(28, "disk full")]))
         open_run(tmp_path / "run", {})
     lock = filelock.FileLock(tmp_path / ".run.lock", timeout=0)
     with lock: assert lock.is_locked
@@ -306,3 +317,31 @@ def test_pieces_of_another_identity_go_in_one_step(tmp_path, monkeypatch):
 def test_a_folder_that_is_moved_while_its_run_goes_on_is_named(tmp_path, caplog):
     with open_run(tmp_path / "run", {}): (tmp_path / "run").rename(tmp_path / "moved")
     assert "run was moved or removed while its run went on" in caplog.text
+
+
+def test_a_saved_part_of_an_atlas_is_no_finished_run(finished, tmp_path, capsys, monkeypatch):
+    folder = finished("atlas", capsys, monkeypatch)[0]
+    AtlasResult.load(folder / "out.zarr").save(tmp_path / "out.zarr")
+    assert "run" not in read_json(tmp_path / "out.zarr" / "zarr.json")["attributes"]
+
+
+def test_a_worker_that_outlived_its_run_writes_nothing_into_another(tmp_path):
+    config = cli.parse("antitrain", COMMANDS["antitrain"].split()[1:])[0]
+    with open_run(tmp_path / "out", {}) as run: pass
+    with pytest.raises(BadRunFolder, match="another run's by now"): pipeline._one_seed(config, 0, run.path, "before")
+    assert not [p for p in run.path.rglob("seed*")]
+
+
+def test_a_trace_of_an_older_version_is_refused(finished, tmp_path, capsys, monkeypatch):
+    store = shutil.copytree(finished("trace", capsys, monkeypatch)[0] / "out.zarr", tmp_path / "out.zarr")
+    about = read_json(store / "zarr.json")
+    del about["attributes"]["run"]["settings"]
+    write_json(store / "zarr.json", about)
+    with pytest.raises(BadData, match="no finished run of run_trace"): TraceResult.load(store)
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError])
+def test_a_result_that_cannot_be_read_is_computed_again(error, tmp_path, caplog):
+    with open_run(tmp_path / "run", {}): pass
+    with open_run(tmp_path / "run", {}, load=Mock(side_effect=error("score"))) as run: assert run.archived
+    assert "It is computed again." in caplog.text
