@@ -182,6 +182,8 @@ def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     base = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = (path.with_name(_archive_name(path.name, base + (f"-{i}" if i else ""))) for i in itertools.count())
     stamp = next(name for name in names if not (name.exists() or work_folder(name).exists()))
+    if path != folder and (folder/"manifest.json").exists():   # where the store goes: a kill may part the two
+        write_json(folder/"manifest.json", _previous_run(folder) | dict(archive=stamp.name))
     for one in there: one.rename(stamp if one == path else work_folder(stamp))
     return (stamp if stamp.exists() else work_folder(stamp)).absolute()
 
@@ -232,8 +234,14 @@ def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunF
     "The run that is there, or a new one in the place of what is there."
     folder = work_folder(path) if store else path
     before = _previous_run(folder)
+    goal = path.with_name(before.get("archive", path.name))
+    if store and goal != path and goal.exists() and not path.exists() and not work_folder(goal).exists():
+        folder.rename(work_folder(goal))   # a kill parted it from its store
+        before = {}
     for part in half_written(folder): part.unlink(missing_ok=True)
     if not force_overwrite and _is_same(before, config, complete=False):
+        other = _stored_manifest(path).get("created", before["created"]) != before["created"] if store else False
+        if other: log.info("the previous run was archived as %s", shown_path(_clear(path, path, False)))
         log.info("resuming the run in %s (it stopped in stage %s)", path, before.get("stage", "none"))
         run = RunFolder(folder.absolute(), before, resumed=True)
     else:

@@ -345,3 +345,29 @@ def test_a_result_that_cannot_be_read_is_computed_again(error, tmp_path, caplog)
     with open_run(tmp_path / "run", {}): pass
     with open_run(tmp_path / "run", {}, load=Mock(side_effect=error("score"))) as run: assert run.archived
     assert "It is computed again." in caplog.text
+
+
+def test_a_kill_between_the_renames_of_an_archived_store_parts_nothing(tmp_path, monkeypatch):
+    store, real = tmp_path / "out.zarr", Path.rename
+    with pytest.raises(KeyError), open_run(store, {"layer": 1}, store=True):
+        write_json(store / "zarr.json", dict(attributes={}))
+        raise KeyError
+    def killed(path, goal):
+        if path.name == "out.zarr.unfinished": raise KeyboardInterrupt
+        return real(path, goal)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        open_run(store, {"layer": 2}, store=True)
+    with open_run(store, {"layer": 2}, store=True): write_json(store / "zarr.json", dict(attributes={}))
+    archived, = tmp_path.glob("out-*.zarr")
+    assert read_json(runs.work_folder(archived) / "manifest.json")["config"] == {"layer": 1}
+
+
+def test_a_resumed_run_archives_a_store_that_another_one_finished(tmp_path):
+    store = tmp_path / "out.zarr"
+    with pytest.raises(KeyError), open_run(store, {"layer": 1}, store=True): raise KeyError
+    write_json(store / "zarr.json", dict(attributes=dict(run=dict(created="before", status="complete"))))
+    with open_run(store, {"layer": 1}, store=True) as run:
+        assert run.resumed and not store.exists()
+        write_json(store / "zarr.json", dict(attributes={}))
+    assert len(list(tmp_path.glob("out-*.zarr"))) == 1
