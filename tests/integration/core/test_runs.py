@@ -371,3 +371,10 @@ def test_a_resumed_run_archives_a_store_that_another_one_finished(tmp_path):
         assert run.resumed and not store.exists()
         write_json(store / "zarr.json", dict(attributes={}))
     assert len(list(tmp_path.glob("out-*.zarr"))) == 1
+
+
+def test_an_atlas_that_has_lost_a_chunk_is_refused(finished, tmp_path, capsys, monkeypatch):
+    store = shutil.copytree(finished("atlas", capsys, monkeypatch)[0] / "out.zarr", tmp_path / "out.zarr")
+    AtlasResult.load(store)
+    next(p for p in (store / "r2" / "c").rglob("*") if p.is_file()).unlink()
+    with pytest.raises(BadData, match="has lost a part of r2"): AtlasResult.load(store)
