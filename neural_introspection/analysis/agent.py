@@ -25,8 +25,8 @@ from .token_level import neuron_addresses
 from neural_introspection.core import (BadData, RunFolder, check_format, check_run_folder, full_path, make_config,
     open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame,
     write_json, write_text)
-from ..models.loading import hook_identity
-from ..data import load_texts
+from ..models.loading import model_identity
+from ..data import Corpus, load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import adjust_fdr
 
@@ -192,10 +192,13 @@ def _graph_figure(visits: pd.DataFrame) -> Any:
     return figure([*traces, dots], f"The way through the states: {len(visits)} steps", height=380, annotations=arrows, xaxis=hidden | dict(range=[-.5, 6.5]), yaxis=hidden | dict(range=[-1.4, 1.3]))
 
 # %% ../../nbs/analysis/40_agent.ipynb #1c4e6d82
-def keep_texts(texts: Sequence[str], output_dir: str) -> Path:
-    "Write given texts beside the run folder, so that the report's cells can read them again; returns the file."
-    path = full_path(output_dir).with_name(f"{Path(output_dir).name}-texts.parquet")
-    return write_frame(path, load_texts(texts).to_frame())
+def keep_texts(corpus: Corpus, output_dir: str) -> Path:
+    """Write given texts beside the run folder, so that the report's cells can read them again; returns the file, named
+    by its content: those of an archived run stay."""
+    frame, folder = corpus.to_frame(), full_path(output_dir)
+    content = hashlib.sha256(frame.to_json().encode()).hexdigest()[:16]
+    path = folder.with_name(f"{folder.name}-texts-{content}.parquet")
+    return path if path.exists() else write_frame(path, frame)
 
 # %% ../../nbs/analysis/40_agent.ipynb #232d9256
 def run_agent(
@@ -208,19 +211,21 @@ def run_agent(
     interrupted run, and loads a finished one."""
     config, model, texts = resolve_call(AgentConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
-    if texts is not None: config = dataclasses.replace(config, texts=str(keep_texts(texts, config.output_dir)))
+    given = None if texts is None else load_texts(texts)
     check_agent(config)
     seed_everything(config.seed)
     if model is None: resolve_model(config.model)
     check_run_folder(config.output_dir)
-    parts = split_texts(config)
+    parts = split_texts(config if given is None else dataclasses.replace(config, texts=given))
     if model is None: model = load_model(config.model, config.device)
     for layer in chosen_layers(config): check_layer(model, layer)
     neuron_addresses(model, split_list(config.neurons, ";") or ["blocks.0.mlp.hook_post[0]"])
-    identity = {k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "timeout")}
-    identity |= dict(weights=describe(model).weights, hooks=hook_identity(model),
-                     rows=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])   # a file of texts may change
     policy = make_policy(config)
+    identity = {k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "timeout")}
+    if given is not None:   # `rows` are their identity
+        config, identity["texts"] = dataclasses.replace(config, texts=str(keep_texts(given, config.output_dir))), None
+    identity |= model_identity(model)
+    identity |= dict(rows=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])   # a file of texts may change
     with open_run(config.output_dir, identity, config.force_overwrite, AnalysisResult.load) as run:
         if run.finished: return run.result
         stored = run.file("datasets", "state.json")

@@ -17,8 +17,8 @@ from .certificate import behaviour, certify
 from .config import AntitrainConfig, AntitrainSettings
 from ..models import Examples
 from .training import Antitraining, check_settings, log
-from ..core import (BadData, BadInput, check_run_folder, config_from, find_run, full_path,
-    make_config, open_run, pick_device, plain, read_json, shown_path, spread_calls, weight_hash, write_frame, write_json)
+from ..core import (BadData, BadInput, BadRunFolder, check_run_folder, config_from, find_run, full_path,
+    make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path, spread_calls, weight_hash, write_frame, write_json)
 from ..data import ClassificationData, load_classification
 
 # %% auto #0
@@ -49,13 +49,24 @@ def _seed_row(a: Antitraining, data: ClassificationData, seed: int) -> dict:
                 spectators_randomised_accuracy=float(random.accuracy["spectators_randomised"]), chance=data.majority)
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #d47a8302
-def _one_seed(config: AntitrainConfig, seed: int, folder: Path) -> dict:
-    "Run, or read what a run before left; everything that the result needs, JSON-able."
-    done = folder/"reports"/f"seed_{seed}.json"
-    if done.exists():
-        with contextlib.suppress(BadData): return read_json(done)
+def _seed_file(folder: Path, seed: int) -> Path: return folder/"reports"/f"seed_{seed}.json"
+
+def _read_seed(folder: Path, seed: int, created: str) -> dict:
+    "What the run that began then found with a seed; `BadData` for anything else."
+    found = read_json(_seed_file(folder, seed))
+    if (found.get("seed"), found.pop("created", None)) != (seed, created):
+        raise BadData(f"{shown_path(_seed_file(folder, seed))} is not of this run.")
+    return found
+
+def _one_seed(config: AntitrainConfig, seed: int, folder: Path, created: str) -> dict:
+    "Run, or read what this run left before; everything that the result needs, JSON-able."
+    with contextlib.suppress(BadData): return _read_seed(folder, seed, created)
     state = folder/"models"/f"seed_{seed}.safetensors"
     a, data = open_antitraining(config, seed)
+    def save(path: str | Path) -> Path:
+        _check_owner(folder, created)
+        return type(a).save(a, path)
+    a.save = save   # a process may outlive the one that started it
     if a.resume(state): log.info("seed %d resumes after phase %r", seed, a.history[-1]["phase"])
     a.run(state)
     if not a.cores: a.measure()
@@ -64,8 +75,14 @@ def _one_seed(config: AntitrainConfig, seed: int, folder: Path) -> dict:
         c = certify(a.model, a.layers[0], a.examples, a.test, kind=config.kind, seed=seed)
         found |= dict(at_chance=c.at_chance, certificate=c.summary(), behaviour=c.behaviour.to_dict("records"), decoders=c.decoders.to_dict("records"), relearning=c.relearning.to_dict("records"))
     found |= dict(history=a.history)
-    write_json(done, found)
+    _check_owner(folder, created)
+    write_json(_seed_file(folder, seed), found | dict(created=created))
     return found
+
+def _check_owner(folder: Path, created: str) -> None:
+    with contextlib.suppress(BadData):
+        if read_json(folder/"manifest.json").get("created") == created: return
+    raise BadRunFolder(f"{shown_path(folder)} is gone, or another run's by now: nothing more is written there.")
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #c832fb8b
 @dataclass(frozen=True, repr=False)
@@ -128,7 +145,7 @@ def check_config(config: AntitrainConfig) -> None:
 # %% ../../nbs/antitraining/24_pipeline.ipynb #dc9771f9
 def _identity(config: AntitrainConfig, data: ClassificationData) -> dict:
     settings = {k: v for k, v in vars(config).items() if k not in ("output_dir", "force_overwrite", "n_jobs")}
-    return settings | dict(rows=weight_hash(data.tensors.items()))   # a file may change
+    return settings | dict(used=pick_device(config.device), rows=weight_hash(data.tensors.items()))   # a file may change
 
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #c652eee7
@@ -139,10 +156,10 @@ def run_antitrain(config: Optional[AntitrainConfig] = None, **options: Any) -> A
     check_config(config)
     _, data = open_antitraining(config, config.seed)   # what cannot work ends here
     seeds = range(config.seed, config.seed + config.seeds)
-    with open_run(config.output_dir, _identity(config, data), config.force_overwrite, _load_run) as run:
+    with open_run(config.output_dir, _identity(config, data), config.force_overwrite, _load_whole) as run:
         if run.finished: return run.result
         with run.stage("antitrain"):
-            found = spread_calls(_one_seed, [(config, seed, run.path) for seed in seeds], config.n_jobs, "seeds", "seed")
+            found = spread_calls(_one_seed, [(config, seed, run.path, run.manifest["created"]) for seed in seeds], config.n_jobs, "seeds", "seed")
         result = AntitrainResult(tuple(found), config, run.path, run.manifest["created"])
         write_frame(run.file("datasets", "seeds.parquet"), result.to_frame())
         write_frame(run.file("datasets", "history.parquet"), result.history())
@@ -154,9 +171,15 @@ def _load_run(path: Path) -> AntitrainResult:
     path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     if manifest.get("status") != "complete" or not isinstance(manifest.get("config"), dict) or "cycle_steps" not in manifest["config"]: raise BadData(f"{path} holds no finished run of antitrain: give the run folder of one.")
-    settings = {k: v for k, v in manifest["config"].items() if k != "rows"}
+    settings, created = {k: v for k, v in manifest["config"].items() if k not in ("rows", "used")}, manifest.get("created", "")
     config = make_config(AntitrainConfig, settings | dict(output_dir=str(path)))
-    return AntitrainResult(tuple(read_json(path/"reports"/f"seed_{seed}.json") for seed in range(config.seed, config.seed + config.seeds)), config, path, manifest["created"])
+    return AntitrainResult(tuple(_read_seed(path, seed, created) for seed in range(config.seed, config.seed + config.seeds)), config, path, created)
+
+def _load_whole(path: Path) -> AntitrainResult:
+    "`BadData` also if the file of a network is damaged."
+    found = _load_run(path)
+    for run in found.runs: read_tensors(path/"models"/f"seed_{run['seed']}.safetensors", [])
+    return found
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #7f3f7342
 def _stored(r: AntitrainResult, seed: int) -> Antitraining:

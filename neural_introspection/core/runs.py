@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import platform
+import secrets
 import shutil
 import tempfile
 import time
@@ -89,7 +90,10 @@ class RunFolder:
         if not self.finished: _close(self, error)
 
 # %% ../../nbs/core/90_runs.ipynb #82c28193
-def _created(folder: Path) -> Optional[str]: return read_json(folder/"manifest.json").get("created")
+def _created(folder: Path) -> Optional[str]:
+    "When the run in a folder, or that of a store, began."
+    store = folder.suffix == ".zarr"
+    return (_stored_manifest(folder) if store else read_json(folder/"manifest.json")).get("created")
 
 def _close(run: RunFolder, error: Optional[BaseException]) -> None:
     "Note how the run ended, and free its folder."
@@ -98,7 +102,7 @@ def _close(run: RunFolder, error: Optional[BaseException]) -> None:
                error=None if error is None else str(error) or type(error).__name__,
                traceback=None if error is None or stopped else _traceback(error))
     try:
-        if not run.is_there(): pass
+        if not run.is_there(): log.warning("%s was moved or removed while its run went on.", shown_path(run.path))
         elif run.store and error is None: _hand_over(run.path, run.store, run.manifest | end)
         else: run.update(**end)
     finally: run.lock.release()
@@ -117,9 +121,11 @@ def _hand_over(folder: Path, store: Path, manifest: dict) -> None:
 
 # %% ../../nbs/core/90_runs.ipynb #f4587a4f
 def _here(path: str | Path) -> Path:
-    "The path as it is shown; the working folder by its name, because a run may have to be moved aside."
-    path = full_path(path)
-    return path if path == Path.cwd() else shown_path(path)
+    "The path as it is shown; `BadRunFolder` for the working folder and those above it, which cannot be moved aside."
+    path = Path(os.path.normpath(full_path(path)))
+    if path in (Path.cwd(), *Path.cwd().parents):
+        raise BadRunFolder(f"{path} is the working folder, or above it: give a folder in it, or elsewhere.")
+    return shown_path(path)
 
 def _is_same(manifest: dict, config: dict, complete: bool) -> bool:
     "Whether this is the manifest of a run of this config and these versions that is, or is not, complete."
@@ -136,11 +142,16 @@ def finished_run(path: str | Path, config: dict, load: Optional[Callable[[Path],
                  store: bool = False) -> Optional[RunFolder]:
     "The finished run of this config and these versions, or None; one whose result is damaged does not count."
     path = _here(path)
-    before = _stored_manifest(path) if store else _previous_run(path) if path.is_dir() else {}
+    before = _manifest(path, store)
     if not _is_same(before, config, complete=True): return None
     try: result = load(path.absolute()) if load else None
-    except BadData as error: return log.warning("%s It is computed again.", error)
-    return RunFolder(path.absolute(), before, finished=True, result=result)
+    except (KeyError, TypeError) as error: log.warning("%s is damaged (%r). It is computed again.", path, error)
+    except BadData as error: log.warning("%s It is computed again.", error)
+    else: return RunFolder(path.absolute(), before, finished=True, result=result)
+    return None
+
+def _manifest(path: Path, store: bool) -> dict:
+    return _stored_manifest(path) if store else _previous_run(path) if path.is_dir() else {}
 
 def _stored_manifest(store: Path) -> dict:
     "The manifest that a finished run left in a Zarr store, or {}."
@@ -151,28 +162,41 @@ def _json_of(path: Path) -> dict: return read_json(path) if path.exists() else {
 # %% ../../nbs/core/90_runs.ipynb #fd9bb5ef
 def find_run(path: Path, created: str) -> Path:
     "The current path of the run that began then: a later one of that name archives it. `BadData` if it is gone."
-    for folder in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))):
+    for folder in (path, *sorted(path.parent.glob(_archive_name(glob.escape(path.name), "*")))):
         with contextlib.suppress(BadData):
             if _created(folder) == created: return folder
     raise BadData(f"the run of this result is no longer in {shown_path(path)}: load it from where it is now, or make it "
                   "again.")
 
 # %% ../../nbs/core/90_runs.ipynb #e93b2876
+def _archive_name(name: str, stamp: str) -> str:
+    "A store keeps its ending, so that it can be read where it is."
+    return f"{name.removesuffix('.zarr')}-{stamp}{'.zarr' if name.endswith('.zarr') else ''}"
+
 def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     "Archive what is there under the time, a store and its run's folder alike, or remove it; the path of the archive."
     there = [p for p in dict.fromkeys((path, folder)) if p.exists() and any(p.iterdir())]
     if remove:
-        for one in there: _remove(one)
+        for one in there: _remove(one, all=one == path != folder)
         return None
-    base = f"{path.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    names = (path.with_name(base + (f"-{i}" if i else "")) for i in itertools.count())
+    base = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = (path.with_name(_archive_name(path.name, base + (f"-{i}" if i else ""))) for i in itertools.count())
     stamp = next(name for name in names if not (name.exists() or work_folder(name).exists()))
+    if path != folder and (folder/"manifest.json").exists():   # where the store goes: a kill may part the two
+        write_json(folder/"manifest.json", _previous_run(folder) | dict(archive=stamp.name))
     for one in there: one.rename(stamp if one == path else work_folder(stamp))
     return (stamp if stamp.exists() else work_folder(stamp)).absolute()
 
-def _remove(folder: Path) -> None:
-    "Remove a folder; first out of the way in one step, so that a kill leaves no half a run."
-    shutil.rmtree(folder.rename(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)))
+def _remove(folder: Path, all: bool = False) -> None:
+    """Remove a run's own files, or `all` of a store; other files stay. First they go out of the way, the manifest last,
+    so that a kill leaves no half a run."""
+    away = folder.with_name(f".{folder.name}.removed")
+    if away.exists(): shutil.rmtree(away)   # a kill left it
+    away.mkdir()
+    own = (p for p in (*(folder/name for name in reversed(RUN_FOLDERS)), folder/"manifest.json") if p.exists())
+    for one in [folder] if all else own: one.rename(away/one.name)
+    shutil.rmtree(away)
+    if not all and not any(folder.iterdir()): folder.rmdir()
 
 # %% ../../nbs/core/90_runs.ipynb #b09b29bb
 def open_run(
@@ -186,6 +210,7 @@ def open_run(
     be written, is in use, or holds something else."""
     path = _here(path)
     folder = work_folder(path) if store else path
+    before = _manifest(path, store)
     found = None if force_overwrite else finished_run(path, config, load, store)
     if found: log.info("%s holds the finished run of these options, so nothing is computed: give force_overwrite to "
                        "compute it again", path)
@@ -193,8 +218,11 @@ def open_run(
     with contextlib.ExitStack() as undo:
         lock = _lock_run(path, folder)
         undo.callback(lock.release)
+        now = _manifest(path, store)
+        if now != before and not force_overwrite: found = finished_run(path, config, load, store)   # meanwhile
         if found:
-            _remove(folder)   # of a process that was killed at its very end
+            left = _previous_run(folder) if store else {}
+            if store and (not left or left.get("created") == now.get("created")): _remove(folder)   # a kill left it
             return found
         run = _begin(path, config, force_overwrite, store)
         run.lock, run.store = lock, path.absolute() if store else None
@@ -206,8 +234,14 @@ def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunF
     "The run that is there, or a new one in the place of what is there."
     folder = work_folder(path) if store else path
     before = _previous_run(folder)
-    for part in half_written(folder): part.unlink()
+    goal = path.with_name(before.get("archive", path.name))
+    if store and goal != path and goal.exists() and not path.exists() and not work_folder(goal).exists():
+        folder.rename(work_folder(goal))   # a kill parted it from its store
+        before = {}
+    for part in half_written(folder): part.unlink(missing_ok=True)
     if not force_overwrite and _is_same(before, config, complete=False):
+        other = _stored_manifest(path).get("created", before["created"]) != before["created"] if store else False
+        if other: log.info("the previous run was archived as %s", shown_path(_clear(path, path, False)))
         log.info("resuming the run in %s (it stopped in stage %s)", path, before.get("stage", "none"))
         run = RunFolder(folder.absolute(), before, resumed=True)
     else:
@@ -225,29 +259,32 @@ def _lock_run(path: Path, folder: Path) -> Any:
     import filelock
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise BadRunFolder(f"{path} is {'a link' if path.is_symlink() else 'a file'}: give a folder for the run.")
+    lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent): pass  # filelock takes some unwritable folders for locked ones
-        lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
         lock.acquire()
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): pass
     except filelock.Timeout:
         raise BadRunFolder(f"another process is working in {path}: wait for it or give another folder.") from None
     except OSError as error:
+        lock.release()
         raise BadRunFolder(f"{path} cannot be written ({error.strerror}): give another folder.") from None
     return lock
 
 # %% ../../nbs/core/90_runs.ipynb #7ef5ab72
 def _previous_run(path: Path) -> dict:
-    "The manifest of the run in a folder, or {}; `BadRunFolder` if something else is in it."
-    before = _json_of(path/"manifest.json")
-    known = before.get("format") == 1 and {"status", "created"} <= before.keys()
-    if known and isinstance(before.get("config"), dict): return before
-    left = set(half_written(path))  # by a process killed before its first manifest
-    if any(p not in left and (p.name not in RUN_FOLDERS or any(p.iterdir())) for p in path.iterdir()):
+    """The manifest of the run in a folder, or {}; `BadRunFolder` if something else is in it. A damaged one is that of
+    an unknown run."""
+    try: before = _json_of(path/"manifest.json")
+    except BadData: before = dict(status="damaged")
+    damaged, left = before == dict(status="damaged"), set(half_written(path))  # by a process killed at its start
+    own = (*RUN_FOLDERS, "manifest.json") if damaged else [f for f in RUN_FOLDERS if not any((path/f).glob("*"))]
+    if before.get("format") == 1 and "status" in before and isinstance(before.get("config"), dict): return before
+    if any(p not in left and p.name not in own for p in path.iterdir()):
         raise BadRunFolder(f"{path} holds files that are not a run's: give an empty or new folder.")
-    return {}
+    return before
 
 # %% ../../nbs/core/90_runs.ipynb #4a0479f2
 def check_run_folder(path: str | Path) -> None:
@@ -289,8 +326,12 @@ def checkpointed(
     "The pieces in order, made or read back."
     if folder is None: return [make(i) for i in range(count)]
     folder, identity = Path(folder), plain(identity or {})
-    if not (folder/"pieces.json").exists() or read_json(folder/"pieces.json") != identity:
-        shutil.rmtree(folder, ignore_errors=True)
+    try: same = read_json(folder/"pieces.json") == identity
+    except BadData: same = False
+    if not same:
+        if folder.exists():   # aside in one step: a kill leaves no piece beside another identity
+            aside = folder.rename(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}"))
+            shutil.rmtree(aside, ignore_errors=True)
         write_json(folder/"pieces.json", identity)
     return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in range(count)]
 

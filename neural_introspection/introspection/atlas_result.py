@@ -132,18 +132,22 @@ def _save(result: AtlasResult, path: Path) -> Path:
     data = result.data.assign_attrs(format=1, atlas=json.dumps(plain(result.about)))
     one = {"layer": 1}   # a chunk for each layer
     chunks = {k: dict(chunks=tuple(one.get(d, n) for d, n in v.sizes.items())) for k, v in data.data_vars.items()}
-    with atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks)
+    with atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks, write_empty_chunks=True)
     return path
 
 # %% ../../nbs/introspection/68_atlas_result.ipynb #6b4c0160
 def _load(path: Path) -> AtlasResult:
     import xarray
+    import zarr
     try:
-        data = xarray.open_zarr(path, chunks=None, consolidated=False)
+        with xarray.open_zarr(path, chunks=None, consolidated=False) as stored: data = stored.load()   # it may be archived
         about = json.loads(data.attrs.pop("atlas"))
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise BadData(f"{path} holds no atlas that this version can read ({reason}): make it again.") from None
     check_format(data.attrs, 1, path, "atlas")
-    del data.attrs["format"]
+    arrays = zarr.open_group(path, mode="r")
+    lost = [k for k in data.data_vars if arrays[k].nchunks_initialized < arrays[k].nchunks]
+    if lost: raise BadData(f"{path} has lost a part of {', '.join(lost)}: make it again.")
+    for name in ("format", "run"): data.attrs.pop(name, None)   # what is saved of it is no finished run
     return AtlasResult(data, about)

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import numpy as np
 from ..activations import parse_position
 from ..core import (BadInput, check_options, check_store, open_run, parse_integers, plain, resolve_call)
-from ..models.loading import hook_identity
+from ..models.loading import model_identity
 from ..data import group_texts, load_texts
 from .atlas import NeuronAtlas, _identity, _plan
 from .atlas_result import LEVEL, AtlasResult
@@ -56,7 +56,8 @@ def run_atlas(
         settings = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # the same anywhere
         return dataclasses.replace(result, about=result.about | dict(config=settings))
     if not config.output: return probe()
-    identity = _identity(atlas, _plan(atlas, corpus.texts, groups)[-1]) | dict(hooks=hook_identity(model))
+    identity = model_identity(model)   # first, because the atlas describes the model as well
+    identity |= _identity(atlas, _plan(atlas, corpus.texts, groups)[-1])
     with open_run(config.output, identity, config.force_overwrite, AtlasResult.load, store=True) as run:
         if run.finished: return run.result
         with run.stage("probe"): result = probe(run.file("datasets", "sums"))

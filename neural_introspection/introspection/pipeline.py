@@ -11,9 +11,9 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 from ..activations import NeuronStats, SelectedTokens
-from neural_introspection.core import (BadData, RunFolder, Target, is_resumable, open_run, plain, resolve_call,
-    site_name, write_frame)
-from ..models.loading import hook_identity
+from ..core import (BadData, RunFolder, Target, is_resumable, open_run, plain, read_tensors,
+    resolve_call, site_name, write_frame)
+from ..models.loading import model_identity
 from ..data import Corpus
 from .baselines import predict_rows
 from .card import judge
@@ -79,6 +79,11 @@ def _best_norm(p: Prepared, tokens: SelectedTokens, layers: list[int]) -> tuple[
 def _stored(load: Any, path: Path) -> Any:
     "What an earlier part of this run stored, or None; `BadData` if it is damaged."
     return load(path) if path.exists() else None
+
+def _load_whole(path: Path) -> IntrospectionResult:
+    "`BadData` also if the predictor is damaged."
+    read_tensors(path/"models"/"predictor.safetensors", [])
+    return IntrospectionResult.load(path)
 
 def check_stored(folder: Path, model: Any) -> None:
     "`BadData` if what an unfinished run left is damaged or belongs to another model."
@@ -161,11 +166,11 @@ def run_introspection(
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     p = prepare(config, model, texts)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
-    identity |= dict(weights=describe(p.model).weights, other=p.other and describe(p.other).weights,
-                     hooks=hook_identity(p.model), texts=text_hash(p.corpus.texts), tokens=vars(p.tokens.rule))
+    identity |= model_identity(p.model) | dict(other=p.other and model_identity(p.other), tokens=vars(p.tokens.rule),
+                                               texts=text_hash(p.corpus.texts))
     if not config.force_overwrite and is_resumable(config.output_dir, identity):
         check_stored(Path(config.output_dir), p.model)
-    with open_run(config.output_dir, identity, config.force_overwrite, IntrospectionResult.load) as run:
+    with open_run(config.output_dir, identity, config.force_overwrite, _load_whole) as run:
         if run.finished: return run.result
         run.update(model=describe(p.model), seed=config.seed, device=str(describe(p.model).device))
         with run.stage("scan"): target, chosen = _choose(p, run)

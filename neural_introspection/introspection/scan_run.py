@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Optional
 from ..activations import parse_position
 from ..core import check_run_folder, open_run, resolve_call, write_frame
-from ..models.loading import hook_identity
+from ..models.loading import model_identity
 from ..data import load_texts
 from .config import ScanConfig
 from .dataset import text_hash
 from .scanner import NeuronScanner, ScanResult
-from ..models import check_layer, describe, load_model, model_name
+from ..models import check_layer, load_model, model_name
 
 # %% auto #0
 __all__ = ['run_scan']
@@ -38,7 +38,7 @@ def run_scan(
     scanner = NeuronScanner(model, config.layer_type, config.token_pos, layers, config.batch_size)
     if not config.output: return scanner.scan(corpus.texts)
     identity = {k: v for k, v in vars(config).items() if k not in ("score", "top", "output", "force_overwrite")}
-    identity |= dict(weights=describe(model).weights, hooks=hook_identity(model), texts=text_hash(corpus.texts))
+    identity |= model_identity(model) | dict(texts=text_hash(corpus.texts))
     with open_run(config.output, identity, config.force_overwrite, _load_scan) as run:
         if run.finished: return run.result
         with run.stage("scan"): scan = scanner.scan(corpus.texts)

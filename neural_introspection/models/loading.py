@@ -167,14 +167,19 @@ def is_as_loaded(model: Any) -> bool:
 
 def _has_hooks(model: nn.Module) -> bool:
     "Whether there are hooks other than those that its libraries set themselves."
+    if any("forward" in vars(m) for m in model.modules()): return True   # replaced in this object
     found = (f for m in model.modules() for group in (m._forward_hooks, m._forward_pre_hooks) for f in group.values())
     own = ("transformers.", "transformer_lens.model_bridge.")
     return any(not str(getattr(f, "__module__", "")).startswith(own) for f in found)
 
 # %% ../../nbs/models/20_loading.ipynb #3f084f66
-def hook_identity(model: Any) -> Optional[str]:
-    "None; for a model with hooks a value that no other call returns, because what hooks change cannot be compared."
-    return secrets.token_hex(8) if _has_hooks(model) else None
+def model_identity(model: Any) -> dict:
+    """What decides a model's results beside its name: weights and buffers, read afresh, mode and device. With hooks
+    there is a value that no other call returns, because what hooks change cannot be compared."""
+    _HASHES.pop(model, None)
+    return dict(weights=model_hash(model), buffers=weight_hash(model.original_model.named_buffers()),
+                training=model.training, device=str(model_device(model)),
+                hooks=secrets.token_hex(8) if _has_hooks(model) else None)
 
 # %% ../../nbs/models/20_loading.ipynb #aafe192c
 def layer_width(model: Any, layer_type: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
+import itertools
 import logging
 import math
 import os
@@ -278,11 +279,11 @@ def _load_result(path: Path) -> ToyResult:
     check_format(dict(format=1) | manifest, 1, path, "sweep")
     if not isinstance(manifest.get("config"), dict) or "sweep_var" not in manifest["config"]: raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
     if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before resumes it.")
-    try: config = make_config(ToyConfig, manifest["config"] | dict(output_dir=str(path.parent), file_name=path.name))
+    try: config = make_config(ToyConfig, {k: v for k, v in manifest["config"].items() if k != "used"} | dict(output_dir=str(path.parent), file_name=path.name))
     except BadInput as error: raise BadData(f"{path} was not written by this version ({str(error).rstrip('.')}): train the sweep again, or open it with the version that wrote it.") from None
     runs = read_frame(path/"datasets"/"runs.parquet")
     if not len(runs) or not {"value", "seed", "failed", *MEASURES} <= set(runs): raise BadData(f"{path/'datasets'/'runs.parquet'} is not the table of a sweep: train it again.")
-    return ToyResult(config, runs, path, manifest["created"])
+    return ToyResult(config, runs, path, manifest.get("created", ""))
 
 # %% ../../nbs/toy/20_sweeps.ipynb #a284feaf
 def run_toy(
@@ -309,7 +310,7 @@ def run_toy(
     return result
 
 # %% ../../nbs/toy/20_sweeps.ipynb #579bd07d
-def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")})
+def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")} | dict(used=pick_device(config.device)))
 
 def unfinished(config: ToyConfig) -> bool:
     "Whether there is something in the config's folder that `run_toy` resumes."
@@ -327,6 +328,8 @@ def _load_whole(path: Path) -> ToyResult:
     values, seeds = range(len(r.config.sweep_values or [0])), range(r.config.seed, r.config.seed + r.config.seeds)
     gone = [file for v in values for seed in seeds if not (file := _run_file(path, v, seed)).exists()]
     if gone: raise BadData(f"{shown_path(gone[0])} is gone.")
+    for v, seed in itertools.product(values, seeds): read_tensors(_run_file(path, v, seed), [])
+    for table in ("losses", "looks"): read_frame(path/"datasets"/f"{table}.parquet")
     return r
 
 # %% ../../nbs/toy/20_sweeps.ipynb #d0604dae

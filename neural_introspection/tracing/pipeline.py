@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from ..core import (BadData, BadInput, RunFolder, atomic_folder, check_options, check_store,
-    config_from, load_optimizer_tensors, make_config, open_run, optimizer_tensors, parse_integers, pick_device, plain,
+    config_from, find_run, load_optimizer_tensors, make_config, open_run, optimizer_tensors, parse_integers, pick_device, plain,
     progress, read_json, read_tensors, seed_everything, shown_path, weight_hash, write_tensors)
 from ..data import DATA_SETS, ClassificationData, load_classification
 from ..data.classification import epoch_batches
@@ -167,13 +167,13 @@ class TraceResult:
     @property
     def inference(self) -> InferenceHistory:
         "What the finished network did with each test row; `BadInput` if that was not kept."
-        return self.trace.inference("test")
+        return NetworkTrace(_current(self)).inference("test")
 
     @classmethod
     def load(cls, path: str | Path) -> TraceResult: return _load_result(Path(path))
     def network(self) -> TraceableNN: return _trained_network(self)
     def data(self) -> ClassificationData: return _same_data(self)
-    def to_frame(self) -> pd.DataFrame: return self.trace.to_frame()
+    def to_frame(self) -> pd.DataFrame: return NetworkTrace(_current(self)).to_frame()
     def plot(self) -> Any: return accuracy_figure(self)
     def to_dict(self) -> dict: return _summary(self)
     def summary(self) -> str: return _sentence(self)
@@ -186,9 +186,10 @@ def _load_result(path: Path) -> TraceResult:
     "`BadData` if there is no trace, or one that `run_trace` has not finished."
     trace = NetworkTrace(path)
     run = read_json(path/"zarr.json")["attributes"].get("run")
-    if run is None:
+    if run is None or not {"about", "timings", "config", "versions", "created", "settings", "history"} <= run.keys():
         raise BadData(f"{path} has no finished run of run_trace: open it with NetworkTrace.open, or run it to its end.")
-    about = run.pop("about") | dict(seconds=run["timings"]["train"], asked=run["config"], versions=run["versions"])
+    about = run.pop("about") | dict(seconds=run["timings"]["train"], asked=run["config"], versions=run["versions"],
+                                    created=run["created"])
     config = make_config(TraceConfig, run["settings"] | dict(output=str(path)))
     return TraceResult(trace, pd.DataFrame(run["history"]).astype(dict(loss=float)), config, about)
 
@@ -209,9 +210,14 @@ def _same_data(r: TraceResult) -> ClassificationData:
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #f5ff4df4
 def _trained_network(r: TraceResult) -> TraceableNN:
-    net = make_network(r.config, r.data(), r.trace.path)
-    net.model.load_state_dict(_read_weights(r.trace.path))
+    path = _current(r)
+    net = make_network(r.config, r.data(), path)
+    net.model.load_state_dict(_read_weights(path))
     return net
+
+def _current(r: TraceResult) -> Path:
+    "Where the trace of this result is now; `BadData` if it is gone."
+    return find_run(r.trace.path, r.about["created"])
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #d453f17a
 def _load_data(config: TraceConfig) -> ClassificationData:

@@ -80,7 +80,7 @@ def test_a_damaged_epoch_is_trained_again(place, finished, capsys, recwarn):
     assert cli.main([*TRACE.split(), "--json"]) == 0
     assert numbers(capsys.readouterr().out) == numbers((finished / "stdout").read_text())
     assert_same_trace(place / "out.zarr", finished / "out.zarr")
-    assert len(list(place.glob("out.zarr-*"))) == 1
+    assert len(list(place.glob("out-*.zarr"))) == 1
 
 
 # --- killed ---
@@ -138,7 +138,7 @@ def test_another_question_does_not_resume_an_unfinished_run(tmp_path, monkeypatc
     stop_after(2, tmp_path)
     assert cli.main([*TRACE.split(), "--json", "--seed", "1"]) == 0
     out, err = capsys.readouterr()
-    archived, = set(tmp_path.glob("out.zarr-*")) - set(tmp_path.glob("*.unfinished"))
+    archived, = set(tmp_path.glob("out-*.zarr")) - set(tmp_path.glob("*.unfinished"))
     assert "resuming" not in err and NetworkTrace.open(archived).epochs == [0, 1]
     assert [p.name for p in tmp_path.glob("*.unfinished")] == [f"{archived.name}.unfinished"]   # its checkpoint
 
