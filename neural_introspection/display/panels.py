@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import html
+import logging
 import threading
 import time
 from types import SimpleNamespace
@@ -19,8 +20,10 @@ from ..core import BadInput, Cancelled, NeuralIntrospectionError, watch_progress
 from .forms import error_html, form, live_or_static
 from .live import Content
 
+log = logging.getLogger("neural_introspection")
+
 # %% auto #0
-__all__ = ['progress_words', 'LivePanel', 'Panel']
+__all__ = ['log', 'progress_words', 'LivePanel', 'Panel']
 
 # %% ../../nbs/display/20_panels.ipynb #3cfd2399
 def progress_words(
@@ -42,6 +45,7 @@ class Worker:
         state: Any = None,  # what `change` changes at first
     ):
         self.latest, self.current = state, None   # what was requested last, and what is worked on
+        self.error: Optional[BaseException] = None   # why the latest request was refused, cancelled or not rendered
         self._lock, self._idle, self._thread = threading.RLock(), threading.Event(), None
         self._waiting, self._stop, self._closed = False, False, False
         self._idle.set()
@@ -50,13 +54,24 @@ class Worker:
         "Have `state` worked on, and return at once. An earlier request that waits is dropped."
         with self._lock:
             if self._closed: raise BadInput("the panel is closed and takes no requests: make a new one.")
-            self.latest, self._waiting, self._stop = state, True, False
             if not self.running:
-                self._idle.clear()
                 work = contextvars.copy_context().run
-                self._thread = threading.Thread(target=work, args=(self.work,), name=type(self).__name__, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=work, args=(self._run,), name=type(self).__name__, daemon=True)
+                thread.start()   # it waits for the lock
+                self._thread = thread
+                self._idle.clear()
+            self.latest, self._waiting, self._stop = state, True, False
         return self
+
+    def _run(self) -> None:
+        "Work; after an error of `work` itself, go on if a request waits."
+        while True:
+            try: return self.work()
+            except BaseException as error:
+                log.exception("%s: an error outside of the rendering", type(self).__name__)
+                with self._lock:
+                    self.error = error
+                    if not self._waiting: return self._idle.set()
 
     def take(self) -> bool:
         "Take the latest request as the `current` one, if it waits; else there is nothing left to do."
@@ -124,7 +139,6 @@ class LivePanel(Worker):
     ):
         super().__init__(state)
         self.content, self.parts = content, SimpleNamespace(**controls, **_progress_parts(self.quiet))
-        self.error: Optional[BaseException] = None   # why the latest request was refused, cancelled or not rendered
         self._said, self._clock = "", dict(start=0., first=0., shown=0.)
         self.parts.cancel.on_click(lambda button: self.cancel())
 
@@ -214,16 +228,17 @@ def _work(panel: LivePanel) -> None:
 def _take(panel: LivePanel) -> bool:
     "Take the latest request, if it waits, and show that the work begins; else that it has ended."
     with panel._lock:
-        parts = panel.parts
-        if panel._waiting:
+        waiting, parts = panel._waiting, panel.parts
+        if waiting:
+            panel.take()
             panel._said = ""
             panel._clock.update(start=time.monotonic(), shown=0.)
             parts.bar.value, parts.bar.bar_style, parts.status.value = 0, "", "" if panel.quiet else "Starting."
         else:
             parts.cancel.disabled = True
             if panel.quiet: parts.bar.layout.display = parts.cancel.layout.display = "none"
-        panel.set_running(panel._waiting)
-        return panel.take()
+        panel.set_running(waiting)
+        return waiting or panel.take()
 
 # %% ../../nbs/display/20_panels.ipynb #d9933c68
 def _show_progress(panel: LivePanel, desc: str, done: int, total: Optional[int]) -> None:
@@ -246,7 +261,8 @@ def _fail(panel: LivePanel, error: BaseException) -> None:
     "Show what ended the work, unless something else is wanted by now."
     with panel._lock:
         if panel.outdated: return
-        panel.failed(error)
+        try: panel.failed(error)
+        except Exception: log.exception("%s: an error after %r", type(panel).__name__, error)
         panel.refuse(error)
         if isinstance(error, Cancelled): _finish(panel, "warning", "Stopped; what was complete is kept.")
         else: _finish(panel, "danger", "Failed.")
