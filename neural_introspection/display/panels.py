@@ -103,7 +103,7 @@ class Worker:
         return self
 
     def cancel(self) -> None:
-        "End the work at its next step."
+        "End the work at its next step; a request that waits is not begun."
         with self._lock: self._stop = self.running
 
     def check(self, words: str) -> None:
@@ -156,7 +156,7 @@ class LivePanel(Worker):
         return self
 
     def cancel(self) -> None:
-        "End the work at its next step."
+        "End the work at its next step; a request that waits is not begun."
         with self._lock:
             super().cancel()
             if not self.running: return
@@ -220,6 +220,7 @@ def _work(panel: LivePanel) -> None:
     "Render the latest request until none waits; never raises."
     while _take(panel):
         try:
+            panel.check("the beginning")
             with watch_progress(panel.report): panel.content.show(**panel.render(panel.current) or {})
             _finish(panel, "success", f"Done in {time.monotonic() - panel._clock['start']:.1f} s.")
         except BaseException as error: _fail(panel, error)
