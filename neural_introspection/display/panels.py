@@ -86,9 +86,11 @@ class Worker:
         with self._lock: return self.request(dataclasses.replace(self.latest, **changes))
 
     def settle(self, state: Any) -> bool:
-        "Let `state` be the latest, as what was requested with its gaps filled, unless a newer request waits; whether it is."
+        """Let `state` be the latest, as the current request with its gaps filled; whether it is. A newer request that waits
+        only takes over what it did not change itself."""
         with self._lock:
-            if not self._waiting: self.latest = state
+            if self._waiting: self.latest = _rebased(self.latest, self.current, state)
+            else: self.latest = state
             return not self._waiting
 
     @property
@@ -125,6 +127,13 @@ class Worker:
         self._closed = True
         self.cancel()
         if self._thread: self._thread.join()
+
+# %% ../../nbs/display/20_panels.ipynb #6afdce42
+def _rebased(waiting: Any, before: Any, after: Any) -> Any:
+    "The waiting request, with what it shares with the one before as it is after; None is a gap of its own."
+    names = [f.name for f in dataclasses.fields(waiting)]
+    kept = [name for name in names if getattr(waiting, name) == getattr(before, name) is not None]
+    return dataclasses.replace(waiting, **{name: getattr(after, name) for name in kept})
 
 # %% ../../nbs/display/20_panels.ipynb #6bfd87be
 class LivePanel(Worker):

@@ -185,6 +185,7 @@ def _connect(explorer: TraceExplorer) -> None:
 def _render(explorer: TraceExplorer, view: TraceView) -> dict[str, Any]:
     "What is shown of a view."
     if view.refreshed != explorer.refreshed: view = _refresh(explorer, view)
+    view = _in_trace(explorer.trace, view)
     if view.address != explorer.address: view = _find(explorer, view)
     _stand(explorer, view)
     explorer.map = _read_map(explorer, view)
@@ -216,7 +217,7 @@ def _read_map(explorer: TraceExplorer, view: TraceView) -> MetricMap:
 
 # %% ../../nbs/tracing/64_explorer.ipynb #ca865572
 def _refresh(explorer: TraceExplorer, view: TraceView) -> TraceView:
-    "Read the trace again; the view at the new last epoch if it stood at the last one."
+    "Read the trace again; the view without an epoch if it stood at the last one."
     trace, before, explorer.refreshed = explorer.trace, explorer.trace.epochs, view.refreshed
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -225,8 +226,12 @@ def _refresh(explorer: TraceExplorer, view: TraceView) -> TraceView:
     explorer.quartiles.clear(), explorer.figures.clear()
     new = len(set(trace.epochs) - set(before))
     explorer.say(" ".join([f"{len(trace)} epochs, {new} new.", *(str(w.message) for w in caught)]))
-    stays = view.epoch in trace.epochs and view.epoch not in before[-1:]
-    epoch = view.epoch if stays else next(reversed(trace.epochs), None)
+    return replace(view, epoch=None) if view.epoch in before[-1:] else view
+
+# %% ../../nbs/tracing/64_explorer.ipynb #c1953449
+def _in_trace(trace: NetworkTrace, view: TraceView) -> TraceView:
+    "The view at an epoch and a metric that the trace has: the last epoch, if it has none like this."
+    epoch = view.epoch if view.epoch in trace.epochs else next(reversed(trace.epochs), None)
     return replace(view, epoch=epoch, metric=view.metric if view.metric in trace.metrics else _first_metric(trace))
 
 # %% ../../nbs/tracing/64_explorer.ipynb #46d88f9a
