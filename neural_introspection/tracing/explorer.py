@@ -127,7 +127,8 @@ class TraceExplorer(LivePanel):
         if epoch is not None: epoch = parse_epoch(self.trace, epoch)
         elif self.trace.epochs: epoch = self.trace.epochs[-1]
         self.grid, self.quartiles, self.refreshed = map_grid(self.trace), {}, 0
-        self.map: Optional[MetricMap] = None           # the metric that is shown
+        self.map: Optional[MetricMap] = None           # the metric that was read last
+        self.shown: tuple[Optional[MetricMap], Optional[int]] = (None, None)   # what can be clicked: a map at an epoch
         self.address = ""                              # the last one that was looked for
         self.detail: Optional[NeuronTrace] = None      # the neuron in detail
         self.figures: dict[str, tuple[Any, Any]] = {}  # by name: of what the figure was made, and the figure
@@ -151,8 +152,9 @@ class TraceExplorer(LivePanel):
     def clicked(self, points: Any) -> None:
         "Pick the neuron of a clicked cell."
         if not len(points.xs): return
-        line = line_labels(self.grid).index(points.ys[0])
-        layer, neuron = strongest_neuron(self.map, self.latest.epoch, line, int(points.xs[0]))
+        shown, epoch = self.shown
+        line = line_labels(shown.grid).index(points.ys[0])
+        layer, neuron = strongest_neuron(shown, epoch, line, int(points.xs[0]))
         self.parts.address.value = f"L_{layer}/n_{neuron}"
 
     def refresh(self) -> TraceExplorer:
@@ -189,10 +191,12 @@ def _render(explorer: TraceExplorer, view: TraceView) -> dict[str, Any]:
     if view.address != explorer.address: view = _find(explorer, view)
     _stand(explorer, view)
     explorer.map = _read_map(explorer, view)
-    note = epoch_words(explorer.trace, view.epoch)
-    if explorer.detail is None: return dict(note=note, map=_map(explorer, view), table=None, history=None)
-    explorer.detail = NeuronTrace(explorer.trace, view.epoch, explorer.detail.layer, explorer.detail.neuron)
-    return dict(note=note, map=_map(explorer, view), table=metrics_html(explorer.detail), history=_history(explorer, view))
+    parts = dict(note=epoch_words(explorer.trace, view.epoch), map=_map(explorer, view), table=None, history=None)
+    if explorer.detail is not None:
+        explorer.detail = NeuronTrace(explorer.trace, view.epoch, explorer.detail.layer, explorer.detail.neuron)
+        parts |= dict(table=metrics_html(explorer.detail), history=_history(explorer, view))
+    explorer.shown = explorer.map, view.epoch
+    return parts
 
 # %% ../../nbs/tracing/64_explorer.ipynb #606f3fe8
 def _stand(explorer: TraceExplorer, view: TraceView) -> None:
