@@ -40,6 +40,8 @@ def progress_words(
 # %% ../../nbs/display/20_panels.ipynb #08392d38
 class Worker:
     "One thread that works on the latest request. A subclass has `work`, which takes requests until none waits."
+    patience = 10.   # seconds that `close` and a page without a kernel wait for the work, at most
+
     def __init__(
         self,
         state: Any = None,  # what `change` changes at first
@@ -123,10 +125,11 @@ class Worker:
         return self._waiting and not self._stop
 
     def close(self) -> None:
-        "Cancel, and wait until the thread has ended; there are no requests any more."
-        self._closed = True
-        self.cancel()
-        if self._thread: self._thread.join()
+        "Cancel, and wait some seconds until the thread has ended; there are no requests any more."
+        with self._lock:
+            self._closed, self._waiting = True, False
+            self.cancel()
+        if self._thread and not self.in_worker: self._thread.join(self.patience)
 
 # %% ../../nbs/display/20_panels.ipynb #6afdce42
 def _rebased(waiting: Any, before: Any, after: Any) -> Any:
@@ -211,7 +214,7 @@ class LivePanel(Worker):
         "What else to do when the worker begins and when it has nothing left to do."
 
     def close(self) -> None:
-        "Cancel, wait until the worker's thread has ended, and close the widget."
+        "Cancel, wait some seconds until the worker's thread has ended, and close the widget."
         super().close()
         self.widget.close()
 
