@@ -59,7 +59,7 @@ class ActivationExplorer(LivePanel):
         self.widget = widgets.VBox([p.kind, p.chosen, p.status, p.bar, p.cancel, p.error, *self.content.places.values()])
         self.when(self.kind, lambda kind: self._renew())
         self._renew()
-        self.wait()   # a page without a kernel shows the first figure
+        self.wait(self.patience)   # a page without a kernel shows the first figure
 
     @property
     def figure(self) -> Any:

@@ -202,11 +202,13 @@ class Content:
 
     def show(self, **parts: Any) -> None:
         "Show these parts, and leave the others as they are; None removes a part."
+        outputs = {name: tuple(map(as_output, part or ())) for name, part in parts.items()
+                   if isinstance(self.places[name], widgets.Output)}   # before the lock: a panel among them may wait
         with self._lock:
             for name, part in parts.items():
                 self.parts[name], place = part, self.places[name]
                 if isinstance(place, widgets.HTML): place.value = part or ""
-                elif isinstance(place, widgets.Output): place.outputs = tuple(map(as_output, part or ()))
+                elif name in outputs: place.outputs = outputs[name]
                 else: _show_figure(self, name, part)
 
     def html(

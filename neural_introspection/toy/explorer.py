@@ -385,10 +385,11 @@ class ToyExplorer(Panel):
 
     def static_page(self) -> str:
         note = "<p><b>Toy models</b>: in JupyterLab, or by <code>make explorer</code>, sweeps are trained and compared here, and cells of the heat map can be clicked.</p>"
-        return note + self.content.html() + self.below.wait().static_page() + self.form.table()
+        return note + self.content.html() + self.below.wait(self.patience).static_page() + self.form.table()
 
     def __repr__(self) -> str:
-        return f"ToyExplorer of {shown_path(self.runs)}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
+        count = len(self.below.wait(self.patience).sweeps)
+        return f"ToyExplorer of {shown_path(self.runs)}: {count} finished sweep{'s' * (count != 1)}"
 
 # %% ../../nbs/toy/40_explorer.ipynb #fc47ea4f
 def _make_places() -> dict[str, Any]:

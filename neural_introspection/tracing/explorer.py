@@ -165,7 +165,7 @@ class TraceExplorer(LivePanel):
 
     def static_page(self) -> str:
         "The same, with the map through all epochs, since its slider needs no kernel."
-        if not self.wait().trace.epochs: return f"<p>{html.escape(repr(self))}</p>"
+        if not self.wait(self.patience).trace.epochs: return f"<p>{html.escape(repr(self))}</p>"
         return self.content.html(map=network_movie(self.trace, self.latest.metric, self.latest.scale))
 
     def __repr__(self) -> str: return f"TraceExplorer({self.trace!r})"
