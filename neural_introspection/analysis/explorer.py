@@ -78,8 +78,10 @@ class ActivationExplorer(LivePanel):
         try:
             self.kind.value = kind
             for name, value in values.items(): self.controls[name].value = value
-        finally: self._quiet = False
-        return self.draw().wait()
+        finally:   # what was changed before a wrong value is drawn
+            self._quiet = False
+            self.draw().wait()
+        return self
 
     def draw(self) -> ActivationExplorer:
         "Have the figure drawn with the controls' values."
