@@ -182,8 +182,13 @@ class LivePanel(Worker):
         return live_or_static(self.widget, self.static_page())
 
     def when(self, control: widgets.Widget, call: Callable[[Any], Any]) -> None:
-        "Call this with the control's new value when a user changes it. What the worker writes there is no request."
-        control.observe(lambda change: self.attempt(call, change.new), "value")
+        """Call this with the control's new value when a user changes it. What the worker writes there is no request, nor is
+        what the latest request has by the control's name, unless an error is shown: a browser may send back what was written."""
+        name = next((name for name, part in vars(self.parts).items() if part is control), "")
+        def see(change: Any) -> None:
+            there = name in getattr(self.latest, "__dataclass_fields__", ()) and getattr(self.latest, name) == change.new
+            if not there or self.error is not None: self.attempt(call, change.new)
+        control.observe(see, "value")
 
     def attempt(self, call: Callable, *args: Any) -> None:
         "Call this for a user; its error is shown."
