@@ -276,9 +276,11 @@ def _finish(panel: LivePanel, style: str, words: str) -> None:
 
 # %% ../../nbs/display/20_panels.ipynb #eaae366b
 def _fail(panel: LivePanel, error: BaseException) -> None:
-    "Show what ended the work, unless something else is wanted by now."
+    "Show what ended the work; only log it if something else is wanted by now."
     with panel._lock:
-        if panel.outdated: return
+        if panel.outdated:
+            if not isinstance(error, Cancelled): log.warning("%s: %r, of a request that is outdated", type(panel).__name__, error)
+            return
         try: panel.failed(error)
         except Exception: log.exception("%s: an error after %r", type(panel).__name__, error)
         panel.refuse(error)

@@ -163,6 +163,10 @@ class TraceExplorer(LivePanel):
 
     def render(self, state: TraceView) -> dict[str, Any]: return _render(self, state)
 
+    def failed(self, error: BaseException) -> None:
+        "What was told is not tried again before somebody asks; a refresh that was outdated is."
+        self.refreshed = self.current.refreshed
+
     def static_page(self) -> str:
         "The same, with the map through all epochs, since its slider needs no kernel."
         if not self.wait(self.patience).trace.epochs: return f"<p>{html.escape(repr(self))}</p>"
@@ -222,11 +226,11 @@ def _read_map(explorer: TraceExplorer, view: TraceView) -> MetricMap:
 # %% ../../nbs/tracing/64_explorer.ipynb #ca865572
 def _refresh(explorer: TraceExplorer, view: TraceView) -> TraceView:
     "Read the trace again; the view without an epoch if it stood at the last one."
-    trace, before, explorer.refreshed = explorer.trace, explorer.trace.epochs, view.refreshed
+    trace, before = explorer.trace, explorer.trace.epochs
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trace.refresh()
-    explorer.grid, explorer.map, explorer.address = map_grid(trace), None, ""
+    explorer.grid, explorer.map, explorer.address, explorer.refreshed = map_grid(trace), None, "", view.refreshed
     explorer.quartiles.clear(), explorer.figures.clear()
     new = len(set(trace.epochs) - set(before))
     explorer.say(" ".join([f"{len(trace)} epochs, {new} new.", *(str(w.message) for w in caught)]))
