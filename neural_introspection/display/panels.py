@@ -20,10 +20,11 @@ from ..core import BadInput, Cancelled, NeuralIntrospectionError, watch_progress
 from .forms import error_html, form, live_or_static
 from .live import Content
 
-log = logging.getLogger("neural_introspection")
-
 # %% auto #0
-__all__ = ['log', 'progress_words', 'LivePanel', 'Panel']
+__all__ = ['progress_words', 'LivePanel', 'Panel']
+
+# %% ../../nbs/display/20_panels.ipynb #db6f286a
+log = logging.getLogger("neural_introspection")
 
 # %% ../../nbs/display/20_panels.ipynb #3cfd2399
 def progress_words(
