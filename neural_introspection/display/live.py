@@ -145,7 +145,8 @@ def live_figure(fig: Any) -> Any:
 _RENEWED = dict(
     heatmap=("x", "z", "text", "zmin", "zmax", "zmid", "colorscale", "colorbar", "hovertemplate"),
     bar=("x", "y", "customdata", "marker"),
-    scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line", "marker", "mode", "showlegend"))
+    scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line", "marker", "mode",
+             "showlegend"))
 
 def renew_figure(
     live: Any,   # made by `live_figure`
@@ -160,7 +161,7 @@ def renew_figure(
             if "z" in wanted: wanted["z"] = without_nan(np.asarray(wanted["z"], "f8"))
             if changed := _changed(before, wanted): trace.update(changed, overwrite=True)
         given = _layout_parts(fig._layout)
-        wanted, live._given = dict.fromkeys(live._given) | given, tuple(given)   # what only the figure before gave is gone
+        wanted, live._given = dict.fromkeys(live._given) | given, tuple(given)   # None: only the figure before gave it
         changed = _changed(_layout_parts(live._layout), wanted)
         for name in [name for name in changed if name.endswith("_range")]:   # without a range plotly finds one
             axis, auto = name.removesuffix("_range"), True if changed[name] is None else None

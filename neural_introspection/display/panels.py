@@ -89,8 +89,8 @@ class Worker:
         with self._lock: return self.request(dataclasses.replace(self.latest, **changes))
 
     def settle(self, state: Any) -> bool:
-        """Let `state` be the latest, as the current request with its gaps filled; whether it is. A newer request that waits
-        only takes over what it did not change itself."""
+        """Let `state` be the latest, as the current request with its gaps filled; whether it is. A newer request that
+        waits only takes over what it did not change itself."""
         with self._lock:
             if self._waiting: self.latest = _rebased(self.latest, self.current, state)
             else: self.latest = state
@@ -183,11 +183,13 @@ class LivePanel(Worker):
         return live_or_static(self.widget, self.static_page())
 
     def when(self, control: widgets.Widget, call: Callable[[Any], Any]) -> None:
-        """Call this with the control's new value when a user changes it. What the worker writes there is no request, nor is
-        what the latest request has by the control's name, unless an error is shown: a browser may send back what was written."""
+        """Call this with the control's new value when a user changes it. What the worker writes there is no request,
+        nor is what the latest request has by the control's name, unless an error is shown: another thread may tell
+        what the worker wrote."""
         name = next((name for name, part in vars(self.parts).items() if part is control), "")
         def see(change: Any) -> None:
-            there = name in getattr(self.latest, "__dataclass_fields__", ()) and getattr(self.latest, name) == change.new
+            named = dataclasses.is_dataclass(self.latest) and hasattr(self.latest, name)
+            there = named and getattr(self.latest, name) == change.new
             if not there or self.error is not None: self.attempt(call, change.new)
         control.observe(see, "value")
 
@@ -280,8 +282,8 @@ def _fail(panel: LivePanel, error: BaseException) -> None:
     "Show what ended the work; only log it if something else is wanted by now."
     with panel._lock:
         if panel.outdated:
-            if not isinstance(error, Cancelled): log.warning("%s: %r, of a request that is outdated", type(panel).__name__, error)
-            return
+            if isinstance(error, Cancelled): return
+            return log.warning("%s: %r, of a request that is outdated", type(panel).__name__, error)
         try: panel.failed(error)
         except Exception: log.exception("%s: an error after %r", type(panel).__name__, error)
         panel.refuse(error)
