@@ -169,8 +169,8 @@ def _render(browser: NeuronBrowser, wanted: View) -> dict[str, str]:
     index = _index(browser, wanted)
     browser.reading = False
     view = _resolved(index, wanted)
-    if wanted.text is None: browser.parts.text.value = view.text
-    browser.settle(view)
+    with browser._lock:   # nothing is typed meanwhile
+        if browser.settle(view) and not browser.parts.text.value: browser.parts.text.value = view.text
     page, key = browse_neuron(index, view.neuron, view.text), (index.site, view.model, view.text)
     browser.content.show(**_content(browser, page, view))
     page = with_ablation(page, browser.effects.get(key))

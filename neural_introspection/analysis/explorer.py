@@ -59,7 +59,7 @@ class ActivationExplorer(LivePanel):
         self.widget = widgets.VBox([p.kind, p.chosen, p.status, p.bar, p.cancel, p.error, *self.content.places.values()])
         self.when(self.kind, lambda kind: self._renew())
         self._renew()
-        self.wait()   # a page without a kernel shows the first figure
+        self.wait(self.patience)   # a page without a kernel shows the first figure
 
     @property
     def figure(self) -> Any:
@@ -78,8 +78,10 @@ class ActivationExplorer(LivePanel):
         try:
             self.kind.value = kind
             for name, value in values.items(): self.controls[name].value = value
-        finally: self._quiet = False
-        return self.draw().wait()
+        finally:   # what was changed before a wrong value is drawn
+            self._quiet = False
+            self.draw().wait()
+        return self
 
     def draw(self) -> ActivationExplorer:
         "Have the figure drawn with the controls' values."

@@ -26,7 +26,7 @@ from .training import Antitraining, check_settings
 from ..core import BadInput, make_config, watch_progress
 from ..display import Panel
 from ..display.live import Content
-from ..display.panels import lay_out
+from ..display.panels import lay_out, log
 
 # %% auto #0
 __all__ = ['AntitrainPanel', 'antitrain_panel']
@@ -249,8 +249,12 @@ def _act(panel: AntitrainPanel, action: str, options: Any) -> dict[str, Any]:
     phase = f"cycle {panel.cycles + 1}" if action == "cycle" else action
     try:
         with watch_progress(lambda *step: _see(panel, phase, *step)): ACTIONS[action](panel, config)
-    finally:
-        if action != "reset": _look(panel, phase)
+    except BaseException:
+        try:
+            if action != "reset": _look(panel, phase)
+        except Exception: log.exception("no reading after an error")
+        raise
+    if action != "reset": _look(panel, phase)
     panel.result = panel.reading
     return _content(panel)
 

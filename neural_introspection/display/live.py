@@ -117,6 +117,19 @@ def without_nan(matrix: Float[np.ndarray, "row column"]) -> np.ndarray:
     "The matrix with None for NaN: a widget's matrices travel as JSON, which has no NaN."
     return np.where(np.isnan(matrix), None, matrix)
 
+# %% ../../nbs/display/18_live.ipynb #bdc4d31f
+_RENEWED_AXIS = ("range", "type", "tickvals", "ticktext")
+
+def _layout_parts(layout: dict[str, Any]) -> dict[str, Any]:
+    "The height, titles, annotations, shapes and axes that a layout sets, as `update_layout` names them."
+    parts = dict(annotations=layout.get("annotations", []), shapes=layout.get("shapes", []))
+    if "height" in layout: parts["height"] = layout["height"]
+    for name, part in layout.items():
+        if name in ("title", "legend") or name[1:5] == "axis":
+            keys = "text" if name == "title" else "title", *_RENEWED_AXIS
+            parts |= {f"{name}_{key}": part[key] for key in keys if part.get(key) is not None}
+    return parts
+
 # %% ../../nbs/display/18_live.ipynb #1eaaf64a
 def live_figure(fig: Any) -> Any:
     "A figure as a widget that is as wide as its place on the page."
@@ -124,15 +137,16 @@ def live_figure(fig: Any) -> Any:
     fig = go.Figure(fig).update_layout(width=None)
     for heat in fig.select_traces(dict(type="heatmap")): heat.z = without_nan(heat.z)
     live = _live_class()(fig)
+    live._given = tuple(_layout_parts(fig._layout))   # what the figure shown sets, and no user
     live._config = dict(responsive=True, displaylogo=False)
     return live
 
 # %% ../../nbs/display/18_live.ipynb #6b7a5418
 _RENEWED = dict(
     heatmap=("x", "z", "text", "zmin", "zmax", "zmid", "colorscale", "colorbar", "hovertemplate"),
-    bar=("x", "y", "customdata"),
-    scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line"))
-_RENEWED_AXIS = ("range", "type", "tickvals", "ticktext")
+    bar=("x", "y", "customdata", "marker"),
+    scatter=("x", "y", "customdata", "name", "legendgroup", "hovertemplate", "error_y", "line", "marker", "mode",
+             "showlegend"))
 
 def renew_figure(
     live: Any,   # made by `live_figure`
@@ -146,7 +160,13 @@ def renew_figure(
             wanted = {key: after.get(key) for key in _RENEWED[after["type"]]}
             if "z" in wanted: wanted["z"] = without_nan(np.asarray(wanted["z"], "f8"))
             if changed := _changed(before, wanted): trace.update(changed, overwrite=True)
-        if changed := _changed_layout(live._layout, fig._layout): live.update_layout(changed, overwrite=True)
+        given = _layout_parts(fig._layout)
+        wanted, live._given = dict.fromkeys(live._given) | given, tuple(given)   # None: only the figure before gave it
+        changed = _changed(_layout_parts(live._layout), wanted)
+        for name in [name for name in changed if name.endswith("_range")]:   # without a range plotly finds one
+            axis, auto = name.removesuffix("_range"), True if changed[name] is None else None
+            changed[f"{axis}_autorange"] = fig._layout.get(axis, {}).get("autorange", auto)
+        if changed: live.update_layout(changed, overwrite=True)
 
 # %% ../../nbs/display/18_live.ipynb #354d99ec
 def _changed(before: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -159,19 +179,6 @@ def _same(one: Any, other: Any) -> bool:
     if not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray): return one == other
     one, other = np.asarray(one), np.asarray(other)
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
-
-# %% ../../nbs/display/18_live.ipynb #bdc4d31f
-def _changed_layout(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    "The height, titles, annotations, shapes and axes that differ; a user's zoom stays where the figure sets no range."
-    changed = _changed(before, dict(annotations=after.get("annotations", []), shapes=after.get("shapes", [])))
-    if "height" in after: changed |= _changed(before, dict(height=after["height"]))
-    for name in after:
-        old, new = before.get(name, {}), after[name]
-        if name in ("title", "legend") or name[1:5] == "axis":
-            title = "text" if name == "title" else "title"
-            keys = [key for key in (title, *_RENEWED_AXIS) if new.get(key) is not None]
-            changed |= {f"{name}_{key}": value for key, value in _changed(old, {key: new[key] for key in keys}).items()}
-    return changed
 
 # %% ../../nbs/display/18_live.ipynb #fda12f3c
 def as_output(
@@ -202,11 +209,13 @@ class Content:
 
     def show(self, **parts: Any) -> None:
         "Show these parts, and leave the others as they are; None removes a part."
+        outputs = {name: tuple(map(as_output, part or ())) for name, part in parts.items()
+                   if isinstance(self.places[name], widgets.Output)}   # before the lock: a panel among them may wait
         with self._lock:
             for name, part in parts.items():
                 self.parts[name], place = part, self.places[name]
                 if isinstance(place, widgets.HTML): place.value = part or ""
-                elif isinstance(place, widgets.Output): place.outputs = tuple(map(as_output, part or ()))
+                elif name in outputs: place.outputs = outputs[name]
                 else: _show_figure(self, name, part)
 
     def html(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import html
+import logging
 import threading
 import time
 from types import SimpleNamespace
@@ -21,6 +22,9 @@ from .live import Content
 
 # %% auto #0
 __all__ = ['progress_words', 'LivePanel', 'Panel']
+
+# %% ../../nbs/display/20_panels.ipynb #db6f286a
+log = logging.getLogger("neural_introspection")
 
 # %% ../../nbs/display/20_panels.ipynb #3cfd2399
 def progress_words(
@@ -37,11 +41,14 @@ def progress_words(
 # %% ../../nbs/display/20_panels.ipynb #08392d38
 class Worker:
     "One thread that works on the latest request. A subclass has `work`, which takes requests until none waits."
+    patience = 10.   # seconds that `close` and a page without a kernel wait for the work, at most
+
     def __init__(
         self,
         state: Any = None,  # what `change` changes at first
     ):
         self.latest, self.current = state, None   # what was requested last, and what is worked on
+        self.error: Optional[BaseException] = None   # why the latest request was refused, cancelled or not rendered
         self._lock, self._idle, self._thread = threading.RLock(), threading.Event(), None
         self._waiting, self._stop, self._closed = False, False, False
         self._idle.set()
@@ -50,13 +57,24 @@ class Worker:
         "Have `state` worked on, and return at once. An earlier request that waits is dropped."
         with self._lock:
             if self._closed: raise BadInput("the panel is closed and takes no requests: make a new one.")
-            self.latest, self._waiting, self._stop = state, True, False
             if not self.running:
-                self._idle.clear()
                 work = contextvars.copy_context().run
-                self._thread = threading.Thread(target=work, args=(self.work,), name=type(self).__name__, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=work, args=(self._run,), name=type(self).__name__, daemon=True)
+                thread.start()   # it waits for the lock
+                self._thread = thread
+                self._idle.clear()
+            self.latest, self._waiting, self._stop = state, True, False
         return self
+
+    def _run(self) -> None:
+        "Work; after an error of `work` itself, go on if a request waits."
+        while True:
+            try: return self.work()
+            except BaseException as error:
+                log.exception("%s: an error outside of the rendering", type(self).__name__)
+                with self._lock:
+                    self.error = error
+                    if not self._waiting: return self._idle.set()
 
     def take(self) -> bool:
         "Take the latest request as the `current` one, if it waits; else there is nothing left to do."
@@ -71,9 +89,11 @@ class Worker:
         with self._lock: return self.request(dataclasses.replace(self.latest, **changes))
 
     def settle(self, state: Any) -> bool:
-        "Let `state` be the latest, as what was requested with its gaps filled, unless a newer request waits; whether it is."
+        """Let `state` be the latest, as the current request with its gaps filled; whether it is. A newer request that
+        waits only takes over what it did not change itself."""
         with self._lock:
-            if not self._waiting: self.latest = state
+            if self._waiting: self.latest = _rebased(self.latest, self.current, state)
+            else: self.latest = state
             return not self._waiting
 
     @property
@@ -88,7 +108,7 @@ class Worker:
         return self
 
     def cancel(self) -> None:
-        "End the work at its next step."
+        "End the work at its next step; a request that waits is not begun."
         with self._lock: self._stop = self.running
 
     def check(self, words: str) -> None:
@@ -106,10 +126,18 @@ class Worker:
         return self._waiting and not self._stop
 
     def close(self) -> None:
-        "Cancel, and wait until the thread has ended; there are no requests any more."
-        self._closed = True
-        self.cancel()
-        if self._thread: self._thread.join()
+        "Cancel, and wait some seconds until the thread has ended; there are no requests any more."
+        with self._lock:
+            self._closed, self._waiting = True, False
+            self.cancel()
+        if self._thread and not self.in_worker: self._thread.join(self.patience)
+
+# %% ../../nbs/display/20_panels.ipynb #6afdce42
+def _rebased(waiting: Any, before: Any, after: Any) -> Any:
+    "The waiting request, with what it shares with the one before as it is after; None is a gap of its own."
+    names = [f.name for f in dataclasses.fields(waiting)]
+    kept = [name for name in names if getattr(waiting, name) == getattr(before, name) is not None]
+    return dataclasses.replace(waiting, **{name: getattr(after, name) for name in kept})
 
 # %% ../../nbs/display/20_panels.ipynb #6bfd87be
 class LivePanel(Worker):
@@ -124,7 +152,6 @@ class LivePanel(Worker):
     ):
         super().__init__(state)
         self.content, self.parts = content, SimpleNamespace(**controls, **_progress_parts(self.quiet))
-        self.error: Optional[BaseException] = None   # why the latest request was refused, cancelled or not rendered
         self._said, self._clock = "", dict(start=0., first=0., shown=0.)
         self.parts.cancel.on_click(lambda button: self.cancel())
 
@@ -142,7 +169,7 @@ class LivePanel(Worker):
         return self
 
     def cancel(self) -> None:
-        "End the work at its next step."
+        "End the work at its next step; a request that waits is not begun."
         with self._lock:
             super().cancel()
             if not self.running: return
@@ -156,8 +183,15 @@ class LivePanel(Worker):
         return live_or_static(self.widget, self.static_page())
 
     def when(self, control: widgets.Widget, call: Callable[[Any], Any]) -> None:
-        "Call this with the control's new value when a user changes it. What the worker writes there is no request."
-        control.observe(lambda change: self.attempt(call, change.new), "value")
+        """Call this with the control's new value when a user changes it. What the worker writes there is no request,
+        nor is what the latest request has by the control's name, unless an error is shown: another thread may tell
+        what the worker wrote."""
+        name = next((name for name, part in vars(self.parts).items() if part is control), "")
+        def see(change: Any) -> None:
+            named = dataclasses.is_dataclass(self.latest) and hasattr(self.latest, name)
+            there = named and getattr(self.latest, name) == change.new
+            if not there or self.error is not None: self.attempt(call, change.new)
+        control.observe(see, "value")
 
     def attempt(self, call: Callable, *args: Any) -> None:
         "Call this for a user; its error is shown."
@@ -188,7 +222,7 @@ class LivePanel(Worker):
         "What else to do when the worker begins and when it has nothing left to do."
 
     def close(self) -> None:
-        "Cancel, wait until the worker's thread has ended, and close the widget."
+        "Cancel, wait some seconds until the worker's thread has ended, and close the widget."
         super().close()
         self.widget.close()
 
@@ -206,6 +240,7 @@ def _work(panel: LivePanel) -> None:
     "Render the latest request until none waits; never raises."
     while _take(panel):
         try:
+            panel.check("the beginning")
             with watch_progress(panel.report): panel.content.show(**panel.render(panel.current) or {})
             _finish(panel, "success", f"Done in {time.monotonic() - panel._clock['start']:.1f} s.")
         except BaseException as error: _fail(panel, error)
@@ -214,16 +249,17 @@ def _work(panel: LivePanel) -> None:
 def _take(panel: LivePanel) -> bool:
     "Take the latest request, if it waits, and show that the work begins; else that it has ended."
     with panel._lock:
-        parts = panel.parts
-        if panel._waiting:
+        waiting, parts = panel._waiting, panel.parts
+        if waiting:
+            panel.take()
             panel._said = ""
             panel._clock.update(start=time.monotonic(), shown=0.)
             parts.bar.value, parts.bar.bar_style, parts.status.value = 0, "", "" if panel.quiet else "Starting."
         else:
             parts.cancel.disabled = True
             if panel.quiet: parts.bar.layout.display = parts.cancel.layout.display = "none"
-        panel.set_running(panel._waiting)
-        return panel.take()
+        panel.set_running(waiting)
+        return waiting or panel.take()
 
 # %% ../../nbs/display/20_panels.ipynb #d9933c68
 def _show_progress(panel: LivePanel, desc: str, done: int, total: Optional[int]) -> None:
@@ -243,10 +279,13 @@ def _finish(panel: LivePanel, style: str, words: str) -> None:
 
 # %% ../../nbs/display/20_panels.ipynb #eaae366b
 def _fail(panel: LivePanel, error: BaseException) -> None:
-    "Show what ended the work, unless something else is wanted by now."
+    "Show what ended the work; only log it if something else is wanted by now."
     with panel._lock:
-        if panel.outdated: return
-        panel.failed(error)
+        if panel.outdated:
+            if isinstance(error, Cancelled): return
+            return log.warning("%s: %r, of a request that is outdated", type(panel).__name__, error)
+        try: panel.failed(error)
+        except Exception: log.exception("%s: an error after %r", type(panel).__name__, error)
         panel.refuse(error)
         if isinstance(error, Cancelled): _finish(panel, "warning", "Stopped; what was complete is kept.")
         else: _finish(panel, "danger", "Failed.")

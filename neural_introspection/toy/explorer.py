@@ -210,7 +210,8 @@ class SweepView(LivePanel):
         chosen: Callable[[Optional[ToyResult]], Any],  # called with the sweep that was chosen; None if there is none
     ):
         self.runs, self.chosen, self.sweeps = runs, chosen, {}
-        self.net: Optional[ToyNetwork] = None      # that is shown
+        self.net: Optional[ToyNetwork] = None      # that was opened last
+        self.shown: Any = None                     # what can be clicked: a network, and the shape of its map
         self.made: dict[str, tuple] = {}           # of what sweeps, curves and net were made
         content = Content(_sweep_places(), dict(map=lambda points: self.attempt(self.clicked, points)))
         super().__init__(content, SweepChoice(), **_make_controls())
@@ -227,8 +228,8 @@ class SweepView(LivePanel):
     def clicked(self, points: Any) -> None:
         "Pick neuron and feature of a clicked cell."
         if not len(points.xs): return
-        shape = self.content.parts["map"].data[0].z.shape
-        neuron, feature = pair_at(self.net, round(points.ys[0]), round(points.xs[0]), shape)
+        net, shape = self.shown
+        neuron, feature = pair_at(net, round(points.ys[0]), round(points.xs[0]), shape)
         self.change(neuron=neuron, feature=feature)
 
 # %% ../../nbs/toy/40_explorer.ipynb #f47202b9
@@ -294,7 +295,9 @@ def _render(view: SweepView, choice: SweepChoice) -> dict[str, Any]:
         view.made["curves"] = choice.run, choice.beside
     choice = _open_network(view, choice)
     net, pair = view.net, (choice.neuron, choice.feature)
-    return dict(map=network_map(net, *pair), mechanism=_status(pair_words(net, *pair)), pair=pair_figure(net, *pair))
+    parts = dict(map=network_map(net, *pair), mechanism=_status(pair_words(net, *pair)), pair=pair_figure(net, *pair))
+    view.shown = net, parts["map"].data[0].z.shape
+    return parts
 
 # %% ../../nbs/toy/40_explorer.ipynb #b7983111
 def _chosen(view: SweepView, choice: SweepChoice) -> SweepChoice:
@@ -382,10 +385,11 @@ class ToyExplorer(Panel):
 
     def static_page(self) -> str:
         note = "<p><b>Toy models</b>: in JupyterLab, or by <code>make explorer</code>, sweeps are trained and compared here, and cells of the heat map can be clicked.</p>"
-        return note + self.content.html() + self.below.wait().static_page() + self.form.table()
+        return note + self.content.html() + self.below.wait(self.patience).static_page() + self.form.table()
 
     def __repr__(self) -> str:
-        return f"ToyExplorer of {shown_path(self.runs)}: {len(self.sweeps)} finished sweep{'s' * (len(self.sweeps) != 1)}"
+        count = len(self.below.wait(self.patience).sweeps)
+        return f"ToyExplorer of {shown_path(self.runs)}: {count} finished sweep{'s' * (count != 1)}"
 
 # %% ../../nbs/toy/40_explorer.ipynb #fc47ea4f
 def _make_places() -> dict[str, Any]:
@@ -396,9 +400,10 @@ def _make_places() -> dict[str, Any]:
 # %% ../../nbs/toy/40_explorer.ipynb #685d554d
 def _show_sweep(explorer: ToyExplorer, result: Optional[ToyResult]) -> None:
     "Show the sweep that was chosen below in the place of the training, unless one is under way."
-    if explorer.running: return
-    if result is not None: explorer.content.show(training=curves(result), words=_status(result.summary()))
-    else: explorer.content.show(words=_status(f"Nothing is trained in {explorer.runs.name} yet: choose a row and press Train."))
+    if result is not None: parts = dict(training=curves(result), words=_status(result.summary()))
+    else: parts = dict(words=_status(f"Nothing is trained in {explorer.runs.name} yet: choose a row and press Train."))
+    with explorer._lock:   # no training begins in between
+        if not explorer.running: explorer.content.show(**parts)
 
 # %% ../../nbs/toy/40_explorer.ipynb #d247c914
 def _row(explorer: ToyExplorer) -> str:

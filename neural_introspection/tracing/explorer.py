@@ -127,7 +127,8 @@ class TraceExplorer(LivePanel):
         if epoch is not None: epoch = parse_epoch(self.trace, epoch)
         elif self.trace.epochs: epoch = self.trace.epochs[-1]
         self.grid, self.quartiles, self.refreshed = map_grid(self.trace), {}, 0
-        self.map: Optional[MetricMap] = None           # the metric that is shown
+        self.map: Optional[MetricMap] = None           # the metric that was read last
+        self.shown: tuple[Optional[MetricMap], Optional[int]] = (None, None)   # what can be clicked: a map at an epoch
         self.address = ""                              # the last one that was looked for
         self.detail: Optional[NeuronTrace] = None      # the neuron in detail
         self.figures: dict[str, tuple[Any, Any]] = {}  # by name: of what the figure was made, and the figure
@@ -151,8 +152,9 @@ class TraceExplorer(LivePanel):
     def clicked(self, points: Any) -> None:
         "Pick the neuron of a clicked cell."
         if not len(points.xs): return
-        line = line_labels(self.grid).index(points.ys[0])
-        layer, neuron = strongest_neuron(self.map, self.latest.epoch, line, int(points.xs[0]))
+        shown, epoch = self.shown
+        line = line_labels(shown.grid).index(points.ys[0])
+        layer, neuron = strongest_neuron(shown, epoch, line, int(points.xs[0]))
         self.parts.address.value = f"L_{layer}/n_{neuron}"
 
     def refresh(self) -> TraceExplorer:
@@ -161,9 +163,13 @@ class TraceExplorer(LivePanel):
 
     def render(self, state: TraceView) -> dict[str, Any]: return _render(self, state)
 
+    def failed(self, error: BaseException) -> None:
+        "What was told is not tried again before somebody asks; a refresh that was outdated is."
+        self.refreshed = self.current.refreshed
+
     def static_page(self) -> str:
         "The same, with the map through all epochs, since its slider needs no kernel."
-        if not self.wait().trace.epochs: return f"<p>{html.escape(repr(self))}</p>"
+        if not self.wait(self.patience).trace.epochs: return f"<p>{html.escape(repr(self))}</p>"
         return self.content.html(map=network_movie(self.trace, self.latest.metric, self.latest.scale))
 
     def __repr__(self) -> str: return f"TraceExplorer({self.trace!r})"
@@ -185,13 +191,16 @@ def _connect(explorer: TraceExplorer) -> None:
 def _render(explorer: TraceExplorer, view: TraceView) -> dict[str, Any]:
     "What is shown of a view."
     if view.refreshed != explorer.refreshed: view = _refresh(explorer, view)
+    view = _in_trace(explorer.trace, view)
     if view.address != explorer.address: view = _find(explorer, view)
     _stand(explorer, view)
     explorer.map = _read_map(explorer, view)
-    note = epoch_words(explorer.trace, view.epoch)
-    if explorer.detail is None: return dict(note=note, map=_map(explorer, view), table=None, history=None)
-    explorer.detail = NeuronTrace(explorer.trace, view.epoch, explorer.detail.layer, explorer.detail.neuron)
-    return dict(note=note, map=_map(explorer, view), table=metrics_html(explorer.detail), history=_history(explorer, view))
+    parts = dict(note=epoch_words(explorer.trace, view.epoch), map=_map(explorer, view), table=None, history=None)
+    if explorer.detail is not None:
+        explorer.detail = NeuronTrace(explorer.trace, view.epoch, explorer.detail.layer, explorer.detail.neuron)
+        parts |= dict(table=metrics_html(explorer.detail), history=_history(explorer, view))
+    explorer.shown = explorer.map, view.epoch
+    return parts
 
 # %% ../../nbs/tracing/64_explorer.ipynb #606f3fe8
 def _stand(explorer: TraceExplorer, view: TraceView) -> None:
@@ -216,17 +225,21 @@ def _read_map(explorer: TraceExplorer, view: TraceView) -> MetricMap:
 
 # %% ../../nbs/tracing/64_explorer.ipynb #ca865572
 def _refresh(explorer: TraceExplorer, view: TraceView) -> TraceView:
-    "Read the trace again; the view at the new last epoch if it stood at the last one."
-    trace, before, explorer.refreshed = explorer.trace, explorer.trace.epochs, view.refreshed
+    "Read the trace again; the view without an epoch if it stood at the last one."
+    trace, before = explorer.trace, explorer.trace.epochs
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trace.refresh()
-    explorer.grid, explorer.map, explorer.address = map_grid(trace), None, ""
+    explorer.grid, explorer.map, explorer.address, explorer.refreshed = map_grid(trace), None, "", view.refreshed
     explorer.quartiles.clear(), explorer.figures.clear()
     new = len(set(trace.epochs) - set(before))
     explorer.say(" ".join([f"{len(trace)} epochs, {new} new.", *(str(w.message) for w in caught)]))
-    stays = view.epoch in trace.epochs and view.epoch not in before[-1:]
-    epoch = view.epoch if stays else next(reversed(trace.epochs), None)
+    return replace(view, epoch=None) if view.epoch in before[-1:] else view
+
+# %% ../../nbs/tracing/64_explorer.ipynb #c1953449
+def _in_trace(trace: NetworkTrace, view: TraceView) -> TraceView:
+    "The view at an epoch and a metric that the trace has: the last epoch, if it has none like this."
+    epoch = view.epoch if view.epoch in trace.epochs else next(reversed(trace.epochs), None)
     return replace(view, epoch=epoch, metric=view.metric if view.metric in trace.metrics else _first_metric(trace))
 
 # %% ../../nbs/tracing/64_explorer.ipynb #46d88f9a
