@@ -332,7 +332,8 @@ def _choose(batch: _Batch, masks: Masks, replacement: Replacement, seed: Sequenc
     way = _find_way(few, masks, new)
     return way, _widest(few, way)
 
-def _batch_scores(batch: _Batch, drawn: list[list[dict]], measure: Measure, same: dict[str, Tensor]) -> list[SetScores]:
+def _batch_scores(batch: _Batch, drawn: list[list[dict]], measure: Measure,
+                  same: dict[str, Tensor]) -> list[SetScores]:
     "The scores of one batch for each replacement."
     base = {name: x.cpu() for name, x in measured(measure, batch.output, batch.examples.targets).items()}
     stacked = [{name: torch.stack([d[name] for d in draws]) for name in base} for draws in drawn]

@@ -17,8 +17,9 @@ from .certificate import behaviour, certify
 from .config import AntitrainConfig, AntitrainSettings
 from ..models import Examples
 from .training import Antitraining, check_settings, log
-from ..core import (BadData, BadInput, BadRunFolder, check_run_folder, config_from, find_run, full_path,
-    make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path, spread_calls, weight_hash, write_frame, write_json)
+from neural_introspection.core import (BadData, BadInput, BadRunFolder, check_run_folder, config_from, find_run, full_path,
+    make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path, spread_calls, weight_hash, write_frame,
+    write_json)
 from ..data import ClassificationData, load_classification
 
 # %% auto #0
@@ -171,9 +172,11 @@ def _load_run(path: Path) -> AntitrainResult:
     path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     if manifest.get("status") != "complete" or not isinstance(manifest.get("config"), dict) or "cycle_steps" not in manifest["config"]: raise BadData(f"{path} holds no finished run of antitrain: give the run folder of one.")
-    settings, created = {k: v for k, v in manifest["config"].items() if k not in ("rows", "used")}, manifest.get("created", "")
+    settings = {k: v for k, v in manifest["config"].items() if k not in ("rows", "used")}
+    created = manifest.get("created", "")
     config = make_config(AntitrainConfig, settings | dict(output_dir=str(path)))
-    return AntitrainResult(tuple(_read_seed(path, seed, created) for seed in range(config.seed, config.seed + config.seeds)), config, path, created)
+    seeds = range(config.seed, config.seed + config.seeds)
+    return AntitrainResult(tuple(_read_seed(path, seed, created) for seed in seeds), config, path, created)
 
 def _load_whole(path: Path) -> AntitrainResult:
     "`BadData` also if the file of a network is damaged."

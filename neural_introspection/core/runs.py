@@ -240,8 +240,9 @@ def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunF
         before = {}
     for part in half_written(folder): part.unlink(missing_ok=True)
     if not force_overwrite and _is_same(before, config, complete=False):
-        other = _stored_manifest(path).get("created", before["created"]) != before["created"] if store else False
-        if other: log.info("the previous run was archived as %s", shown_path(_clear(path, path, False)))
+        other = store and _stored_manifest(path).get("created", before["created"]) != before["created"]
+        if other and (kept := _clear(path, path, False)):   # a store that another run has finished
+            log.info("the previous run was archived as %s", shown_path(kept))
         log.info("resuming the run in %s (it stopped in stage %s)", path, before.get("stage", "none"))
         run = RunFolder(folder.absolute(), before, resumed=True)
     else:

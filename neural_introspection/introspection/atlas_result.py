@@ -132,7 +132,8 @@ def _save(result: AtlasResult, path: Path) -> Path:
     data = result.data.assign_attrs(format=1, atlas=json.dumps(plain(result.about)))
     one = {"layer": 1}   # a chunk for each layer
     chunks = {k: dict(chunks=tuple(one.get(d, n) for d, n in v.sizes.items())) for k, v in data.data_vars.items()}
-    with atomic_folder(path) as new: data.to_zarr(new, mode="w", consolidated=False, encoding=chunks, write_empty_chunks=True)
+    with atomic_folder(path) as new:
+        data.to_zarr(new, mode="w", consolidated=False, encoding=chunks, write_empty_chunks=True)
     return path
 
 # %% ../../nbs/introspection/68_atlas_result.ipynb #6b4c0160

@@ -310,7 +310,10 @@ def run_toy(
     return result
 
 # %% ../../nbs/toy/20_sweeps.ipynb #579bd07d
-def _asked(config: ToyConfig) -> dict: return plain({k: v for k, v in vars(config).items() if k not in ("output_dir", "file_name", "force_overwrite", "n_jobs")} | dict(used=pick_device(config.device)))
+def _asked(config: ToyConfig) -> dict:
+    "What decides the numbers of a sweep."
+    rest = ("output_dir", "file_name", "force_overwrite", "n_jobs")
+    return plain({k: v for k, v in vars(config).items() if k not in rest} | dict(used=pick_device(config.device)))
 
 def unfinished(config: ToyConfig) -> bool:
     "Whether there is something in the config's folder that `run_toy` resumes."

