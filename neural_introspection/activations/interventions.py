@@ -16,7 +16,8 @@ from torch import Tensor
 from .batches import select_tokens
 from .positions import Position, SelectedTokens, parse_position, position_index
 from .replacement import Replacement, check_replacement, needs_reference, units_of
-from .set_scores import Measure, SetScores, loss_and_accuracy, score_replacements
+from neural_introspection.activations.set_scores import (MEASURES, Measure, SetScores, named_measure,
+    score_replacements)
 from neural_introspection.activations.units import (SEQUENCES, Reference, Units, example_keys, find_units,
     make_reference)
 from ..core import BadInput, BadTexts, NeuronAddress, check_index
@@ -25,7 +26,7 @@ from ..models.examples import text_examples
 from ..stats import interval, permutation_p, resamples
 
 # %% auto #0
-__all__ = ['Sets', 'Usual', 'ROUNDING', 'intervene']
+__all__ = []
 
 # %% ../../nbs/activations/66_interventions.ipynb #4f93cc39
 @dataclass(frozen=True, repr=False)
@@ -40,8 +41,8 @@ class InterventionEffect:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each replacement and set, by the units: replacement, effect (mean over targets) with 95 % interval
-        over groups, random_low and random_high (95 % of random units), p (against these, two-sided), has_effect;
-        accuracy_drop, if measured."""
+        over groups, random_low and random_high (95 % of the n_random random sets), p (against these, two-sided),
+        has_effect; accuracy_drop, if measured."""
         return self.frame.copy()
 
     def top(self, k: int = 10) -> pd.DataFrame: return self.frame.nlargest(k, "effect")
@@ -134,6 +135,7 @@ class _Question:
     "What is replaced, by what, and on which examples it is measured."
     model: Any
     examples: Examples
+    weights: Float[np.ndarray, "example"]   # targets of each
     replacements: tuple[Replacement, ...]
     measure: Measure
     places: Optional[Bool[Tensor, "example place"]]
@@ -191,42 +193,45 @@ def intervene(
     units: Sets,                               # addresses, each by itself; sequences of them: together; sets by name
     replacement: Union[Replacement, Sequence[Replacement]] = ABLATIONS,   # of `REPLACEMENTS`, or functions of rows
     reference: Usual = None,                   # usual values: of other data, or known by site; None: of the same data
-    positions: Position = "all",                   # of a text's tokens, where units are replaced
-    measure: Measure = loss_and_accuracy,          # (logits, targets) -> a number for each example
-    n_random: int = 19,                            # random sets of other units beside each; 0: no comparison
-    n_draws: int = 1,                              # of random replacements; their mean counts
+    positions: Position = "all",               # of a text's tokens, where units are replaced
+    measure: Union[str, Measure] = "loss",     # loss, accuracy, or (logits, targets) -> a number for each example
+    n_random: int = 19,                        # random sets of units beside each; 0: no comparison
+    n_draws: int = 1,                          # of random replacements; their mean counts
     groups: Optional[Shaped[np.ndarray, "example"]] = None,   # examples that are resampled together; None: each alone
-    batch_size: Optional[int] = None,              # None: 8 texts, or 512 examples
+    batch_size: Optional[int] = None,          # None: 8 texts, or 512 examples
     seed: int = 0,
 ) -> InterventionEffect:
-    "What replacing each set of units does to a model's loss. `BadInput` or `BadAddress` before the first pass."
+    """What replacing each set of units does to a model's loss. `BadInput` or `BadAddress` before the measurement, and
+    `BadInput` for a loss that is not a finite number."""
     replacements = (replacement,) if isinstance(replacement, str) or callable(replacement) else tuple(replacement)
     if not replacements: raise BadInput("there is no replacement: give at least one, such as zero or mean.")
     for one in replacements: check_replacement(one)
     if n_draws < 1 or n_random < 0:
         raise BadInput(f"{n_draws} draws and {n_random} random sets: give at least 1 and 0.")
     units = units if isinstance(units, (str, NeuronAddress, Mapping)) else list(units)
-    sets, names = unit_sets(units), _set_names(units)
+    sets = unit_sets(units)
+    names = _set_names(units, sets)
     examples = data if isinstance(data, Examples) else text_examples(model, data)
     weights = examples.weights.double().numpy()
     if not weights.sum(): raise BadTexts("no text has a second token, and nothing is predicted: give longer ones.")
     known = reference if isinstance(reference, Mapping) else {}
     at = _units_by_site(model, examples, sets, known)
     size = batch_size or (512 if examples.mask is None else 8)
-    question = _Question(model, examples, replacements, measure, _places(examples, positions, measure),
+    by = named_measure(measure)
+    question = _Question(model, examples, weights, replacements, by, _places(examples, positions, by),
                          _groups(groups, len(examples)), n_draws, size, seed)
     random = {chosen: _random_sets(chosen, at, n_random, seed) for chosen in dict.fromkeys(sets)}
-    source = data if reference is None or isinstance(reference, Mapping) else reference
-    if "patch" in replacements and not known: _check_patches(model, examples, source)
+    if reference is None or isinstance(reference, Mapping): source = UsualData.of(model, data, examples)
+    else: source = UsualData.of(model, reference)
     references = _references(question, source, known, at)
     found = _measure_sets(question, [*sets, *(s for some in random.values() for s in some)], references)
     return _effect(question, sets, names, random, found)
 
 # %% ../../nbs/activations/66_interventions.ipynb #bb595584
-def _set_names(units: Sets) -> pd.Index:
+def _set_names(units: Sets, sets: Sequence[UnitSet]) -> pd.Index:
     "What the rows of the result are called: the sets' names, or their addresses."
     if isinstance(units, Mapping): return _key_index(list(units))
-    return pd.Index([", ".join(map(str, s)) or "nothing" for s in unit_sets(units)], name="units")
+    return pd.Index([", ".join(map(str, s)) or "nothing" for s in sets], name="units")
 
 def _key_index(keys: Sequence[Any]) -> pd.Index:
     "Names as an index; tuples of layer and neuron as a MultiIndex."
@@ -251,9 +256,9 @@ def _units_by_site(model: Any, examples: Examples, sets: Sequence[UnitSet],
     if not found: raise BadInput("no set names a unit: give at least one address such as blocks.1.mlp.hook_post[7].")
     return found
 
-def _check_patches(model: Any, examples: Examples, source: Union[Examples, Sequence[str]]) -> None:
+def _check_patches(examples: Examples, source: Examples) -> None:
     "`BadInput` if an example could be patched from itself alone."
-    keys = {*example_keys(source if isinstance(source, Examples) else text_examples(model, source))}
+    keys = {*example_keys(source)}
     if len(keys) < 2 and keys & {*example_keys(examples)}:
         raise BadInput("a patch needs another example: give reference=, or leave patch out.")
 
@@ -262,8 +267,8 @@ def _places(examples: Examples, positions: Position, measure: Measure) -> Option
     if parse_position(positions) == "all": return None
     if examples.mask is None:
         raise BadInput(f"positions is {positions!r}, but only texts have positions: give texts, or leave it out.")
-    if parse_position(positions) == "last" and measure is loss_and_accuracy:
-        raise BadInput("nothing is predicted after the last token, so its units cannot change the loss: "
+    if parse_position(positions) == "last" and measure in MEASURES.values():
+        raise BadInput("nothing is predicted after the last token, so its units cannot change loss or accuracy: "
                        "give a measure=.")
     column = position_index(examples.mask, positions)
     if (column < 0).any():
@@ -271,15 +276,38 @@ def _places(examples: Examples, positions: Position, measure: Measure) -> Option
                        "leave those out, or give a smaller one.")
     return torch.arange(examples.mask.shape[1], device=column.device) == column[:, None]
 
+# %% ../../nbs/activations/66_interventions.ipynb #744aeb64
+@dataclass(frozen=True)
+class UsualData:
+    "Where usual values come from: examples, and of texts the tokens that count."
+    examples: Examples
+    texts: Optional[Sequence[str]] = None   # None: all tokens count
+
+    @classmethod
+    def of(cls, model: Any, data: Union[Examples, Sequence[str]], examples: Optional[Examples] = None) -> UsualData:
+        "Of examples or texts; `examples` are those of the texts, if they are known."
+        if isinstance(data, Examples): return cls(data)
+        return cls(text_examples(model, data) if examples is None else examples, data)
+
+    def references(self, model: Any, units: Sequence[Union[str, Units]], patches: bool, batch_size: int,
+                   seed: int) -> dict[str, Reference]:
+        "The usual values of each site's units."
+        counted, kept = None, SEQUENCES if patches else 0
+        if self.texts is not None:
+            counted = _counted_tokens(self.examples, select_tokens(model, self.texts, "all", batch_size))
+        made = [make_reference(model, u, self.examples, batch_size, None, counted, kept, seed) for u in units]
+        return {r.units.site: r for r in made}
+
 # %% ../../nbs/activations/66_interventions.ipynb #8036ab9b
-def _references(question: _Question, data: Union[Examples, Sequence[str]], known: Mapping[str, Union[Reference, Units]],
+def _references(question: _Question, source: UsualData, known: Mapping[str, Union[Reference, Units]],
                 units: Mapping[str, Units]) -> dict[str, Union[Reference, Units]]:
     "The usual values of each site, if a replacement needs them; those that are known are not measured again."
     if not any(map(needs_reference, question.replacements)): return dict(units)
     there = {site: known[site] for site in units if isinstance(known.get(site), Reference)}
     missing, patches = [u for site, u in units.items() if site not in there], "patch" in question.replacements
     if not missing: return there
-    return there | unit_references(question.model, data, missing, patches, question.batch_size, question.seed)
+    if patches: _check_patches(question.examples, source.examples)
+    return there | source.references(question.model, missing, patches, question.batch_size, question.seed)
 
 # %% ../../nbs/activations/66_interventions.ipynb #5d20ee09
 def unit_references(
@@ -292,12 +320,7 @@ def unit_references(
 ) -> dict[str, Reference]:
     """The usual values of each site's units, for many calls of `intervene`. Attention sinks of texts do not count; of
     `Examples` all tokens do."""
-    counted, examples = None, data if isinstance(data, Examples) else text_examples(model, data)
-    if not isinstance(data, Examples):
-        counted = _counted_tokens(examples, select_tokens(model, data, "all", batch_size))
-    kept = SEQUENCES if patches else 0
-    made = [make_reference(model, u, examples, batch_size, counted=counted, sequences=kept, seed=seed) for u in units]
-    return {r.units.site: r for r in made}
+    return UsualData.of(model, data).references(model, units, patches, batch_size, seed)
 
 def _counted_tokens(examples: Examples, selected: SelectedTokens) -> Bool[Tensor, "example place"]:
     "The tokens of padded texts that are selected."
@@ -306,12 +329,15 @@ def _counted_tokens(examples: Examples, selected: SelectedTokens) -> Bool[Tensor
     for i, some in selected.positions.items(): keep[i] = torch.isin(rank[i], torch.as_tensor(some, device=rank.device))
     return keep & mask
 
+# %% ../../nbs/activations/66_interventions.ipynb #b1fb90dc
+ROUNDING = 1e-6   # of the measure, below which nothing counts
+
 # %% ../../nbs/activations/66_interventions.ipynb #93dad4a0
 def _effect(question: _Question, sets: Sequence[UnitSet], names: pd.Index, random: Mapping[UnitSet, list[UnitSet]],
             found: _Measured) -> InterventionEffect:
     "A row for each replacement and set."
-    weights, groups = question.examples.weights.double().numpy(), question.groups
-    _check_finite(question, sets, found, weights)
+    weights, groups = question.weights, question.groups
+    _check_finite(question, sets, found)
     change = {name: np.stack([found.change[s][name] for s in sets], 1) for name in found.base}
     low, high = _intervals(change[found.first], weights, groups, question.seed)
     effect, base = _mean(change[found.first], weights), float(_mean(found.base[found.first], weights))
@@ -327,15 +353,13 @@ def _effect(question: _Question, sets: Sequence[UnitSet], names: pd.Index, rando
                  n_random=max(map(len, random.values())), n_draws=question.n_draws)
     return InterventionEffect(pd.concat(rows), tuple(sets), change, no_op, base, about)
 
-ROUNDING = 1e-6   # of the measure, below which nothing counts
-
 def _mean(x: Float[np.ndarray, "*what example"], weights: Float[np.ndarray, "example"]) -> Float[np.ndarray, "*what"]:
     return (np.where(weights > 0, x, 0) * weights).sum(-1) / weights.sum()
 
 # %% ../../nbs/activations/66_interventions.ipynb #60003f7f
-def _check_finite(question: _Question, sets: Sequence[UnitSet], found: _Measured,
-                  weights: Float[np.ndarray, "example"]) -> None:
+def _check_finite(question: _Question, sets: Sequence[UnitSet], found: _Measured) -> None:
     "`BadInput` where the measure is not a finite number: that would be no small effect."
+    weights = question.weights
     bad = np.flatnonzero(~np.isfinite(found.base[found.first]) & (weights > 0))
     if len(bad):
         raise BadInput(f"the model's {found.first} is not a finite number on example {bad[0]}: leave that out.")
@@ -355,12 +379,13 @@ def _beside(
 ) -> dict[str, Float[np.ndarray, "replacement set"]]:
     "Ends of the middle 95 % of the random sets' effects, and the two-sided p-value against these; NaN if none."
     low, high, p = np.full((3, *effect.shape), math.nan)
+    count = np.broadcast_to([len(random[chosen]) for chosen in sets], effect.shape)
     for j, chosen in enumerate(sets):
         if not random[chosen]: continue
         null = np.stack([_mean(found.change[r][found.first], weights) for r in random[chosen]], 1)
         low[:, j], high[:, j] = np.quantile(null, [.025, .975], axis=1)
         p[:, j] = [permutation_p(abs(e), np.abs(n)) for e, n in zip(effect[:, j], null)]
-    return dict(random_low=low, random_high=high, p=p)
+    return dict(random_low=low, random_high=high, n_random=count, p=p)
 
 # %% ../../nbs/activations/66_interventions.ipynb #55e77131
 def _intervals(change: Float[np.ndarray, "replacement set example"], weights: Float[np.ndarray, "example"],

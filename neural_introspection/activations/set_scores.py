@@ -21,7 +21,7 @@ from ..models import Examples, evaluating, scores
 from ..models.examples import logits_of
 
 # %% auto #0
-__all__ = ['Masks', 'Rows', 'replaced_scores']
+__all__ = ['replaced_scores']
 
 # %% ../../nbs/activations/64_set_scores.ipynb #819f7b1d
 Measure = Callable[[Tensor, Tensor], Union[Float[Tensor, "example"], Mapping[str, Float[Tensor, "example"]]]]
@@ -29,6 +29,14 @@ Measure = Callable[[Tensor, Tensor], Union[Float[Tensor, "example"], Mapping[str
 def loss_and_accuracy(logits: Tensor, targets: Tensor) -> dict[str, Float[Tensor, "example"]]:
     "Mean cross entropy (nats) and share of right answers of each example."
     return dict(zip(("loss", "accuracy"), scores(logits, targets)))
+
+MEASURES = dict(loss=loss_and_accuracy, accuracy=lambda logits, targets: dict(accuracy=scores(logits, targets)[1]))
+
+def named_measure(measure: Union[str, Measure]) -> Measure:
+    "The measure of that name, or a function as it is; `BadInput` for an unknown name."
+    if not isinstance(measure, str): return measure
+    if measure in MEASURES: return MEASURES[measure]
+    raise BadInput(f"measure {measure!r} is unknown: choose {' or '.join(MEASURES)}, or give a function.")
 
 def measured(measure: Measure, logits: Tensor, targets: Tensor) -> dict[str, Float[Tensor, "example"]]:
     "The measures of each example, by name; `BadInput` unless they are one number for each."
@@ -80,10 +88,11 @@ def _added(module: Union[nn.Linear, nn.Conv2d], change: Float[Tensor, "example *
     picture, weight, run = units.back(change), module.weight, module._conv_forward   # with its own stride and padding
     return torch.stack([run(picture[:, [j]], weight[:, [j]], None) for j in unit.tolist()])
 
-# %% ../../nbs/activations/64_set_scores.ipynb #a69df207
+# %% ../../nbs/activations/64_set_scores.ipynb #86b38d02
 Masks = list[Bool[Tensor, "set unit"]]                    # of each site
 Rows = list[Float[Tensor, "example *place column"]]       # of each site
 
+# %% ../../nbs/activations/64_set_scores.ipynb #a69df207
 @dataclass
 class _Batch:
     "A batch of examples and its activations, untouched."
@@ -96,11 +105,9 @@ class _Batch:
     reader: Optional[str]
 
     @property
-    def ways(self) -> list[str]:
+    def methods(self) -> list[str]:
         "How it could run, the shortest first."
         return ["reader"] * bool(self.reader) + ["block" if self.resid is not None else "site", "whole"]
-
-
 
 # %% ../../nbs/activations/64_set_scores.ipynb #021cac70
 def _open_batch(model: nn.Module, examples: Examples, references: Sequence[Union[Reference, Units]],
@@ -160,20 +167,20 @@ def _from_the_reader(batch: _Batch, masks: Bool[Tensor, "set unit"],
     with hooks(batch.model, {reader: see}): return logits_of(run_model(batch.model, batch.examples.inputs))
 
 # %% ../../nbs/activations/64_set_scores.ipynb #42215d1d
-def _run_sets(batch: _Batch, way: str, masks: Masks, new: Rows) -> Tensor:
+def _run_sets(batch: _Batch, method: str, masks: Masks, new: Rows) -> Tensor:
     "The outputs with each set replaced, one copy of the batch after the other."
     model, inputs, copies = batch.model, batch.examples.inputs, len(masks[0])
-    if way == "reader": return _from_the_reader(batch, masks[0], new[0] - batch.rows[0])
-    with hooks(model, _swaps(batch, masks, new, way == "site")):
-        if way == "site": return logits_of(run_model(model, inputs))
-        if way == "whole": return logits_of(run_model(model, inputs.repeat(copies, *[1] * (inputs.ndim - 1))))
+    if method == "reader": return _from_the_reader(batch, masks[0], new[0] - batch.rows[0])
+    with hooks(model, _swaps(batch, masks, new, method == "site")):
+        if method == "site": return logits_of(run_model(model, inputs))
+        if method == "whole": return logits_of(run_model(model, inputs.repeat(copies, *[1] * (inputs.ndim - 1))))
         block, resid = _first_block(model, [units_of(r).site for r in batch.references]), batch.resid
-        if block is None or resid is None: raise BadInput(f"no pass of this model can start at a block: way {way!r}.")
+        if block is None or resid is None: raise BadInput("no pass of this model can start at a block.")
         return run_from(model, block, resid.repeat(copies, *[1] * (resid.ndim - 1)))
 
 # %% ../../nbs/activations/64_set_scores.ipynb #b77e3f5e
-def _find_way(batch: _Batch, masks: Masks, new: Rows) -> str:
-    """The shortest way that changes the output as whole passes do. `BadInput` for a model that answers an example
+def _find_method(batch: _Batch, masks: Masks, new: Rows) -> str:
+    """The shortest method that changes the output as whole passes do. `BadInput` for a model that answers an example
     differently beside others."""
     few = _telling_sets(batch, masks, new)
     long = _run_sets(batch, "whole", few, new)
@@ -183,15 +190,15 @@ def _find_way(batch: _Batch, masks: Masks, new: Rows) -> str:
     if float(change[0]) > noise:
         raise BadInput("the model answers the same examples differently beside copies of them: "
                        "units can be replaced in a model that is batch first and without randomness.")
-    for way in batch.ways[:-1]:
-        if way == "reader" and float(change[1]) < 30 * noise: continue   # too small a change to tell
-        try: short = _run_sets(batch, way, few, new)
+    for method in batch.methods[:-1]:
+        if method == "reader" and float(change[1]) < 30 * noise: continue   # too small a change to tell
+        try: short = _run_sets(batch, method, few, new)
         except BadInput: continue
         except RuntimeError as error:   # the shapes do not fit: something passes by the site
             if isinstance(error, torch.OutOfMemoryError): raise
             continue
         if short.shape != long.shape: continue
-        if bool((_largest(short - long, torch.zeros_like(base)) <= 1e-3 * change + noise).all()): return way
+        if bool((_largest(short - long, torch.zeros_like(base)) <= 1e-3 * change + noise).all()): return method
     return "whole"
 
 def _largest(outputs: Tensor, base: Tensor) -> Float[Tensor, "set"]:
@@ -208,26 +215,28 @@ def _telling_sets(batch: _Batch, masks: Masks, new: Rows) -> Masks:
     return [torch.cat([torch.zeros_like(m[:1]), m.any(0, keepdim=True), m[most]]) for m in masks]
 
 # %% ../../nbs/activations/64_set_scores.ipynb #f9649f9f
-def _widest(batch: _Batch, way: str) -> int:
+def _widest(batch: _Batch, method: str) -> int:
     "Numbers that one example needs at the widest module of those that run for every copy."
     sizes, examples = [], len(batch.examples)
-    reader = find_site(batch.model, batch.reader) if way == "reader" and batch.reader else None
+    reader = find_site(batch.model, batch.reader) if method == "reader" and batch.reader else None
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
         if module is reader: sizes.clear()
         sizes.extend(x.numel() // examples for x in [first_tensor(output)] if x is not None)
-    handles = [module.register_forward_hook(note) for module in batch.model.modules()]
-    try: run_model(batch.model, batch.examples.inputs)
+    handles = []
+    try:
+        for module in batch.model.modules(): handles.append(module.register_forward_hook(note))
+        run_model(batch.model, batch.examples.inputs)
     finally:
         for handle in handles: handle.remove()
     return max(1, *sizes)
 
 # %% ../../nbs/activations/64_set_scores.ipynb #afe55851
-def _set_measures(batch: _Batch, way: str, masks: Masks, new: Rows, measure: Measure,
+def _set_measures(batch: _Batch, method: str, masks: Masks, new: Rows, measure: Measure,
                   room: int) -> dict[str, Float[Tensor, "set example"]]:
     "The measures with each set replaced, as many sets at a time as there is room for."
     found, targets = [], batch.examples.targets
     for sets in torch.arange(len(masks[0])).split(room):
-        outputs = _run_sets(batch, way, [m[sets] for m in masks], new)
+        outputs = _run_sets(batch, method, [m[sets] for m in masks], new)
         wanted = targets.repeat(len(sets), *[1] * (targets.ndim - 1))
         values = measured(measure, outputs, wanted)
         found.append({name: x.view(len(sets), -1).cpu() for name, x in values.items()})
@@ -292,19 +301,19 @@ def score_replacements(
     _check_masks(references, masks, draws)
     masks = [m.to(examples.inputs.device) for m in masks]
     few = not naive and len(references) == 1 and int(masks[0].sum(1).max()) <= FEW
-    groups, way, widest, alike, parts = examples.batches(batch_size), "whole", 1, 0, []
+    groups, method, widest, alike, parts = examples.batches(batch_size), "whole", 1, 0, []
     with evaluating(model):
         reader = linear_reader(model, units_of(references[0]), examples[:1].inputs) if few else None
         for number, index in enumerate(progress(groups, "replace", unit="batch")):
             batch = _open_batch(model, examples[index], references, reader)
             here = None if places is None else places[index]
             seeds = [(seed, draw, number) for draw in draws]
-            if not parts and not naive: way, widest = _choose(batch, masks, replacements[0], seeds[0], here)
+            if not parts and not naive: method, widest = _choose(batch, masks, replacements[0], seeds[0], here)
             room = 1 if naive else max(1, ROOM // (widest * len(index)))
-            score = functools.partial(_set_measures, batch, way, masks, measure=measure, room=room)
+            score = functools.partial(_set_measures, batch, method, masks, measure=measure, room=room)
             drawn = [[score(_new_rows(batch, r, each, here)) for each in seeds] for r in replacements]
             alike = alike or max(2, room)   # copies for the no-op, the same number in every batch
-            same = _own_values(batch, way, [m[:alike - 1] for m in masks], measure, room) if no_op else {}
+            same = _own_values(batch, method, [m[:alike - 1] for m in masks], measure, room) if no_op else {}
             parts.append(_batch_scores(batch, drawn, measure, same))
     back = torch.cat(groups).argsort()
     return [_joined([part[i] for part in parts], back) for i in range(len(replacements))]
@@ -318,19 +327,19 @@ def _check_masks(references: Sequence[Union[Reference, Units]], masks: Masks, dr
                        "give a (set, unit) mask for each site.")
 
 # %% ../../nbs/activations/64_set_scores.ipynb #130f1c77
-def _own_values(batch: _Batch, way: str, masks: Masks, measure: Measure,
+def _own_values(batch: _Batch, method: str, masks: Masks, measure: Measure,
                 room: int) -> dict[str, Float[Tensor, "set example"]]:
     "The measures with no unit, and with each set's own values put back, in copies as those of the sets' measurement."
     few = [torch.cat([torch.zeros_like(m[:1]), m]) for m in masks]
-    return _set_measures(batch, way, few, batch.rows, measure, room)
+    return _set_measures(batch, method, few, batch.rows, measure, room)
 
 def _choose(batch: _Batch, masks: Masks, replacement: Replacement, seed: Sequence[int],
             places: Optional[Bool[Tensor, "example place"]]) -> tuple[str, int]:
-    "(the way to run, numbers that one copy of an example needs), found on two examples."
+    "(the method to run, numbers that one copy of an example needs), found on two examples."
     few = _open_batch(batch.model, batch.examples[:2], batch.references, batch.reader)
     new = _new_rows(few, replacement, seed, None if places is None else places[:2])
-    way = _find_way(few, masks, new)
-    return way, _widest(few, way)
+    method = _find_method(few, masks, new)
+    return method, _widest(few, method)
 
 def _batch_scores(batch: _Batch, drawn: list[list[dict]], measure: Measure,
                   same: dict[str, Tensor]) -> list[SetScores]:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/analysis/30_patterns.ipynb #4b0fce70
 from __future__ import annotations
-from typing import TYPE_CHECKING, Any, Literal, Optional, Sequence, Union
+from typing import Any, Literal, Optional, Sequence, Union
 from jaxtyping import Bool
 from torch import Tensor
 from neural_introspection.analysis.activation_figures import (heatmap_figure, layers_figure, polysemantic_figure,
@@ -15,7 +15,7 @@ from .firing import NeuronRates, rates_of_rows
 from .polysemantic import PolysemanticResult
 from .rows import LayerRows, find_layer, layer_rows
 from ..core import BadInput
-if TYPE_CHECKING: from neural_introspection.analysis.explorer import ActivationExplorer
+from ..display import LivePanel
 
 # %% auto #0
 __all__ = ['ActivationVisualizer']
@@ -77,7 +77,7 @@ class ActivationVisualizer:
         if not isinstance(result, PolysemanticResult): raise BadInput(f"a {type(result).__name__} is no result of a detector: give what PolysemanticDetector(activations).detect() returned.")
         return polysemantic_figure(result, self.rates())
 
-    def explore(self, kind: str = "heatmap", highlight: Optional[PolysemanticResult] = None) -> ActivationExplorer:
+    def explore(self, kind: str = "heatmap", highlight: Optional[PolysemanticResult] = None) -> LivePanel:
         "All of it as a panel, with the polysemantic neurons of a result if there is one."
         from neural_introspection.analysis.explorer import ActivationExplorer
         return ActivationExplorer(self, kind, highlight)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math
 import warnings
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from ..activations import intervene
 from ..activations.interventions import InterventionEffect
-from ..activations.replacement import Replacement
-from ..activations.set_scores import Measure, loss_and_accuracy
+from ..activations.replacement import Replacement, needs_reference
+from ..activations.set_scores import Measure
 from ..activations.units import Reference, Units
 from ..core import BadAddress, BadData, BadInput, NeuronAddress, check_index
 from ..models import Examples
@@ -73,14 +73,24 @@ def _set_names(sets: Sequence[Neurons]) -> list[Any]:
     names = [", ".join(f"L_{layer}/n_{neuron}" for layer, neuron in some) or "nothing" for some in sets]
     return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 
+# %% ../../nbs/tracing/54_ablation.ipynb #e35733e7
+def _of_the_trace(replacement: Union[Replacement, Sequence[Replacement]]) -> bool:
+    "Whether means are needed; `BadInput` if other usual values are, too, which a trace does not have."
+    several = [replacement] if isinstance(replacement, str) or callable(replacement) else list(replacement)
+    others = [r for r in several if r != "mean" and needs_reference(r)]
+    if "mean" in several and others:
+        raise BadInput(f"means are those of the trace, and values for {others[0]} are those of the samples: "
+                       "give them in two calls.")
+    return "mean" in several
+
 # %% ../../nbs/tracing/54_ablation.ipynb #df7c3961
 def ablate(
     net: TraceableNN,
     x: Float[Tensor, "sample ..."],               # samples that neither training nor trace has seen
     y: Tensor,                                    # their classes, or what the measure takes
     sets: Optional[Sequence[Neurons]] = None,     # what is replaced together; None: every hidden neuron by itself
-    replacement: Replacement = "zero",            # as of `intervene`; means are those of the trace
-    measure: Measure = loss_and_accuracy,         # (outputs, y) -> a number for each sample
+    replacement: Union[Replacement, Sequence[Replacement]] = "zero",   # as of `intervene`; means are of the trace
+    measure: Union[str, Measure] = "loss",        # loss, accuracy, or (outputs, y) -> a number for each sample
     n_random: int = 19,                           # random sets beside each
 ) -> InterventionEffect:
     """What it costs to take neurons away, exactly, on these samples; by (layer, neuron) if each set is one neuron.
@@ -91,8 +101,7 @@ def ablate(
         raise BadInput(f"{len(chosen)} sets on {len(x)} samples with {len(y)} labels cannot be ablated: "
                        "give at least 1 set, and a label for each of at least 2 samples.")
     layers = _sites(net, chosen)
-    one = [replacement] if isinstance(replacement, str) or callable(replacement) else list(replacement)
-    known = _traced_means(net, layers) if "mean" in one else {u.site: u for u in layers.values()}
+    known = _traced_means(net, layers) if _of_the_trace(replacement) else {u.site: u for u in layers.values()}
     units = [[NeuronAddress(layers[name].site, n) for name, n in some] for some in chosen]
     named = dict(zip(_set_names(chosen), units))
     return intervene(net.model, Examples(x, y), named, replacement, known, measure=measure, n_random=n_random)
