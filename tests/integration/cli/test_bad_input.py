@@ -65,7 +65,6 @@ REFUSED = {
     "--output-dir empty.txt": "empty.txt is a file",
     "--output-dir empty.txt/out": "empty.txt is a file",
     "--output-dir plain": "not a run's",
-    "--output-dir damaged-run": "not readable JSON",
     "--neuron many": "must be whole numbers with commas between them, such as 7 or 1,2,3",
     "--neuron 1,1 --layer 2": "several different ones",
     "--neuron 1,2": "need a layer",
@@ -97,8 +96,6 @@ def workplace(finished, tmp_path_factory):
     "A folder with a finished run in `out`, and all that a user might give by mistake."
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(finished / "out", folder / "out")
-    shutil.copytree(finished / "out", folder / "damaged-run")
-    (folder / "damaged-run" / "manifest.json").write_text('{"status": "runn')
     for name, content in {"empty.txt": b"", "blank.txt": b"\n  \n\n", "latin.txt": b"one line\nanother line\ncaf\xe9 au lait\n",
                           "same.txt": b"the same text again\n" * 50, "damaged.gguf": b"GGUF and then nothing", "damaged.yaml": b"model: [pocket",
                           "latin.yaml": b"model: caf\xe9\n", "list.yaml": b"- model\n- pocket\n", "misspelt.yaml": b"modell: pocket\n",
