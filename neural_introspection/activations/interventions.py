@@ -26,7 +26,7 @@ from ..models.examples import text_examples
 from ..stats import interval, permutation_p, resamples
 
 # %% auto #0
-__all__ = []
+__all__ = ['intervene']
 
 # %% ../../nbs/activations/66_interventions.ipynb #4f93cc39
 @dataclass(frozen=True, repr=False)
@@ -182,10 +182,11 @@ def _measure_sets(question: _Question, sets: Sequence[UnitSet],
             for j, chosen in enumerate(some): change.setdefault(chosen, {})[name] = found[:, j]
     return _Measured(base, change, no_ops)
 
-# %% ../../nbs/activations/66_interventions.ipynb #37de6f3f
+# %% ../../nbs/activations/66_interventions.ipynb #488babf2
 Sets = Union[Address, Sequence[Union[Address, Sequence[Address]]], Mapping[Any, Sequence[Address]]]
 Usual = Union[None, Examples, Sequence[str], Mapping[str, Union[Reference, Units]]]
 
+# %% ../../nbs/activations/66_interventions.ipynb #37de6f3f
 @torch.no_grad()
 def intervene(
     model: Any,
