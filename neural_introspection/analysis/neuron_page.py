@@ -46,7 +46,7 @@ def random_effects(index: LayerIndex, text: str, count: int = OTHERS, seed: int 
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #e3f3a017
 def effect_table(own: pd.DataFrame, others: Optional[pd.DataFrame]) -> pd.DataFrame:
-    "A row for each kind of replacement: a neuron's effect, that of 95 % of the others, and the share of them that is as large (p). NaN where there are no others."
+    "A row for each kind of replacement: a neuron's effect, that of 95 % of the others, and p: (1 + number of others at least as large) / (1 + number of others). NaN where there are none."
     others = others.drop(own.index, errors="ignore") if others is not None else own.iloc[:0]
     value, null = own.iloc[0], others.abs()
     p = [permutation_p(abs(value[kind]), null[kind]) if len(null) else math.nan for kind in ABLATIONS]
