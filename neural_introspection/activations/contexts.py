@@ -120,14 +120,15 @@ def contexts_by_quantile(
 def context_words(table: pd.DataFrame, model: Any, texts: Sequence[str], before: int = 8,
                   after: int = 4) -> pd.DataFrame:
     "The table of contexts with their `token`, and the tokens around it as `snippet`."
+    if table.empty: return table.assign(token="", snippet="")
     given = Contexts(table.text.to_numpy(np.int64), table.position.to_numpy(np.int64))
     codes, row = np.unique(given.codes, return_inverse=True)
     where = Contexts.of_codes(codes)
     used, number = np.unique(where.text, return_inverse=True)
-    found = encode_texts(model, [texts[i] for i in used]) if len(used) else None
+    found = encode_texts(model, [str(texts[i]) for i in used])
     words = [_snippet(model, found.ids[i], at, before, after, i in found.cut)
              for i, at in zip(number.tolist(), where.position.tolist())]
-    token, snippet = np.array(words, dtype=object).reshape(-1, 2)[row].T
+    token, snippet = np.array(words, dtype=object)[row].T
     return table.assign(token=token, snippet=snippet)
 
 def _snippet(model: Any, ids: Sequence[int], at: int, before: int, after: int, cut: bool) -> tuple[str, str]:

@@ -107,12 +107,14 @@ def information_figure(found: dict[str, Information], title: str = "Information 
 # %% ../../nbs/antitraining/14_information.ipynb #b1317b9d
 def compare_information(train: Information, held_out: Information) -> pd.DataFrame:
     """A row for each unit: its information on both sides, `memorising` (train minus held out, nats), its z and q value
-    (two-sided, against examples dealt anew). `BadInput` for different units."""
+    (two-sided, against examples dealt out at random). `BadInput` for different units."""
     if train.units != held_out.units: raise BadInput(f"information on {train.units.site} and on {held_out.units.site} ({train.units.count} and {held_out.units.count} units) cannot be compared: measure the same units twice.")
     error, gap = np.hypot(train.error, held_out.error), train.loss - held_out.loss
     z = np.divide(gap, error, out=np.full_like(error, np.nan), where=error > 0)
-    p = permutation_p(np.where(error > 0, np.abs(gap), np.nan), np.abs(deals(train.costs.T, held_out.costs.T)), pooled=False)
-    return pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=gap, z=z, q=adjust_fdr(p))).rename_axis("unit")
+    null = np.abs(deals(train.costs.T, held_out.costs.T))
+    q = adjust_fdr(permutation_p(np.where(error > 0, np.abs(gap), np.nan), null, pooled=False))
+    frame = pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=gap, z=z, q=q))
+    return frame.rename_axis("unit")
 
 # %% ../../nbs/antitraining/14_information.ipynb #2c877824
 def shared_information(

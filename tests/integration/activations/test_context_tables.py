@@ -1,4 +1,4 @@
-"""A neuron's contexts are the same tokens with the same activations and words, whichever part of the library shows them."""
+"""A neuron's contexts are the same tokens with the same activations and words, whichever page shows them."""
 import pytest
 
 from neural_introspection import edit, load_model, load_texts, token_profiles
@@ -27,10 +27,14 @@ def scanned(model, texts):
     return context_words(top_contexts(stats, NEURON), model, texts)
 
 
+def of_senses(model, texts):
+    return scan_polysemantic(model, texts, neurons={LAYER: [NEURON]}, draws=19).contexts(ADDRESS)
+
+
 READERS = dict(
     scan=scanned,
     profile=lambda model, texts: token_profiles(model, texts, ADDRESS, shifts=9, k=K)[0].contexts,
-    polysemantic=lambda model, texts: scan_polysemantic(model, texts, neurons={LAYER: [NEURON]}, draws=19).contexts(ADDRESS),
+    polysemantic=of_senses,
     page=lambda model, texts: browse_neuron(layer_index(model, texts, LAYER, draws=19), NEURON, texts[0]).contexts,
 )
 
