@@ -125,13 +125,12 @@ def _quantile(state: dict[str, Tensor], q: float) -> Float[Tensor, "neuron"]:
     return torch.cat([sketch_quantiles(*part) for part in parts])[:, 0]
 
 # %% ../../nbs/activations/40_statistics.ipynb #247db363
-def _top_values(state: dict[str, Tensor]) -> tuple[Float[Tensor, "neuron k"], Int[Tensor, "neuron k 2"]]:
-    "(the highest activations, descending; their (text, position)); NaN and -1 where fewer were seen."
+def _top_values(state: dict[str, Tensor]) -> tuple[Float[Tensor, "neuron k"], Contexts]:
+    "(the highest activations, descending; their contexts, [neuron k]); NaN and -1 where fewer were seen."
     none = (torch.empty(len(state["count"]), 0, dtype=d) for d in (torch.float32, torch.int64))
     top = _top(state) if "top_codes" in state else Top(*none)
     where, seen = Contexts.of_codes(top.codes), top.codes >= 0
-    places = torch.stack([where.text, where.position], -1)
-    return _or_nan(top.values, seen), torch.where(seen[..., None], places, -1)
+    return _or_nan(top.values, seen), Contexts(where.text, torch.where(seen, where.position, -1))
 
 # %% ../../nbs/activations/40_statistics.ipynb #7011ded7
 def _joint_state(a: NeuronStats, b: NeuronStats) -> dict[str, Tensor]:
@@ -149,7 +148,7 @@ def _frame(stats: NeuronStats) -> Any:
     names = ["count", "nonfinite", "mean", "std", "skewness", "kurtosis", "min", "max", "firing_rate"]
     columns = {name: getattr(stats, name) for name in names + ["iqr", "entropy"] * stats.quantiles}
     if stats.quantiles: columns |= {name: stats.quantile(q) for name, q in _QUANTILES.items()}
-    if stats.top_k: columns |= {"top_text": stats.top[1][:, 0, 0], "top_position": stats.top[1][:, 0, 1]}
+    if stats.top_k: columns |= {f"top_{name}": x[:, 0] for name, x in vars(stats.top[1]).items()}
     return pd.DataFrame({"neuron": range(stats.n_neurons)} | {name: t.cpu().numpy() for name, t in columns.items()})
 
 # %% ../../nbs/activations/40_statistics.ipynb #9448504c
@@ -195,7 +194,7 @@ class NeuronStats:
     iqr = property(lambda self: self.quantile(.75) - self.quantile(.25), doc="Interquartile range, float32.")
     entropy = property(lambda self: _entropy(_sketch(self._state)), doc="Entropy of the sketch's histogram, in nats.")
     nbytes = property(lambda self: sum(t.nbytes for t in self._state.values()), doc="Size of the state in bytes, for all neurons.")
-    top = property(lambda self: _top_values(self._state), doc="(highest activations, descending; their (text, position)).")
+    top = property(lambda self: _top_values(self._state), doc="(highest activations, descending; their `Contexts`), [neuron k].")
 
     def quantile(self, q: float) -> Float[Tensor, "neuron"]:
         "The order statistic of rank floor(q * (count - 1)), within `quantile_bound`; `BadInput` if q is not in 0..1."

@@ -101,7 +101,7 @@ def heatmap_figure(r: LayerRows, by: str = "token", neurons: Any = 40, rows: Opt
     if np.isnan(z).all():
         raise BadInput(f"{r.layer} has no finite activation among the rows to show: choose others.")
     names = [f"n{n}" + " ◆" * (n in set(marked)) for n in chosen]
-    has_words = len(r.places.snippet) or by != "token"
+    has_words = len(r.tokens) or by != "token"
     fig = heat_map(z, lines.names, names, "", f"neuron of {r.layer}", by if has_words else "row", unit)
     height = int(np.clip(190 + 19 * len(lines.names), 330, 1100))
     add_titles(_lopsided(fig), f"{r.layer}, {lines.what}", _some(r, chosen, neurons))
@@ -207,7 +207,7 @@ def _by_token(r: LayerRows, neuron: int, rows: Bool[np.ndarray, "row"]) -> pd.Da
     "Of each token: mean, texts, count, and its mean in each text."
     x = r.values[:, neuron].float().numpy()
     rows = rows & np.isfinite(x)
-    tokens = np.asarray(r.places.snippet, dtype=object)[rows]
+    tokens = np.asarray(r.tokens, dtype=object)[rows]
     table = pd.DataFrame(dict(token=tokens, text=r.places.text[rows], x=x[rows].astype(float)))
     in_text = table.groupby(["token", "text"], sort=False).x.agg(["mean", "size"])
     each = in_text.groupby("token", sort=False)
@@ -218,7 +218,7 @@ def _by_token(r: LayerRows, neuron: int, rows: Bool[np.ndarray, "row"]) -> pd.Da
 def token_answers(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, seed: int = 0) -> pd.DataFrame:
     """The tokens with the highest mean in one half of the texts, then random ones: their mean in the other half with a
     95 % interval. `BadInput` without tokens."""
-    if not len(r.places.snippet):
+    if not len(r.tokens):
         raise BadInput("there are no tokens: give tokens=, a word for each row that counts.")
     check_index("neuron", neuron, r.width, r.layer)
     rng = np.random.default_rng(seed)

@@ -199,7 +199,7 @@ def _index(browser: NeuronBrowser, wanted: View) -> LayerIndex:
 def _resolved(index: LayerIndex, wanted: View) -> View:
     "What is requested, without gaps."
     neuron = index.address(index.order(wanted.order)[0] if wanted.neuron is None else wanted.neuron).neuron
-    text = wanted.text if wanted.text is not None else index.texts[max(0, int(index.statistics.top[1][neuron, 0, 0]))]
+    text = wanted.text if wanted.text is not None else index.texts[max(0, int(index.statistics.top[1].text[neuron, 0]))]
     return replace(wanted, layer=index.layer, neuron=neuron, text=text)
 
 # %% ../../nbs/analysis/50_browser.ipynb #8051d15a

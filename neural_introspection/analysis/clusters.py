@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import NeuronStats
+from ..activations import Contexts, NeuronStats
 from .correlation import (NO_VALUE_COLOUR, Reader, add_titles, correlate_columns,
     correlation_distance, linkage_tree, matched_rows, select_for_pairs, standard_reader, thin_ticks)
-from neural_introspection.analysis.rows import (LayerRows, Places, find_layer, layer_rows, merge_repeated_texts,
-    row_blocks, text_order)
+from neural_introspection.analysis.rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts, row_blocks,
+    text_order)
 from ..core import BadInput, progress
 from ..stats import permutation_p
 
@@ -24,7 +24,7 @@ from ..stats import permutation_p
 __all__ = ['correlation_clusters']
 
 # %% ../../nbs/analysis/28_clusters.ipynb #ae9fbaaf
-def _halves(places: Places, rng: np.random.Generator) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
+def _halves(places: Contexts, rng: np.random.Generator) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
     "The rows of a random half of the texts, and the others."
     texts = np.unique(places.text)
     first = np.isin(places.text, rng.permutation(texts)[:len(texts) // 2])
@@ -41,7 +41,7 @@ def _cut(tree: np.ndarray, k: int) -> Int[np.ndarray, "neuron"]:
     return fcluster(tree, k, "maxclust")
 
 # %% ../../nbs/analysis/28_clusters.ipynb #ebe2c934
-def _judged(read: Reader, places: Places, splits: int, seed: int,
+def _judged(read: Reader, places: Contexts, splits: int, seed: int,
             numbers: Sequence[int]) -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]]:
     "(a row for each split and number: silhouette on the other half; the two halves' trees)."
     from sklearn.metrics import silhouette_score
@@ -69,7 +69,7 @@ def _agreement(a: Int[np.ndarray, "neuron"], b: Int[np.ndarray, "neuron"]) -> Fl
     return np.where(either, (one & two).sum(1) / np.maximum(either, 1), 1.)
 
 # %% ../../nbs/analysis/28_clusters.ipynb #5d6c5e03
-def _stability(read: Reader, places: Places, splits: int, seed: int,
+def _stability(read: Reader, places: Contexts, splits: int, seed: int,
                numbers: Sequence[int]) -> tuple[float, int, pd.DataFrame, Float[np.ndarray, "neuron"]]:
     "(mean adjusted Rand index of the halves, number of clusters, silhouette by number, agreement of each neuron)."
     from sklearn.metrics import adjusted_rand_score
@@ -117,7 +117,7 @@ class CorrelationClusters:
         return f"<b>Clusters</b>: {html.escape(repr(self))}{shown.to_html(index=False, float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/analysis/28_clusters.ipynb #28c58b32
-def _shuffled(values: Float[Tensor, "row neuron"], places: Places,
+def _shuffled(values: Float[Tensor, "row neuron"], places: Contexts,
               rng: np.random.Generator) -> Float[Tensor, "row neuron"]:
     "Every neuron's texts in an order of its own."
     texts, columns = text_order(places), torch.empty_like(values.T)
@@ -171,7 +171,7 @@ class _Surrogates:
     silhouette: Float[np.ndarray, "number"]    # means over surrogates
     agreement: Float[np.ndarray, "neuron"]
 
-def _surrogate_stability(values: Float[Tensor, "row neuron"], places: Places, splits: int, seed: int,
+def _surrogate_stability(values: Float[Tensor, "row neuron"], places: Contexts, splits: int, seed: int,
                          numbers: Sequence[int], n_permutations: int) -> _Surrogates:
     "The measures of `_stability` for shuffled copies of the values."
     rng, stability, silhouette, agreement = np.random.default_rng(seed), [], [], []

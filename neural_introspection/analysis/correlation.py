@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import NeuronStats
+from ..activations import Contexts, NeuronStats
 from .firing import firing_threshold
-from neural_introspection.analysis.rows import (LayerRows, Places, find_layer, layer_rows, merge_repeated_texts,
+from neural_introspection.analysis.rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts,
     row_blocks, text_order)
 from ..core import BadAddress, BadInput, check_index, progress
 from ..stats import permutation_p, adjust_fdr
@@ -95,7 +95,7 @@ def correlate_columns(a: Reader, b: Reader, left: Int[Tensor, "row"],
 
 # %% ../../nbs/analysis/27_correlation.ipynb #e692312a
 def partner_rows(
-    places: Places,
+    places: Contexts,
     rng: np.random.Generator,
     null: str = "texts",       # or `rows`: a plain shuffle, which takes rows to be independent
 ) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
@@ -201,7 +201,7 @@ def _coactivation(a: LayerRows, b: LayerRows, na: np.ndarray, nb: np.ndarray,
 TESTS, SHUFFLES = ("pearson", "phi"), ("texts", "rows")
 _POOL = 2**23   # null values that are kept
 
-def _null(a: Reader, b: Reader, places: Places, same: bool, null: str, draws: int,
+def _null(a: Reader, b: Reader, places: Contexts, same: bool, null: str, draws: int,
           seed: int) -> tuple[Float[Tensor, "a b"], Float[np.ndarray, "draw"]]:
     "(standard deviation of each pair's null, pooled absolute values of other draws in such deviations)."
     rng, half = np.random.default_rng(seed), draws * 3 // 5

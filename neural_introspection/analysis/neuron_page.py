@@ -13,9 +13,9 @@ import pandas as pd
 from jaxtyping import Float
 from .logits import LogitView, logit_view
 from .neuron_index import OTHERS, STRONGEST, LayerIndex
-from .rows import snippets
 from .token_level import TokenActivations, token_activations
-from ..activations import Contexts, intervene
+from ..activations import intervene
+from ..activations.contexts import context_words, top_contexts
 from ..activations.interventions import ABLATIONS
 from ..core import BadInput, BadTexts, NeuronAddress, progress
 from ..models import encode
@@ -46,7 +46,7 @@ def random_effects(index: LayerIndex, text: str, count: int = OTHERS, seed: int 
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #e3f3a017
 def effect_table(own: pd.DataFrame, others: Optional[pd.DataFrame]) -> pd.DataFrame:
-    "A row for each kind of replacement: a neuron's effect, that of 95 % of the others, and the share of them that is as large (p). NaN where there are no others."
+    "A row for each kind of replacement: a neuron's effect, that of 95 % of the others, and p: (1 + number of others at least as large) / (1 + number of others). NaN where there are none."
     others = others.drop(own.index, errors="ignore") if others is not None else own.iloc[:0]
     value, null = own.iloc[0], others.abs()
     p = [permutation_p(abs(value[kind]), null[kind]) if len(null) else math.nan for kind in ABLATIONS]
@@ -59,7 +59,7 @@ class NeuronPage:
     index: LayerIndex
     address: NeuronAddress
     activations: TokenActivations                # on the text
-    contexts: pd.DataFrame                       # kind (top or random), sense, value, snippet
+    contexts: pd.DataFrame                       # kind (top or random), sense, activation, token, snippet and more
     logits: Optional[LogitView]                  # None if its direction cannot be read
     effects: Optional[pd.DataFrame] = None       # of its ablation, by `text_effects`
     others: Optional[pd.DataFrame] = None        # those of other neurons, by `random_effects`
@@ -112,10 +112,8 @@ def _contexts(index: LayerIndex, address: NeuronAddress) -> pd.DataFrame:
     "By sense; where there was no test, the strongest."
     found = index.senses.contexts(index.site, address.neuron)
     if (found.kind == "top").any(): return found
-    values, places = (x[address.neuron, :STRONGEST] for x in index.statistics.top)
-    values, places = values[places[:, 0] >= 0], places[places[:, 0] >= 0]
-    words = snippets(index.model, index.texts, Contexts(*places.numpy().T))
-    return pd.concat([pd.DataFrame(dict(kind="top", sense=0, value=values.numpy(), text=places[:, 0], position=places[:, 1], snippet=words)), found], ignore_index=True)
+    top = context_words(top_contexts(index.statistics, address.neuron, STRONGEST), index.model, index.texts)
+    return pd.concat([top.assign(sense=0), found], ignore_index=True)[found.columns]
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #0f07286f
 _SIGNS = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
@@ -145,10 +143,9 @@ def _small(words: str) -> str: return f"<div style='font-size:90%;color:#555'>{h
 def _text_part(page: NeuronPage) -> str: return f"<div style='margin:-8px -12px'>{page.activations.html(scale=page.scale).data}</div>"
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #0bc5faa1
-def _context_line(value: float, snippet: str, scale: float) -> str:
+def _context_line(value: float, token: str, snippet: str, scale: float) -> str:
     from neural_introspection.display import COLOURS
-    before, _, rest = snippet.partition("«")
-    token, _, after = rest.partition("»")
+    before, _, after = snippet.partition(f"«{token}»")
     shown = [html.escape(part.translate(_SIGNS)) for part in (before, token, after)]
     colour = COLOURS["orange" if value > 0 else "sky"] + f"{round(255*min(1, abs(value)/scale)):02x}"
     return (f"<div style='display:flex;gap:8px'><span style='flex:0 0 4em;white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums'>{_number(value)}</span>"
@@ -158,10 +155,10 @@ def _context_line(value: float, snippet: str, scale: float) -> str:
 def _contexts_part(page: NeuronPage, each: int = 6) -> str:
     "Top contexts by sense, and beside them random ones."
     c, groups = page.contexts, {}
-    for kind, sense, value, snippet in zip(c.kind, c.sense, c.value, c.snippet): groups.setdefault((kind == "random", sense), []).append((value, snippet))
+    for kind, sense, *words in zip(c.kind, c.sense, c.activation, c.token, c.snippet): groups.setdefault((kind == "random", sense), []).append(words)
     random = sorted(groups.pop((True, -1), []), reverse=True)
     name = lambda i, some: f"Sense {i} of {len(groups)}: {len(some)} contexts" if len(groups) > 1 else f"One sense: {len(some)} contexts"
-    column = lambda words, some: f"<div style='min-width:0'>{_small(words)}{''.join(_context_line(value, snippet, page.scale) for value, snippet in some)}</div>"
+    column = lambda words, some: f"<div style='min-width:0'>{_small(words)}{''.join(_context_line(*one, page.scale) for one in some)}</div>"
     senses = f"<div style='flex:2 1 22em;min-width:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20em,100%),1fr));gap:8px 20px;align-content:start'>{''.join(column(name(i, some), some[:each]) for i, some in enumerate(groups.values(), 1))}</div>"
     return f"<div style='display:flex;flex-wrap:wrap;gap:8px 20px'>{senses}<div style='flex:1 1 20em;min-width:0'>{column('Random contexts, at equal steps of its activation', random)}</div></div>"
 

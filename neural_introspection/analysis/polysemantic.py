@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import NeuronStats
+from ..activations import Contexts, NeuronStats
+from ..activations.contexts import context_table, contexts_by_quantile
 from .context_groups import NULLS
 from .measures import LEAST, MEASURES, SIZES, Evidence, Finding, Settings
-from .rows import Places, flat_rows, row_places
+from .rows import flat_rows, row_places
 from ..core import (BadAddress, BadInput, NeuronAddress, atomic_folder, check_format, plain,
     progress, read_frame, read_json, site_layer, write_frame, write_json)
 from ..stats import adjust_fdr
@@ -26,14 +27,14 @@ from ..stats import adjust_fdr
 __all__ = ['PolysemanticDetector']
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #1da72316
-FORMAT = 1
+FORMAT = 2
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #15b30518
 @dataclass(frozen=True, repr=False)
 class PolysemanticResult:
     "Every examined neuron's score, p, q, number of senses; and the contexts of each sense."
     frame: pd.DataFrame   # layer, neuron, score, p, q, senses, stability, contexts
-    table: pd.DataFrame   # layer, neuron, kind (top or random), sense, value, quantile, text, position, snippet
+    table: pd.DataFrame   # layer, neuron, kind (top or random), sense, activation, quantile, text, position, token, snippet
     about: dict           # measure, settings, what was examined
 
     def to_frame(self) -> pd.DataFrame:
@@ -77,7 +78,7 @@ class PolysemanticResult:
 def _contexts(table: pd.DataFrame, layer: str, neuron: int, kinds: Sequence[str]) -> pd.DataFrame:
     rows = table[(table.layer == layer) & (table.neuron == neuron)]
     if rows.empty: raise BadAddress(f"neuron {layer}[{neuron}] was not examined: choose one of to_frame().")
-    order = rows[rows.kind.isin(kinds)].assign(random=rows.kind == "random").sort_values(["random", "sense", "value"], ascending=[True, True, False], kind="stable")
+    order = rows[rows.kind.isin(kinds)].assign(random=rows.kind == "random").sort_values(["random", "sense", "activation"], ascending=[True, True, False], kind="stable")
     return order.drop(columns=["layer", "neuron", "random"]).reset_index(drop=True)
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #97494fc5
@@ -112,10 +113,9 @@ def layer_tables(
     neurons: Sequence[int],
     evidence: Evidence,
     finding: Finding,
-    places: Places,                                  # of the rows of `evidence.representations`
+    places: Contexts,                                # of the rows of `evidence.representations`
     random: Float[Tensor, "random neuron"],          # activations at random rows
-    random_places: Places,
-    shown: int = 8,                                  # random contexts for each neuron
+    random_places: Contexts,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "(row per neuron, row per context) of a layer."
     n, labels, stable = np.asarray(neurons), finding.labels, finding.stability
@@ -125,26 +125,10 @@ def layer_tables(
         layer=layer, neuron=n, score=finding.score, p=finding.p, senses=finding.senses, stability=stable,
         contexts=(labels >= 0).sum(1)))
     i, j = (labels >= 0).nonzero()
-    top = _context_rows(n[i], evidence.values.numpy()[i, j], evidence.rows.numpy()[i, j], places)
-    top = top.assign(sense=labels[i, j], kind="top", quantile=np.nan)
-    contexts = pd.concat([top, _random_contexts(n, random, random_places, shown)]).assign(layer=layer)
-    columns = ["layer", "neuron", "kind", "sense", "value", "quantile", "text", "position", "snippet"]
-    return frame, contexts[columns]
-
-def _random_contexts(neurons: Int[np.ndarray, "neuron"], random: Float[Tensor, "random neuron"], places: Places,
-                     shown: int) -> pd.DataFrame:
-    "Random rows of each neuron, from its lowest activation to its highest."
-    order = random.float().nan_to_num(-math.inf).sort(0)
-    step = np.linspace(0, len(random) - 1, min(shown, len(random))).round().astype(int)
-    rows, values = order.indices.numpy()[step], order.values.numpy()[step]
-    frame = _context_rows(np.tile(neurons, len(step)), values.ravel(), rows.ravel(), places)
-    quantile = np.repeat(step/max(1, len(random) - 1), len(neurons))
-    return frame.assign(sense=-1, kind="random", quantile=quantile)
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #b7b2ef8c
-def _context_rows(neurons: np.ndarray, values: np.ndarray, rows: np.ndarray, places: Places) -> pd.DataFrame:
-    snippet = np.array([*places.snippet, None], dtype=object)[rows] if len(places.snippet) else ""
-    return pd.DataFrame(dict(neuron=neurons, value=values.astype("f4"), text=places.text[rows], position=places.position[rows], snippet=snippet))
+    where = places[evidence.rows.numpy()[i, j]]
+    top = context_table(evidence.values[i, j], where, neuron=n[i], sense=labels[i, j])
+    contexts = pd.concat([top, contexts_by_quantile(random, random_places, n).assign(sense=-1)]).assign(layer=layer)
+    return frame, contexts[["layer", "neuron", "kind", "sense", "activation", "quantile", "text", "position"]]
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #ceca11e7
 def combine_layers(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], measure: str, settings: Settings,
@@ -205,7 +189,7 @@ class PolysemanticDetector:
         representations: Optional[dict[str, Tensor]] = None,   # layer -> [batch, pos, d]; None: its other neurons
         features: Optional[Tensor] = None,           # [row, feature], known features of the same rows
         mask: Optional[Bool[Tensor, "..."]] = None,  # rows that count, such as `monitor.mask`
-        tokens: Sequence[str] = (),                  # a snippet for each row that counts, shown in contexts
+        tokens: Sequence[str] = (),                  # a word for each row that counts, shown in contexts
         measure: str = "senses",
         **settings: Any,                             # of `Settings`
     ):
@@ -216,7 +200,8 @@ class PolysemanticDetector:
         self.spaces = _flat_layers(representations or {}, mask, "'s representation")
         self.features = features
         if features is not None: self.features = flat_rows("the features", torch.as_tensor(features).float(), mask)
-        self.places = {str(layer): row_places(acts, mask, tokens) for layer, acts in activations.items()}
+        self.places = {str(layer): row_places(acts, mask) for layer, acts in activations.items()}
+        self.tokens = np.array(tokens, dtype=object)
         _check_rows(self.activations, self.spaces, self.features, len(tokens))
 
     def detect(self) -> PolysemanticResult:
@@ -234,8 +219,10 @@ class PolysemanticDetector:
         evidence = self._evidence(layer, acts, finite_float(self.spaces.get(layer, acts)), order)
         finding = MEASURES[self.measure](evidence, self.settings)
         places, shown = self.places[layer], order[:RANDOM]
-        random_places = places.at(shown.numpy())
-        return layer_tables(layer, range(acts.shape[1]), evidence, finding, places, acts[shown], random_places)
+        where = places[shown.numpy()]
+        frame, table = layer_tables(layer, range(acts.shape[1]), evidence, finding, places, acts[shown], where)
+        row = np.searchsorted(places.codes, Contexts(table.text.to_numpy(), table.position.to_numpy()).codes)
+        return frame, table.assign(token=self.tokens[row] if len(self.tokens) else "", snippet="")
 
     def _evidence(self, layer: str, acts: Float[Tensor, "row neuron"], space: Float[Tensor, "row d"],
                   order: Int[Tensor, "row"]) -> Evidence:
@@ -244,7 +231,7 @@ class PolysemanticDetector:
         stats = NeuronStats(acts.shape[1], quantiles=False, top_k=min(k, max(1, n_rows // 3)))
         contexts = torch.stack([torch.arange(n_rows), torch.zeros(n_rows, dtype=torch.long)], 1)
         values, where = stats.update(acts, contexts=contexts).top
-        return Evidence(values, where[..., 0], activation_floor(stats), space, space[order[:BACKGROUND]],
+        return Evidence(values, where.text, activation_floor(stats), space, space[order[:BACKGROUND]],
                         layer not in self.spaces, acts, self.features)
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #ee930ef4

@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from neural_introspection.activations import (Contexts, NeuronStats, SelectedTokens, activation_batches, select_tokens,
     text_statistics)
+from ..activations.contexts import context_words
 from .measures import LEAST, MEASURES, Evidence, Settings
 from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_floor,
     combine_layers, finite_float, layer_tables, measurement_settings)
-from .rows import Places, random_contexts, snippets
+from .rows import fill_rows, random_contexts
 from ..core import BadAddress, BadInput, check_index, progress, site_name
 from ..models import check_layer, describe, encode
 from ..stats import permutation_p
@@ -54,16 +55,9 @@ def _second_pass(
     for batch in activation_batches(model, tokens.part(needed), read, batch_size=batch_size, desc="representations"):
         codes = batch.codes.numpy()
         for layer in wanted:
-            _fill(found[layer], wanted[layer], finite_float(batch.values[spaces[layer]]), codes)
-            _fill(random[layer], shown, batch.values[sites[layer]].float(), codes)
+            fill_rows(found[layer], wanted[layer], finite_float(batch.values[spaces[layer]]), codes)
+            fill_rows(random[layer], shown, batch.values[sites[layer]].float(), codes)
     return _Read(found, random, np.isin(background, tokens.codes))
-
-def _fill(out: Float[Tensor, "row d"], wanted: Int[np.ndarray, "row"], values: Float[Tensor, "some d"], codes: Int[np.ndarray, "some"]) -> None:
-    "Put the values at the wanted codes into their rows of `out`."
-    order = np.argsort(wanted)
-    here = np.flatnonzero(np.isin(codes, wanted))
-    rows = order[np.searchsorted(wanted[order], codes[here])]
-    out[torch.from_numpy(rows)] = values[torch.from_numpy(here).to(values.device)].cpu()
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #9c0a4707
 def choose_neurons(stats: NeuronStats, count: int) -> Int[np.ndarray, "count"]:
@@ -138,21 +132,17 @@ def _examine(model: Any, tokens: SelectedTokens, stats: dict[int, NeuronStats], 
     tops = {layer: _chosen_top(stats[layer], neurons, settings.k) for layer, neurons in chosen.items()}
     wanted = {layer: np.union1d(top[top >= 0], background) for layer, (_, top) in tops.items()}
     read = _second_pass(model, tokens, wanted, background, batch_size)
-    texts, all_codes, parts = [*tokens.texts.values()], np.unique(np.concatenate([*wanted.values()])), []
-    all_places, shown_places = (_code_places(model, texts, codes) for codes in (all_codes, background[:RANDOM]))
+    texts, shown, parts = [*tokens.texts.values()], background[:RANDOM], []
     for layer, codes in progress(wanted.items(), "senses", len(wanted), "layer"):
-        neurons, places = torch.from_numpy(chosen[layer]), all_places.at(np.searchsorted(all_codes, codes))
+        neurons = torch.from_numpy(chosen[layer])
         floor, site = activation_floor(stats[layer])[neurons], site_name("mlp_out", layer)
         evidence = _evidence(tops[layer], codes, read.spaces[layer], floor, background[read.counted])
         finding, random = MEASURES["senses"](evidence, settings), read.shown[layer][:, neurons]
-        random, where = _without_sinks(random, shown_places)
-        parts.append(layer_tables(site, chosen[layer], evidence, finding, places, random, where))
+        counted = random.isfinite().any(1).numpy()   # no sinks
+        frame, table = layer_tables(site, chosen[layer], evidence, finding, Contexts.of_codes(codes), random[counted],
+                                    Contexts.of_codes(shown[counted]))
+        parts.append((frame, context_words(table, model, texts)))
     return combine_layers(parts, "senses", settings, about)
-
-def _without_sinks(values: Float[Tensor, "row neuron"], places: Places) -> tuple[Float[Tensor, "row neuron"], Places]:
-    "The rows that have a finite value, and their places."
-    known = values.isfinite().any(1).nonzero()[:, 0].numpy()
-    return values[known], places.at(known)
 
 def _evidence(
     top: tuple[Float[Tensor, "neuron k"], Int[np.ndarray, "neuron k"]],   # as from `_chosen_top`
@@ -168,14 +158,9 @@ def _evidence(
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #f2cc1009
 def _chosen_top(stats: NeuronStats,
                 neurons: np.ndarray, k: int) -> tuple[Float[Tensor, "neuron k"], Int[np.ndarray, "neuron k"]]:
-    "(top activations, codes of their contexts, -1 where there are fewer), on the CPU."
-    values, places = (x.cpu()[torch.from_numpy(neurons), :k] for x in stats.top)
-    return values, np.where(places[..., 0] >= 0, Contexts(places[..., 0], places[..., 1]).codes.numpy(), -1)
-
-# %% ../../nbs/analysis/12_polysemantic_scan.ipynb #186a7e8d
-def _code_places(model: Any, texts: Sequence[str], codes: Int[np.ndarray, "row"]) -> Places:
-    where = Contexts.of_codes(codes)
-    return Places(where.text, where.position, snippets(model, texts, where))
+    "(top activations, codes of their contexts, below 0 where there are fewer), on the CPU."
+    values, codes = (x.cpu()[torch.from_numpy(neurons), :k] for x in (stats.top[0], stats.top[1].codes))
+    return values, codes.numpy()
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #8ce69b3f
 @dataclass(frozen=True, repr=False)

@@ -14,33 +14,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import Contexts
 from ..core import BadAddress, BadInput
-from ..models import encode, token_text
 from ..stats import text_groups
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/analysis/02_rows.ipynb #a3383e96
-@dataclass(frozen=True)
-class Places(Contexts):
-    "Where rows come from, and the words there."
-    snippet: Sequence[str] = ()   # one for each row; empty if unknown
-
-    def at(self, rows: Int[np.ndarray, "some"]) -> Places:
-        "Some of the places."
-        return Places(self.text[rows], self.position[rows], [self.snippet[i] for i in rows.tolist()] if len(self.snippet) else ())
+def fill_rows(out: Float[Tensor, "row d"], wanted: Int[np.ndarray, "row"], values: Float[Tensor, "some d"],
+              codes: Int[np.ndarray, "some"]) -> None:
+    "Put the values at the wanted codes into their rows of `out`."
+    order = np.argsort(wanted)
+    here = np.flatnonzero(np.isin(codes, wanted))
+    rows = order[np.searchsorted(wanted[order], codes[here])]
+    out[torch.from_numpy(rows)] = values[torch.from_numpy(here).to(values.device)].cpu()
 
 # %% ../../nbs/analysis/02_rows.ipynb #14103572
-def snippets(model: Any, texts: Sequence[str], where: Contexts, before: int = 8, after: int = 4) -> list[str]:
-    "The tokens around each context, its own in «»."
-    used = np.unique(where.text)
-    ids = dict(zip(used.tolist(), encode(model, [texts[i] for i in used])))
-    def one(text, at):
-        row = ids[text]
-        say = lambda part: token_text(model, part)
-        return f"{say(row[max(0, at - before):at])}«{say([row[at]])}»{say(row[at + 1:at + 1 + after])}"
-    return [one(text, at) for text, at in zip(np.asarray(where.text).tolist(), np.asarray(where.position).tolist())]
-
 def random_contexts(ids: Sequence[Sequence[int]], count: int, seed: int) -> Contexts:
     "Random tokens of texts, `count` of them or all there are, without replacement and in random order."
     lengths = np.array([len(row) for row in ids])
@@ -60,13 +48,13 @@ def flat_rows(layer: str, acts: Any, mask: Optional[Tensor]) -> Float[Tensor, "r
     return acts[mask.cpu()]
 
 # %% ../../nbs/analysis/02_rows.ipynb #6f36bc55
-def row_places(acts: Any, mask: Optional[Tensor], tokens: Sequence[str]) -> Places:
+def row_places(acts: Any, mask: Optional[Tensor]) -> Contexts:
     "Text and position of each row; positions count a text's own tokens."
     shape = tuple(torch.as_tensor(acts).shape[:-1])
     keep = torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu()
-    if len(shape) < 2: return Places(keep.nonzero()[:, 0].numpy(), np.zeros(int(keep.sum()), int), tokens)
+    if len(shape) < 2: return Contexts(keep.nonzero()[:, 0].numpy(), np.zeros(int(keep.sum()), int))
     keep = keep.flatten(1)
-    return Places(keep.nonzero()[:, 0].numpy(), (keep.int().cumsum(1) - 1)[keep].numpy(), tokens)
+    return Contexts(keep.nonzero()[:, 0].numpy(), (keep.int().cumsum(1) - 1)[keep].long().numpy())
 
 # %% ../../nbs/analysis/02_rows.ipynb #5514723e
 @dataclass(frozen=True)
@@ -74,7 +62,8 @@ class LayerRows:
     "The rows of a layer that count, and where they come from."
     layer: str
     values: Float[Tensor, "row neuron"]   # as they came, in their own precision
-    places: Places                        # text, position and token of each row; no tokens if they are unknown
+    places: Contexts                      # of each row
+    tokens: Sequence[str] = ()            # of each row; empty if unknown
 
     def __len__(self) -> int: return len(self.values)
     width = property(lambda self: self.values.shape[1], doc="How many neurons.")
@@ -83,7 +72,7 @@ class LayerRows:
     def labels(self, rows: Int[np.ndarray, "some"]) -> list[str]:
         "Position and token of some rows."
         where = self.places.position if self.n_texts < len(self) else self.places.text
-        return [f"{where[i]} {self.places.snippet[i]}" if len(self.places.snippet) else str(where[i]) for i in rows]
+        return [f"{where[i]} {self.tokens[i]}" if len(self.tokens) else str(where[i]) for i in rows]
 
 # %% ../../nbs/analysis/02_rows.ipynb #69ea0f8f
 def layer_rows(
@@ -105,14 +94,14 @@ def _rows_of(layer: str, acts: Any, mask: Optional[Tensor], tokens: Sequence[str
     if not len(values): raise BadInput(f"the mask leaves no row of {layer}: give one that is true somewhere.")
     for what, given in (("tokens", tokens), ("texts", texts if texts is not None else ())):
         if len(given) not in (0, len(values)): raise BadInput(f"{len(given)} rows of {what} do not fit the {len(values)} of activations of {layer}: give one for each row that counts.")
-    places = row_places(acts, mask, tokens)
+    places = row_places(acts, mask)
     if texts is not None:
         text = pd.Series(np.asarray(texts))
-        places = Places(text.to_numpy(), text.groupby(text).cumcount().to_numpy(), tokens)
-    return LayerRows(layer, values, places)
+        places = Contexts(text.to_numpy(), text.groupby(text).cumcount().to_numpy())
+    return LayerRows(layer, values, places, tokens)
 
 # %% ../../nbs/analysis/02_rows.ipynb #d65c0404
-def text_order(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def text_order(places: Contexts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "(rows text by text, where each text starts in them, how long it is)."
     order = np.lexsort((places.position, places.text))
     _, start, length = np.unique(places.text[order], return_index=True, return_counts=True)
@@ -128,7 +117,7 @@ def merge_repeated_texts(r: LayerRows) -> LayerRows:
     same = text_groups([tuple(what[i] for i in order[a:a + n]) for a, n in zip(start, length)])
     first, text = np.unique(same, return_index=True)[1], places.text.copy()   # each group has its first text's number
     text[order] = places.text[order[start[first]]][same].repeat(length)
-    return replace(r, places=Places(text, places.position, places.snippet))
+    return replace(r, places=Contexts(text, places.position))
 
 # %% ../../nbs/analysis/02_rows.ipynb #d6c5b0a2
 def find_layer(rows: dict[str, LayerRows], layer: str) -> LayerRows:

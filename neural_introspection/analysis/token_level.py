@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import ActivationBatch, Contexts, NeuronStats, TokenSelection, activation_batches, capture
 from ..activations.batches import ReadingPlan, plan_reading
-from .rows import random_contexts, snippets
+from ..activations.contexts import context_words, contexts_by_quantile, top_contexts
+from .rows import fill_rows, random_contexts
 from ..core import BadAddress, BadInput, NeuronAddress
 from neural_introspection.models import (check_layer, check_neuron, encode, evaluating, layer_width, token_batch,
     token_strings)
@@ -198,7 +199,7 @@ class TokenProfile:
     address: NeuronAddress
     explained: pd.DataFrame    # by: token, class, position; r2 on texts not fitted, shifted (97.5 % quantile), p, shifts
     by: dict[str, pd.DataFrame] = field(repr=False)   # the same three: category, mean, shrunk, count
-    contexts: pd.DataFrame = field(repr=False)        # kind (top or random), value, quantile, text, position, snippet
+    contexts: pd.DataFrame = field(repr=False)        # kind (top or random), activation, quantile, text, position, token, snippet
     about: dict                # tokens, texts, mean, std
 
     def to_frame(self) -> pd.DataFrame: return self.explained.copy()
@@ -263,7 +264,8 @@ class _Reading:
         fewer = min(shifts, max(19, VOCABULARY // len(names["token"])))
         self.n_shifts = {by: fewer if by == "token" else shifts for by in names}
         self.tables = {by: _Table.empty(1 + self.n_shifts[by], len(names[by]), n_neurons) for by in names}
-        self.stats, self.random = NeuronStats(n_neurons, quantiles=False, top_k=k), _RandomRows(ids, seed)
+        self.stats, self.codes = NeuronStats(n_neurons, quantiles=False, top_k=k), random_contexts(ids, RANDOM, seed).codes
+        self.random = torch.full((len(self.codes), n_neurons), math.nan)   # NaN: a token that does not count
         self.token_classes = torch.tensor([TOKEN_CLASSES.index(token_class(token)) for token in names["token"]])
 
     def add(self, batch: Any, values: Float[Tensor, "row neuron"], half: Int[Tensor, "row"],
@@ -272,7 +274,7 @@ class _Reading:
             token=batch.token, position=_position_bin(batch.position), **{"class": self.token_classes[batch.token]})
         for by, table in self.tables.items(): table.add(half, categories[by], aligned[:1 + self.n_shifts[by]])
         self.stats.update(values, contexts=batch.contexts)
-        self.random.take(batch, values)
+        fill_rows(self.random, self.codes, values, batch.codes.numpy())
 
 def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Tensor, "text"],
               found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
@@ -287,8 +289,7 @@ def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Te
     explained = {by: table.explained().numpy() for by, table in read.tables.items()}
     finite = int(read.stats.count.max())   # a row with a value that is not finite counts for none of the neurons
     about = vars(plan.counts(tally)) | dict(tokens=finite, left_out=sum(map(len, ids)) - finite)
-    return [_profile(model, texts, a, i, explained, read.tables, names, read.stats, read.random, about)
-            for i, a in enumerate(found)]
+    return [_profile(model, texts, a, i, explained, read, names, about) for i, a in enumerate(found)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #409ebcfe
 def neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress],
@@ -305,40 +306,20 @@ def neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronA
 # %% ../../nbs/analysis/20_token_level.ipynb #fe1e971e
 RANDOM = 64   # tokens shown beside the top contexts
 
-# %% ../../nbs/analysis/20_token_level.ipynb #dc28f0c5
-class _RandomRows:
-    "The values at some random tokens of the texts."
-    def __init__(self, ids: Sequence[Sequence[int]], seed: int):
-        self.place = {code: i for i, code in enumerate(np.sort(random_contexts(ids, RANDOM, seed).codes).tolist())}
-        self.values: dict[int, Tensor] = {}
-
-    def take(self, batch: Any, values: Float[Tensor, "row neuron"]) -> None:
-        for row, key in enumerate(batch.codes.tolist()):
-            if key in self.place: self.values[self.place[key]] = values[row]
-
 # %% ../../nbs/analysis/20_token_level.ipynb #e87b04f6
-def _profile(model: Any, texts: Sequence[str], address: NeuronAddress, i: int, explained: dict[str, Float[np.ndarray, "alignment neuron"]], tables: dict[str, _Table], names: dict[str, Sequence[str]],
-             stats: NeuronStats, random: _RandomRows, about: dict) -> TokenProfile:
+def _profile(model: Any, texts: Sequence[str], address: NeuronAddress, i: int, explained: dict[str, Float[np.ndarray, "alignment neuron"]],
+             read: _Reading, names: dict[str, Sequence[str]], about: dict) -> TokenProfile:
     rows = []
     for by in ("token", "class", "position"):
         r2 = explained[by][:, i]
-        p = math.nan if np.isnan(r2[0]) else permutation_p(r2[0], r2[1:])
+        p = permutation_p(r2[0], r2[1:])
         rows.append(dict(by=by, r2=r2[0], shifted=np.quantile(r2[1:], .975), p=p, shifts=len(r2) - 1))
-    by = {name: tables[name].means(names[name], i) for name in tables}
-    about = about | dict(mean=float(stats.mean[i]), std=float(stats.std[i]))
-    return TokenProfile(address, pd.DataFrame(rows), by, _context_table(model, texts, i, stats, random), about)
-
-# %% ../../nbs/analysis/20_token_level.ipynb #1705a632
-def _context_table(model: Any, texts: Sequence[str], i: int, stats: NeuronStats, random: _RandomRows,
-                   shown: int = 8) -> pd.DataFrame:
-    "The top contexts of a neuron, the strongest first, and random ones at equal steps of its distribution."
-    values, places = (x[i] for x in stats.top)
-    top = [dict(kind="top", value=float(v), quantile=math.nan, text=int(t), position=int(p)) for v, (t, p) in zip(values, places) if t >= 0]
-    found = sorted((float(random.values[j][i]), key) for key, j in random.place.items() if j in random.values)
-    steps = np.linspace(0, len(found) - 1, min(shown, len(found))).round().astype(int)[::-1]
-    some = [dict(kind="random", value=found[s][0], quantile=s / max(1, len(found) - 1), **vars(Contexts.of_codes(found[s][1]))) for s in steps]
-    frame = pd.DataFrame(top + some)
-    return frame.assign(snippet=snippets(model, texts, Contexts(frame.text.to_numpy(np.int64), frame.position.to_numpy(np.int64))))
+    by = {name: table.means(names[name], i) for name, table in read.tables.items()}
+    about = about | dict(mean=float(read.stats.mean[i]), std=float(read.stats.std[i]))
+    counted = read.random[:, i].isfinite().numpy()
+    random = contexts_by_quantile(read.random[counted][:, [i]], Contexts.of_codes(read.codes[counted]), [i])
+    contexts = pd.concat([top_contexts(read.stats, i), random.drop(columns="neuron")], ignore_index=True)
+    return TokenProfile(address, pd.DataFrame(rows), by, context_words(contexts, model, texts), about)
 
 # %% ../../nbs/analysis/20_token_level.ipynb #3d0eaa41
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from ..activations.units import Reference, Units
 from ..activations import replaced_scores
 from ..activations.set_scores import score_replacements
 from ..core import BadInput
-from ..stats import adjust_fdr
+from ..stats import adjust_fdr, permutation_p
+from ..stats.permutation import deals, student_p
 
 # %% auto #0
 __all__ = ['information_content', 'compare_information']
@@ -31,6 +32,7 @@ class Information:
     error: Float[np.ndarray, "unit"]      # its standard error, over examples
     accuracy: Float[np.ndarray, "unit"]   # drop of the accuracy
     dead: Bool[np.ndarray, "unit"]        # nothing to randomise
+    costs: Float[np.ndarray, "unit example"]   # what `loss` is the mean of
     about: dict                           # kind, how, draws, examples, base_loss, base_accuracy, no_op, passes
 
     @property
@@ -88,7 +90,7 @@ def information_content(
     about = dict(kind=kind, how=how, draws=draws, examples=len(examples), base_loss=float(base.mean()),
                  base_accuracy=float(right.mean()), no_op=no_op, passes=len(masks) * draws)
     error = cost.std(1, ddof=1) / math.sqrt(len(examples))
-    return Information(reference.units, cost.mean(1), error, drop.mean(1), reference.dead.cpu().numpy(), about)
+    return Information(reference.units, cost.mean(1), error, drop.mean(1), reference.dead.cpu().numpy(), cost, about)
 
 # %% ../../nbs/antitraining/14_information.ipynb #0f301a32
 def information_figure(found: dict[str, Information], title: str = "Information content") -> Any:
@@ -104,13 +106,15 @@ def information_figure(found: dict[str, Information], title: str = "Information 
 
 # %% ../../nbs/antitraining/14_information.ipynb #b1317b9d
 def compare_information(train: Information, held_out: Information) -> pd.DataFrame:
-    "A row for each unit: its information on both sides, `memorising` (train minus held out, nats), its z and q value (two-sided). `BadInput` for different units."
+    """A row for each unit: its information on both sides, `memorising` (train minus held out, nats), its z and q value
+    (two-sided, against examples dealt out at random). `BadInput` for different units."""
     if train.units != held_out.units: raise BadInput(f"information on {train.units.site} and on {held_out.units.site} ({train.units.count} and {held_out.units.count} units) cannot be compared: measure the same units twice.")
-    from scipy.stats import t
-    examples = min(train.about["examples"], held_out.about["examples"])
-    error = np.hypot(train.error, held_out.error)
-    z = np.divide(train.loss - held_out.loss, error, out=np.full_like(error, np.nan), where=error > 0)
-    return pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=train.loss - held_out.loss, z=z, q=adjust_fdr(2 * t.sf(np.abs(z), examples - 1)))).rename_axis("unit")
+    error, gap = np.hypot(train.error, held_out.error), train.loss - held_out.loss
+    z = np.divide(gap, error, out=np.full_like(error, np.nan), where=error > 0)
+    null = np.abs(deals(train.costs.T, held_out.costs.T))
+    q = adjust_fdr(permutation_p(np.where(error > 0, np.abs(gap), np.nan), null, pooled=False))
+    frame = pd.DataFrame(dict(train=train.loss, held_out=held_out.loss, memorising=gap, z=z, q=q))
+    return frame.rename_axis("unit")
 
 # %% ../../nbs/antitraining/14_information.ipynb #2c877824
 def shared_information(
@@ -140,8 +144,6 @@ def shared_information(
 
 # %% ../../nbs/antitraining/14_information.ipynb #662a894b
 def _tested(name: str, per_example: Float[np.ndarray, "pair example"]) -> dict[str, Float[np.ndarray, "pair"]]:
-    from scipy.stats import t
-    n = per_example.shape[1]
+    n, mean = per_example.shape[1], per_example.mean(1)
     error = per_example.std(1, ddof=1) / math.sqrt(n)
-    ratio = np.divide(per_example.mean(1), error, out=np.full(len(error), np.nan), where=error > 0)
-    return {name: per_example.mean(1), f"{name}_error": error, f"{name}_q": adjust_fdr(2 * t.sf(np.abs(ratio), n - 1))}
+    return {name: mean, f"{name}_error": error, f"{name}_q": adjust_fdr(student_p(mean, error, n))}

@@ -16,7 +16,7 @@ from ..activations import NeuronStats, Position, SelectedTokens, TokenSelection,
 from ..activations.positions import count_summary
 from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddress, check_format, read_tensors,
     site_name, write_tensors)
-from ..models import check_layer, describe, encode, layer_width, token_text
+from ..models import check_layer, describe, layer_width
 
 # %% auto #0
 __all__ = ['SCORES', 'neuron_scores', 'ScanResult', 'NeuronScanner']
@@ -97,24 +97,6 @@ class ScanResult:
     def _repr_html_(self) -> str:
         best = self.top(5, available_scores(next(iter(self.stats.values())))[0])
         return f"<b>Scan</b>: {html.escape(repr(self))}{best.to_html(index=False)}"
-
-# %% ../../nbs/introspection/10_scanner.ipynb #0861a472
-def _contexts(stats: NeuronStats, neuron: int) -> list[tuple[float, int, int]]:
-    values, places = stats.top
-    return [(float(v), int(t), int(p)) for v, (t, p) in zip(values[neuron], places[neuron]) if t >= 0]
-
-# %% ../../nbs/introspection/10_scanner.ipynb #ca8167f5
-def top_contexts(
-    result: ScanResult,
-    address: NeuronAddress,
-    texts: Sequence[str],   # the scanned texts
-    model: Any,             # for its tokenizer
-) -> pd.DataFrame:
-    "The highest activations of a neuron with the token and the text where they occurred."
-    rows, found = [], _contexts(result.stats[address.layer], address.neuron)
-    ids = encode(model, [texts[t] for _, t, _ in found]) if found else []
-    for (value, t, p), row in zip(found, ids): rows.append((value, token_text(model, [row[p]]), p, texts[t]))
-    return pd.DataFrame(rows, columns=["activation", "token", "position", "text"])
 
 # %% ../../nbs/introspection/10_scanner.ipynb #38a0abbb
 @dataclass(frozen=True)

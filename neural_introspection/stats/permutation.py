@@ -59,6 +59,26 @@ def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,
         return np.concatenate([some @ gaps / n for some in signs])
     return (1 - 2*minus) @ gaps / n
 
+# %% ../../nbs/stats/10_permutation.ipynb #42aa5971
+def deals(a: Float[np.ndarray, "row *test"], b: Float[np.ndarray, "other *test"], n_permutations: int = 4999,
+          seed: int = 0) -> Float[np.ndarray, "permutation *test"]:
+    """The mean of `a` minus that of `b` after their rows are dealt out at random, its null if it makes no difference
+    which is which."""
+    rows, n = np.concatenate([a, b]), len(a)
+    rng, block = np.random.default_rng(seed), max(1, 2**20 // len(rows))
+    sizes = np.diff([*range(0, n_permutations, block), n_permutations])
+    first = (rng.random((size, len(rows))).argsort(1) < n for size in sizes)   # some at a time
+    return np.concatenate([np.where(one, 1 / n, -1 / len(b)) @ rows for one in first])
+
+# %% ../../nbs/stats/10_permutation.ipynb #2949a440
+def student_p(mean: Float[np.ndarray, "*test"], error: Float[np.ndarray, "*test"],
+              n: int) -> Float[np.ndarray, "*test"]:
+    """Two-sided p of means of `n` values, from their standard errors, against a mean of 0 (Student 1908); NaN where
+    the error is 0."""
+    from scipy.stats import t
+    ratio = np.divide(mean, error, out=np.full(np.shape(mean), np.nan), where=np.asarray(error) > 0)
+    return 2 * t.sf(np.abs(ratio), n - 1)
+
 # %% ../../nbs/stats/10_permutation.ipynb #b3ce14ce
 def text_groups(contents: Sequence[Hashable], groups: Optional[Sequence] = None) -> Int[np.ndarray, "text"]:
     """A number for each text, from 0 in order of appearance, the same for texts that a null may not part: those of one

@@ -16,7 +16,8 @@ from ..core import BadInput, MissingExtra, write_frame, write_json
 from .clusters import NeuronClusters, cluster_neurons
 from .features import (BEYOND, SHUFFLED, STRUCTURE, SURROGATES, UNTESTED, Finding, NeuronTable,
     neuron_features, trace_name, with_verdicts)
-from ..stats import paired_difference
+from ..stats import mean_interval, paired_difference
+from ..stats.permutation import student_p
 from .neuron_maps import MapStability, map_stability
 from .order import (READINGS, STATES, HiddenChain, NeuronStates, class_order, held_out_bits,
     hidden_chain, history_test, neuron_states, states_in_common)
@@ -262,7 +263,7 @@ def _analysis(trace: NetworkTrace, baseline: Optional[NetworkTrace], o: _Options
 
 # %% ../../nbs/tracing/40_analysis.ipynb #65d1fdea
 def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one for each network, as from `TraceAnalysis.findings`
-    """The mean difference of each finding from its surrogate with a 95 % t interval over networks, in how many it was beyond its surrogate, and a verdict.
+    """The mean difference of each finding from its surrogate with a 95 % interval over networks, in how many it was beyond its surrogate, and a verdict.
     `BadInput` below 2 networks."""
     if len(findings) < 2:
         raise BadInput(f"{len(findings)} network is no sample of networks: give the findings of at least 2.")
@@ -275,10 +276,8 @@ def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one f
     return with_verdicts(rows).assign(networks=grouped.gap.count().to_numpy(), beyond_in=beyond.astype("Int64").array)
 
 def _mean_gap(gap: Float[np.ndarray, "network"]) -> tuple[float, float, float]:
-    "(p, low, high) of a mean over networks by Student's t; NaN of one network. Equal gaps: p is 1 if they are 0, else 0."
-    from scipy.stats import ttest_1samp
+    "(p by Student's t, ends of the interval) of a mean over networks; NaN of one. Equal gaps: p is 1 if they are 0, else 0."
     if len(gap) < 2: return math.nan, math.nan, math.nan
-    first, largest = float(gap[0]), float(np.abs(gap).max())
-    if np.ptp(gap) <= 1e-12 * max(1., largest): return float(largest <= 1e-12), first, first
-    test = ttest_1samp(gap, 0)
-    return float(test.pvalue), *map(float, test.confidence_interval())
+    (mean, *ends), largest = mean_interval(gap), float(np.abs(gap).max())
+    if np.ptp(gap) <= 1e-12 * max(1., largest): return float(largest <= 1e-12), *ends
+    return float(student_p(mean, gap.std(ddof=1) / math.sqrt(len(gap)), len(gap))), *ends

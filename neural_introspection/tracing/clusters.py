@@ -70,7 +70,7 @@ class NeuronClusters:
     def value(self, panel: str, reading: str) -> float:
         return float(self.draws.loc[self.draws.panel == panel, reading].mean())
     def p(self, surrogate: str, reading: str = "separation") -> float:
-        "How often that surrogate is at least as good."
+        "(1 + number of draws of that surrogate at least as good) / (1 + number of them)."
         return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == surrogate, reading].dropna())
 
     @property

@@ -146,7 +146,7 @@ class MapStability:
     def value(self, panel: str, reading: str) -> float:
         return float(self.draws.loc[self.draws.panel == panel, reading].mean())
     def p(self, reading: str) -> float:
-        "How often a permuted surrogate is at least as good."
+        "(1 + number of permuted surrogates at least as good) / (1 + number of them)."
         return permutation_p(self.value("real", reading), self.draws.loc[self.draws.panel == "permuted", reading])
 
     def to_frame(self) -> pd.DataFrame:

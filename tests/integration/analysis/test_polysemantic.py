@@ -59,7 +59,7 @@ def test_a_scan_is_the_detector(model):
     both = PolysemanticDetector({site: acts[site]}, {site: acts["blocks.2.hook_resid_mid"]}, mask=monitor.mask, draws=99).detect()
     for neuron in (3, 77):
         mine, theirs = (r.table[(r.table.neuron == neuron) & (r.table.kind == "top")] for r in (scan, both))
-        np.testing.assert_allclose(mine.value, theirs.value, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(mine.activation, theirs.activation, rtol=1e-3, atol=1e-4)
         assert len(set(zip(mine.text, mine.position)) & set(zip(theirs.text, theirs.position))) >= len(mine) - 2
 
 

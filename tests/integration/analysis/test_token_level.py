@@ -104,7 +104,7 @@ def test_half_precision(docs):
 
 def test_a_profile_does_not_depend_on_the_batch_size(model, docs):
     one, other = (token_profiles(model, docs, "blocks.1.mlp.hook_post[108]", batch_size=size, shifts=19)[0] for size in (3, 32))
-    assert np.allclose(one.explained.r2, other.explained.r2, atol=1e-6) and np.allclose(one.contexts.value, other.contexts.value, atol=1e-5)   # of nearly equal contexts either may come first
+    assert np.allclose(one.explained.r2, other.explained.r2, atol=1e-6) and np.allclose(one.contexts.activation, other.contexts.activation, atol=1e-5)   # of nearly equal contexts either may come first
 
 
 def test_dead_neuron(model, docs):

@@ -14,8 +14,7 @@ from neural_introspection.analysis.activation_figures import token_answers
 from neural_introspection.analysis.correlation import LIMIT
 from neural_introspection.analysis.firing import firing_threshold, rate_bounds
 from neural_introspection.analysis.explorer import KINDS
-from neural_introspection.analysis.rows import Places
-from neural_introspection.activations import NeuronStats
+from neural_introspection.activations import Contexts, NeuronStats
 from neural_introspection.display import save_figure
 from scipy.stats import binomtest
 from shell import is_one_sentence
@@ -177,7 +176,7 @@ def test_pairs_of_slow_neurons_are_not_found(seed):
 def test_partners():
     text, position = np.array([2, 2, 2, 0, 0, 1]), np.array([0, 1, 2, 0, 1, 0])
     for seed in range(20):
-        mine, met = (v.numpy() for v in partner_rows(Places(text, position, ()), np.random.default_rng(seed)))
+        mine, met = (v.numpy() for v in partner_rows(Contexts(text, position), np.random.default_rng(seed)))
         assert sorted(mine) == list(range(6)) and text[mine].tolist() == [0, 0, 1, 2, 2, 2]
         partner = [set(text[met[text[mine] == t]]) for t in range(3)]
         assert all(len(p) == 1 for p in partner) and set.union(*partner) == {0, 1, 2}

@@ -74,7 +74,7 @@ def test_some_nan_rows(planted):
     broken[25::50] = torch.inf
     found = detect(broken, broken_space)
     top = found.table[found.table.kind == "top"]
-    assert found.frame.p.notna().all() and not (top.text % 25 == 0).any() and np.isfinite(top.value).all()
+    assert found.frame.p.notna().all() and not (top.text % 25 == 0).any() and np.isfinite(top.activation).all()
 
 
 def test_fewer_rows_than_k():
@@ -145,9 +145,9 @@ def test_shapes_say_where(planted):
     mask[:, 0], mask[3, 4:] = False, False
     tokens = [f"{text}.{column - 1}" for text, column in mask.nonzero().tolist()]
     found = PolysemanticDetector({"a": acts}, mask=mask, tokens=tokens, draws=99).detect()
-    assert (found.table.snippet == found.table.text.astype(str) + "." + found.table.position.astype(str)).all()
+    assert (found.table.token == found.table.text.astype(str) + "." + found.table.position.astype(str)).all()
     row = found.table.iloc[0]
-    assert float(acts[row.text, row.position + 1, row.neuron]) == pytest.approx(row.value)
+    assert float(acts[row.text, row.position + 1, row.neuron]) == pytest.approx(row.activation)
 
 
 def test_save_load_without_pickle(planted, tmp_path, monkeypatch):
