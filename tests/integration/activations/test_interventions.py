@@ -50,7 +50,8 @@ def changed(units, new):
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_zero_by_hand(model, docs, site, batch_size):
     found = intervene(model, docs, NeuronAddress(site, 5), "zero", n_random=0, batch_size=batch_size)
-    assert found.frame.effect.iloc[0] == pytest.approx(by_hand(model, docs, {site: changed([5], torch.zeros_like)}), abs=2e-5)
+    expected = by_hand(model, docs, {site: changed([5], torch.zeros_like)})
+    assert found.frame.effect.iloc[0] == pytest.approx(expected, abs=2e-5)
     assert found.no_op < 1e-6
 
 
@@ -224,7 +225,8 @@ def test_the_same_number_in_every_system():
     engine = intervene(net.model, Examples(x, y), NeuronAddress(site, 7), "zero", n_random=0).frame.effect.iloc[0]
     traced = ablate(net, x, y, [[("hidden_1", 7)]], n_random=0).frame.effect.iloc[0]
     found = replaced_scores(net.model, Examples(x, y), Units(site, 32), torch.arange(32)[None] == 7, "zero")
-    assert (engine, traced, float((found.loss[0, 0] - found.base["loss"]).mean())) == pytest.approx((by_hand,) * 3, abs=1e-5)
+    scored = float((found.loss[0, 0] - found.base["loss"]).mean())
+    assert (engine, traced, scored) == pytest.approx((by_hand,) * 3, abs=1e-5)
 
 
 def test_a_last_batch_that_is_smaller():
