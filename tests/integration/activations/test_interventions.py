@@ -244,7 +244,7 @@ def test_information_is_the_effect_of_normal_values():
     torch.manual_seed(0)
     net, examples = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).eval(), Examples(data.x_test, data.y_test)
     reference = make_reference(net, "1", examples)
-    found = information_content(net, reference, examples, draws=2, seed=3)
+    found = information_content(net, reference, examples, n_draws=2, seed=3)
     units = [NeuronAddress("1", n) for n in range(16)]
     same = intervene(net, examples, units, "normal", {"1": reference}, n_random=0, n_draws=2, seed=3)
     assert np.allclose(found.loss, same.frame.effect, atol=1e-6)

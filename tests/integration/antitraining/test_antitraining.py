@@ -20,10 +20,10 @@ from shell import answer, shell, started, wait_until
 from torch import nn
 
 torch.set_num_threads(1)
-SMALL = "antitrain --data digits --width 24 --train-steps 120 --cycles 3 --cycle-steps 25 --final-steps 10 --measure-examples 200 --draws 1 --json"
+SMALL = "antitrain --data digits --width 24 --train-steps 120 --cycles 3 --cycle-steps 25 --final-steps 10 --measure-examples 200 --n-draws 1 --json"
 DATA = load_classification("digits", seed=0)
 TRAIN, TEST = Examples(DATA.x_train, DATA.y_train), Examples(DATA.x_test, DATA.y_test)
-QUICK = AntitrainSettings(train_steps=60, cycles=1, cycle_steps=10, final_steps=5, measure_examples=200, draws=1, batch_size=64)
+QUICK = AntitrainSettings(train_steps=60, cycles=1, cycle_steps=10, final_steps=5, measure_examples=200, n_draws=1, batch_size=64)
 
 
 def numbers(stdout): return {k: v for k, v in answer(stdout).items() if k != "output_dir"}

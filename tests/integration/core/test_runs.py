@@ -245,7 +245,7 @@ def test_a_damaged_result_is_computed_again(finished, tmp_path, capsys, monkeypa
 def test_force_overwrite_leaves_what_is_not_the_runs(tmp_path):
     with open_run(tmp_path / "run", {}) as run: write_text(run.file("reports", "report.md"), "old")
     write_text(tmp_path / "run" / "thesis.tex", "years of work")
-    with open_run(tmp_path / "run", {}, force_overwrite=True) as run: assert not any((run.path / "reports").iterdir())
+    with open_run(tmp_path / "run", {}, overwrite=True) as run: assert not any((run.path / "reports").iterdir())
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".run.lock", "run"]
 
@@ -305,7 +305,7 @@ def test_the_checkpoint_of_another_run_beside_a_finished_store_stays(tmp_path):
 def test_a_damaged_or_older_manifest_is_that_of_an_unknown_run(text, force, tmp_path):
     with open_run(tmp_path / "run", {"layer": 1}) as run: write_text(run.file("reports", "report.md"), "found")
     write_text(tmp_path / "run" / "manifest.json", text)
-    with open_run(tmp_path / "run", {}, force_overwrite=force) as run: assert bool(run.archived) == (not force)
+    with open_run(tmp_path / "run", {}, overwrite=force) as run: assert bool(run.archived) == (not force)
     if not force: assert (run.archived / "reports" / "report.md").exists()
 
 
@@ -320,7 +320,7 @@ def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
 def test_what_a_kill_left_of_a_removal_goes_with_the_next(tmp_path):
     write_text(tmp_path / ".run.removed" / "reports" / "report.md", "old")
     for force in (False, True):
-        with open_run(tmp_path / "run", {}, force_overwrite=force): pass
+        with open_run(tmp_path / "run", {}, overwrite=force): pass
     assert sorted(p.name for p in tmp_path.iterdir()) == [".run.lock", "run"]
 
 
