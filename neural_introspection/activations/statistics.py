@@ -198,7 +198,7 @@ class NeuronStats:
     top = property(lambda self: _top_values(self._state), doc="(highest activations, descending; their (text, position)).")
 
     def quantile(self, q: float) -> Float[Tensor, "neuron"]:
-        "The order statistic of rank floor(q * (count - 1)), within `quantile_bound`; `BadInput` if q is not in 0..1."
+        "The order statistic of rank floor(q * (count - 1)), within `quantile_error`; `BadInput` if q is not in 0..1."
         return _or_nan(_quantile(self._state, q), self.count > 0)
     def update(self,
         acts: Float[Tensor, "row neuron"],                # read as float32

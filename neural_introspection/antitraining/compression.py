@@ -113,21 +113,21 @@ def _without_dimensions(name: str, weight: Tensor, kept: Bool[Tensor, "dimension
 # %% ../../nbs/antitraining/30_compression.ipynb #29de4389
 @torch.no_grad()
 def compress_transformer(
-    model: Any,                                                                # a GPT-2 of transformers, its name, or a bridge as it was loaded
-    chosen: Sequence[tuple[Reference, Bool[Tensor, "unit"]]] = (),             # of a block's neurons or heads: what they usually say, and which go
-    dimensions: Optional[Bool[Tensor, "dimension"]] = None,                    # which go
-    constant: str = "mean",                                                    # what neurons and heads that go are taken to say; dimensions: always zero
+    model: Any,                                                      # a GPT-2 of transformers, its name, or a bridge as it was loaded
+    chosen: Sequence[tuple[Reference, Bool[Tensor, "unit"]]] = (),   # of a block's neurons or heads: what they usually say, and which go
+    dimensions: Optional[Bool[Tensor, "dimension"]] = None,          # which go
+    replacement: str = "mean",                                       # what neurons and heads that go are taken to say; dimensions: always zero
 ) -> nn.Module:
     "A smaller GPT-2, with the outputs of the whole one while these units are constant. The model is not changed."
     model = hugging_face(model)
     size, state, config = size_of(model), model.state_dict(), model.config
     if size.dimensions != config.n_embd and dimensions is not None: raise BadInput(f"{config.n_embd - size.dimensions} dimensions are gone already: choose all of them at once, from the whole model.")
     gone = torch.zeros(size.dimensions, dtype=torch.bool) if dimensions is None else dimensions
-    if gone.shape != (size.dimensions,) or gone.all() or constant not in CONSTANTS: raise BadInput(f"a mask of shape {tuple(gone.shape)} and constant {constant!r} do not fit {size.dimensions} dimensions: give a mask that leaves some, and one of {', '.join(CONSTANTS)}.")
+    if gone.shape != (size.dimensions,) or gone.all() or replacement not in CONSTANTS: raise BadInput(f"a mask of shape {tuple(gone.shape)} and replacement {replacement!r} do not fit {size.dimensions} dimensions: give a mask that leaves some, and one of {', '.join(CONSTANTS)}.")
     places, new = _places(chosen, size), {k: v for k, v in state.items() if ".h." not in k}
     for i, (neurons, heads) in enumerate(zip(size.neurons, size.heads)):
         kept = {kind: ~places[kind, i][1].cpu() if (kind, i) in places else torch.ones(n, dtype=torch.bool) for kind, n in dict(neurons=neurons, heads=heads).items()}
-        told = {name: places[kind, i][0].mean.to(state["transformer.wte.weight"]) for kind, name in dict(neurons="mlp.c_proj", heads="attn.c_proj").items() if (kind, i) in places and constant == "mean"}
+        told = {name: places[kind, i][0].mean.to(state["transformer.wte.weight"]) for kind, name in dict(neurons="mlp.c_proj", heads="attn.c_proj").items() if (kind, i) in places and replacement == "mean"}
         new |= _block_weights(state, i, kept["neurons"], kept["heads"].repeat_interleave(config.n_embd // config.n_head), told)
         size = dataclasses.replace(size, **{kind: tuple(int(mask.sum()) if j == i else n for j, n in enumerate(getattr(size, kind))) for kind, mask in kept.items()})
     smaller = _skeleton(config, dataclasses.replace(size, dimensions=int((~gone).sum()))).to(model.device, model.dtype)

@@ -121,16 +121,16 @@ def site_rows(
 # %% ../../nbs/antitraining/40_concepts.ipynb #c97ee9ac
 PROBES = ("linear", "mlp")
 
-def make_probe(kind: str, inputs: int, hidden: int = 64) -> nn.Module:
+def make_probe(probe: str, inputs: int, hidden: int = 64) -> nn.Module:
     "A probe that answers with one logit: linear, or with two hidden layers."
-    if kind not in PROBES: raise BadInput(f"a probe cannot be {kind!r}: choose linear or mlp.")
-    return nn.Linear(inputs, 1) if kind == "linear" else nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+    if probe not in PROBES: raise BadInput(f"a probe cannot be {probe!r}: choose linear or mlp.")
+    return nn.Linear(inputs, 1) if probe == "linear" else nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #06734b4e
 def fit_probe(
     x: Float[Tensor, "token neuron"],
     concept: Float[Tensor, "token"],
-    kind: str = "linear",                 # one of `PROBES`
+    probe: str = "linear",   # one of `PROBES`
     steps: int = 400,
     seed: int = 0,
 ) -> Callable[[Float[Tensor, "token neuron"]], Float[Tensor, "token"]]:
@@ -138,27 +138,27 @@ def fit_probe(
     mean, std, draw = x.mean(0), x.std(0).clamp(min=1e-6), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        probe = make_probe(kind, x.shape[1])
-    optimizer = torch.optim.Adam(probe.parameters(), lr=1e-2 if kind == "linear" else 3e-3)
+        head = make_probe(probe, x.shape[1])
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2 if probe == "linear" else 3e-3)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, .03 ** (1 / steps))
     for _ in range(steps):
         rows = torch.randint(len(x), (1024,), generator=draw)
-        loss = nn.functional.binary_cross_entropy_with_logits(probe((x[rows] - mean) / std)[:, 0], concept[rows])
+        loss = nn.functional.binary_cross_entropy_with_logits(head((x[rows] - mean) / std)[:, 0], concept[rows])
         optimizer.zero_grad(); loss.backward(); optimizer.step(); decay.step()
-    return lambda y: probe((y - mean) / std)[:, 0].detach()
+    return lambda y: head((y - mean) / std)[:, 0].detach()
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #69d97c5d
 def grouped_auc(
     score: Float[np.ndarray, "token"],
     concept: Float[np.ndarray, "token"],
     group: Int[np.ndarray, "token"],
-    draws: int = 300,
+    n_resamples: int = 300,
     seed: int = 0,
 ) -> tuple[float, float, float]:
     "(AUC, lower, upper end of its 95 % interval), by bootstrap over groups; NaN ends if one group alone holds a class. `BadInput` if there is one group, or one class."
     if len(set(group)) < 2 or len(set(concept)) < 2: raise BadInput(f"{len(set(group))} groups with {len(set(concept))} classes have no AUC with an interval: give at least two of each.")
     order = np.argsort(score, kind="stable")
-    tie, again, found = np.unique(score[order], return_inverse=True)[1], resamples(group, draws, seed), []
+    tie, again, found = np.unique(score[order], return_inverse=True)[1], resamples(group, n_resamples, seed), []
     for weight in again.counts[:, again.group[order]]:
         there, absent = (np.bincount(tie, weight * (concept[order] == c), tie.max() + 1) for c in (1, 0))
         pairs = there.sum() * absent.sum()
@@ -210,12 +210,12 @@ def _token_scores(fit_on: ConceptTokens, test_on: ConceptTokens) -> Float[Tensor
     return (count[1] / count[0]).log()[test_on.ids[test_on.concept != IGNORED]]
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #53affbc6
-def best_neurons(model: Any, site: str, tokens: ConceptTokens, count: int = 8) -> list[int]:
+def best_neurons(model: Any, site: str, tokens: ConceptTokens, n_neurons: int = 8) -> list[int]:
     "The neurons whose activation correlates most with the concept, best first."
     x, concept, _ = site_rows(model, site, tokens)
-    if not 0 < count < x.shape[1]: raise BadInput(f"{count} of the {x.shape[1]} neurons of {site} cannot be chosen: give a number in 1..{x.shape[1] - 1}.")
+    if not 0 < n_neurons < x.shape[1]: raise BadInput(f"{n_neurons} of the {x.shape[1]} neurons of {site} cannot be chosen: give a number in 1..{x.shape[1] - 1}.")
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
-    return (x * (concept - concept.mean())[:, None]).mean(0).abs().topk(count).indices.tolist()
+    return (x * (concept - concept.mean())[:, None]).mean(0).abs().topk(n_neurons).indices.tolist()
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #201927ed
 def linear_eraser(x: Float[Tensor, "token neuron"], concept: Float[Tensor, "token"]) -> Callable[[Tensor], Tensor]:

@@ -32,7 +32,7 @@ from ..display.panels import lay_out, log
 __all__ = ['AntitrainPanel', 'antitrain_panel']
 
 # %% ../../nbs/antitraining/50_panel.ipynb #ad96b554
-SMALL = AntitrainConfig(width=64, threshold=.95, train_steps=200, cycle_steps=100, measure_examples=500, draws=3, device="cpu")   # what the panel begins with
+SMALL = AntitrainConfig(width=64, threshold=.95, train_steps=200, cycle_steps=100, measure_examples=500, n_draws=3, device="cpu")   # what the panel begins with
 NETWORK, STEPS = ("data", "width", "seed"), ("train_steps", "cycle_steps", "core", "threshold", "ratio", "blocked", "mode")
 GROUPS = {"Network (Reset makes a new one)": NETWORK, "Steps (from the next click on)": STEPS}
 
@@ -78,12 +78,12 @@ def live_reading(a: Antitraining, phase: str = "") -> LiveReading:
     "Information, core and accuracies of the (first) layer by now, on small samples."
     layer, s, sample = a.layers[0], a.settings, a.measured[:SAMPLE]
     reference = make_reference(a.model, layer.reference.units, sample)
-    found = information_content(a.model, reference, sample, s.kind, 1, "exact" if reference.units.count <= WIDE else "estimate", seed=a.seed)
-    try: now = core_set(a.model, reference, sample, found, s.threshold, s.core, s.metric, s.kind, 1, a.seed).size
+    found = information_content(a.model, reference, sample, s.replacement, 1, "exact" if reference.units.count <= WIDE else "estimate", seed=a.seed)
+    try: now = core_set(a.model, reference, sample, found, s.threshold, s.core, s.metric, s.replacement, 1, a.seed).size
     except BadInput: now = None   # at chance
     none = torch.zeros(reference.units.count, dtype=torch.bool)
     sets = torch.stack([none] if layer.core is None else [none, layer.mask, ~layer.mask])
-    right = replaced_scores(a.model, (a.measured if a.test is None else a.test)[:HELD_OUT], reference, sets, s.kind, 1, a.seed).accuracy()[0].tolist()
+    right = replaced_scores(a.model, (a.measured if a.test is None else a.test)[:HELD_OUT], reference, sets, s.replacement, 1, a.seed).accuracy()[0].tolist()
     return LiveReading(phase, a.steps["train"], a.steps["antitrain"], found, layer.core, now, *right, *[math.nan] * (3 - len(right)))
 
 # %% ../../nbs/antitraining/50_panel.ipynb #7cf1962e

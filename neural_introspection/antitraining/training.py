@@ -122,8 +122,8 @@ def _open_layer(a: Antitraining, site: str) -> LayerState:
 def _measured(a: Antitraining, layer: LayerState, threshold: float) -> LayerState:
     s, seed = a.settings, int(a.seed) * 1000 + a.steps["train"] % 1000
     reference = make_reference(a.model, layer.reference.units, a.measured)
-    found = information_content(a.model, reference, a.measured, s.kind, s.draws, s.information, seed=seed)
-    return dataclasses.replace(layer, reference=reference, core=core_set(a.model, reference, a.measured, found, threshold, s.core, s.metric, s.kind, s.draws, seed))
+    found = information_content(a.model, reference, a.measured, s.replacement, s.n_draws, s.information, seed=seed)
+    return dataclasses.replace(layer, reference=reference, core=core_set(a.model, reference, a.measured, found, threshold, s.core, s.metric, s.replacement, s.n_draws, seed))
 
 # %% ../../nbs/antitraining/20_training.ipynb #60ba4f99
 def _refreshed(a: Antitraining) -> None:
@@ -175,7 +175,7 @@ def train_step(a: Antitraining) -> None:
     with _repeatable(noise), contextlib.ExitStack() as stack:
         if block:
             stack.enter_context(frozen_statistics(a.polluted))
-            stack.enter_context(replaced(a.model, [(layer.reference, ~layer.mask) for layer in a.layers if layer.mask.any()], s.kind, noise))
+            stack.enter_context(replaced(a.model, [(layer.reference, ~layer.mask) for layer in a.layers if layer.mask.any()], s.replacement, noise))
         loss = scores(run_model(a.model, batch.inputs), batch.targets)[0].mean()
     if not loss.isfinite(): raise NeuralIntrospectionError(f"the loss is {float(loss)} at training step {step}: choose a smaller learning rate.")
     a.optimizer.zero_grad(set_to_none=True)
@@ -190,12 +190,12 @@ def antitrain_step(a: Antitraining) -> None:
     s = a.settings
     i = a.steps["antitrain"] % len(a.layers)
     layer, (batch, noise) = a.layers[i], _batch(a, "antitrain")
-    if a.eraser is None: a.eraser = {l.site: torch.optim.Adam(_erasable(a, l), lr=s.antitrain_rate, fused=True) for l in a.layers}
+    if a.eraser is None: a.eraser = {l.site: torch.optim.Adam(_erasable(a, l), lr=s.antitrain_learning_rate, fused=True) for l in a.layers}
     if bool(layer.mask.all()) or not bool(layer.mask.any()): return   # no spectator to erase, or no core to keep
     other = np.random.default_rng([a.seed, 3, a.steps["antitrain"]]).integers(len(a.examples), size=len(batch))
     targets = a.examples.targets[torch.as_tensor(other, device=batch.targets.device)] if s.target == "data" else None
     _training_mode(a)
-    with _repeatable(noise): loss, weights = antitrain_loss(a.model, batch, layer, a.layers[i + 1:], targets, s.kind, noise), _erasable(a, layer)
+    with _repeatable(noise): loss, weights = antitrain_loss(a.model, batch, layer, a.layers[i + 1:], targets, s.replacement, noise), _erasable(a, layer)
     a.eraser[layer.site].zero_grad(set_to_none=True)
     loss.backward(inputs=weights)
     if s.scope == "spectators": _keep_columns(weights[0].grad, layer)
@@ -269,7 +269,7 @@ def _run_phases(a: Antitraining, path: Optional[str | Path], stop_after: Optiona
     return a
 
 # %% ../../nbs/antitraining/20_training.ipynb #e97e7ca1
-def readings(a: Antitraining, draws: int = 5) -> dict[str, float]:
+def readings(a: Antitraining, n_draws: int = 5) -> dict[str, float]:
     "Accuracies by now; of several layers the cores (or all spectators) are randomised together."
     found = dict(core_size=sum(core.size for core in a.cores.values()), units=sum(layer.reference.units.count for layer in a.layers)) if a.cores else {}
     if a.cores: found |= dict(threshold=a.layers[0].core.threshold)
@@ -277,7 +277,7 @@ def readings(a: Antitraining, draws: int = 5) -> dict[str, float]:
         if examples is None: continue
         masks = [(layer.mask if a.cores else torch.zeros(layer.reference.units.count, dtype=torch.bool)) for layer in a.layers]
         sets = [torch.stack([torch.zeros_like(m), m, ~m]) for m in masks]
-        right = replaced_scores(a.model, examples, [layer.reference for layer in a.layers], sets, a.settings.kind, draws, a.seed).accuracy().mean(0)
+        right = replaced_scores(a.model, examples, [layer.reference for layer in a.layers], sets, a.settings.replacement, n_draws, a.seed).accuracy().mean(0)
         found |= {f"{side}_accuracy": float(right[0])}
         if a.cores: found |= {f"{side}_core_randomised": float(right[1]), f"{side}_spectators_randomised": float(right[2])}
     return found

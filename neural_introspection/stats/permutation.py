@@ -15,27 +15,28 @@ __all__ = ['permutation_p', 'sign_flips', 'text_groups', 'adjust_fdr']
 
 # %% ../../nbs/stats/10_permutation.ipynb #7ac88792
 @overload
-def permutation_p(value: float, null: Any, pooled: bool = True, tolerance: float = 1e-9) -> float: ...
+def permutation_p(value: float, null_values: Any, pooled: bool = True, tolerance: float = 1e-9) -> float: ...
 @overload
-def permutation_p(value: np.ndarray, null: Any, pooled: bool = True, tolerance: float = 1e-9) -> np.ndarray: ...
+def permutation_p(value: np.ndarray, null_values: Any, pooled: bool = True, tolerance: float = 1e-9) -> np.ndarray: ...
 
 def permutation_p(
-    value: Float[np.ndarray, "*test"] | float,   # higher is better; for a two-sided test the magnitudes
-    null: Float[np.ndarray, "draw *test"],       # what chance gives; NaN does not count
-    pooled: bool = True,         # compare with the null values of all tests; else with those of the same test alone
-    tolerance: float = 1e-9,     # null values this close below are ties; times the largest magnitude in the null
+    value: Float[np.ndarray, "*test"] | float,      # higher is better; for a two-sided test the magnitudes
+    null_values: Float[np.ndarray, "draw *test"],   # what chance gives; NaN does not count
+    pooled: bool = True,                            # null values of all tests count; else those of the same test
+    tolerance: float = 1e-9,                        # values this close below are ties; times the largest magnitude
 ) -> Float[np.ndarray, "*test"] | float:
     """(1 + number of null values at least this high) / (1 + number of null values): a float for one value, NaN for a
     NaN. Never below 1/(1 + number). Valid if the value is as likely as any null value to be the highest (Phipson and
     Smyth 2010). `BadInput` if the null of each test has another shape than the tests."""
-    values, null = np.asarray(value, float), np.asarray(null, float)
-    known = np.isfinite(null)
-    if not pooled and null.shape[1:] != values.shape:
-        raise BadInput(f"a null of shape {null.shape} does not fit tests of shape {values.shape}: give [draw, *test].")
-    if pooled: higher, count = _higher_of_all(values, null[known], tolerance)
+    values, null_values = np.asarray(value, float), np.asarray(null_values, float)
+    known = np.isfinite(null_values)
+    if not pooled and null_values.shape[1:] != values.shape:
+        raise BadInput(f"null values of shape {null_values.shape} do not fit tests of shape {values.shape}: "
+                       "give [draw, *test].")
+    if pooled: higher, count = _higher_of_all(values, null_values[known], tolerance)
     else:
-        slack, count = tolerance * np.abs(np.where(known, null, 0)).max(0, initial=0), known.sum(0)
-        higher = (known & (null >= values - slack)).sum(0)
+        slack, count = tolerance * np.abs(np.where(known, null_values, 0)).max(0, initial=0), known.sum(0)
+        higher = (known & (null_values >= values - slack)).sum(0)
     p = np.where(np.isfinite(values), (1 + higher)/(1 + count), np.nan)
     return float(p) if p.ndim == 0 else p
 

@@ -15,7 +15,7 @@ from ..activations import replaced_scores
 from ..activations.units import Units
 from ..core import BadInput, check_index
 from ..models import Examples
-from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
+from .model import MONOSEMANTIC, FeatureSampler, ToyNetwork, monosemanticity, single_feature_activations
 
 # %% auto #0
 __all__ = ['neuron_features', 'mechanism']
@@ -144,10 +144,10 @@ def _squared_errors(net: ToyNetwork, table: pd.DataFrame) -> Callable[[Tensor, T
     return measure
 
 # %% ../../nbs/toy/30_analysis.ipynb #9db37242
-def ablation_losses(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
+def ablation_losses(net: ToyNetwork, num_samples: int = 8192, seed: int = 0) -> pd.DataFrame:
     """Loss without each type of neurons: a row for each, and for as many random ones; columns neurons, loss, and, where outputs are features,
     its parts: `owned` (features that have a monosemantic neuron) and `unowned`, for each feature."""
-    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
+    table, samples = neuron_features(net), FeatureSampler(net.settings, net.seed + 10**6)(num_samples).clone()
     draw, count = torch.Generator().manual_seed(seed), len(net.bias)
     sets = {}   # name -> masks, whose losses are averaged
     for kind in ("monosemantic", "polysemantic"):
@@ -159,7 +159,7 @@ def ablation_losses(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.Data
     sets["everything"] = [torch.ones(count, dtype=torch.bool)]
     masks = torch.stack([mask for some in sets.values() for mask in some])
     examples = Examples(samples @ net.embedder, net.targets(samples))
-    found = replaced_scores(net.module(), examples, Units("1", count), masks, "zero", batch_size=rows, measure=_squared_errors(net, table))
+    found = replaced_scores(net.module(), examples, Units("1", count), masks, "zero", batch_size=num_samples, measure=_squared_errors(net, table))
     names, neurons = [name for name, some in sets.items() for _ in some], masks.sum(1).tolist()
     values = {name: x.mean((0, 2)).tolist() for name, x in found.values.items()}
     table = pd.DataFrame(dict(without=names, neurons=neurons) | values).groupby("without", sort=False).mean().astype({"neurons": int})
@@ -167,10 +167,10 @@ def ablation_losses(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.Data
     return pd.concat([pd.DataFrame([nothing], pd.Index(["nothing"], name="without")), table])
 
 # %% ../../nbs/toy/30_analysis.ipynb #b4121462
-def when_firing(net: ToyNetwork, rows: int = 8192) -> pd.DataFrame:
+def firing_precision(net: ToyNetwork, num_samples: int = 8192) -> pd.DataFrame:
     "For each neuron on samples as in training: kind and feature (as in `neuron_features`), fires (share of samples), precision (how often its feature is there when it fires; NaN if it never does), recall (how often it fires when its feature is there), chance (how often the feature is there). `BadInput` for other neurons than ReLU, which are never quite silent."
     if net.settings.nonlinearity != "ReLU": raise BadInput(f"{net.settings.nonlinearity} neurons are never quite silent, so that nothing tells when they fire: only ReLU neurons do.")
-    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
+    table, samples = neuron_features(net), FeatureSampler(net.settings, net.seed + 10**6)(num_samples).clone()
     there = (torch.cat([samples > 0, samples < 0], 1) if net.settings.task == "abs" else samples > 0).float()[:, table.feature.to_list()]
     on = (net.activations(samples).abs() > 1e-6).float()
     both, firing, present = (on * there).mean(0), on.mean(0), there.mean(0)

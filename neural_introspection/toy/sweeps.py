@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 import torch
 from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_format, check_run_folder,
-    config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain,
-    progress, read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
+    config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device, n_workers, plain,
+    progress, read_frame, read_json, read_tensors, shipped, shown_path, map_parallel, write_frame, write_tensors)
 from ..core.runs import finished_run
 from ..stats import interval_table, over_seeds
 from .config import PRESETS, SWEEPABLE, ToyConfig, preset_config
-from .model import Draws, ToyNetwork, check_toy, monosemanticity, single_feature_activations
+from .model import FeatureSampler, ToyNetwork, check_toy, monosemanticity, single_feature_activations
 from .presets import changed_options
 from .settings import ToySettings
 from .training import LOSS_EVERY, ToyTraining, same_shape
@@ -60,7 +60,7 @@ def check_settings(s: ToySettings) -> ToySettings:
 # %% ../../nbs/toy/20_sweeps.ipynb #475a18bf
 def at_once(config: ToyConfig, settings: Sequence[ToySettings]) -> int:
     "Values that a stack holds at most: what the config says, or a process's share of them."
-    return config.stack or -(-len(settings) // pick_jobs(config.n_jobs))
+    return config.stack or -(-len(settings) // n_workers(config.n_jobs))
 
 # %% ../../nbs/toy/20_sweeps.ipynb #a4b51b2b
 def stacks(settings: Sequence[ToySettings], most: int) -> list[list[int]]:
@@ -100,7 +100,7 @@ Watch = Callable[[Sequence[int], ToyTraining], Any]   # gets which values are tr
 
 def final_loss(net: ToyNetwork) -> float:
     "The loss on fresh samples, of another stream than the training's; infinite for a network that is, or whose loss is over a hundred times that of saying nothing."
-    samples = Draws(net.settings, net.seed + 10**6)(FRESH)
+    samples = FeatureSampler(net.settings, net.seed + 10**6)(FRESH)
     rows = samples.split(max(1, 2**25 // net.settings.k))   # of wide networks some at a time
     found, silent = sum(net.loss(some) * len(some) for some in rows) / len(samples), float(net.targets(samples).square().sum(1).mean())
     return found if found <= DIVERGED * silent else math.inf
@@ -300,8 +300,8 @@ def run_toy(
     with open_run(config.run_folder, _asked(config), config.force_overwrite, _load_whole) as run:
         if run.finished: return run.result
         with run.stage("train"):
-            more = (watch,) if watch and pick_jobs(config.n_jobs) == 1 else ()
-            spread_calls(_train_stack, [(config, settings, values, number, run.path, *more) for number, values in enumerate(groups)], config.n_jobs, "sweep", "stack")
+            more = (watch,) if watch and n_workers(config.n_jobs) == 1 else ()
+            map_parallel(_train_stack, [(config, settings, values, number, run.path, *more) for number, values in enumerate(groups)], config.n_jobs, "sweep", "stack")
         for left in (run.path/"models").glob("stack_*.state.safetensors"): left.unlink()   # of stacks that an interrupted sweep had cut otherwise
         found = _collect(config, len(settings), run.path)
         for name, frame in found.items(): write_frame(run.file("datasets", f"{name}.parquet"), frame)

@@ -137,7 +137,7 @@ def compare_crumbs(
     x: Float[Tensor, "sample ..."],   # held-out samples
     y: Tensor,
     replacement: str = "mean",        # or `zero`
-    draws: int = 39,                  # random sets
+    n_random: int = 39,               # random sets
     seed: int = 0,
 ) -> pd.DataFrame:
     """What it costs to take away the neurons on the crumbs, and as many of the same layers: random ones of all, and the strongest off the crumbs, and of all. `low` and `high`: the
@@ -147,10 +147,10 @@ def compare_crumbs(
     widths = dict(zip(crumbs.connections.layers, crumbs.connections.widths))
     many = {layer: len(best) for layer, (best, _) in arms.items()}
     possible = math.prod(math.comb(widths[layer], count) for layer, count in many.items())
-    random = [[(layer, int(n)) for layer in arms for n in rng.choice(widths[layer], many[layer], replace=False)] for _ in range(draws)]
+    random = [[(layer, int(n)) for layer in arms for n in rng.choice(widths[layer], many[layer], replace=False)] for _ in range(n_random)]
     sets = [on, *random, _strongest(strength.loc[off], many), _strongest(strength, many)]
     found = ablate(net, x, y, sets, replacement, n_random=0).frame
-    kind = ["on the crumbs"] + ["random"] * draws + ["strongest off the crumbs", "strongest"]
+    kind = ["on the crumbs"] + ["random"] * n_random + ["strongest off the crumbs", "strongest"]
     sizes = [len(some) for some in sets]
     frame = pd.DataFrame(dict(kind=kind, neurons=sizes, loss_increase=found.effect.to_numpy(), accuracy_drop=found.accuracy_drop.to_numpy()))
     drawn, table = frame.loss_increase[frame.kind == "random"], frame.groupby("kind", sort=False).mean()

@@ -154,11 +154,11 @@ def _predictions(models: Mapping[str, MetaModel], train: pd.DataFrame, test: pd.
     return found | {"layer alone": fit("depth"), "random number": pd.Series(np.random.default_rng(seed).random(len(test)), test.index)}
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #be22f2a5
-def _shuffled_labels(train: pd.DataFrame, test: pd.DataFrame, shuffles: int, seed: int) -> pd.DataFrame:
+def _shuffled_labels(train: pd.DataFrame, test: pd.DataFrame, n_permutations: int, seed: int) -> pd.DataFrame:
     "AUC by network of meta-models fitted to labels shuffled within each training network, a column for each shuffle."
     rng = np.random.default_rng(seed)
     mixed = lambda: train.assign(hurts=train.hurts.groupby(level="network").transform(lambda part: rng.permutation(part.to_numpy())))
-    return pd.concat([aucs(test, fit_meta_model(mixed(), seed=seed).predict(test)) for _ in progress(range(shuffles), "shuffled labels", unit="fit")], axis=1)
+    return pd.concat([aucs(test, fit_meta_model(mixed(), seed=seed).predict(test)) for _ in progress(range(n_permutations), "shuffled labels", unit="fit")], axis=1)
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #60a4fd58
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def evaluate_meta_model(
     table: pd.DataFrame,        # as `neuron_table` makes, of several networks: by (network, layer, neuron)
     train: Sequence[Any],       # networks to fit to
     test: Sequence[Any],        # others
-    shuffles: int = 20,         # of the labels
+    n_permutations: int = 20,   # of the labels
     seed: int = 0,
 ) -> MetaResult:
     "Fit to some networks, judge on others. `BadInput` if a network is on both sides, or too few can be judged."
@@ -233,4 +233,4 @@ def evaluate_meta_model(
     models = {estimator: fit_meta_model(fit, estimator, seed=seed) for estimator in ESTIMATORS}
     scores = pd.DataFrame({name: aucs(judge, score) for name, score in _predictions(models, fit, judge, seed).items()})
     if len(scores) < 3: raise BadInput(f"{len(scores)} test networks have neurons that hurt and others that don't: give at least 3, or try definition='third'.")
-    return MetaResult(scores, _shuffled_labels(fit, judge, shuffles, seed), models, tuple(train), tuple(test))
+    return MetaResult(scores, _shuffled_labels(fit, judge, n_permutations, seed), models, tuple(train), tuple(test))

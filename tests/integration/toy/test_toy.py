@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from neural_introspection import cli
-from neural_introspection.core import BadData, BadInput, read_tensors, spread_calls
+from neural_introspection.core import BadData, BadInput, read_tensors, map_parallel
 from neural_introspection.toy import PRESETS, ToyConfig, ToyResult, preset_config, run_toy
 from shell import manifest, shell, started, wait_until
 
@@ -143,7 +143,7 @@ def test_the_longest_name_is_archived_and_opened(tmp_path):
 
 
 def test_two_processes_give_the_same_numbers(tmp_path, monkeypatch, capsys):
-    spread_calls(os.getcwd, [()] * 2, n_jobs=2)   # workers that were started in another folder, and live on
+    map_parallel(os.getcwd, [()] * 2, n_jobs=2)   # workers that were started in another folder, and live on
     monkeypatch.chdir(tmp_path)
     sweep = f"{SMALL} --sweep_var k --sweep_values 16 48 --seeds 2"
     for jobs in (1, 2): assert cli.main(f"{sweep} --file_name jobs{jobs} --n_jobs {jobs}".split()) == 0
