@@ -113,7 +113,7 @@ def _frames(mask: Bool[np.ndarray, "unit"]) -> tuple[list, list]:
 def _neuron_words(reading: LiveReading) -> list[str]:
     "What the hover says of each neuron."
     f, core = reading.information, reading.mask
-    kind = lambda i: "" if reading.core is None else ", core" if core[i] else ", spectator"
+    def kind(i): return "" if reading.core is None else ", core" if core[i] else ", spectator"
     return [f"neuron {i}: dead{kind(i)}" if f.dead[i] else f"neuron {i}: {f.loss[i]:.3g} ± {f.error[i]:.2g} nats{kind(i)}" for i in range(reading.units)]
 
 # %% ../../nbs/antitraining/50_panel.ipynb #3c514d36
@@ -123,7 +123,7 @@ def neuron_grid(reading: LiveReading) -> Any:
     from neural_introspection.display import COLOURS, figure
     f, n, columns = reading.information, reading.units, _columns(reading.units)
     words = np.array(_neuron_words(reading), dtype=object)
-    told = lambda which: _in_grid(np.where(which, words, ""), n, "").tolist()
+    def told(which): return _in_grid(np.where(which, words, ""), n, "").tolist()
     base = dict(hoverongaps=False, xgap=5, ygap=5, hovertemplate="%{text}<extra></extra>", zmin=0)
     dead = go.Heatmap(z=_in_grid(np.where(f.dead, 0, math.nan), n), text=told(f.dead), colorscale=[[0, DEAD], [1, DEAD]], zmax=1, showscale=False, **base)
     known = np.where(f.dead, math.nan, f.loss)

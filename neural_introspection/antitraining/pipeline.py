@@ -119,7 +119,7 @@ class AntitrainResult:
 # %% ../../nbs/antitraining/24_pipeline.ipynb #4147c94e
 def _run_words(r: AntitrainResult) -> str:
     f = r.to_frame()
-    span = lambda of: f"{of.mean():.3f}" + (f" ({of.min():.3f} to {of.max():.3f})" if len(of) > 1 else "")
+    def span(of): return f"{of.mean():.3f}" + (f" ({of.min():.3f} to {of.max():.3f})" if len(of) > 1 else "")
     return (f"{r.config.data}, {r.config.width} neurons, {len(f)} seed{'s' * (len(f) > 1)}: {span(f.core_size).replace('.000', '')} neurons are the core ({f.core_share.mean():.0%}); test accuracy {span(f.test_accuracy)}, before antitraining {span(f.test_accuracy_before)}; "
             f"with the core random {span(f.core_randomised_accuracy)} (chance {f.chance.mean():.3f}), with the spectators random {span(f.spectators_randomised_accuracy)}.")
 

@@ -52,7 +52,10 @@ def writer_of(model: nn.Module, site: str, inputs: Tensor) -> tuple[str, list[st
         module = modules.get(name)
         if isinstance(module, nn.Linear) or isinstance(module, nn.Conv2d) and module.groups == 1: return name, norms
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)): norms.append(name)
-        elif not isinstance(module, ELEMENTWISE): raise BadInput(f"what writes {site} is no linear layer or convolution with only activations and batch norms behind it (found {type(module).__name__ if module else 'nothing'}): choose another site.")
+        elif not isinstance(module, ELEMENTWISE):
+            found = type(module).__name__ if module else "nothing"
+            raise BadInput(f"what writes {site} is no linear layer or convolution with only activations and batch "
+                           f"norms behind it (found {found}): choose another site.")
         calls, x = calls[:place], calls[place][1]
 
 # %% ../../nbs/antitraining/28_pruning.ipynb #a2c40552
@@ -87,7 +90,8 @@ CONSTANTS = ("mean", "zero")   # what removed units are taken to say
 
 def check_removal(reference: Reference, spectators: Bool[Tensor, "unit"], replacement: str) -> None:
     "`BadInput` unless the mask of spectators fits the units and leaves one, and `replacement` is one of `CONSTANTS`."
-    if replacement not in CONSTANTS: raise BadInput(f"a unit cannot be removed at {replacement!r}: choose one of {', '.join(CONSTANTS)}.")
+    if replacement not in CONSTANTS:
+        raise BadInput(f"a unit cannot be removed at {replacement!r}: choose one of {', '.join(CONSTANTS)}.")
     if spectators.dtype != torch.bool or spectators.shape != (reference.units.count,) or bool(spectators.all()):
         raise BadInput(f"{int(spectators.sum())} spectators of shape {tuple(spectators.shape)} do not fit the {reference.units.count} units of {reference.units.site}: give a mask of them that leaves at least one.")
 
@@ -105,9 +109,10 @@ def pruned_copy(
     (writer, norms), copied = writer_of(model, site, few), copy.deepcopy(model)
     with torch.no_grad(), evaluating(model): reader = linear_reader(model, reference.units, few)
     if reader is None: raise BadInput(f"no single linear layer or convolution reads {site} as it is: choose another site.")
-    there, value = find_site(copied, reader), reference.mean if replacement == "mean" else torch.zeros_like(reference.mean)
+    there = find_site(copied, reader)
+    value = reference.mean if replacement == "mean" else torch.zeros_like(reference.mean)
     if isinstance(there, nn.Conv2d) and there.padding not in (0, (0, 0), "valid") and value[spectators].any():
-        raise BadInput(f"{reader} pads with zeros, so a mean cannot go into its bias: remove at constant zero.")
+        raise BadInput(f"{reader} pads with zeros, so a mean cannot go into its bias: use replacement zero.")
     _fold(there, spectators, value)
     _shrink(find_site(copied, writer), [find_site(copied, name) for name in norms], there, (~spectators).nonzero().flatten())
     _check_same(model, copied, reference, spectators, few, replacement)
@@ -137,7 +142,8 @@ def train_steps(
     refresh: Optional[Callable[[nn.Module], None]] = None,     # called every `REFRESH` steps, before the step
 ) -> nn.Module:
     "The model itself, trained on random batches with AdamW, in evaluation mode."
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0., fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0., fused=True)
     model.train()
     for step in progress(range(steps), "train", unit="step"):
         if refresh is not None and step % REFRESH == 0: refresh(model)
@@ -186,6 +192,8 @@ class SizedAntitraining(Antitraining):
 def _sized(a: SizedAntitraining, layer: LayerState) -> LayerState:
     s, reference = a.settings, make_reference(a.model, layer.reference.units, a.measured)
     ranking = a.rankings.get(layer.site)
-    if ranking is None: ranking = information_content(a.model, reference, a.measured, s.replacement, s.n_draws, seed=int(a.seed) * 1000 + a.steps["train"] % 1000).ranking
+    if ranking is None:
+        seed = int(a.seed) * 1000 + a.steps["train"] % 1000
+        ranking = information_content(a.model, reference, a.measured, s.replacement, s.n_draws, seed=seed).ranking
     size = falling_sizes(len(ranking), a.size, s.cycles)[min(max(a.done, 1), s.cycles) - 1]   # the phase before the cycles is done
     return dataclasses.replace(layer, reference=reference, core=Core(reference.units, ranking, (size,), "sufficient", s.metric, s.threshold, math.nan, math.nan))

@@ -39,7 +39,8 @@ def tie_scores(
     found = shared_information(model, reference, examples, list(zip(a.tolist(), b.tolist())), n_draws, seed)
     with evaluating(model), capture(model, [site]) as acts: model(examples.inputs)
     x = acts[site].double() - acts[site].double().mean(0)
-    cosine = lambda rows: (torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T)[a, b].numpy()
+    def cosine(rows):
+        return (torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T)[a, b].numpy()
     alone = np.sqrt(found["first"].clip(1e-4) * found["second"].clip(1e-4))   # nats
     return found.assign(together_share=found.together / alone, weight_cosine=cosine(layer.weight.double()), correlation=cosine(x.T))
 

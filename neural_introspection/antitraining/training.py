@@ -40,28 +40,34 @@ def check_settings(settings: AntitrainSettings) -> None:
 log = logging.getLogger("neural_introspection")
 
 # %% ../../nbs/antitraining/20_training.ipynb #5edef4e3
+def _random_examples(examples: Examples, n: int, seed: int) -> Examples:
+    return examples[torch.as_tensor(np.random.default_rng([seed, 4]).permutation(len(examples))[:n])]
+
 class Antitraining:
     "A model under antitraining: `train`, `measure`, `antitrain`, `cycle`, or `run` for the whole schedule."
     def __init__(
         self,
         model: nn.Module,
-        sites: str | Sequence[str],                              # the layer, or several
+        sites: str | Sequence[str],                          # the layer, or several
         train: Examples,
         settings: AntitrainSettings = AntitrainSettings(),
         seed: int = 0,
-        test: Optional[Examples] = None,                         # for the history only; nothing is chosen by it
-        measure_on: Optional[Examples] = None,                   # where information is measured; None: on random training examples
-        optimizer: Optional[torch.optim.Optimizer] = None,       # of all weights; None: AdamW
-        scheduler: Any = None,                                   # stepped after every training step
-        heads: Optional[int] = None,                             # as in `find_units`
+        test: Optional[Examples] = None,                     # for the history only; nothing is chosen by it
+        measure_on: Optional[Examples] = None,               # for information; None: some random training examples
+        optimizer: Optional[torch.optim.Optimizer] = None,   # of all weights; None: AdamW
+        scheduler: Any = None,                               # stepped after every training step
+        heads: Optional[int] = None,                         # as in `find_units`
     ):
         check_settings(settings)
-        self.model, self.examples, self.settings, self.seed, self.test, self.heads = model, train, settings, seed, test, heads
-        self.measured = train[torch.as_tensor(np.random.default_rng([seed, 4]).permutation(len(train))[:settings.measure_examples])] if measure_on is None else measure_on
+        self.model, self.examples, self.settings, self.seed = model, train, settings, seed
+        self.test, self.heads, self.measured = test, heads, measure_on
+        if measure_on is None: self.measured = _random_examples(train, settings.measure_examples, seed)
         sites, self.polluted = _in_order(model, [sites] if isinstance(sites, str) else list(sites), train)
         self.named = _trainable(model)
-        self.optimizer = optimizer or torch.optim.AdamW(self.named.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-        self.scheduler, self.history, self.done, self.steps, self.eraser = scheduler, [], 0, dict(train=0, antitrain=0), None
+        self.optimizer = optimizer or torch.optim.AdamW(
+            self.named.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        self.scheduler, self.eraser = scheduler, None
+        self.history, self.done, self.steps = [], 0, dict(train=0, antitrain=0)
         self.resting = [m for m in model.modules() if not m.training] if model.training else []
         self.layers = [_open_layer(self, site) for site in sites]
 
@@ -307,8 +313,8 @@ def _resume(a: Antitraining, path: Path) -> bool:
     if not path.exists(): return False
     tensors, about = read_tensors(path)
     if (about.get("settings"), about.get("seed")) != (plain(a.settings), a.seed): raise BadData(f"{path.name} belongs to other settings or another seed: give the same ones, or another file.")
-    part = lambda name: {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
-    shapes = lambda state: {k: tuple(v.shape) for k, v in state.items()}
+    def part(name): return {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
+    def shapes(state): return {k: tuple(v.shape) for k, v in state.items()}
     if shapes(part("model")) != shapes(a.model.state_dict()) or set(about["cores"]) - {layer.site for layer in a.layers}: raise BadData(f"{path.name} belongs to another model or other layers: give the same ones, or another file.")
     a.model.load_state_dict(part("model"))
     load_optimizer_tensors(a.optimizer, a.named, part("optimizer"))

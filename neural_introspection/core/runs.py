@@ -171,7 +171,8 @@ def find_run(path: Path, created: str) -> Path:
 # %% ../../nbs/core/90_runs.ipynb #e93b2876
 def _archive_name(name: str, stamp: str) -> str:
     "A store keeps its ending, so that it can be read where it is."
-    return f"{name.removesuffix('.zarr')}-{stamp}{'.zarr' if name.endswith('.zarr') else ''}"
+    ending = ".zarr" if name.endswith(".zarr") else ""
+    return f"{name.removesuffix('.zarr')}-{stamp}{ending}"
 
 def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     "Archive what is there under the time, a store and its run's folder alike, or remove it; the path of the archive."
@@ -201,7 +202,7 @@ def _remove(folder: Path, all: bool = False) -> None:
 # %% ../../nbs/core/90_runs.ipynb #b09b29bb
 def open_run(
     path: str | Path,                               # the run's folder, or the Zarr store that it writes
-    config: dict,                                   # what decides the result, and so whether a run that is there is the same one
+    config: dict,                                   # what decides the result; a run of another config is archived
     overwrite: bool = False,                        # remove what is there, finished or not
     load: Optional[Callable[[Path], Any]] = None,   # the result of a finished run at a path; `BadData` if it is damaged
     store: bool = False,                            # whether `path` is a Zarr store
@@ -239,12 +240,7 @@ def _begin(path: Path, config: dict, overwrite: bool, store: bool) -> RunFolder:
         folder.rename(work_folder(goal))   # a kill parted it from its store
         before = {}
     for part in half_written(folder): part.unlink(missing_ok=True)
-    if not overwrite and _is_same(before, config, complete=False):
-        other = store and _stored_manifest(path).get("created", before["created"]) != before["created"]
-        if other and (kept := _clear(path, path, False)):   # a store that another run has finished
-            log.info("the previous run was archived as %s", shown_path(kept))
-        log.info("resuming the run in %s (it stopped in stage %s)", path, before.get("stage", "none"))
-        run = RunFolder(folder.absolute(), before, resumed=True)
+    if not overwrite and _is_same(before, config, complete=False): run = _resumed(path, folder, before, store)
     else:
         archived = _clear(path, folder, overwrite) if before or store and path.exists() else None
         if archived: log.info("the previous run was archived as %s", shown_path(archived))
@@ -255,11 +251,20 @@ def _begin(path: Path, config: dict, overwrite: bool, store: bool) -> RunFolder:
     run.update(status="running", error=None)
     return run
 
+def _resumed(path: Path, folder: Path, manifest: dict, store: bool) -> RunFolder:
+    "The run that stopped; a store at the path that another run has finished is archived."
+    other = store and _stored_manifest(path).get("created", manifest["created"]) != manifest["created"]
+    if other and (kept := _clear(path, path, False)):
+        log.info("the previous run was archived as %s", shown_path(kept))
+    log.info("resuming the run in %s (it stopped in stage %s)", path, manifest.get("stage", "none"))
+    return RunFolder(folder.absolute(), manifest, resumed=True)
+
 # %% ../../nbs/core/90_runs.ipynb #550dd460
 def _lock_run(path: Path, folder: Path) -> Any:
     import filelock
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise BadRunFolder(f"{path} is {'a link' if path.is_symlink() else 'a file'}: give a folder for the run.")
+        what = "a link" if path.is_symlink() else "a file"
+        raise BadRunFolder(f"{path} is {what}: give a folder for the run.")
     lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def pocket_rows(seed: int, site: str = "blocks.2.mlp.hook_post", n_windows: int 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #233dd34e
 def width_slope(frame: pd.DataFrame) -> pd.DataFrame:
     "Of every setting: the slope of log core size against log width, for each seed by itself."
-    fit = lambda part: float(np.polyfit(np.log(part.width), np.log(part.core_size.clip(lower=1)), 1)[0])
+    def fit(part): return float(np.polyfit(np.log(part.width), np.log(part.core_size.clip(lower=1)), 1)[0])
     return pd.DataFrame([dict(setting=name, seed=seed, slope=fit(part)) for (name, seed), part in frame.groupby(["setting", "seed"], sort=False)])
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #4d11d5ae

@@ -111,7 +111,9 @@ def _spelled(value: float) -> str: return f"{value:,.0f}" if abs(value) >= 1000 
 def table(rows: Sequence[BenchmarkRow]) -> pd.DataFrame:
     "Rows as they are shown."
     words = {True: "yes", False: "no", None: ""}
-    goal = lambda r: "" if r.goal is None else f"{'>=' if r.at_least else '<='} {r.goal:g}"
+    def goal(r):
+        sign = ">=" if r.at_least else "<="
+        return "" if r.goal is None else f"{sign} {r.goal:g}"
     return pd.DataFrame([dict(id=r.id, work=r.work, against=r.against, ratio=f"{_spelled(r.ratio)} {r.unit}".strip(), spread=f"{_spelled(r.low)} to {_spelled(r.high)}",
                               goal=goal(r), reached=words[r.reached], note=r.note) for r in rows])
 
@@ -157,7 +159,7 @@ def _shares(results: Results) -> Any:
     import plotly.graph_objects as go
     from neural_introspection.display import COLOURS, figure, label
     rows = [r for r in results.rows if r.goal is not None]
-    of = lambda r, value: r.goal / value if r.at_least else value / r.goal
+    def of(r, value): return r.goal / value if r.at_least else value / r.goal
     ends = [sorted((of(r, r.low), of(r, r.high))) for r in rows]
     spread = dict(type="data", symmetric=False, array=[high - r.share for r, (_, high) in zip(rows, ends)], arrayminus=[r.share - low for r, (low, _) in zip(rows, ends)])
     dots = go.Scatter(x=[r.share for r in rows], y=[label(f"{r.id} {r.work}", 60) for r in rows], error_x=spread, mode="markers", marker=dict(size=10, color=COLOURS["blue"]))

@@ -40,7 +40,7 @@ def split_documents(
     share: float = .06,         # the share of the names that is held out
 ) -> tuple[dict[str, str], dict[str, str]]:
     "(training, held-out) documents, by SHA-256 of the name."
-    number = lambda name: int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000
+    def number(name): return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000
     sides = {}, {}
     for name, text in documents.items(): sides[number(name) < share*10_000][name] = text
     return sides

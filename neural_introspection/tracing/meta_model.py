@@ -148,7 +148,7 @@ def aucs(table: pd.DataFrame, score: pd.Series) -> pd.Series:
 # %% ../../nbs/tracing/56_meta_model.ipynb #8e59dace
 def _predictions(models: Mapping[str, MetaModel], train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, pd.Series]:
     "What everything predicts on the test networks, by name."
-    fit = lambda *features: fit_meta_model(train, "logistic", features, seed).predict(test)
+    def fit(*features): return fit_meta_model(train, "logistic", features, seed).predict(test)
     found = {WHOLE[estimator]: model.predict(test) for estimator, model in models.items()}
     found |= {name: fit(feature, "depth") for name, feature in SINGLE.items() if feature in train}
     return found | {"layer alone": fit("depth"), "random number": pd.Series(np.random.default_rng(seed).random(len(test)), test.index)}
@@ -157,7 +157,8 @@ def _predictions(models: Mapping[str, MetaModel], train: pd.DataFrame, test: pd.
 def _shuffled_labels(train: pd.DataFrame, test: pd.DataFrame, n_permutations: int, seed: int) -> pd.DataFrame:
     "AUC by network of meta-models fitted to labels shuffled within each training network, a column for each shuffle."
     rng = np.random.default_rng(seed)
-    mixed = lambda: train.assign(hurts=train.hurts.groupby(level="network").transform(lambda part: rng.permutation(part.to_numpy())))
+    def mixed():
+        return train.assign(hurts=train.hurts.groupby(level="network").transform(lambda part: rng.permutation(part.to_numpy())))
     return pd.concat([aucs(test, fit_meta_model(mixed(), seed=seed).predict(test)) for _ in progress(range(n_permutations), "shuffled labels", unit="fit")], axis=1)
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #60a4fd58
@@ -200,8 +201,9 @@ def _lead_words(row: Any) -> str:
 # %% ../../nbs/tracing/56_meta_model.ipynb #cd47f835
 def _meta_verdict(result: MetaResult) -> str:
     frame, best = result.to_frame(), result.best_single
-    span = lambda row, name="": f"{row[name or 'auc']:.2f} ({row[f'{name}_low' if name else 'low']:.2f} to {row[f'{name}_high' if name else 'high']:.2f})"
-    words = [f"{_SPOKEN[estimator]} is {span(frame.loc[name], 'lead')} above it: {_lead_words(frame.loc[name])}" for estimator, name in WHOLE.items()]
+    def span(row: pd.Series, value: str = "auc", low: str = "low", high: str = "high") -> str:
+        return f"{row[value]:.2f} ({row[low]:.2f} to {row[high]:.2f})"
+    words = [f"{_SPOKEN[estimator]} is {span(frame.loc[name], 'lead', 'lead_low', 'lead_high')} above it: {_lead_words(frame.loc[name])}" for estimator, name in WHOLE.items()]
     logistic = frame.loc[WHOLE["logistic"]]
     beside = "slightly " * bool(logistic.lead < .05) + "better than" if logistic.lead_low > 0 else "but worse than" if logistic.lead_high < 0 else "but not clearly better than"
     known = f"A trace tells which neurons matter, {beside} its best single number" if logistic.low > .5 and result.p <= .05 else "A trace does not tell which neurons matter"

@@ -104,7 +104,8 @@ def test_a_patch_is_another_texts_values(model):
 
 
 def test_a_result_depends_on_the_seed_alone(model, docs):
-    ask = lambda seed, units: intervene(model, docs, units, ["resample", "normal", "patch"], n_random=2, seed=seed).frame
+    def ask(seed, units):
+        return intervene(model, docs, units, ["resample", "normal", "patch"], n_random=2, seed=seed).frame
     one, two = "blocks.1.mlp.hook_post[3]", "blocks.1.mlp.hook_post[9]"
     first, again, other, beside = ask(0, [one]), ask(0, [one]), ask(1, [one]), ask(0, [two, one])
     assert first.equals(again)
@@ -200,7 +201,7 @@ def test_a_unit_that_does_nothing_has_no_effect(model, docs):
 
 
 def test_every_measure_is_one_number_for_each_example(model, docs):
-    first = lambda logits, targets: logits[:, 1, 7]
+    def first(logits, targets): return logits[:, 1, 7]
     found = intervene(model, docs, "blocks.1.mlp.hook_post[108]", "zero", measure=first, n_random=2)
     def at_zero(mask): return changed([108], torch.zeros_like)(mask)
     batch = token_batch(model, encode(model, docs))
@@ -291,7 +292,7 @@ def test_on_a_gpu(docs):
 
 
 def test_hooks_are_gone_after_an_error(model, docs):
-    count = lambda: sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    def count(): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     before = count()
     def broken(rows): raise RuntimeError("in the middle")
     with pytest.raises(RuntimeError, match="in the middle"): intervene(model, docs, "blocks.1.mlp.hook_post[3]", broken)

@@ -317,7 +317,7 @@ def test_a_foreign_data_set_in_an_unfinished_run_is_refused(damage, words, finis
 @pytest.mark.slow
 @pytest.mark.parametrize("limit, status", [(100_000, "failed"), (1_000, None)])
 def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status, finished, tmp_path, monkeypatch, capsys):
-    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    def full(): return resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     done = shell(RUN, "--json", cwd=tmp_path, preexec_fn=full)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: the run failed")
@@ -335,7 +335,8 @@ def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status
 
 def test_a_failure_shows_its_traceback_only_to_who_asks(tmp_path):
     code = "from neural_introspection import cli; from neural_introspection.introspection import preparation; preparation.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
-    run = lambda **env: subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
+    def run(**env):
+        return subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
     plain, debug = run(), run(NEURAL_INTROSPECTION_DEBUG="1")
     assert plain.returncode == debug.returncode == 1
     assert plain.stderr == "error: the run failed: division by zero.\n"

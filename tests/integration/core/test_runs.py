@@ -325,7 +325,7 @@ def test_what_a_kill_left_of_a_removal_goes_with_the_next(tmp_path):
 
 
 def test_pieces_of_another_identity_go_in_one_step(tmp_path, monkeypatch):
-    pieces = lambda of: checkpointed(1, lambda i: {"x": torch.tensor([float(of)])}, tmp_path / "pieces", dict(of=of))
+    def pieces(of): return checkpointed(1, lambda i: {"x": torch.tensor([float(of)])}, tmp_path / "pieces", dict(of=of))
     pieces(1)
     with monkeypatch.context() as patch:   # what cannot be removed is not used
         patch.setattr(runs.shutil, "rmtree", lambda *_, **__: None)

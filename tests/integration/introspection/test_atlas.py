@@ -87,7 +87,8 @@ def test_sums_that_are_damaged_or_of_another_question_are_made_again(model, corp
 def test_the_model_is_left_as_it_was(corpus):
     model = load_model("pocket", device="cpu")
     model(token_batch(model, encode(model, ["one"])).ids)
-    state = lambda: (model_hash(model), [p.requires_grad for p in model.parameters()], sum(len(m._forward_hooks) for m in model.modules()))
+    def state():
+        return (model_hash(model), [p.requires_grad for p in model.parameters()], sum(len(m._forward_hooks) for m in model.modules()))
     before = state()
     NeuronAtlas(model).probe(*corpus)
     with pytest.raises(BadInput): NeuronAtlas(model, layers=[4]).probe(*corpus)

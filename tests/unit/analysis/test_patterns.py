@@ -114,7 +114,7 @@ def test_texts_are_counted_not_rows():
 def test_what_counts_as_firing():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(500, 4, generator=g)
-    rule = lambda values, threshold=None: firing_threshold(NeuronStats(4).update(values), threshold)[1]
+    def rule(values, threshold=None): return firing_threshold(NeuronStats(4).update(values), threshold)[1]
     assert [rule(v) for v in (x.relu(), torch.nn.functional.gelu(x), torch.nn.functional.silu(x), x * 0)] == ["above 0"] * 4
     assert rule(x).startswith("over a standard")
     assert rule(x * .05).startswith("over a standard")
