@@ -279,7 +279,7 @@ def replaced_scores(
     found, = score_replacements(model, examples, at, chosen, [replacement], n_draws, seed, batch_size, naive, measure)
     return found
 
-# %% ../../nbs/activations/64_set_scores.ipynb #65678abb
+# %% ../../nbs/activations/64_set_scores.ipynb #9d3887e5
 @dataclass
 class _Pass:
     "Sets and replacements, and how they are measured, which the first batch decides."
@@ -307,6 +307,7 @@ class _Pass:
         some = [m[:self.copies - 1] for m in self.masks]
         return _batch_scores(batch, drawn, self.measure, _own_values(batch, self.method, some, self.measure, room))
 
+# %% ../../nbs/activations/64_set_scores.ipynb #65678abb
 @torch.no_grad()
 def score_replacements(
     model: nn.Module,

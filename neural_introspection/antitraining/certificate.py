@@ -49,8 +49,10 @@ def randomised_accuracy(
 @torch.no_grad()
 def unit_contributions(model: nn.Module, layer: LayerState, examples: Examples, mask: Bool[Tensor, "unit"],
                   batch_size: int = 512) -> dict[str, Float[Tensor, "row column"]]:
-    """What the units in `mask` say (`activations`), and what they add downstream (`contribution`): the output of the
-    layer's reader, or the logits if there is no single reader, with all other units at their means."""
+    """The values of the units in `mask` (`activations`), and what they add downstream (`contribution`).
+
+    The contribution is in the output of the layer's reader, or in the logits if there is no single reader, with all
+    other units at their means."""
     reference, site, parts = layer.reference, layer.reader, dict(activations=[], contribution=[])
     sites, edits = [reference.units.site, *[site] * bool(site)], [(reference, ~mask)]
     for batch in torch.arange(len(examples)).split(batch_size):
@@ -99,7 +101,7 @@ def _decodable(examples: Examples, keep: Optional[Tensor] = None) -> tuple[Bool[
     kept[some[torch.randperm(len(some), generator=generator_of("cpu", len(some)))[:MOST_ROWS]]] = True
     return kept, frequent
 
-# %% ../../nbs/antitraining/22_certificate.ipynb #75623f69
+# %% ../../nbs/antitraining/22_certificate.ipynb #2ae156fa
 def decoder_accuracies(
     model: nn.Module,
     layer: LayerState,
@@ -126,6 +128,7 @@ def decoder_accuracies(
                 found.append(dict(who=who, what=what, decoder=decoder, **accuracy, shuffled=by_chance.mean()))
     return pd.DataFrame(found).assign(majority=float((y_test == y_train.mode().values).double().mean()))
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #75623f69
 def _decodable_sides(
     train: Examples, test: Examples,
 ) -> tuple[list[tuple[Examples, Bool[Tensor, "row"]]], Int[np.ndarray, "row"]]:

@@ -110,7 +110,7 @@ def _without_dimensions(name: str, weight: Tensor, kept: Bool[Tensor, "dimension
     if re.search(r"(c_attn|c_fc)\.weight$|ln_\w\.(weight|bias)$|c_proj\.bias$", name): return weight[kept]
     return weight
 
-# %% ../../nbs/antitraining/30_compression.ipynb #29de4389
+# %% ../../nbs/antitraining/30_compression.ipynb #16cdfac0
 READERS = dict(neurons="mlp.c_proj", heads="attn.c_proj")   # the module of a block that reads them
 
 def _gone(size: TransformerSize, config: Any, dimensions: Optional[Bool[Tensor, "dimension"]]) -> Bool[Tensor, "dimension"]:
@@ -137,6 +137,7 @@ def _means(places: dict[str, tuple[Reference, Tensor]], state: dict[str, Tensor]
     "By reader, on the device and in the precision of the weights."
     return {READERS[kind]: r.mean.to(state["transformer.wte.weight"]) for kind, (r, _) in places.items()}
 
+# %% ../../nbs/antitraining/30_compression.ipynb #29de4389
 @torch.no_grad()
 def compress_transformer(
     model: Any,   # a GPT-2 of transformers, its name, or a bridge as it was loaded

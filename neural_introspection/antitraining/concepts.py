@@ -389,7 +389,7 @@ def force_concept(
     read = readout.weight.detach()[0], readout.bias.detach()[0]
     return ForcedConcept(tokens.name, site, tuple(map(int, chosen)), weights, read, history)
 
-# %% ../../nbs/antitraining/40_concepts.ipynb #271382cc
+# %% ../../nbs/antitraining/40_concepts.ipynb #da44e62b
 @dataclass(frozen=True)
 class _Forcing:
     "What is trained, and what it is to carry where."
@@ -424,6 +424,7 @@ class _Forcing:
         def up_and_down(i: int) -> float: return min(1, (i + 1) / 20, (steps - i) / (.3 * steps))
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [up_and_down, lambda i: 1.])
 
+# %% ../../nbs/antitraining/40_concepts.ipynb #271382cc
 def _force(forcing: _Forcing, tokens: ConceptTokens, draw: torch.Generator) -> pd.DataFrame:
     "Train; the losses of each step."
     s, rows = forcing.settings, []

@@ -39,10 +39,11 @@ def check_settings(settings: AntitrainSettings) -> None:
 # %% ../../nbs/antitraining/20_training.ipynb #ed95a84d
 log = logging.getLogger("neural_introspection")
 
-# %% ../../nbs/antitraining/20_training.ipynb #5edef4e3
+# %% ../../nbs/antitraining/20_training.ipynb #ef321fd6
 def _random_examples(examples: Examples, n: int, seed: int) -> Examples:
     return examples[torch.as_tensor(np.random.default_rng([seed, 4]).permutation(len(examples))[:n])]
 
+# %% ../../nbs/antitraining/20_training.ipynb #5edef4e3
 class Antitraining:
     "A model under antitraining: `train`, `measure`, `antitrain`, `cycle`, or `run` for the whole schedule."
     def __init__(

@@ -49,8 +49,8 @@ def _higher_of_all(values: Float[np.ndarray, "*test"], null: Float[np.ndarray, "
 # %% ../../nbs/stats/10_permutation.ipynb #f9747aa3
 def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,
                seed: int = 0) -> Float[np.ndarray, "permutation"]:
-    """The mean gap after changes of the signs, its null if the two of a pair could be exchanged: after all of them (but
-    for none at all, which is the data), if they are no more than `n_permutations`, else after random ones."""
+    """The mean gap after changes of the signs: its null if the two of a pair could be exchanged. All changes are made
+    (but for none at all, which is the data) if they are no more than `n_permutations`, else random ones."""
     gaps, n = np.asarray(gaps, float), len(gaps)
     if n < 63 and 2**n <= n_permutations: minus = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
     else:
@@ -62,9 +62,9 @@ def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,
 
 # %% ../../nbs/stats/10_permutation.ipynb #b3ce14ce
 def text_groups(contents: Sequence[Hashable], groups: Optional[Sequence] = None) -> Int[np.ndarray, "text"]:
-    """A number for each text, from 0 in order of appearance, the same for texts that a null may not part: those of one
-    group, or of the same content (their tokens; where only activations are known, those). `BadInput` unless there is
-    a group for each text."""
+    """A number for each text, from 0 in order of appearance, the same for texts that a null may not part. Those are
+    texts of one group, or of the same content: their tokens, or their activations where only these are known.
+    `BadInput` unless there is a group for each text."""
     if groups is not None and len(groups) != len(contents):
         raise BadInput(f"{len(groups)} groups do not fit {len(contents)} texts: give one for each text.")
     return pd.factorize(pd.Series(list(contents if groups is None else groups), dtype=object), use_na_sentinel=False)[0]

@@ -108,7 +108,20 @@ def bias_figure(nets: Mapping[str, ToyNetwork]) -> Any:
 
 # %% ../../nbs/toy/30_analysis.ipynb #b22131c5
 def neuron_features(net: ToyNetwork) -> pd.DataFrame:
-    "A row for each neuron: kind (monosemantic, polysemantic, dead), feature (that moves it most; its place in `directions`), share (of it in all that the neuron says), alignment (cosine of its weights with the feature's direction), reads (of the feature at 1), interference (root mean square of what it reads of another feature), bias, fires_at (value of its feature alone; NaN if never or always, and for other neurons than ReLU), writes (to the feature's own output; NaN for random_proj), writes_elsewhere (root mean square), features (that move it)."
+    """A row for each neuron: kind (monosemantic, polysemantic, dead), and what it reads and writes.
+
+    | column | what it is |
+    |---|---|
+    | feature | the one that moves it most; its place in `directions` |
+    | share | of this feature in all that the neuron says |
+    | alignment | cosine of its weights with the feature's direction |
+    | reads | of the feature at 1 |
+    | interference | root mean square of what it reads of another feature |
+    | bias | |
+    | fires_at | value of its feature alone; NaN if never or always, and for other neurons than ReLU |
+    | writes | to the feature's own output; NaN for random_proj |
+    | writes_elsewhere | root mean square |
+    | features | how many move it |"""
     acts, reads = single_feature_activations(net), net_embedder(net)
     share, feature, every = monosemanticity(acts), acts.argmax(0), torch.arange(len(net.bias))
     dead = (acts == 0).all(0)
@@ -177,7 +190,11 @@ def ablation_losses(net: ToyNetwork, num_samples: int = 8192, seed: int = 0) -> 
 
 # %% ../../nbs/toy/30_analysis.ipynb #b4121462
 def firing_precision(net: ToyNetwork, num_samples: int = 8192) -> pd.DataFrame:
-    "For each neuron on samples as in training: kind and feature (as in `neuron_features`), fires (share of samples), precision (how often its feature is there when it fires; NaN if it never does), recall (how often it fires when its feature is there), chance (how often the feature is there). `BadInput` for other neurons than ReLU, which are never quite silent."
+    """How reliably each neuron's firing shows its feature, on samples as in training; kind and feature as in `neuron_features`.
+
+    `fires` is the share of samples. `precision`: how often its feature is there when it fires, NaN if it never does.
+    `recall`: how often it fires when its feature is there. `chance`: how often the feature is there. `BadInput` for other
+    neurons than ReLU, which are never quite silent."""
     if net.settings.nonlinearity != "ReLU": raise BadInput(f"{net.settings.nonlinearity} neurons are never quite silent, so that nothing tells when they fire: only ReLU neurons do.")
     table, sampler = neuron_features(net), FeatureSampler(net.settings, net.seed + 10**6)
     samples = sampler(num_samples).clone()

@@ -123,7 +123,7 @@ def _check_owner(config: ToyConfig, folder: Path) -> None:
         if read_json(folder/"manifest.json").get("config") == _asked(config): return
     raise BadRunFolder(f"{shown_path(folder)} is gone, or another sweep's by now: nothing more is written there.")
 
-# %% ../../nbs/toy/20_sweeps.ipynb #e77aa026
+# %% ../../nbs/toy/20_sweeps.ipynb #dbff0f10
 def _resume_stack(t: ToyTraining, state: Path, config: ToyConfig, values: Sequence[int]) -> None:
     "Go on with what was saved, if it is of this stack."
     if not state.exists(): return
@@ -134,6 +134,7 @@ def _resume_stack(t: ToyTraining, state: Path, config: ToyConfig, values: Sequen
         of = ", ".join(f"{config.sweep_values[v]:g}" for v in values) if config.sweep_var else ""
         log.info("resumes%s after %d steps", f" with values {of}" if of else "", t.steps_done)
 
+# %% ../../nbs/toy/20_sweeps.ipynb #e77aa026
 def _train_stack(
     config: ToyConfig,
     settings: Sequence[ToySettings],
@@ -226,7 +227,12 @@ class ToyResult:
     created: str = ""        # when that run began: how it is found if another one takes its name
 
     def to_frame(self) -> pd.DataFrame:
-        "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over single features, of which a signed one is two), nearly_per_feature (the same, of neurons whose strongest feature makes 90 % of what they say), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
+        """A row for each value and seed: value, seed, loss (on fresh samples), and what the network became.
+
+        `monosemantic` counts neurons; `monosemantic_fraction` is their share of the neurons. `per_feature` is neurons
+        over single features, of which a signed one is two. `nearly_per_feature` is the same for neurons whose
+        strongest feature makes 90 % of their output. `dead` is the share of neurons that no single feature moves.
+        Then mean_bias, steps, failed."""
         return self.runs
 
     def by_value(self) -> pd.DataFrame:
@@ -294,7 +300,7 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
 # %% ../../nbs/toy/20_sweeps.ipynb #b78f0487
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."
-    if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
+    if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened, because that runs what is in them. Train the sweep again: its options have the same names.")
     path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     check_format(dict(format=1) | manifest, 1, path, "sweep")
@@ -408,7 +414,9 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
 
 # %% ../../nbs/toy/20_sweeps.ipynb #c2228ebb
 def sweep_curves(r: ToyResult) -> Any:
-    "What a sweep ends in, by its value: loss, monosemantic neurons as a share of the neurons and over the features, with 95 % intervals over seeds; failed runs are left out."
+    """What a sweep ends in, by its value: loss, and monosemantic neurons as a share of the neurons and over the features.
+
+    With 95 % intervals over seeds; failed runs are left out."""
     from neural_introspection.display import COLOURS, interval_line
     table, lines = r.by_value(), []
     for axis, name, colour in (("y", "loss", "grey"), ("y2", "monosemantic_fraction", "blue"), ("y3", "per_feature", "green")):

@@ -95,9 +95,11 @@ class ToyTraining:
         return _loss_frame(self)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each run and look: run, step (how many were done), finite (its weights), monosemantic (neurons),
-        monosemantic_fraction (of the neurons), per_feature (over the single features: two for each signed one),
-        mean_bias, dead (share of neurons that no single feature moves)."""
+        """A row for each run and look.
+
+        Columns: run, step (how many were done), finite (its weights), monosemantic (neurons), monosemantic_fraction
+        (of the neurons), per_feature, mean_bias, dead. `per_feature` is over the single features: two for each signed
+        one. `dead` is the share of neurons that no single feature moves."""
         return pd.DataFrame(self.records)
 
 # %% ../../nbs/toy/14_training.ipynb #07a736e4

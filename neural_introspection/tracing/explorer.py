@@ -111,7 +111,7 @@ def _explorer_map(values: MetricMap, epoch: Optional[int]) -> Any:
     frame = dict(symbol="square-open", size=18, color=COLOURS["green"], line_width=3)
     return fig.add_trace(go.Scatter(x=[], y=[], mode="markers", marker=frame, hoverinfo="skip", showlegend=False, cliponaxis=False))
 
-# %% ../../nbs/tracing/64_explorer.ipynb #6697b8da
+# %% ../../nbs/tracing/64_explorer.ipynb #bc6085bb
 def _first_view(trace: NetworkTrace, epoch: Optional[int], metric: Optional[str], scale: str) -> TraceView:
     "What is shown first; `BadInput` for a metric, scale or epoch that is unknown."
     if metric is not None and metric not in trace.metrics: metric_array(trace, metric)
@@ -120,6 +120,7 @@ def _first_view(trace: NetworkTrace, epoch: Optional[int], metric: Optional[str]
     elif trace.epochs: epoch = trace.epochs[-1]
     return TraceView(epoch, metric or _first_metric(trace), scale)
 
+# %% ../../nbs/tracing/64_explorer.ipynb #6697b8da
 class TraceExplorer(LivePanel):
     "The epoch scrubber, live: a map of the network, a slider over its epochs, and a neuron in detail. The controls are its `parts`."
     map: Optional[MetricMap]                                 # the metric that was read last

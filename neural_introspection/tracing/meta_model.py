@@ -56,7 +56,8 @@ def trace_features(
     trace: NetworkTrace,
     epochs: Optional[Sequence[int]] = None,   # None: all that were recorded
 ) -> pd.DataFrame:
-    "A row for each hidden neuron of a multilayer perceptron, by (layer, neuron); a column for each metric and reading, such as `weight_norm last`, standardised within the layer; and `depth`, 0 to 1."
+    """A row for each hidden neuron of a multilayer perceptron, by (layer, neuron). There is a column for each metric and
+    reading, such as `weight_norm last`, standardised within the layer, and `depth`, 0 to 1."""
     epochs = list(epochs or trace.epochs)
     outgoing, hidden, parts = _outgoing(trace, epochs), list(trace.layers)[1:-1], {}
     for i, layer in enumerate(hidden):

@@ -89,8 +89,10 @@ class InferenceHistory:
         return float(self.data.correct.mean())
 
     def contrast(self, n_permutations: int = 999, seed: int = 0) -> pd.DataFrame:
-        """For each neuron its mean activation on samples that were right and wrong; the difference within the labels, in standard deviations (a class that is hard makes none); a p-value from exchanging right and wrong
-        within each label; and q, the share of false ones among all neurons as significant."""
+        """Mean activation of each neuron on samples that were right and wrong, and their difference within labels.
+
+        The difference is in standard deviations; a class that is hard makes none. The p-value is from exchanging right and
+        wrong within each label. q is the share of false ones among all neurons as significant."""
         right, wrong = (self.data.correct.values == flag for flag in (1, 0))
         if not right.any() or not wrong.any(): raise BadInput(f"{self.name} has {right.sum()} right and {wrong.sum()} wrong samples: a contrast needs both.")
         acts, known = self.data.activation.values, right | wrong
