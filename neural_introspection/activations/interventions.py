@@ -231,8 +231,8 @@ def intervene(
     question = _Question(model, examples, weights, replacements, by, _places(examples, positions, by),
                          _groups(groups, len(examples)), n_draws, size, seed)
     random = {chosen: _random_sets(chosen, at, n_random, seed) for chosen in dict.fromkeys(sets)}
-    same_data = reference is None or isinstance(reference, Mapping)
-    source = UsualData.of(model, data, examples) if same_data else UsualData.of(model, reference)
+    if reference is None or isinstance(reference, Mapping): source = UsualData.of(model, data, examples)
+    else: source = UsualData.of(model, reference)
     references = _references(question, source, known, at)
     found = _measure_sets(question, [*sets, *(s for some in random.values() for s in some)], references)
     return _effect(question, sets, names, random, found)
