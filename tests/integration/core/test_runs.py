@@ -30,7 +30,7 @@ COMMANDS = {name: f"{name} {words}" for name, words in {
     "trace": "--data iris --epochs 4 --hidden-size 8 --device cpu --output out.zarr",
     "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --draws 19 --hypotheses token,class --output-dir out",
     "antitrain": "--data iris --width 32 --train-steps 60 --cycles 1 --cycle-steps 10 --final-steps 5 --device cpu "
-                 "--measure-examples 80 --draws 1 --seeds 2 --certificate False --output-dir out",
+                 "--measure-examples 80 --n-draws 1 --seeds 2 --certificate False --output-dir out",
     "toy": "--N 32 --m 8 --k 48 --log2_training_steps 6 --sweep_var eps --sweep_values 1/64 1/32 --stack 1 "
            "--device cpu --file_name out"}.items()}
 STORES = ["atlas", "trace"]
