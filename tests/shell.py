@@ -120,7 +120,8 @@ def is_one_sentence(message):
 def answer(stdout):
     "The one JSON object that is all of stdout."
     found = json.loads(stdout)
-    assert isinstance(found, dict) and stdout.count("\n") == 1
+    assert isinstance(found, dict)
+    assert stdout.count("\n") == 1
     return found
 
 

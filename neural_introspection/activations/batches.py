@@ -38,9 +38,9 @@ class ActivationBatch:
         "Texts, tokens, sinks."
         return np.array([len(self.text.unique()), len(self), self.sinks])
 
-    def by_text(self, texts: Sequence[int]) -> dict[int, Int[np.ndarray, "some"]]:
+    def by_text(self, text_ids: Sequence[int]) -> dict[int, Int[np.ndarray, "some"]]:
         "The positions of the rows of each text, in order."
-        return {text: np.sort(self.position[self.text == text].numpy()) for text in texts}
+        return {text: np.sort(self.position[self.text == text].numpy()) for text in text_ids}
 
     def __getitem__(self, rows: Any) -> ActivationBatch:
         "Some of the rows."
@@ -105,9 +105,9 @@ class ReadingPlan:
         check_tokens(tokens, sinks, rule)
         return TokenCounts(rule.token_pos, rule.sink_ratio, texts, len(self.ids) - texts, len(self.cut), tokens, sinks)
 
-def check_tokens(tokens: int, sinks: int, rule: TokenSelection) -> None:
+def check_tokens(n_tokens: int, sinks: int, rule: TokenSelection) -> None:
     "`BadTexts` if no token counts."
-    if tokens: return
+    if n_tokens: return
     raise BadTexts(f"all {sinks} tokens at position {rule.token_pos} are attention sinks: "
                    "give other texts, or sink_ratio=None.")
 

@@ -85,7 +85,7 @@ def _listen(module: Any, before: bool, see: Callable) -> Any:
     return module.register_forward_hook(lambda m, inputs, output: see(output))
 
 # %% ../../nbs/activations/20_capturing.ipynb #26aed7a4
-class Captured(dict):
+class CapturedActivations(dict):
     "Activations by site. Asking for one that did not flow is a `BadInput`."
     def __missing__(self, site: str) -> Tensor:
         raise BadInput(f"nothing flowed at {site!r}: within the block, call the model itself in a way that runs this site (Keras' predict and fit run compiled code).")
@@ -101,7 +101,7 @@ def capture(
     grad: bool = False,                              # keep the graph, for gradients with respect to activations
 ) -> Iterator[dict[str, Tensor]]:
     "Read activations: `with capture(model, sites) as acts: model(tokens)`. `BadTexts` if a text has no such position."
-    acts = Captured()
+    acts = CapturedActivations()
     def keep(site):
         def store(x):
             picked = pick_positions(x, positions, mask)

@@ -104,7 +104,7 @@ def unit_sets(units: Any) -> list[UnitSet]:
     given = units.values() if isinstance(units, Mapping) else units
     given = [given] if isinstance(given, (str, NeuronAddress)) else list(given)
     if not given: raise BadInput("there are no units: give at least one address such as blocks.1.mlp.hook_post[7].")
-    one = lambda a: a if isinstance(a, NeuronAddress) else NeuronAddress.parse(a)
+    def one(a): return a if isinstance(a, NeuronAddress) else NeuronAddress.parse(a)
     found = [(one(s),) if isinstance(s, (str, NeuronAddress)) else tuple(map(one, s)) for s in given]
     twice = next((s for s in found if len(set(s)) < len(s)), None)
     if twice: raise BadInput(f"{', '.join(map(str, twice))}: a unit is in a set twice.")
@@ -182,6 +182,22 @@ def _measure_sets(question: _Question, sets: Sequence[UnitSet],
             for j, chosen in enumerate(some): change.setdefault(chosen, {})[name] = found[:, j]
     return _Measured(base, change, no_ops)
 
+# %% ../../nbs/activations/66_interventions.ipynb #fdb9de7e
+Sets = Union[Address, Sequence[Union[Address, Sequence[Address]]], Mapping[Any, Sequence[Address]]]
+Usual = Union[None, Examples, Sequence[str], Mapping[str, Union[Reference, Units]]]
+
+def _replacements(given: Union[Replacement, Sequence[Replacement]]) -> tuple[Replacement, ...]:
+    "The replacements, checked."
+    replacements = (given,) if isinstance(given, str) or callable(given) else tuple(given)
+    if not replacements: raise BadInput("there is no replacement: give at least one, such as zero or mean.")
+    for replacement in replacements: check_replacement(replacement)
+    return replacements
+
+def _target_weights(examples: Examples) -> Float[np.ndarray, "example"]:
+    weights = examples.weights.double().numpy()
+    if not weights.sum(): raise BadTexts("no text has a second token, and nothing is predicted: give longer ones.")
+    return weights
+
 # %% ../../nbs/activations/66_interventions.ipynb #488babf2
 Sets = Union[Address, Sequence[Union[Address, Sequence[Address]]], Mapping[Any, Sequence[Address]]]
 Usual = Union[None, Examples, Sequence[str], Mapping[str, Union[Reference, Units]]]
@@ -204,17 +220,14 @@ def intervene(
 ) -> InterventionEffect:
     """What replacing each set of units does to a model's loss. `BadInput` or `BadAddress` before the measurement, and
     `BadInput` for a loss that is not a finite number."""
-    replacements = (replacement,) if isinstance(replacement, str) or callable(replacement) else tuple(replacement)
-    if not replacements: raise BadInput("there is no replacement: give at least one, such as zero or mean.")
-    for one in replacements: check_replacement(one)
+    replacements = _replacements(replacement)
     if n_draws < 1 or n_random < 0:
         raise BadInput(f"{n_draws} draws and {n_random} random sets: give at least 1 and 0.")
     units = units if isinstance(units, (str, NeuronAddress, Mapping)) else list(units)
     sets = unit_sets(units)
     names = _set_names(units, sets)
     examples = data if isinstance(data, Examples) else text_examples(model, data)
-    weights = examples.weights.double().numpy()
-    if not weights.sum(): raise BadTexts("no text has a second token, and nothing is predicted: give longer ones.")
+    weights = _target_weights(examples)
     known = reference if isinstance(reference, Mapping) else {}
     at = _units_by_site(model, examples, sets, known)
     size = batch_size or (512 if examples.mask is None else 8)
@@ -347,12 +360,19 @@ def _effect(question: _Question, sets: Sequence[UnitSet], names: pd.Index, rando
     columns = dict(effect=effect, low=low, high=high) | _beside(effect, sets, random, found, weights)
     columns |= dict(has_effect=beyond & ((low > 0) | (high < 0)))
     if "accuracy" in change: columns |= dict(accuracy_drop=-_mean(change["accuracy"], weights))
-    rows = [pd.DataFrame({name: x[k] for name, x in columns.items()}, names) for k in range(len(effect))]
-    for frame, replacement in zip(rows, question.replacements):
-        frame.insert(0, "replacement", str(getattr(replacement, "__name__", replacement)))
+    frame = _effect_frame(columns, names, question.replacements)
     about = dict(measure=found.first, examples=len(weights), groups=len(np.unique(groups)), targets=int(weights.sum()),
                  n_random=max(map(len, random.values())), n_draws=question.n_draws)
-    return InterventionEffect(pd.concat(rows), tuple(sets), change, no_op, base, about)
+    return InterventionEffect(frame, tuple(sets), change, no_op, base, about)
+
+def _effect_frame(
+    columns: Mapping[str, Float[np.ndarray, "replacement set"]], names: pd.Index, replacements: Sequence[Replacement],
+) -> pd.DataFrame:
+    "A row for each replacement and set."
+    frames = [pd.DataFrame({name: x[k] for name, x in columns.items()}, names) for k in range(len(replacements))]
+    for frame, replacement in zip(frames, replacements):
+        frame.insert(0, "replacement", str(getattr(replacement, "__name__", replacement)))
+    return pd.concat(frames)
 
 def _mean(x: Float[np.ndarray, "*what example"], weights: Float[np.ndarray, "example"]) -> Float[np.ndarray, "*what"]:
     return (np.where(weights > 0, x, 0) * weights).sum(-1) / weights.sum()

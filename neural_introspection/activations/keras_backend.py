@@ -61,7 +61,7 @@ def from_torch(new: Tensor, like: Any) -> Any:
 # %% ../../nbs/activations/50_keras_backend.ipynb #91bad43d
 def call_model(model: Any, inputs: Any) -> Any:
     "The model's output for a tensor, an array, or a tuple or dict of them (several inputs of one model), not in training."
-    change = lambda v: v.detach().cpu().numpy() if isinstance(v, Tensor) else v
+    def change(v): return v.detach().cpu().numpy() if isinstance(v, Tensor) else v
     if isinstance(inputs, Mapping): inputs = {k: change(v) for k, v in inputs.items()}
     elif isinstance(inputs, (tuple, list)): inputs = [change(v) for v in inputs]
     else: inputs = change(inputs)

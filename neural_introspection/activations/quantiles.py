@@ -51,7 +51,7 @@ def count_cells(
             sketch[part].scatter_add_(1, slots, one.expand(slots.shape))
 
 # %% ../../nbs/activations/34_quantiles.ipynb #84e06662
-def quantile_bound(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def quantile_error(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     "How far a quantile of `NeuronStats` can be from an order statistic of this value, if that is within +-65,504."
     return values.abs() / 7.99 + 2.0**-17
 

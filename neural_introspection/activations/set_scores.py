@@ -279,6 +279,34 @@ def replaced_scores(
     found, = score_replacements(model, examples, at, chosen, [replacement], n_draws, seed, batch_size, naive, measure)
     return found
 
+# %% ../../nbs/activations/64_set_scores.ipynb #9d3887e5
+@dataclass
+class _Pass:
+    "Sets and replacements, and how they are measured, which the first batch decides."
+    masks: Masks
+    replacements: Sequence[Replacement]
+    measure: Measure
+    naive: bool
+    no_op: bool
+    method: str = "whole"
+    widest: int = 1
+    copies: int = 0   # for the no-op; the same number in every batch
+
+    def scores(
+        self, batch: _Batch, seeds: Sequence[Sequence[int]], places: Optional[Bool[Tensor, "example place"]],
+    ) -> Any:
+        "The scores of a batch."
+        if not self.copies and not self.naive:
+            self.method, self.widest = _choose(batch, self.masks, self.replacements[0], seeds[0], places)
+        room = 1 if self.naive else max(1, ROOM // (self.widest * len(batch.examples)))
+        self.copies = self.copies or max(2, room)
+        score = functools.partial(
+            _set_measures, batch, self.method, self.masks, measure=self.measure, room=room)
+        drawn = [[score(_new_rows(batch, r, each, places)) for each in seeds] for r in self.replacements]
+        if not self.no_op: return _batch_scores(batch, drawn, self.measure, {})
+        some = [m[:self.copies - 1] for m in self.masks]
+        return _batch_scores(batch, drawn, self.measure, _own_values(batch, self.method, some, self.measure, room))
+
 # %% ../../nbs/activations/64_set_scores.ipynb #65678abb
 @torch.no_grad()
 def score_replacements(
@@ -301,20 +329,13 @@ def score_replacements(
     _check_masks(references, masks, draws)
     masks = [m.to(examples.inputs.device) for m in masks]
     few = not naive and len(references) == 1 and int(masks[0].sum(1).max()) <= FEW
-    groups, method, widest, alike, parts = examples.batches(batch_size), "whole", 1, 0, []
+    step, groups, parts = _Pass(masks, replacements, measure, naive, no_op), examples.batches(batch_size), []
     with evaluating(model):
         reader = linear_reader(model, units_of(references[0]), examples[:1].inputs) if few else None
         for number, index in enumerate(progress(groups, "replace", unit="batch")):
             batch = _open_batch(model, examples[index], references, reader)
             here = None if places is None else places[index]
-            seeds = [(seed, draw, number) for draw in draws]
-            if not parts and not naive: method, widest = _choose(batch, masks, replacements[0], seeds[0], here)
-            room = 1 if naive else max(1, ROOM // (widest * len(index)))
-            score = functools.partial(_set_measures, batch, method, masks, measure=measure, room=room)
-            drawn = [[score(_new_rows(batch, r, each, here)) for each in seeds] for r in replacements]
-            alike = alike or max(2, room)   # copies for the no-op, the same number in every batch
-            same = _own_values(batch, method, [m[:alike - 1] for m in masks], measure, room) if no_op else {}
-            parts.append(_batch_scores(batch, drawn, measure, same))
+            parts.append(step.scores(batch, [(seed, draw, number) for draw in draws], here))
     back = torch.cat(groups).argsort()
     return [_joined([part[i] for part in parts], back) for i in range(len(replacements))]
 
@@ -350,5 +371,5 @@ def _batch_scores(batch: _Batch, drawn: list[list[dict]], measure: Measure,
 
 def _joined(parts: Sequence[SetScores], back: Int[Tensor, "example"]) -> SetScores:
     "The scores of all batches, in the order of the examples."
-    join = lambda of: {name: torch.cat([of(part)[name] for part in parts], -1)[..., back] for name in of(parts[0])}
+    def join(of): return {name: torch.cat([of(part)[name] for part in parts], -1)[..., back] for name in of(parts[0])}
     return SetScores(join(lambda p: p.values), join(lambda p: p.base), join(lambda p: p.no_op))

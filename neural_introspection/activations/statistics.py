@@ -49,7 +49,7 @@ _MOMENTS = ("count", "mean", "m2", "m3", "m4")
 @torch.inference_mode(False)
 def _empty(n_neurons: int, quantiles: bool, top_k: int) -> dict[str, Tensor]:
     "The state before the first row."
-    zeros = lambda dtype, *more: torch.zeros(n_neurons, *more, dtype=dtype)
+    def zeros(dtype, *more): return torch.zeros(n_neurons, *more, dtype=dtype)
     state = {name: zeros(torch.int64 if name == "count" else torch.float64) for name in _MOMENTS}
     state |= {"min": zeros(torch.float32) + math.inf, "max": zeros(torch.float32) - math.inf,
               "positive": zeros(torch.int64), "nonfinite": zeros(torch.int64)}
@@ -135,7 +135,7 @@ def _top_values(state: dict[str, Tensor]) -> tuple[Float[Tensor, "neuron k"], Co
 # %% ../../nbs/activations/40_statistics.ipynb #7011ded7
 def _joint_state(a: NeuronStats, b: NeuronStats) -> dict[str, Tensor]:
     "The state after the rows of both; `BadInput` if they keep different things."
-    keeps = lambda stats: (stats.n_neurons, stats.quantiles, stats.top_k)
+    def keeps(stats): return (stats.n_neurons, stats.quantiles, stats.top_k)
     if keeps(a) != keeps(b):
         raise BadInput(f"{a!r} and {b!r} do not add up: merge what was made with the same options.")
     return _merge(a._state, {k: t.to(a.count.device) for k, t in b._state.items()})
@@ -161,7 +161,7 @@ def _restored(cls: type, tensors: dict[str, Tensor]) -> NeuronStats:
     "Statistics of this state, which is not copied; `BadData` if it is not a state."
     top_k = tensors["top_codes"].shape[1:].numel() if "top_codes" in tensors else 0
     stats = cls(max(1, tensors["count"].numel()) if "count" in tensors else 1, "sketch" in tensors, top_k)
-    kind = lambda state: {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+    def kind(state): return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
     if kind(tensors) != kind(stats._state):
         raise BadData(f"tensors {', '.join(sorted(tensors)) or '(none)'} are not statistics of this version: give what NeuronStats.tensors() returned.")
     stats._state = dict(tensors)
@@ -197,7 +197,7 @@ class NeuronStats:
     top = property(lambda self: _top_values(self._state), doc="(highest activations, descending; their `Contexts`), [neuron k].")
 
     def quantile(self, q: float) -> Float[Tensor, "neuron"]:
-        "The order statistic of rank floor(q * (count - 1)), within `quantile_bound`; `BadInput` if q is not in 0..1."
+        "The order statistic of rank floor(q * (count - 1)), within `quantile_error`; `BadInput` if q is not in 0..1."
         return _or_nan(_quantile(self._state, q), self.count > 0)
     def update(self,
         acts: Float[Tensor, "row neuron"],                # read as float32
@@ -234,7 +234,8 @@ class NeuronStats:
 def sketch_distance(a: NeuronStats, b: NeuronStats) -> Float[Tensor, "neuron"]:
     "A lower bound of each neuron's KS distance, float64; `BadInput` if the two are not of the same neurons, or without quantiles."
     if a.n_neurons != b.n_neurons: raise BadInput(f"{a!r} and {b!r} cannot be compared: give statistics of the same neurons.")
-    upto = lambda stats: counts_in_order(_sketch(stats._state)).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
+    def upto(stats):
+        return counts_in_order(_sketch(stats._state)).double().cumsum(1) / stats.count.clamp(min=1)[:, None]
     return (upto(a) - upto(b)).abs().amax(1)
 
 # %% ../../nbs/activations/40_statistics.ipynb #8abc6272
@@ -259,5 +260,6 @@ def _layer_rows(interface: ModelInterface, layers: Sequence[str], batch: Any) ->
     if texts := interface.texts(batch):
         (found,) = activation_batches(interface.model, texts, layers, "all", len(texts))
         return {layer: rows.float() for layer, rows in found.values.items()}
-    rows = lambda layer, x: x.movedim(neuron_axis(find_site(interface.model, layer), x.ndim), -1).flatten(0, -2).float()
+    def rows(layer, x):
+        return x.movedim(neuron_axis(find_site(interface.model, layer), x.ndim), -1).flatten(0, -2).float()
     return {layer: rows(layer, x) for layer, x in interface.activations(layers, batch).items()}

@@ -120,6 +120,12 @@ def example_keys(examples: Examples) -> list[bytes]:
 # %% ../../nbs/activations/60_units.ipynb #369bdfe0
 POOL, SEQUENCES, SEQUENCE_VALUES = 2048, 64, 2**24   # rows kept; examples kept for patches, and values of them
 
+def _example_sizes(examples: Examples, rows: Float[Tensor, "example *place column"]) -> Int[np.ndarray, "example"]:
+    "How many values each example has at the site, of which these are some examples' rows."
+    if examples.mask is not None: places = examples.mask.sum(1).cpu()
+    else: places = torch.full((len(examples),), rows[0, ..., 0].numel())
+    return places.numpy() * rows.shape[-1]
+
 @torch.no_grad()
 def make_reference(
     model: nn.Module,
@@ -134,15 +140,13 @@ def make_reference(
     "Running mean, standard deviation and a pool of values of a site's units, over the examples."
     units = site if isinstance(site, Units) else find_units(model, site, examples, heads)
     stats, pool, kept = NeuronStats(units.count * units.width, quantiles=False), [], {}
-    wanted, shares, mask = None, _pool_shares(examples, counted), examples.mask
+    wanted, shares = None, _pool_shares(examples, counted)
     for index in examples.batches(batch_size):
         rows = units.rows(_site_tensor(model, units.site, examples[index]))
         valued = _counted_rows(rows, examples, counted, index)
         stats.update(valued)
         pool.append(_some_rows(valued, shares[index].sum(), len(pool)))
-        if wanted is None:
-            places = torch.full((len(examples),), rows[0, ..., 0].numel()) if mask is None else mask.sum(1).cpu()
-            wanted = _kept_examples(places.numpy() * rows.shape[-1], sequences, seed)
+        if wanted is None: wanted = _kept_examples(_example_sizes(examples, rows), sequences, seed)
         for i, x in zip(index.tolist(), rows):
             if i in wanted: kept[i] = _own_places(x, examples, i).nan_to_num(0, 0, 0)
     chosen, keys = sorted(kept), example_keys(examples) if kept else []

@@ -18,7 +18,7 @@ from .certificate import (
 from .pipeline import (
     AntitrainResult as AntitrainResult,
     run_antitrain as run_antitrain,
-    two_layers as two_layers,
+    two_layer_network as two_layer_network,
 )
 from .panel import (
     AntitrainPanel as AntitrainPanel,

@@ -30,21 +30,29 @@ __all__ = ['certify']
 def _with_interval(accuracy: Sequence[float]) -> dict[str, float]:
     return dict(zip(("accuracy", "low", "high"), accuracy))
 
-def behaviour(model: nn.Module, layer: LayerState, examples: Examples, kind: str = "normal", draws: int = 20,
-              seed: int = 0) -> pd.DataFrame:
+def randomised_accuracy(
+    model: nn.Module,
+    layer: LayerState,
+    examples: Examples,
+    replacement: str = "normal",
+    n_draws: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
     "Accuracy (mean over draws, interval over examples) untouched, and with core, spectators or everything randomised."
     none = torch.zeros_like(layer.mask)
     sets = dict(untouched=none, core_randomised=layer.mask, spectators_randomised=~layer.mask, all_randomised=~none)
     masks = torch.stack(list(sets.values()))
-    right = replaced_scores(model, examples, layer.reference, masks, kind, draws, seed).right.mean(0).numpy()
+    right = replaced_scores(model, examples, layer.reference, masks, replacement, n_draws, seed).right.mean(0).numpy()
     return pd.DataFrame([dict(what=name, **_with_interval(mean_interval(row))) for name, row in zip(sets, right)])
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #076d9a53
 @torch.no_grad()
-def layer_signals(model: nn.Module, layer: LayerState, examples: Examples, mask: Bool[Tensor, "unit"],
+def unit_contributions(model: nn.Module, layer: LayerState, examples: Examples, mask: Bool[Tensor, "unit"],
                   batch_size: int = 512) -> dict[str, Float[Tensor, "row column"]]:
-    """What the units in `mask` say (`activations`), and what they add downstream (`contribution`): the output of the
-    layer's reader, or the logits if there is no single reader, with all other units at their means."""
+    """The values of the units in `mask` (`activations`), and what they add downstream (`contribution`).
+
+    The contribution is in the output of the layer's reader, or in the logits if there is no single reader, with all
+    other units at their means."""
     reference, site, parts = layer.reference, layer.reader, dict(activations=[], contribution=[])
     sites, edits = [reference.units.site, *[site] * bool(site)], [(reference, ~mask)]
     for batch in torch.arange(len(examples)).split(batch_size):
@@ -93,9 +101,16 @@ def _decodable(examples: Examples, keep: Optional[Tensor] = None) -> tuple[Bool[
     kept[some[torch.randperm(len(some), generator=generator_of("cpu", len(some)))[:MOST_ROWS]]] = True
     return kept, frequent
 
-# %% ../../nbs/antitraining/22_certificate.ipynb #75623f69
-def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Examples, noise: float = .1,
-             kinds: Sequence[str] = DECODERS, seed: int = 0) -> pd.DataFrame:
+# %% ../../nbs/antitraining/22_certificate.ipynb #2ae156fa
+def decoder_accuracies(
+    model: nn.Module,
+    layer: LayerState,
+    train: Examples,
+    test: Examples,
+    noise: float = .1,
+    decoders: Sequence[str] = DECODERS,
+    seed: int = 0,
+) -> pd.DataFrame:
     """A row for each of core and spectators, activations and contribution (as it is, and with noise), and decoder:
     accuracy on the test with interval, and with shuffled labels."""
     sides, text = _decodable_sides(train, test)
@@ -107,12 +122,13 @@ def decoders(model: nn.Module, layer: LayerState, train: Examples, test: Example
         cases = _cases(_side_signals(model, layer, sides, mask), unit, draw)
         shuffled = y_train[torch.randperm(len(y_train), generator=draw)]
         for what, (x, z) in cases.items():
-            for kind in kinds:
-                right, by_chance = (decode(x, y, z, y_test, kind, seed) for y in (y_train, shuffled))
+            for decoder in decoders:
+                right, by_chance = (decode(x, y, z, y_test, decoder, seed) for y in (y_train, shuffled))
                 accuracy = _with_interval(mean_interval(right, text))
-                found.append(dict(who=who, what=what, decoder=kind, **accuracy, shuffled=by_chance.mean()))
+                found.append(dict(who=who, what=what, decoder=decoder, **accuracy, shuffled=by_chance.mean()))
     return pd.DataFrame(found).assign(majority=float((y_test == y_train.mode().values).double().mean()))
 
+# %% ../../nbs/antitraining/22_certificate.ipynb #75623f69
 def _decodable_sides(
     train: Examples, test: Examples,
 ) -> tuple[list[tuple[Examples, Bool[Tensor, "row"]]], Int[np.ndarray, "row"]]:
@@ -132,20 +148,20 @@ def _cases(
 
 def _side_signals(model: nn.Module, layer: LayerState, sides: Sequence[tuple[Examples, Bool[Tensor, "row"]]],
                   mask: Bool[Tensor, "unit"]) -> list[dict[str, Float[Tensor, "row column"]]]:
-    "`layer_signals` of some rows of each side."
-    return [{what: x[rows] for what, x in layer_signals(model, layer, side, mask).items()} for side, rows in sides]
+    "`unit_contributions` of some rows of each side."
+    return [{what: x[rows] for what, x in unit_contributions(model, layer, side, mask).items()} for side, rows in sides]
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #c0110381
-def relearning(
+def relearning_accuracy(
     model: nn.Module,
     layer: LayerState,
     train: Examples,
     test: Examples,
     steps: int = 200,
     every: int = 20,
-    rate: float = 1e-3,
+    learning_rate: float = 1e-3,
     batch_size: int = 128,
-    kind: str = "normal",
+    replacement: str = "normal",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy on the test, with the core random, while what comes after the layer is trained for the task: as
@@ -155,24 +171,24 @@ def relearning(
         copied = copy.deepcopy(model)
         after = {name: dict(copied.named_parameters())[name] for name in layer.after}
         if start == "re-initialised": _reinitialise(copied, after, seed)
-        optimizer = torch.optim.Adam(after.values(), lr=rate)
+        optimizer = torch.optim.Adam(after.values(), lr=learning_rate)
         for step in progress(range(steps + 1), "relearn", unit="step"):
             if step % every == 0:
-                right = replaced_scores(copied, test, layer.reference, layer.mask[None], kind, 3, seed).right
+                right = replaced_scores(copied, test, layer.reference, layer.mask[None], replacement, 3, seed).right
                 accuracy = _with_interval(mean_interval(right.mean((0, 1)).numpy()))
                 found.append(dict(start=start, step=step, **accuracy))
             rows = np.random.default_rng([seed, 5, step]).integers(len(train), size=batch_size)
-            loss = _random_core_loss(copied, layer, train[torch.as_tensor(rows)], kind, (seed, 5, step))
+            loss = _random_core_loss(copied, layer, train[torch.as_tensor(rows)], replacement, (seed, 5, step))
             optimizer.zero_grad()
             loss.backward(inputs=list(after.values()))
             optimizer.step()
     return pd.DataFrame(found)
 
-def _random_core_loss(model: nn.Module, layer: LayerState, batch: Examples, kind: str,
+def _random_core_loss(model: nn.Module, layer: LayerState, batch: Examples, replacement: str,
                       seed: tuple[int, ...]) -> Float[Tensor, ""]:
     draw = generator_of(batch.inputs.device, *seed)
     with frozen_statistics(batch_norms(model)), replaced(
-            model, [(layer.reference, layer.mask)], kind, draw, detach=True):
+            model, [(layer.reference, layer.mask)], replacement, draw, detach=True):
         return scores(run_model(model, batch.inputs), batch.targets)[0].mean()
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #ec40aa6b
@@ -246,7 +262,7 @@ def certify(
     test: Examples,            # and everything is measured on those
     relearn_steps: int = 200,  # 0: no relearning curves
     noise: float = .1,         # added to contributions, in standard deviations of what the whole layer contributes
-    kind: str = "normal",
+    replacement: str = "normal",
     seed: int = 0,
 ) -> Certificate:
     "The certificate of a layer whose core was measured. The model is not changed."
@@ -254,17 +270,18 @@ def certify(
     curves = pd.DataFrame()
     if relearn_steps and not bool(layer.mask.all()):
         every = max(1, relearn_steps // 10)
-        curves = relearning(model, layer, train, test, relearn_steps, every, kind=kind, seed=seed)
+        curves = relearning_accuracy(
+            model, layer, train, test, relearn_steps, every, replacement=replacement, seed=seed)
     most_frequent = train.targets[train.targets != IGNORED].mode().values
     majority = float((test.targets[test.targets != IGNORED] == most_frequent).double().mean())
-    measured = behaviour(model, layer, test, kind, seed=seed)
-    decoded = decoders(model, layer, train, test, noise, seed=seed)
+    measured = randomised_accuracy(model, layer, test, replacement, seed=seed)
+    decoded = decoder_accuracies(model, layer, train, test, noise, seed=seed)
     size, units = layer.core.size, layer.reference.units.count
     return Certificate(size, units, layer.site, measured, decoded, curves, majority)
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #5d3b042e
 def certificate_figure(c: Certificate) -> Any:
-    "Accuracies of behaviour and of the best decoder of each kind, with intervals, beside chance."
+    "Accuracies of behaviour and of the best decoder of each type, with intervals, beside chance."
     from neural_introspection.display import COLOURS, figure
     behaviour = c.behaviour.assign(shown=c.behaviour.what.str.replace("_", " "))
     decoders = c.decoders.assign(shown=c.decoders.who + ": " + c.decoders.what + ", " + c.decoders.decoder)

@@ -15,16 +15,16 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .certificate import behaviour, decode, layer_signals
+from .certificate import randomised_accuracy, decode, unit_contributions
 from .cores import Core
 from ..models import Examples, scores
 from ..activations.units import Reference, make_reference
 from ..activations import replaced_scores
 from .information import information_content
 from .objective import LayerState
-from .pipeline import two_layers
+from .pipeline import two_layer_network
 from neural_introspection.antitraining.pruning import (SizedAntitraining, falling_sizes, kept_units, layer_norms,
-    remove_units, train_steps)
+    pruned_copy, train_steps)
 from .config import AntitrainSettings
 from ..core import BadInput, progress, require
 from ..data import load_classification
@@ -52,11 +52,11 @@ class ComparisonTask:
         "Steps after the first training."
         return self.settings.cycles * self.cycle_steps + self.final_steps
 
-    def network(self, width: Optional[int] = None) -> nn.Sequential: return two_layers(self.train.inputs.shape[1], width or self.width, int(self.train.targets.max()) + 1, self.seed)
+    def network(self, width: Optional[int] = None) -> nn.Sequential: return two_layer_network(self.train.inputs.shape[1], width or self.width, int(self.train.targets.max()) + 1, self.seed)
     def trained(self, model: nn.Module, steps: int, part: int, **more: Any) -> nn.Module: return train_steps(model, self.train, steps, self.seed * 100 + part, self.settings.learning_rate, self.settings.batch_size, **more)
     def reference(self, model: nn.Module) -> Reference: return make_reference(model, "1", self.train)
     def information(self, model: nn.Module) -> Float[np.ndarray, "unit"]:
-        return information_content(model, self.reference(model), self.train, self.settings.kind, self.settings.draws, seed=self.seed).loss
+        return information_content(model, self.reference(model), self.train, self.settings.replacement, self.settings.n_draws, seed=self.seed).loss
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #57f88117
 Found = tuple[nn.Module, Optional[Bool[Tensor, "unit"]]]   # a network, and its core; None: all that is left
@@ -72,14 +72,14 @@ def _pruned(task: ComparisonTask, net: nn.Module, size: int, choose: Callable) -
     "Cut in stages, by what `choose` says of the network, and trained on."
     stages = falling_sizes(task.width, size, task.settings.cycles)
     for number, left in enumerate(stages):
-        net = remove_units(net, task.reference(net), torch.tensor(~kept_units(choose(net), left / net[0].out_features)), task.train)
+        net = pruned_copy(net, task.reference(net), torch.tensor(~kept_units(choose(net), left / net[0].out_features)), task.train)
         task.trained(net, task.cycle_steps + (task.final_steps if number == len(stages) - 1 else 0), number + 1)
     return net, None
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #cda0f52f
 def _penalised(task: ComparisonTask, net: nn.Module, size: int, strength: float = 1e-4) -> Found:
     task.trained(net, task.more // 2, 1, penalty=lambda m: strength * sum(layer.weight.abs().sum() for layer in (m[0], m[2])))
-    net = remove_units(net, task.reference(net), torch.tensor(~kept_units(layer_norms(net[0], net[2]), size / task.width)), task.train)
+    net = pruned_copy(net, task.reference(net), torch.tensor(~kept_units(layer_norms(net[0], net[2]), size / task.width)), task.train)
     return task.trained(net, task.more - task.more // 2, 2), None
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #4025dace
@@ -149,15 +149,15 @@ def measure_method(task: ComparisonTask, net: nn.Module, core: Optional[Bool[Ten
     reference = task.reference(net)
     core = torch.ones(reference.units.count, dtype=torch.bool) if core is None else core
     layer = LayerState(reference, Core(reference.units, np.argsort(~core.numpy(), kind="stable"), (int(core.sum()),), "sufficient", "accuracy", 1., math.nan, math.nan), {}, "2")
-    done = behaviour(net, layer, task.test, seed=task.seed).set_index("what").accuracy
+    done = randomised_accuracy(net, layer, task.test, seed=task.seed).set_index("what").accuracy
     found = dict(core_size=int(core.sum()), whole=done.untouched, core_at_means=float(replaced_scores(net, task.test, reference, ~core[None], "mean").right.mean()), core_alone=done.spectators_randomised, core_random=done.core_randomised)
     return found | _decoded(task, net, layer) if decoding and not core.all() else found
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #aec8c16d
 def _decoded(task: ComparisonTask, net: nn.Module, layer: LayerState) -> dict[str, float]:
     sides, y, z = (task.train, task.test), task.train.targets, task.test.targets
-    one, other = (layer_signals(net, layer, e, ~layer.mask) for e in sides)
-    unit, draw = .1 * layer_signals(net, layer, task.train, torch.ones_like(layer.mask))["contribution"].std(), torch.Generator().manual_seed(task.seed)
+    one, other = (unit_contributions(net, layer, e, ~layer.mask) for e in sides)
+    unit, draw = .1 * unit_contributions(net, layer, task.train, torch.ones_like(layer.mask))["contribution"].std(), torch.Generator().manual_seed(task.seed)
     noisy = [side["contribution"] + unit * torch.randn(side["contribution"].shape, generator=draw) for side in (one, other)]
     return dict(activations_linear=decode(one["activations"], y, other["activations"], z).mean(), activations_mlp=decode(one["activations"], y, other["activations"], z, "mlp").mean(),
                 contribution_linear=decode(one["contribution"], y, other["contribution"], z).mean(), contribution_noisy=decode(noisy[0], y, noisy[1], z).mean())

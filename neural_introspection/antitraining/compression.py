@@ -110,27 +110,58 @@ def _without_dimensions(name: str, weight: Tensor, kept: Bool[Tensor, "dimension
     if re.search(r"(c_attn|c_fc)\.weight$|ln_\w\.(weight|bias)$|c_proj\.bias$", name): return weight[kept]
     return weight
 
+# %% ../../nbs/antitraining/30_compression.ipynb #16cdfac0
+READERS = dict(neurons="mlp.c_proj", heads="attn.c_proj")   # the module of a block that reads them
+
+def _gone(size: TransformerSize, config: Any, dimensions: Optional[Bool[Tensor, "dimension"]]) -> Bool[Tensor, "dimension"]:
+    "The dimensions that go; `BadInput` for a mask that does not fit."
+    if dimensions is None: return torch.zeros(size.dimensions, dtype=torch.bool)
+    if size.dimensions != config.n_embd:
+        raise BadInput(f"{config.n_embd - size.dimensions} dimensions are gone already: "
+                       "choose all of them at once, from the whole model.")
+    if dimensions.shape != (size.dimensions,) or dimensions.all():
+        raise BadInput(f"a mask of shape {tuple(dimensions.shape)} does not fit {size.dimensions} dimensions: "
+                       "give one that leaves some.")
+    return dimensions
+
+def _with_sizes(size: TransformerSize, i: int, kept: dict[str, Bool[Tensor, "unit"]]) -> TransformerSize:
+    "The size with a block's neurons and heads as many as are kept."
+    new = {}
+    for kind, mask in kept.items():
+        numbers = list(getattr(size, kind))
+        numbers[i] = int(mask.sum())
+        new[kind] = tuple(numbers)
+    return dataclasses.replace(size, **new)
+
+def _means(places: dict[str, tuple[Reference, Tensor]], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "By reader, on the device and in the precision of the weights."
+    return {READERS[kind]: r.mean.to(state["transformer.wte.weight"]) for kind, (r, _) in places.items()}
+
 # %% ../../nbs/antitraining/30_compression.ipynb #29de4389
 @torch.no_grad()
 def compress_transformer(
-    model: Any,                                                                # a GPT-2 of transformers, its name, or a bridge as it was loaded
-    chosen: Sequence[tuple[Reference, Bool[Tensor, "unit"]]] = (),             # of a block's neurons or heads: what they usually say, and which go
-    dimensions: Optional[Bool[Tensor, "dimension"]] = None,                    # which go
-    constant: str = "mean",                                                    # what neurons and heads that go are taken to say; dimensions: always zero
+    model: Any,   # a GPT-2 of transformers, its name, or a bridge as it was loaded
+    chosen: Sequence[tuple[Reference, Bool[Tensor, "unit"]]] = (),   # usual values of neurons or heads, and which go
+    dimensions: Optional[Bool[Tensor, "dimension"]] = None,          # which go; they are replaced by zero
+    replacement: str = "mean",                                       # what neurons and heads are replaced by, or `zero`
 ) -> nn.Module:
     "A smaller GPT-2, with the outputs of the whole one while these units are constant. The model is not changed."
     model = hugging_face(model)
     size, state, config = size_of(model), model.state_dict(), model.config
-    if size.dimensions != config.n_embd and dimensions is not None: raise BadInput(f"{config.n_embd - size.dimensions} dimensions are gone already: choose all of them at once, from the whole model.")
-    gone = torch.zeros(size.dimensions, dtype=torch.bool) if dimensions is None else dimensions
-    if gone.shape != (size.dimensions,) or gone.all() or constant not in CONSTANTS: raise BadInput(f"a mask of shape {tuple(gone.shape)} and constant {constant!r} do not fit {size.dimensions} dimensions: give a mask that leaves some, and one of {', '.join(CONSTANTS)}.")
+    gone = _gone(size, config, dimensions)
+    if replacement not in CONSTANTS:
+        raise BadInput(f"replacement {replacement!r} is unknown: choose one of {', '.join(CONSTANTS)}.")
     places, new = _places(chosen, size), {k: v for k, v in state.items() if ".h." not in k}
-    for i, (neurons, heads) in enumerate(zip(size.neurons, size.heads)):
-        kept = {kind: ~places[kind, i][1].cpu() if (kind, i) in places else torch.ones(n, dtype=torch.bool) for kind, n in dict(neurons=neurons, heads=heads).items()}
-        told = {name: places[kind, i][0].mean.to(state["transformer.wte.weight"]) for kind, name in dict(neurons="mlp.c_proj", heads="attn.c_proj").items() if (kind, i) in places and constant == "mean"}
-        new |= _block_weights(state, i, kept["neurons"], kept["heads"].repeat_interleave(config.n_embd // config.n_head), told)
-        size = dataclasses.replace(size, **{kind: tuple(int(mask.sum()) if j == i else n for j, n in enumerate(getattr(size, kind))) for kind, mask in kept.items()})
-    smaller = _skeleton(config, dataclasses.replace(size, dimensions=int((~gone).sum()))).to(model.device, model.dtype)
+    for i in range(len(size.heads)):
+        here = {kind: places[kind, i] for kind in READERS if (kind, i) in places}
+        kept = {kind: torch.ones(getattr(size, kind)[i], dtype=torch.bool) for kind in READERS}
+        kept |= {kind: ~spectators.cpu() for kind, (_, spectators) in here.items()}
+        columns = kept["heads"].repeat_interleave(config.n_embd // config.n_head)
+        means = {} if replacement == "zero" else _means(here, state)
+        new |= _block_weights(state, i, kept["neurons"], columns, means)
+        size = _with_sizes(size, i, kept)
+    size = dataclasses.replace(size, dimensions=int((~gone).sum()))
+    smaller = _skeleton(config, size).to(model.device, model.dtype)
     smaller.load_state_dict({k: _without_dimensions(k, v, ~gone.to(v.device)) for k, v in new.items()})
     return smaller
 

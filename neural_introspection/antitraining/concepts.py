@@ -4,12 +4,13 @@
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #72930ed1
 from __future__ import annotations
+import contextlib
 import dataclasses
 import io
 import math
 import tokenize
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
@@ -31,7 +32,7 @@ __all__ = []
 def string_characters(source: str) -> Bool[np.ndarray, "char"]:
     "True for the characters that belong to a string literal, its quotes included. `BadInput` for what is no Python source."
     starts, inside, opened = np.concatenate([[0], np.cumsum([len(line) for line in io.StringIO(source, newline="")])]), np.zeros(len(source), bool), []
-    place = lambda at: int(starts[at[0] - 1]) + at[1]
+    def place(at): return int(starts[at[0] - 1]) + at[1]
     try:
         for token in tokenize.generate_tokens(io.StringIO(source, newline="").readline):
             kind = tokenize.tok_name[token.type]
@@ -71,6 +72,13 @@ def label_tokens(model: Any, text: str, characters: Bool[np.ndarray, "char"]) ->
     return np.array(ids), marked[np.cumsum(sizes) - 1]
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #509032bd
+def _window_length(model: Any, length: int, n_bos: int) -> int:
+    "The tokens of a window without BOS; `BadInput` for a length that the model cannot read."
+    longest = longest_text(model) + n_bos
+    if not n_bos < length <= longest:
+        raise BadInput(f"length is {length}, but a window of this model has {n_bos + 1} to {longest} tokens.")
+    return length - n_bos
+
 def concept_tokens(
     model: Any,
     documents: Mapping[str, str],                              # name -> text
@@ -82,15 +90,18 @@ def concept_tokens(
 ) -> ConceptTokens:
     "Windows that start where the concept is absent. Documents that `mark` refuses are left out; `BadInput` if nothing is left."
     bos, found = [] if bos_id(model) is None else [bos_id(model)], []
-    if not len(bos) < length <= longest_text(model) + len(bos): raise BadInput(f"length is {length}, but a window of this model has {len(bos) + 1} to {longest_text(model) + len(bos)} tokens.")
+    width = _window_length(model, length, len(bos))
     for number, text in enumerate(progress(documents.values(), "label", unit="document")):
         try: ids, marked = label_tokens(model, text, mark(text))
         except BadInput: continue
-        rows = _windows(marked, length - len(bos))
-        for i in sorted(np.random.default_rng([seed, number]).permutation(rows)[:per_document]): found.append((number, [*bos, *ids[i:i + length - len(bos)]], [IGNORED] * len(bos) + [*marked[i:i + length - len(bos)]]))
-    if not found: raise BadInput(f"none of {len(documents)} documents has {length} tokens that can be labelled: give more, or a smaller length.")
-    group, ids, concept = zip(*found)
-    return ConceptTokens(name, torch.tensor(np.array(ids)), torch.tensor(np.array(concept).astype(int)), np.array(group), tuple(documents))
+        some = np.random.default_rng([seed, number]).permutation(_windows(marked, width))[:per_document]
+        for i in sorted(some):
+            found.append((number, [*bos, *ids[i:i + width]], [IGNORED] * len(bos) + [*marked[i:i + width]]))
+    if not found:
+        raise BadInput(f"none of {len(documents)} documents has {length} tokens that can be labelled: "
+                       "give more, or a smaller length.")
+    group, ids, concept = map(np.array, zip(*found))
+    return ConceptTokens(name, torch.tensor(ids), torch.tensor(concept.astype(int)), group, tuple(documents))
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #d1a89276
 def _windows(marked: Bool[np.ndarray, "token"], length: int) -> list[int]:
@@ -121,16 +132,16 @@ def site_rows(
 # %% ../../nbs/antitraining/40_concepts.ipynb #c97ee9ac
 PROBES = ("linear", "mlp")
 
-def make_probe(kind: str, inputs: int, hidden: int = 64) -> nn.Module:
+def make_probe(probe: str, inputs: int, hidden: int = 64) -> nn.Module:
     "A probe that answers with one logit: linear, or with two hidden layers."
-    if kind not in PROBES: raise BadInput(f"a probe cannot be {kind!r}: choose linear or mlp.")
-    return nn.Linear(inputs, 1) if kind == "linear" else nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+    if probe not in PROBES: raise BadInput(f"a probe cannot be {probe!r}: choose linear or mlp.")
+    return nn.Linear(inputs, 1) if probe == "linear" else nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #06734b4e
 def fit_probe(
     x: Float[Tensor, "token neuron"],
     concept: Float[Tensor, "token"],
-    kind: str = "linear",                 # one of `PROBES`
+    probe: str = "linear",   # one of `PROBES`
     steps: int = 400,
     seed: int = 0,
 ) -> Callable[[Float[Tensor, "token neuron"]], Float[Tensor, "token"]]:
@@ -138,27 +149,27 @@ def fit_probe(
     mean, std, draw = x.mean(0), x.std(0).clamp(min=1e-6), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        probe = make_probe(kind, x.shape[1])
-    optimizer = torch.optim.Adam(probe.parameters(), lr=1e-2 if kind == "linear" else 3e-3)
+        head = make_probe(probe, x.shape[1])
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2 if probe == "linear" else 3e-3)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, .03 ** (1 / steps))
     for _ in range(steps):
         rows = torch.randint(len(x), (1024,), generator=draw)
-        loss = nn.functional.binary_cross_entropy_with_logits(probe((x[rows] - mean) / std)[:, 0], concept[rows])
+        loss = nn.functional.binary_cross_entropy_with_logits(head((x[rows] - mean) / std)[:, 0], concept[rows])
         optimizer.zero_grad(); loss.backward(); optimizer.step(); decay.step()
-    return lambda y: probe((y - mean) / std)[:, 0].detach()
+    return lambda y: head((y - mean) / std)[:, 0].detach()
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #69d97c5d
 def grouped_auc(
     score: Float[np.ndarray, "token"],
     concept: Float[np.ndarray, "token"],
     group: Int[np.ndarray, "token"],
-    draws: int = 300,
+    n_resamples: int = 300,
     seed: int = 0,
 ) -> tuple[float, float, float]:
     "(AUC, lower, upper end of its 95 % interval), by bootstrap over groups; NaN ends if one group alone holds a class. `BadInput` if there is one group, or one class."
     if len(set(group)) < 2 or len(set(concept)) < 2: raise BadInput(f"{len(set(group))} groups with {len(set(concept))} classes have no AUC with an interval: give at least two of each.")
     order = np.argsort(score, kind="stable")
-    tie, again, found = np.unique(score[order], return_inverse=True)[1], resamples(group, draws, seed), []
+    tie, again, found = np.unique(score[order], return_inverse=True)[1], resamples(group, n_resamples, seed), []
     for weight in again.counts[:, again.group[order]]:
         there, absent = (np.bincount(tie, weight * (concept[order] == c), tie.max() + 1) for c in (1, 0))
         pairs = there.sum() * absent.sum()
@@ -173,6 +184,12 @@ def check_chosen(chosen: Sequence[int], width: int) -> None:
     if not 0 < len(set(chosen)) == len(chosen) < width or not all(0 <= j < width for j in chosen): raise BadInput(f"neurons {list(chosen)[:9]} cannot be chosen: give different ones in 0..{width - 1}, and not all.")
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #576567cf
+def _changed(
+    rows: Float[Tensor, "token neuron"], neurons: Sequence[int], change: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "token neuron"]:
+    "The rows with these neurons changed."
+    return rows.index_copy(1, torch.tensor(neurons), change(rows[:, neurons]))
+
 def probe_concept(
     model: Any,
     site: str,
@@ -188,14 +205,20 @@ def probe_concept(
     (x, concept, _), (y, truth, group) = (site_rows(model, site, tokens) for tokens in (fit_on, test_on))
     check_chosen(chosen, x.shape[1])
     others = [j for j in range(x.shape[1]) if j not in set(chosen)]
-    if change is not None: x, y = (torch.empty_like(v).index_copy(1, torch.tensor(others), change(v[:, others])).index_copy(1, torch.tensor(chosen), v[:, chosen]) for v in (x, y))
+    if change is not None: x, y = (_changed(v, others, change) for v in (x, y))
     generator = np.random.default_rng(seed)
-    some, deal = generator.choice(others, min(len(chosen), len(others)), replace=False), torch.tensor(generator.permutation(len(concept)))
-    rows = [dict(neurons="token alone", count=0, probe="frequency") | _reading(_token_scores(fit_on, test_on), truth, group)]
-    for name, which in {"chosen": list(chosen), "as many others": some.tolist(), "all others": others}.items():
-        for kind in PROBES if name in sets else ():
-            score, null = (fit_probe(x[:, which], labels, kind, steps, seed)(y[:, which]) for labels in (concept, concept[deal]))
-            rows.append(dict(neurons=name, count=len(which), probe=kind) | _reading(score, truth, group) | dict(shuffled=grouped_auc(null.numpy(), truth.numpy(), group, 1)[0]))
+    some = generator.choice(others, min(len(chosen), len(others)), replace=False).tolist()
+    shuffled = concept[torch.tensor(generator.permutation(len(concept)))]
+    def measured(which: list[int], probe: str) -> dict[str, Any]:
+        score, by_chance = (fit_probe(x[:, which], labels, probe, steps, seed)(y[:, which])
+                            for labels in (concept, shuffled))
+        found = _reading(score, truth, group)
+        return found | dict(shuffled=grouped_auc(by_chance.numpy(), truth.numpy(), group, 1)[0])
+    by_frequency = _reading(_token_scores(fit_on, test_on), truth, group)
+    rows = [dict(neurons="token alone", count=0, probe="frequency") | by_frequency]
+    named = {"chosen": list(chosen), "as many others": some, "all others": others}
+    rows += [dict(neurons=name, count=len(which), probe=probe) | measured(which, probe)
+             for name, which in named.items() if name in sets for probe in PROBES]
     return pd.DataFrame(rows).assign(majority=float(max(truth.mean(), 1 - truth.mean()))).set_index(["neurons", "probe"])
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #c4abbd79
@@ -210,12 +233,12 @@ def _token_scores(fit_on: ConceptTokens, test_on: ConceptTokens) -> Float[Tensor
     return (count[1] / count[0]).log()[test_on.ids[test_on.concept != IGNORED]]
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #53affbc6
-def best_neurons(model: Any, site: str, tokens: ConceptTokens, count: int = 8) -> list[int]:
+def best_neurons(model: Any, site: str, tokens: ConceptTokens, n_neurons: int = 8) -> list[int]:
     "The neurons whose activation correlates most with the concept, best first."
     x, concept, _ = site_rows(model, site, tokens)
-    if not 0 < count < x.shape[1]: raise BadInput(f"{count} of the {x.shape[1]} neurons of {site} cannot be chosen: give a number in 1..{x.shape[1] - 1}.")
+    if not 0 < n_neurons < x.shape[1]: raise BadInput(f"{n_neurons} of the {x.shape[1]} neurons of {site} cannot be chosen: give a number in 1..{x.shape[1] - 1}.")
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
-    return (x * (concept - concept.mean())[:, None]).mean(0).abs().topk(count).indices.tolist()
+    return (x * (concept - concept.mean())[:, None]).mean(0).abs().topk(n_neurons).indices.tolist()
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #201927ed
 def linear_eraser(x: Float[Tensor, "token neuron"], concept: Float[Tensor, "token"]) -> Callable[[Tensor], Tensor]:
@@ -327,6 +350,18 @@ class ForcedConcept:
                       "nats; elsewhere: squared correlations", showlegend=True)
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #e9731bcf
+@contextlib.contextmanager
+def _requiring_grad(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    "Within the block all of them are trained; then they are as before, without gradients."
+    before = [p.requires_grad for p in weights]
+    try:
+        for p in weights: p.requires_grad_(True)
+        yield
+    finally:
+        for p, required in zip(weights, before):
+            p.requires_grad_(required)
+            p.grad = None
+
 def force_concept(
     model: Any,
     site: str,
@@ -339,40 +374,70 @@ def force_concept(
     check_options(settings)
     width = find_units(model, site, Examples(tokens.ids[:1].to(model_device(model)), tokens.ids[:1])).count
     check_chosen(chosen, width)
-    if not 0 < tokens.share < 1: raise BadInput(f"{tokens.share:.0%} of the tokens have the concept: give tokens with and without it.")
+    if not 0 < tokens.share < 1:
+        raise BadInput(f"{tokens.share:.0%} of the tokens have the concept: give tokens with and without it.")
     named = named_weights(model)
-    asked, own = {name: p.requires_grad for name, p in named.items()}, {name: p.detach().clone() for name, p in named.items()}
+    own = {name: p.detach().clone() for name, p in named.items()}
     with torch.random.fork_rng([]), evaluating(model), with_weights(model, own):   # these come back at the end
         torch.manual_seed(seed)
-        try:
-            for p in named.values(): p.requires_grad_(True)
-            readout, history = _force(model, named, site, list(chosen), [j for j in range(width) if j not in set(chosen)], tokens, settings, torch.Generator().manual_seed(seed))
-        finally:
-            for name, p in named.items():
-                p.requires_grad_(asked[name])
-                p.grad = None
+        with _requiring_grad(list(named.values())):
+            others, draw = [j for j in range(width) if j not in set(chosen)], torch.Generator().manual_seed(seed)
+            readout, adversaries = nn.Linear(len(chosen), 1), Adversaries(len(others), settings, draw)
+            forcing = _Forcing(model, named, site, list(chosen), others, readout, adversaries, settings)
+            history = _force(forcing, tokens, draw)
         weights = {name: p.detach().clone() for name, p in named.items()}
-    return ForcedConcept(tokens.name, site, tuple(map(int, chosen)), weights, (readout.weight.detach()[0], readout.bias.detach()[0]), history)
+    read = readout.weight.detach()[0], readout.bias.detach()[0]
+    return ForcedConcept(tokens.name, site, tuple(map(int, chosen)), weights, read, history)
+
+# %% ../../nbs/antitraining/40_concepts.ipynb #da44e62b
+@dataclass(frozen=True)
+class _Forcing:
+    "What is trained, and what it is to carry where."
+    model: Any
+    named: dict[str, nn.Parameter]
+    site: str
+    chosen: list[int]
+    others: list[int]
+    readout: nn.Linear
+    adversaries: Adversaries
+    settings: ForceSettings
+
+    def losses(self, batch: ConceptTokens) -> dict[str, Tensor]:
+        "Of the language, of the concept in the chosen neurons, and of what the adversaries find in the others."
+        inputs = batch.ids.to(model_device(self.model))
+        with capture(self.model, [self.site], grad=True) as acts: output = self.model(inputs)
+        counted = batch.concept != IGNORED
+        x, concept = acts[self.site].cpu()[counted].float(), batch.concept[counted].float()
+        others = x[:, self.others]
+        if self.settings.elsewhere: self.adversaries.learn(others, concept)
+        found = self.readout(x[:, self.chosen])[:, 0]
+        return dict(
+            language=scores(output, next_tokens(inputs).targets)[0].mean().cpu(),
+            there=nn.functional.binary_cross_entropy_with_logits(found, concept),
+            elsewhere=self.adversaries.found(others, concept) if self.settings.elsewhere else torch.zeros(()))
+
+    def optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+        "Of the model and the readout, with the schedule of their learning rates."
+        steps = self.settings.steps
+        weights = dict(params=list(self.named.values()), lr=self.settings.learning_rate)
+        optimizer = torch.optim.AdamW([weights, dict(params=self.readout.parameters(), lr=5e-3)], weight_decay=0.)
+        def up_and_down(i: int) -> float: return min(1, (i + 1) / 20, (steps - i) / (.3 * steps))
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [up_and_down, lambda i: 1.])
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #271382cc
-def _force(model: Any, named: dict[str, nn.Parameter], site: str, chosen: list[int], others: list[int], tokens: ConceptTokens, s: ForceSettings, draw: torch.Generator) -> tuple[nn.Linear, pd.DataFrame]:
-    readout, adversaries, rows = nn.Linear(len(chosen), 1), Adversaries(len(others), s, draw), []
-    optimizer = torch.optim.AdamW([dict(params=list(named.values()), lr=s.learning_rate), dict(params=readout.parameters(), lr=5e-3)], weight_decay=0.)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda i: min(1, (i + 1) / 20, (s.steps - i) / (.3 * s.steps)), lambda i: 1.])
+def _force(forcing: _Forcing, tokens: ConceptTokens, draw: torch.Generator) -> pd.DataFrame:
+    "Train; the losses of each step."
+    s, rows = forcing.settings, []
+    optimizer, rate = forcing.optimizer()
     for step in progress(range(s.steps), "force", unit="step"):
         batch = tokens[torch.randint(len(tokens), (s.batch_size,), generator=draw)]
-        inputs = batch.ids.to(model_device(model))
-        with capture(model, [site], grad=True) as acts: output = model(inputs)
-        counted = batch.concept != IGNORED
-        x, concept = acts[site].cpu()[counted].float(), batch.concept[counted].float()
-        if s.elsewhere: adversaries.learn(x[:, others], concept)
-        language = scores(output, next_tokens(inputs).targets)[0].mean().cpu()
-        there = nn.functional.binary_cross_entropy_with_logits(readout(x[:, chosen])[:, 0], concept)
-        elsewhere = adversaries.found(x[:, others], concept) if s.elsewhere else torch.zeros(())
-        loss = language + s.there * there + s.elsewhere * min(1, (step + 1) / s.ramp) * elsewhere
-        if not loss.isfinite(): raise BadInput(f"the loss is {loss.item()} at step {step}: choose a smaller learning rate.")
+        losses = forcing.losses(batch)
+        share = s.elsewhere * min(1, (step + 1) / s.ramp)
+        loss = losses["language"] + s.there * losses["there"] + share * losses["elsewhere"]
+        if not loss.isfinite():
+            raise BadInput(f"the loss is {loss.item()} at step {step}: choose a smaller learning rate.")
         optimizer.zero_grad(); loss.backward()
-        nn.utils.clip_grad_norm_(named.values(), 1.)
+        nn.utils.clip_grad_norm_(forcing.named.values(), 1.)
         optimizer.step(); rate.step()
-        rows.append(dict(language=language.item(), there=there.item(), elsewhere=elsewhere.item()))
-    return readout, pd.DataFrame(rows).rename_axis("step")
+        rows.append({name: value.item() for name, value in losses.items()})
+    return pd.DataFrame(rows).rename_axis("step")

@@ -45,7 +45,7 @@ class Core:
     @property
     def share(self) -> float: return self.size / self.units.count
     @functools.cached_property
-    def mask(self) -> Bool[Tensor, "unit"]: return prefix_mask(self.ranking, self.size)
+    def mask(self) -> Bool[Tensor, "unit"]: return top_units_mask(self.ranking, self.size)
     @property
     def interval(self) -> tuple[int, int]:
         "The smallest and the largest size over draws."
@@ -59,7 +59,7 @@ class Core:
     def __repr__(self) -> str: return self.summary()
 
 # %% ../../nbs/antitraining/16_cores.ipynb #7e3101be
-def prefix_mask(ranking: Int[np.ndarray, "unit"], size: int) -> Bool[Tensor, "unit"]:
+def top_units_mask(ranking: Int[np.ndarray, "unit"], size: int) -> Bool[Tensor, "unit"]:
     "True for the first `size` units of a ranking."
     mask = torch.zeros(len(ranking), dtype=torch.bool)
     mask[torch.as_tensor(ranking[:size].copy())] = True
@@ -77,11 +77,11 @@ def _metric(found: SetScores, metric: str) -> Float[Tensor, "draw set"]:
 
 # %% ../../nbs/antitraining/16_cores.ipynb #6ef172fb
 def _ends(model: nn.Module, examples: Examples, reference: Reference, goal: _Goal,
-          draws: int) -> Float[Tensor, "2 draw"]:
+          n_draws: int) -> Float[Tensor, "2 draw"]:
     "The metric of the whole model, and with the whole layer randomised, for each draw."
     count = reference.units.count
     masks = torch.tensor([[False] * count, [True] * count])
-    ends = replaced_scores(model, examples, reference, masks, goal.kind, draws, goal.seed)
+    ends = replaced_scores(model, examples, reference, masks, goal.replacement, n_draws, goal.seed)
     _check_above_chance(ends, goal.metric, reference.units)
     return _metric(ends, goal.metric).T
 
@@ -91,19 +91,19 @@ def core_set(
     reference: Reference,
     examples: Examples,
     information: Optional[Information | Int[np.ndarray, "unit"]] = None,   # or a ranking; None: measured
-    threshold: float = .95,   # share of best - worst
+    threshold: float = .95,                                                # share of best - worst
     core: Literal["sufficient", "necessary"] = "sufficient",
     metric: Literal["accuracy", "loss"] = "accuracy",
-    kind: str = "normal",
-    draws: int = 5,
+    replacement: str = "normal",
+    n_draws: int = 5,
     seed: int = 0,
 ) -> Core:
     """The smallest set of most informative units that is sufficient, or necessary. `BadInput` for options that do not
     fit, and for a model that is no better than with the whole layer randomised."""
-    goal = _Goal(core, metric, threshold, kind, seed)
-    if information is None: information = information_content(model, reference, examples, kind, seed=seed)
+    goal = _Goal(core, metric, threshold, replacement, seed)
+    if information is None: information = information_content(model, reference, examples, replacement, seed=seed)
     ranking, count = getattr(information, "ranking", information), reference.units.count
-    best, worst = _ends(model, examples, reference, goal, draws)
+    best, worst = _ends(model, examples, reference, goal, n_draws)
     sizes = []
     for draw, (high, low) in enumerate(zip(best.tolist(), worst.tolist())):
         reaches = functools.partial(_reaches, model, examples, reference, ranking, goal, draw, high, low)
@@ -139,7 +139,7 @@ class _Goal:
     core: str
     metric: str
     threshold: float
-    kind: str
+    replacement: str
     seed: int
 
     def __post_init__(self):
@@ -151,9 +151,9 @@ class _Goal:
 
 def _reaches(model: nn.Module, examples: Examples, reference: Reference, ranking: Int[np.ndarray, "unit"], goal: _Goal,
              draw: int, best: float, worst: float, size: int) -> bool:
-    mask = prefix_mask(ranking, size)
+    mask = top_units_mask(ranking, size)
     randomised = mask if goal.core == "necessary" else ~mask
-    measured = replaced_scores(model, examples, reference, randomised[None], goal.kind, [draw], goal.seed)
+    measured = replaced_scores(model, examples, reference, randomised[None], goal.replacement, [draw], goal.seed)
     found = float(_metric(measured, goal.metric))
     way = (best - found) if goal.core == "necessary" else (found - worst)
     return way >= goal.threshold * (best - worst) - 1e-9
@@ -165,17 +165,17 @@ def core_curve(
     examples: Examples,
     information: Information | Int[np.ndarray, "unit"],
     points: int = 33,
-    draws: int = 5,
-    kind: str = "normal",
+    n_draws: int = 5,
+    replacement: str = "normal",
     seed: int = 0,
 ) -> pd.DataFrame:
     "A row for each size of the prefix: accuracy with the prefix randomised, and with all others randomised; mean, lowest and highest over draws."
     ranking, count = getattr(information, "ranking", information), reference.units.count
     sizes = np.unique(np.linspace(0, count, min(points, count + 1)).round().astype(int))
-    prefixes = torch.stack([prefix_mask(ranking, size) for size in sizes])
+    prefixes = torch.stack([top_units_mask(ranking, size) for size in sizes])
     frame = dict(size=sizes)
     for name, masks in dict(prefix_randomised=prefixes, rest_randomised=~prefixes).items():
-        found = replaced_scores(model, examples, reference, masks, kind, draws, seed).accuracy().numpy()
+        found = replaced_scores(model, examples, reference, masks, replacement, n_draws, seed).accuracy().numpy()
         frame |= {name: found.mean(0), f"{name}_low": found.min(0), f"{name}_high": found.max(0)}
     return pd.DataFrame(frame)
 

@@ -33,7 +33,7 @@ class Information:
     accuracy: Float[np.ndarray, "unit"]   # drop of the accuracy
     dead: Bool[np.ndarray, "unit"]        # nothing to randomise
     costs: Float[np.ndarray, "unit example"]   # what `loss` is the mean of
-    about: dict                           # kind, how, draws, examples, base_loss, base_accuracy, no_op, passes
+    about: dict   # replacement, method, n_draws, examples, base_loss, base_accuracy, no_op, passes
 
     @property
     def ranking(self) -> Int[np.ndarray, "unit"]:
@@ -50,7 +50,7 @@ class Information:
     def plot(self) -> Any: return information_figure({self.units.site: self})
     def summary(self) -> str:
         counts, a = int((self.loss > 2 * self.error).sum()), self.about
-        return f"{self.units.site}: {counts} of {self.units.count} units cost more than two standard errors when randomised ({a['kind']}, {a['draws']} draws, {a['examples']:,} examples); {int(self.dead.sum())} are dead; a no-op costs {a['no_op']:.1g} nats."
+        return f"{self.units.site}: {counts} of {self.units.count} units cost more than two standard errors when randomised ({a['replacement']}, {a['n_draws']} draws, {a['examples']:,} examples); {int(self.dead.sum())} are dead; a no-op costs {a['no_op']:.1g} nats."
     def __repr__(self) -> str: return self.summary()
     def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
 
@@ -63,32 +63,40 @@ def _random_groups(count: int, share: float, rounds: int, seed: int) -> Bool[Ten
     return torch.tensor(np.array(masks))
 
 # %% ../../nbs/antitraining/14_information.ipynb #5f9ca3ad
+def _checked_groups(method: str, share: float, rounds: int) -> None:
+    if method not in ("exact", "estimate") or not 0 < share <= 1 or rounds < 1:
+        raise BadInput(f"method is {method!r} with share {share} and {rounds} rounds: choose exact or estimate, "
+                       "a share in (0, 1], and at least one round.")
+
+def _credited(masks: Bool[Tensor, "set unit"], change: Float[Tensor, "draw set example"]) -> Float[np.ndarray, "unit example"]:
+    "The mean over draws of what changes with each set, by unit: a unit has its share of its groups."
+    credit = masks.double() / masks.sum(1, keepdim=True) / masks.sum(0)
+    return (credit.T @ change.mean(0).double()).numpy()
+
 def information_content(
     model: nn.Module,
     reference: Reference,
     examples: Examples,                                  # training examples, or held-out ones
-    kind: str = "normal",
-    draws: int = 3,
-    how: Literal["exact", "estimate"] = "exact",
+    replacement: str = "normal",
+    n_draws: int = 3,
+    method: Literal["exact", "estimate"] = "exact",
     share: float = .05,                                  # estimate: of the units in a group
     rounds: int = 5,                                     # estimate: how often each unit is in one
     seed: int = 0,
     batch_size: int = 512,
 ) -> Information:
     "What it costs to randomise each unit of a site. `BadInput` for options that do not fit."
-    if how not in ("exact", "estimate") or not 0 < share <= 1 or rounds < 1:
-        raise BadInput(f"how is {how!r} with share {share} and {rounds} rounds: choose exact or estimate, "
-                       "a share in (0, 1], and at least one round.")
+    _checked_groups(method, share, rounds)
     count = reference.units.count
-    masks = torch.eye(count, dtype=torch.bool) if how == "exact" else _random_groups(count, share, rounds, seed)
-    found, = score_replacements(model, examples, [reference], [masks], [kind], draws, seed, batch_size, no_op=True)
+    masks = torch.eye(count, dtype=torch.bool) if method == "exact" else _random_groups(count, share, rounds, seed)
+    found, = score_replacements(
+        model, examples, [reference], [masks], [replacement], n_draws, seed, batch_size, no_op=True)
     base, right = found.base["loss"], found.base["accuracy"]
-    credit = masks.double() / masks.sum(1, keepdim=True) / masks.sum(0)   # [set unit]: a unit's share in its groups
-    cost = (credit.T @ (found.loss - base).mean(0).double()).numpy()      # [unit example]
-    drop = (credit.T @ (right - found.right).mean(0).double()).numpy()
+    cost, drop = _credited(masks, found.loss - base), _credited(masks, right - found.right)
     no_op = float((found.no_op["loss"] - base).mean(1).abs().max())
-    about = dict(kind=kind, how=how, draws=draws, examples=len(examples), base_loss=float(base.mean()),
-                 base_accuracy=float(right.mean()), no_op=no_op, passes=len(masks) * draws)
+    about = dict(replacement=replacement, method=method, n_draws=n_draws, examples=len(examples),
+                 base_loss=float(base.mean()), base_accuracy=float(right.mean()), no_op=no_op,
+                 passes=len(masks) * n_draws)
     error = cost.std(1, ddof=1) / math.sqrt(len(examples))
     return Information(reference.units, cost.mean(1), error, drop.mean(1), reference.dead.cpu().numpy(), cost, about)
 
@@ -122,24 +130,28 @@ def shared_information(
     reference: Reference,
     examples: Examples,
     pairs: Sequence[tuple[int, int]],
-    draws: int = 3,
+    n_draws: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """A row for each pair: what `first`, `second` and both (`joint`) cost when randomised (nats), `interaction` = joint - first - second (above 0: redundant, below: synergy) with standard error and q value,
-    and `together`: how much more it costs if both are wrong in the same direction, with its q value."""
+    """A row for each pair: what `first`, `second` and both (`joint`) cost when randomised (nats). `interaction` is
+    joint - first - second (above 0: redundant, below: synergy), with standard error and q value. `together` is how much
+    more it costs if both are wrong in the same direction, with its q value."""
     count = reference.units.count
     unfit = [p for p in pairs if len(set(p)) != 2 or not all(0 <= u < count for u in p)]
-    if unfit or not len(pairs): raise BadInput(f"{unfit[0] if unfit else 'no pair'} is no pair of two different units in 0..{count - 1}: give such pairs.")
-    single = sorted({u for pair in pairs for u in pair})
+    if unfit or not len(pairs):
+        given = unfit[0] if unfit else "no pair"
+        raise BadInput(f"{given} is no pair of two different units in 0..{count - 1}: give such pairs.")
+    single, unit = sorted({u for pair in pairs for u in pair}), np.arange(count)
     place = {u: i for i, u in enumerate(single)}
-    one, both = np.isin(np.arange(count), []) | (np.arange(count) == np.array(single)[:, None]), np.array([np.isin(np.arange(count), pair) for pair in pairs])
-    def cost(masks: Bool[np.ndarray, "set unit"], kind: str) -> Float[np.ndarray, "set example"]:
-        found = replaced_scores(model, examples, reference, torch.tensor(masks), kind, draws, seed)
+    one, both = (np.array([np.isin(unit, some) for some in sets]) for sets in (single, pairs))
+    def cost(masks: Bool[np.ndarray, "set unit"], replacement: str) -> Float[np.ndarray, "set example"]:
+        found = replaced_scores(model, examples, reference, torch.tensor(masks), replacement, n_draws, seed)
         return (found.loss - found.base["loss"]).mean(0).numpy()
     alone, joint, shared = cost(one, "normal"), cost(both, "normal"), cost(both, "shared")
     first, second = (alone[[place[pair[i]] for pair in pairs]] for i in (0, 1))
     frame = pd.DataFrame(pairs, columns=["a", "b"]).assign(first=first.mean(1), second=second.mean(1), joint=joint.mean(1))
-    for name, per_example in dict(interaction=joint - first - second, together=shared - joint).items(): frame = frame.assign(**_tested(name, per_example))
+    changes = dict(interaction=joint - first - second, together=shared - joint)
+    for name, per_example in changes.items(): frame = frame.assign(**_tested(name, per_example))
     return frame
 
 # %% ../../nbs/antitraining/14_information.ipynb #662a894b

@@ -77,15 +77,15 @@ def antitrain_loss(
     layer: LayerState,
     later: Sequence[LayerState] = (),       # layers after it that are antitrained as well
     targets: Optional[Tensor] = None,       # of other examples; None: what the model says with the whole layer random
-    kind: str = "normal",
+    replacement: str = "normal",
     generator: Optional[torch.Generator] = None,
 ) -> Float[Tensor, ""]:
     "The loss of one antitraining step, with gradients for what comes after the layer only."
     beyond = [(other.reference, ~other.mask) for other in later]
-    with frozen_statistics(batch_norms(model)), replaced(model, beyond, kind, generator):
+    with frozen_statistics(batch_norms(model)), replaced(model, beyond, replacement, generator):
         if targets is None:
             every = torch.ones_like(layer.mask)
-            with torch.no_grad(), replaced(model, [(layer.reference, every)], kind, generator): wanted = read_logits(run_model(model, batch.inputs))
-        with replaced(model, [(layer.reference, layer.mask)], kind, generator, detach=True): output = read_logits(run_model(model, batch.inputs))
+            with torch.no_grad(), replaced(model, [(layer.reference, every)], replacement, generator): wanted = read_logits(run_model(model, batch.inputs))
+        with replaced(model, [(layer.reference, layer.mask)], replacement, generator, detach=True): output = read_logits(run_model(model, batch.inputs))
     if targets is not None: return scores(output, targets)[0].mean()
     return nn.functional.kl_div(output.log_softmax(-1).flatten(0, -2), wanted.log_softmax(-1).flatten(0, -2), log_target=True, reduction="batchmean")

@@ -32,7 +32,7 @@ from ..display.panels import lay_out, log
 __all__ = ['AntitrainPanel', 'antitrain_panel']
 
 # %% ../../nbs/antitraining/50_panel.ipynb #ad96b554
-SMALL = AntitrainConfig(width=64, threshold=.95, train_steps=200, cycle_steps=100, measure_examples=500, draws=3, device="cpu")   # what the panel begins with
+SMALL = AntitrainConfig(width=64, threshold=.95, train_steps=200, cycle_steps=100, measure_examples=500, n_draws=3, device="cpu")   # what the panel begins with
 NETWORK, STEPS = ("data", "width", "seed"), ("train_steps", "cycle_steps", "core", "threshold", "ratio", "blocked", "mode")
 GROUPS = {"Network (Reset makes a new one)": NETWORK, "Steps (from the next click on)": STEPS}
 
@@ -78,12 +78,12 @@ def live_reading(a: Antitraining, phase: str = "") -> LiveReading:
     "Information, core and accuracies of the (first) layer by now, on small samples."
     layer, s, sample = a.layers[0], a.settings, a.measured[:SAMPLE]
     reference = make_reference(a.model, layer.reference.units, sample)
-    found = information_content(a.model, reference, sample, s.kind, 1, "exact" if reference.units.count <= WIDE else "estimate", seed=a.seed)
-    try: now = core_set(a.model, reference, sample, found, s.threshold, s.core, s.metric, s.kind, 1, a.seed).size
+    found = information_content(a.model, reference, sample, s.replacement, 1, "exact" if reference.units.count <= WIDE else "estimate", seed=a.seed)
+    try: now = core_set(a.model, reference, sample, found, s.threshold, s.core, s.metric, s.replacement, 1, a.seed).size
     except BadInput: now = None   # at chance
     none = torch.zeros(reference.units.count, dtype=torch.bool)
     sets = torch.stack([none] if layer.core is None else [none, layer.mask, ~layer.mask])
-    right = replaced_scores(a.model, (a.measured if a.test is None else a.test)[:HELD_OUT], reference, sets, s.kind, 1, a.seed).accuracy()[0].tolist()
+    right = replaced_scores(a.model, (a.measured if a.test is None else a.test)[:HELD_OUT], reference, sets, s.replacement, 1, a.seed).accuracy()[0].tolist()
     return LiveReading(phase, a.steps["train"], a.steps["antitrain"], found, layer.core, now, *right, *[math.nan] * (3 - len(right)))
 
 # %% ../../nbs/antitraining/50_panel.ipynb #7cf1962e
@@ -113,7 +113,7 @@ def _frames(mask: Bool[np.ndarray, "unit"]) -> tuple[list, list]:
 def _neuron_words(reading: LiveReading) -> list[str]:
     "What the hover says of each neuron."
     f, core = reading.information, reading.mask
-    kind = lambda i: "" if reading.core is None else ", core" if core[i] else ", spectator"
+    def kind(i): return "" if reading.core is None else ", core" if core[i] else ", spectator"
     return [f"neuron {i}: dead{kind(i)}" if f.dead[i] else f"neuron {i}: {f.loss[i]:.3g} ± {f.error[i]:.2g} nats{kind(i)}" for i in range(reading.units)]
 
 # %% ../../nbs/antitraining/50_panel.ipynb #3c514d36
@@ -123,7 +123,7 @@ def neuron_grid(reading: LiveReading) -> Any:
     from neural_introspection.display import COLOURS, figure
     f, n, columns = reading.information, reading.units, _columns(reading.units)
     words = np.array(_neuron_words(reading), dtype=object)
-    told = lambda which: _in_grid(np.where(which, words, ""), n, "").tolist()
+    def told(which): return _in_grid(np.where(which, words, ""), n, "").tolist()
     base = dict(hoverongaps=False, xgap=5, ygap=5, hovertemplate="%{text}<extra></extra>", zmin=0)
     dead = go.Heatmap(z=_in_grid(np.where(f.dead, 0, math.nan), n), text=told(f.dead), colorscale=[[0, DEAD], [1, DEAD]], zmax=1, showscale=False, **base)
     known = np.where(f.dead, math.nan, f.loss)

@@ -13,20 +13,20 @@ from typing import Any, Optional
 import pandas as pd
 import torch
 from torch import nn
-from .certificate import behaviour, certify
+from .certificate import randomised_accuracy, certify
 from .config import AntitrainConfig, AntitrainSettings
 from ..models import Examples
 from .training import Antitraining, check_settings, log
 from neural_introspection.core import (BadData, BadInput, BadRunFolder, check_run_folder, config_from, find_run, full_path,
-    make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path, spread_calls, weight_hash, write_frame,
+    make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path, map_parallel, weight_hash, write_frame,
     write_json)
 from ..data import ClassificationData, load_classification
 
 # %% auto #0
-__all__ = ['two_layers', 'AntitrainResult', 'run_antitrain']
+__all__ = ['two_layer_network', 'AntitrainResult', 'run_antitrain']
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #9c18fa2d
-def two_layers(features: int, width: int, classes: int, seed: int) -> nn.Sequential:
+def two_layer_network(features: int, width: int, classes: int, seed: int) -> nn.Sequential:
     "The network of a run: linear, ReLU (the site is `1`), linear; its weights depend on the seed alone."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -37,14 +37,14 @@ def open_antitraining(config: AntitrainConfig, seed: int) -> tuple[Antitraining,
     "The run of one seed, not yet begun, and its data."
     data = load_classification(config.data, config.label, None, None, config.test_split, seed).to(pick_device(config.device))
     settings = AntitrainSettings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(AntitrainSettings)})
-    net = two_layers(len(data.features), config.width, len(data.classes), seed).to(data.x_train.device)
+    net = two_layer_network(len(data.features), config.width, len(data.classes), seed).to(data.x_train.device)
     return Antitraining(net, "1", Examples(data.x_train, data.y_train), settings, seed, Examples(data.x_test, data.y_test)), data
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #322ea674
 def _seed_row(a: Antitraining, data: ClassificationData, seed: int) -> dict:
     "Core size and share, and test accuracies of an antitrained network: before, after, with core and with spectators randomised."
     layer = a.layers[0]
-    random = behaviour(a.model, layer, a.test, a.settings.kind, seed=seed).set_index("what")
+    random = randomised_accuracy(a.model, layer, a.test, a.settings.replacement, seed=seed).set_index("what")
     return dict(seed=seed, core_size=layer.core.size, core_share=layer.core.share, test_accuracy_before=a.history[0]["test_accuracy"], test_accuracy=float(random.accuracy["untouched"]),
                 core_randomised_accuracy=float(random.accuracy["core_randomised"]), core_randomised_low=float(random.low["core_randomised"]), core_randomised_high=float(random.high["core_randomised"]),
                 spectators_randomised_accuracy=float(random.accuracy["spectators_randomised"]), chance=data.majority)
@@ -73,7 +73,7 @@ def _one_seed(config: AntitrainConfig, seed: int, folder: Path, created: str) ->
     if not a.cores: a.measure()
     found = _seed_row(a, data, seed)
     if config.certificate:
-        c = certify(a.model, a.layers[0], a.examples, a.test, kind=config.kind, seed=seed)
+        c = certify(a.model, a.layers[0], a.examples, a.test, replacement=config.replacement, seed=seed)
         found |= dict(at_chance=c.at_chance, certificate=c.summary(), behaviour=c.behaviour.to_dict("records"), decoders=c.decoders.to_dict("records"), relearning=c.relearning.to_dict("records"))
     found |= dict(history=a.history)
     _check_owner(folder, created)
@@ -119,7 +119,7 @@ class AntitrainResult:
 # %% ../../nbs/antitraining/24_pipeline.ipynb #4147c94e
 def _run_words(r: AntitrainResult) -> str:
     f = r.to_frame()
-    span = lambda of: f"{of.mean():.3f}" + (f" ({of.min():.3f} to {of.max():.3f})" if len(of) > 1 else "")
+    def span(of): return f"{of.mean():.3f}" + (f" ({of.min():.3f} to {of.max():.3f})" if len(of) > 1 else "")
     return (f"{r.config.data}, {r.config.width} neurons, {len(f)} seed{'s' * (len(f) > 1)}: {span(f.core_size).replace('.000', '')} neurons are the core ({f.core_share.mean():.0%}); test accuracy {span(f.test_accuracy)}, before antitraining {span(f.test_accuracy_before)}; "
             f"with the core random {span(f.core_randomised_accuracy)} (chance {f.chance.mean():.3f}), with the spectators random {span(f.spectators_randomised_accuracy)}.")
 
@@ -160,7 +160,7 @@ def run_antitrain(config: Optional[AntitrainConfig] = None, **options: Any) -> A
     with open_run(config.output_dir, _identity(config, data), config.force_overwrite, _load_whole) as run:
         if run.finished: return run.result
         with run.stage("antitrain"):
-            found = spread_calls(_one_seed, [(config, seed, run.path, run.manifest["created"]) for seed in seeds], config.n_jobs, "seeds", "seed")
+            found = map_parallel(_one_seed, [(config, seed, run.path, run.manifest["created"]) for seed in seeds], config.n_jobs, "seeds", "seed")
         result = AntitrainResult(tuple(found), config, run.path, run.manifest["created"])
         write_frame(run.file("datasets", "seeds.parquet"), result.to_frame())
         write_frame(run.file("datasets", "history.parquet"), result.history())

@@ -52,7 +52,10 @@ def writer_of(model: nn.Module, site: str, inputs: Tensor) -> tuple[str, list[st
         module = modules.get(name)
         if isinstance(module, nn.Linear) or isinstance(module, nn.Conv2d) and module.groups == 1: return name, norms
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)): norms.append(name)
-        elif not isinstance(module, ELEMENTWISE): raise BadInput(f"what writes {site} is no linear layer or convolution with only activations and batch norms behind it (found {type(module).__name__ if module else 'nothing'}): choose another site.")
+        elif not isinstance(module, ELEMENTWISE):
+            found = type(module).__name__ if module else "nothing"
+            raise BadInput(f"what writes {site} is no linear layer or convolution with only activations and batch "
+                           f"norms behind it (found {found}): choose another site.")
         calls, x = calls[:place], calls[place][1]
 
 # %% ../../nbs/antitraining/28_pruning.ipynb #a2c40552
@@ -85,32 +88,34 @@ def _shrink(writer: nn.Module, norms: Sequence[nn.Module], reader: nn.Module, ke
 # %% ../../nbs/antitraining/28_pruning.ipynb #74fe87f5
 CONSTANTS = ("mean", "zero")   # what removed units are taken to say
 
-def check_removal(reference: Reference, spectators: Bool[Tensor, "unit"], constant: str) -> None:
-    "`BadInput` unless the mask of spectators fits the units and leaves one, and `constant` is one of `CONSTANTS`."
-    if constant not in CONSTANTS: raise BadInput(f"a unit cannot be removed at {constant!r}: choose one of {', '.join(CONSTANTS)}.")
+def check_removal(reference: Reference, spectators: Bool[Tensor, "unit"], replacement: str) -> None:
+    "`BadInput` unless the mask of spectators fits the units and leaves one, and `replacement` is one of `CONSTANTS`."
+    if replacement not in CONSTANTS:
+        raise BadInput(f"a unit cannot be removed at {replacement!r}: choose one of {', '.join(CONSTANTS)}.")
     if spectators.dtype != torch.bool or spectators.shape != (reference.units.count,) or bool(spectators.all()):
         raise BadInput(f"{int(spectators.sum())} spectators of shape {tuple(spectators.shape)} do not fit the {reference.units.count} units of {reference.units.site}: give a mask of them that leaves at least one.")
 
 # %% ../../nbs/antitraining/28_pruning.ipynb #fa97cdf1
-def remove_units(
+def pruned_copy(
     model: nn.Module,
-    reference: Reference,                  # of the layer
-    spectators: Bool[Tensor, "unit"],      # what goes
-    examples: Examples,                    # a few are run, to see who writes and reads, and that nothing else changed
-    constant: str = "mean",                # what they are taken to say: `mean`, or `zero`
+    reference: Reference,               # of the layer
+    spectators: Bool[Tensor, "unit"],   # what goes
+    examples: Examples,                 # a few are run, to see who writes and reads, and that nothing else changed
+    replacement: str = "mean",          # what they are taken to say: `mean`, or `zero`
 ) -> nn.Module:
     "A smaller copy of the model, without these units. `BadInput` if more than one linear layer or convolution writes or reads them."
-    check_removal(reference, spectators, constant)
+    check_removal(reference, spectators, replacement)
     site, few = reference.units.site, examples.inputs[:8]
     (writer, norms), copied = writer_of(model, site, few), copy.deepcopy(model)
     with torch.no_grad(), evaluating(model): reader = linear_reader(model, reference.units, few)
     if reader is None: raise BadInput(f"no single linear layer or convolution reads {site} as it is: choose another site.")
-    there, value = find_site(copied, reader), reference.mean if constant == "mean" else torch.zeros_like(reference.mean)
+    there = find_site(copied, reader)
+    value = reference.mean if replacement == "mean" else torch.zeros_like(reference.mean)
     if isinstance(there, nn.Conv2d) and there.padding not in (0, (0, 0), "valid") and value[spectators].any():
-        raise BadInput(f"{reader} pads with zeros, so a mean cannot go into its bias: remove at constant zero.")
+        raise BadInput(f"{reader} pads with zeros, so a mean cannot go into its bias: use replacement zero.")
     _fold(there, spectators, value)
     _shrink(find_site(copied, writer), [find_site(copied, name) for name in norms], there, (~spectators).nonzero().flatten())
-    _check_same(model, copied, reference, spectators, few, constant)
+    _check_same(model, copied, reference, spectators, few, replacement)
     return copied
 
 # %% ../../nbs/antitraining/28_pruning.ipynb #ab7c528a
@@ -130,14 +135,15 @@ def train_steps(
     examples: Examples,
     steps: int,
     seed: int = 0,
-    rate: float = 1e-3,
+    learning_rate: float = 1e-3,
     batch_size: int = 128,
     penalty: Optional[Callable[[nn.Module], Tensor]] = None,   # added to the loss
     after_backward: Optional[Callable[[nn.Module], None]] = None,
-    refresh: Optional[Callable[[nn.Module], None]] = None,      # called every `REFRESH` steps, before the step
+    refresh: Optional[Callable[[nn.Module], None]] = None,     # called every `REFRESH` steps, before the step
 ) -> nn.Module:
     "The model itself, trained on random batches with AdamW, in evaluation mode."
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0., fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0., fused=True)
     model.train()
     for step in progress(range(steps), "train", unit="step"):
         if refresh is not None and step % REFRESH == 0: refresh(model)
@@ -186,6 +192,8 @@ class SizedAntitraining(Antitraining):
 def _sized(a: SizedAntitraining, layer: LayerState) -> LayerState:
     s, reference = a.settings, make_reference(a.model, layer.reference.units, a.measured)
     ranking = a.rankings.get(layer.site)
-    if ranking is None: ranking = information_content(a.model, reference, a.measured, s.kind, s.draws, seed=int(a.seed) * 1000 + a.steps["train"] % 1000).ranking
+    if ranking is None:
+        seed = int(a.seed) * 1000 + a.steps["train"] % 1000
+        ranking = information_content(a.model, reference, a.measured, s.replacement, s.n_draws, seed=seed).ranking
     size = falling_sizes(len(ranking), a.size, s.cycles)[min(max(a.done, 1), s.cycles) - 1]   # the phase before the cycles is done
     return dataclasses.replace(layer, reference=reference, core=Core(reference.units, ranking, (size,), "sufficient", s.metric, s.threshold, math.nan, math.nan))

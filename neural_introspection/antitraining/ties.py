@@ -28,7 +28,7 @@ def tie_scores(
     site: str,                # activations of the layer
     incoming: str,            # the linear layer that makes them
     examples: Examples,
-    draws: int = 5,
+    n_draws: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
     "A row for each pair of neurons: `TIE_SCORES` (`together` and `interaction` in nats, with q values; `together_share`: `together` as a share of the geometric mean of what each costs alone). `BadInput` if `incoming` is no linear layer with a row for each neuron."
@@ -36,19 +36,20 @@ def tie_scores(
     count = reference.units.count
     if not isinstance(layer, nn.Linear) or layer.out_features != count or count < 2: raise BadInput(f"{incoming} is no linear layer that makes the {count} neurons of {site}: name the one before it.")
     a, b = np.triu_indices(count, 1)
-    found = shared_information(model, reference, examples, list(zip(a.tolist(), b.tolist())), draws, seed)
+    found = shared_information(model, reference, examples, list(zip(a.tolist(), b.tolist())), n_draws, seed)
     with evaluating(model), capture(model, [site]) as acts: model(examples.inputs)
     x = acts[site].double() - acts[site].double().mean(0)
-    cosine = lambda rows: (torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T)[a, b].numpy()
+    def cosine(rows):
+        return (torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T)[a, b].numpy()
     alone = np.sqrt(found["first"].clip(1e-4) * found["second"].clip(1e-4))   # nats
     return found.assign(together_share=found.together / alone, weight_cosine=cosine(layer.weight.double()), correlation=cosine(x.T))
 
 # %% ../../nbs/antitraining/44_ties.ipynb #7f0a75aa
-def disjoint_pairs(scores: pd.DataFrame, by: str, count: int) -> list[tuple[int, int]]:
+def disjoint_pairs(scores: pd.DataFrame, by: str, n_pairs: int) -> list[tuple[int, int]]:
     "The pairs with the highest score, each neuron in one of them at most."
     chosen: list[tuple[int, int]] = []
     for a, b in scores.sort_values(by, ascending=False, kind="stable")[["a", "b"]].to_numpy().tolist():
-        if len(chosen) < count and not {a, b} & {unit for pair in chosen for unit in pair}: chosen.append((a, b))
+        if len(chosen) < n_pairs and not {a, b} & {unit for pair in chosen for unit in pair}: chosen.append((a, b))
     return chosen
 
 # %% ../../nbs/antitraining/44_ties.ipynb #dd77347f

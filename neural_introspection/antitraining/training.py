@@ -39,29 +39,36 @@ def check_settings(settings: AntitrainSettings) -> None:
 # %% ../../nbs/antitraining/20_training.ipynb #ed95a84d
 log = logging.getLogger("neural_introspection")
 
+# %% ../../nbs/antitraining/20_training.ipynb #ef321fd6
+def _random_examples(examples: Examples, n: int, seed: int) -> Examples:
+    return examples[torch.as_tensor(np.random.default_rng([seed, 4]).permutation(len(examples))[:n])]
+
 # %% ../../nbs/antitraining/20_training.ipynb #5edef4e3
 class Antitraining:
     "A model under antitraining: `train`, `measure`, `antitrain`, `cycle`, or `run` for the whole schedule."
     def __init__(
         self,
         model: nn.Module,
-        sites: str | Sequence[str],                              # the layer, or several
+        sites: str | Sequence[str],                          # the layer, or several
         train: Examples,
         settings: AntitrainSettings = AntitrainSettings(),
         seed: int = 0,
-        test: Optional[Examples] = None,                         # for the history only; nothing is chosen by it
-        measure_on: Optional[Examples] = None,                   # where information is measured; None: on random training examples
-        optimizer: Optional[torch.optim.Optimizer] = None,       # of all weights; None: AdamW
-        scheduler: Any = None,                                   # stepped after every training step
-        heads: Optional[int] = None,                             # as in `find_units`
+        test: Optional[Examples] = None,                     # for the history only; nothing is chosen by it
+        measure_on: Optional[Examples] = None,               # for information; None: some random training examples
+        optimizer: Optional[torch.optim.Optimizer] = None,   # of all weights; None: AdamW
+        scheduler: Any = None,                               # stepped after every training step
+        heads: Optional[int] = None,                         # as in `find_units`
     ):
         check_settings(settings)
-        self.model, self.examples, self.settings, self.seed, self.test, self.heads = model, train, settings, seed, test, heads
-        self.measured = train[torch.as_tensor(np.random.default_rng([seed, 4]).permutation(len(train))[:settings.measure_examples])] if measure_on is None else measure_on
+        self.model, self.examples, self.settings, self.seed = model, train, settings, seed
+        self.test, self.heads, self.measured = test, heads, measure_on
+        if measure_on is None: self.measured = _random_examples(train, settings.measure_examples, seed)
         sites, self.polluted = _in_order(model, [sites] if isinstance(sites, str) else list(sites), train)
         self.named = _trainable(model)
-        self.optimizer = optimizer or torch.optim.AdamW(self.named.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-        self.scheduler, self.history, self.done, self.steps, self.eraser = scheduler, [], 0, dict(train=0, antitrain=0), None
+        self.optimizer = optimizer or torch.optim.AdamW(
+            self.named.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        self.scheduler, self.eraser = scheduler, None
+        self.history, self.done, self.steps = [], 0, dict(train=0, antitrain=0)
         self.resting = [m for m in model.modules() if not m.training] if model.training else []
         self.layers = [_open_layer(self, site) for site in sites]
 
@@ -122,8 +129,8 @@ def _open_layer(a: Antitraining, site: str) -> LayerState:
 def _measured(a: Antitraining, layer: LayerState, threshold: float) -> LayerState:
     s, seed = a.settings, int(a.seed) * 1000 + a.steps["train"] % 1000
     reference = make_reference(a.model, layer.reference.units, a.measured)
-    found = information_content(a.model, reference, a.measured, s.kind, s.draws, s.information, seed=seed)
-    return dataclasses.replace(layer, reference=reference, core=core_set(a.model, reference, a.measured, found, threshold, s.core, s.metric, s.kind, s.draws, seed))
+    found = information_content(a.model, reference, a.measured, s.replacement, s.n_draws, s.information, seed=seed)
+    return dataclasses.replace(layer, reference=reference, core=core_set(a.model, reference, a.measured, found, threshold, s.core, s.metric, s.replacement, s.n_draws, seed))
 
 # %% ../../nbs/antitraining/20_training.ipynb #60ba4f99
 def _refreshed(a: Antitraining) -> None:
@@ -175,7 +182,7 @@ def train_step(a: Antitraining) -> None:
     with _repeatable(noise), contextlib.ExitStack() as stack:
         if block:
             stack.enter_context(frozen_statistics(a.polluted))
-            stack.enter_context(replaced(a.model, [(layer.reference, ~layer.mask) for layer in a.layers if layer.mask.any()], s.kind, noise))
+            stack.enter_context(replaced(a.model, [(layer.reference, ~layer.mask) for layer in a.layers if layer.mask.any()], s.replacement, noise))
         loss = scores(run_model(a.model, batch.inputs), batch.targets)[0].mean()
     if not loss.isfinite(): raise NeuralIntrospectionError(f"the loss is {float(loss)} at training step {step}: choose a smaller learning rate.")
     a.optimizer.zero_grad(set_to_none=True)
@@ -190,12 +197,12 @@ def antitrain_step(a: Antitraining) -> None:
     s = a.settings
     i = a.steps["antitrain"] % len(a.layers)
     layer, (batch, noise) = a.layers[i], _batch(a, "antitrain")
-    if a.eraser is None: a.eraser = {l.site: torch.optim.Adam(_erasable(a, l), lr=s.antitrain_rate, fused=True) for l in a.layers}
+    if a.eraser is None: a.eraser = {l.site: torch.optim.Adam(_erasable(a, l), lr=s.antitrain_learning_rate, fused=True) for l in a.layers}
     if bool(layer.mask.all()) or not bool(layer.mask.any()): return   # no spectator to erase, or no core to keep
     other = np.random.default_rng([a.seed, 3, a.steps["antitrain"]]).integers(len(a.examples), size=len(batch))
     targets = a.examples.targets[torch.as_tensor(other, device=batch.targets.device)] if s.target == "data" else None
     _training_mode(a)
-    with _repeatable(noise): loss, weights = antitrain_loss(a.model, batch, layer, a.layers[i + 1:], targets, s.kind, noise), _erasable(a, layer)
+    with _repeatable(noise): loss, weights = antitrain_loss(a.model, batch, layer, a.layers[i + 1:], targets, s.replacement, noise), _erasable(a, layer)
     a.eraser[layer.site].zero_grad(set_to_none=True)
     loss.backward(inputs=weights)
     if s.scope == "spectators": _keep_columns(weights[0].grad, layer)
@@ -269,7 +276,7 @@ def _run_phases(a: Antitraining, path: Optional[str | Path], stop_after: Optiona
     return a
 
 # %% ../../nbs/antitraining/20_training.ipynb #e97e7ca1
-def readings(a: Antitraining, draws: int = 5) -> dict[str, float]:
+def readings(a: Antitraining, n_draws: int = 5) -> dict[str, float]:
     "Accuracies by now; of several layers the cores (or all spectators) are randomised together."
     found = dict(core_size=sum(core.size for core in a.cores.values()), units=sum(layer.reference.units.count for layer in a.layers)) if a.cores else {}
     if a.cores: found |= dict(threshold=a.layers[0].core.threshold)
@@ -277,7 +284,7 @@ def readings(a: Antitraining, draws: int = 5) -> dict[str, float]:
         if examples is None: continue
         masks = [(layer.mask if a.cores else torch.zeros(layer.reference.units.count, dtype=torch.bool)) for layer in a.layers]
         sets = [torch.stack([torch.zeros_like(m), m, ~m]) for m in masks]
-        right = replaced_scores(a.model, examples, [layer.reference for layer in a.layers], sets, a.settings.kind, draws, a.seed).accuracy().mean(0)
+        right = replaced_scores(a.model, examples, [layer.reference for layer in a.layers], sets, a.settings.replacement, n_draws, a.seed).accuracy().mean(0)
         found |= {f"{side}_accuracy": float(right[0])}
         if a.cores: found |= {f"{side}_core_randomised": float(right[1]), f"{side}_spectators_randomised": float(right[2])}
     return found
@@ -307,8 +314,8 @@ def _resume(a: Antitraining, path: Path) -> bool:
     if not path.exists(): return False
     tensors, about = read_tensors(path)
     if (about.get("settings"), about.get("seed")) != (plain(a.settings), a.seed): raise BadData(f"{path.name} belongs to other settings or another seed: give the same ones, or another file.")
-    part = lambda name: {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
-    shapes = lambda state: {k: tuple(v.shape) for k, v in state.items()}
+    def part(name): return {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
+    def shapes(state): return {k: tuple(v.shape) for k, v in state.items()}
     if shapes(part("model")) != shapes(a.model.state_dict()) or set(about["cores"]) - {layer.site for layer in a.layers}: raise BadData(f"{path.name} belongs to another model or other layers: give the same ones, or another file.")
     a.model.load_state_dict(part("model"))
     load_optimizer_tensors(a.optimizer, a.named, part("optimizer"))

@@ -127,7 +127,7 @@ def compare_activations(
     sides: Sequence[tuple[Examples, Examples]],   # (training, test) of each seed
     width: int = 16,
     steps: int = 600,
-    rate: float = 1e-2,                           # Adam's; the shapes learn five times as fast
+    learning_rate: float = 1e-2,                  # Adam's; the shapes learn five times as fast
     batch_size: int = 128,
     seed: int = 0,
 ) -> ActivationComparison:
@@ -137,7 +137,8 @@ def compare_activations(
     classes = 1 + max(int(side.targets.max()) for pair in sides for side in pair)
     network = _ActivationNetworks(n_seeds, (x.shape[2], width, classes), draw)
     optimizer = torch.optim.Adam(
-        [dict(params=network.weights), dict(params=network.activation.parameters(), lr=5 * rate)], lr=rate)
+        [dict(params=network.weights), dict(params=network.activation.parameters(), lr=5 * learning_rate)],
+        lr=learning_rate)
     batches = (torch.randint(x.shape[1], (batch_size,), generator=draw) for _ in range(steps))
     for batch in progress(batches, "train", steps, "step"): network.step(x[:, batch], y[:, batch], optimizer)
     with torch.no_grad(): loss, right = scores(network(x_test), y_test)

@@ -61,10 +61,10 @@ from .config import (
     yaml_values as yaml_values,
 )
 from .parallel import (
-    pick_jobs as pick_jobs,
+    n_workers as n_workers,
     progress as progress,
-    spread_calls as spread_calls,
-    stop_between as stop_between,
+    map_parallel as map_parallel,
+    defer_interrupt as defer_interrupt,
     watch_progress as watch_progress,
 )
 from .runs import (

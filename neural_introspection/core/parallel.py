@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
 from .errors import Cancelled
 
 # %% auto #0
-__all__ = ['progress', 'watch_progress', 'stop_between', 'pick_jobs', 'spread_calls']
+__all__ = ['progress', 'watch_progress', 'defer_interrupt', 'n_workers', 'map_parallel']
 
 # %% ../../nbs/core/80_parallel.ipynb #8b15e6d3
 _watcher: contextvars.ContextVar[Optional[Callable]] = contextvars.ContextVar("watcher", default=None)
@@ -47,7 +47,7 @@ def watch_progress(
 
 # %% ../../nbs/core/80_parallel.ipynb #8f860c96
 @contextlib.contextmanager
-def stop_between() -> Iterator[Callable[[], None]]:
+def defer_interrupt() -> Iterator[Callable[[], None]]:
     "Within the block Ctrl-C waits for the next call of what is yielded, which then raises `KeyboardInterrupt`. Where Ctrl-C does not come (in other threads than the main one, in jobs that ignore it), it does nothing."
     asked = []
     def check() -> None:
@@ -60,7 +60,7 @@ def stop_between() -> Iterator[Callable[[], None]]:
         check()   # it may have come after the last call
 
 # %% ../../nbs/core/80_parallel.ipynb #be6907c0
-def pick_jobs(n_jobs: int = 1) -> int:
+def n_workers(n_jobs: int = 1) -> int:
     "How many calls at a time: so many, or for 1 as many as the `joblib.parallel_config` around it says."
     import joblib
     return n_jobs if n_jobs != 1 else joblib.effective_n_jobs(None)
@@ -100,16 +100,16 @@ def _stopped_together() -> Iterator[Callable]:
         with rest: rest.wait_for(lambda: not working)
 
 # %% ../../nbs/core/80_parallel.ipynb #c7d3a796
-def spread_calls(
+def map_parallel(
     function: Callable,         # a module's function, unless all is done here
     calls: Sequence[tuple],     # the arguments of each call
-    n_jobs: int = 1,            # calls at a time, as `pick_jobs` takes it
+    n_jobs: int = 1,            # calls at a time, as `n_workers` takes it
     desc: str = "calls",        # what is being done
     unit: str = "call",
 ) -> list:
     "What each call returns, in order."
     import joblib
-    n_jobs = pick_jobs(n_jobs)
+    n_jobs = n_workers(n_jobs)
     if n_jobs == 1: return [function(*call) for call in progress(calls, desc, unit=unit)]
     backend = joblib.parallel.get_active_backend()[0]
     one_by_one = dict(return_as="generator") if backend.supports_return_generator else {}   # Ray gives all at the end

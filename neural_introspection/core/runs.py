@@ -171,7 +171,8 @@ def find_run(path: Path, created: str) -> Path:
 # %% ../../nbs/core/90_runs.ipynb #e93b2876
 def _archive_name(name: str, stamp: str) -> str:
     "A store keeps its ending, so that it can be read where it is."
-    return f"{name.removesuffix('.zarr')}-{stamp}{'.zarr' if name.endswith('.zarr') else ''}"
+    ending = ".zarr" if name.endswith(".zarr") else ""
+    return f"{name.removesuffix('.zarr')}-{stamp}{ending}"
 
 def _clear(path: Path, folder: Path, remove: bool) -> Optional[Path]:
     "Archive what is there under the time, a store and its run's folder alike, or remove it; the path of the archive."
@@ -200,18 +201,18 @@ def _remove(folder: Path, all: bool = False) -> None:
 
 # %% ../../nbs/core/90_runs.ipynb #b09b29bb
 def open_run(
-    path: str | Path,               # the run's folder, or the Zarr store that it writes
-    config: dict,                   # what decides the result, and so whether a run that is there is the same one
-    force_overwrite: bool = False,  # remove what is there, finished or not
+    path: str | Path,                               # the run's folder, or the Zarr store that it writes
+    config: dict,                                   # what decides the result; a run of another config is archived
+    overwrite: bool = False,                        # remove what is there, finished or not
     load: Optional[Callable[[Path], Any]] = None,   # the result of a finished run at a path; `BadData` if it is damaged
-    store: bool = False,            # whether `path` is a Zarr store
+    store: bool = False,                            # whether `path` is a Zarr store
 ) -> RunFolder:
     """Start or resume a run, or find it finished; what else is there is archived. `BadRunFolder` if the folder cannot
     be written, is in use, or holds something else."""
     path = _here(path)
     folder = work_folder(path) if store else path
     before = _manifest(path, store)
-    found = None if force_overwrite else finished_run(path, config, load, store)
+    found = None if overwrite else finished_run(path, config, load, store)
     if found: log.info("%s holds the finished run of these options, so nothing is computed: give force_overwrite to "
                        "compute it again", path)
     if found and not (store and folder.exists()): return found
@@ -219,18 +220,18 @@ def open_run(
         lock = _lock_run(path, folder)
         undo.callback(lock.release)
         now = _manifest(path, store)
-        if now != before and not force_overwrite: found = finished_run(path, config, load, store)   # meanwhile
+        if now != before and not overwrite: found = finished_run(path, config, load, store)   # meanwhile
         if found:
             left = _previous_run(folder) if store else {}
             if store and (not left or left.get("created") == now.get("created")): _remove(folder)   # a kill left it
             return found
-        run = _begin(path, config, force_overwrite, store)
+        run = _begin(path, config, overwrite, store)
         run.lock, run.store = lock, path.absolute() if store else None
         undo.pop_all()
     return run
 
 # %% ../../nbs/core/90_runs.ipynb #c51027b2
-def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunFolder:
+def _begin(path: Path, config: dict, overwrite: bool, store: bool) -> RunFolder:
     "The run that is there, or a new one in the place of what is there."
     folder = work_folder(path) if store else path
     before = _previous_run(folder)
@@ -239,14 +240,9 @@ def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunF
         folder.rename(work_folder(goal))   # a kill parted it from its store
         before = {}
     for part in half_written(folder): part.unlink(missing_ok=True)
-    if not force_overwrite and _is_same(before, config, complete=False):
-        other = store and _stored_manifest(path).get("created", before["created"]) != before["created"]
-        if other and (kept := _clear(path, path, False)):   # a store that another run has finished
-            log.info("the previous run was archived as %s", shown_path(kept))
-        log.info("resuming the run in %s (it stopped in stage %s)", path, before.get("stage", "none"))
-        run = RunFolder(folder.absolute(), before, resumed=True)
+    if not overwrite and _is_same(before, config, complete=False): run = _resumed(path, folder, before, store)
     else:
-        archived = _clear(path, folder, force_overwrite) if before or store and path.exists() else None
+        archived = _clear(path, folder, overwrite) if before or store and path.exists() else None
         if archived: log.info("the previous run was archived as %s", shown_path(archived))
         created = datetime.datetime.now().isoformat(timespec="microseconds")   # tells it from any other run
         manifest = dict(format=1, created=created, config=plain(config), versions=versions())
@@ -255,11 +251,20 @@ def _begin(path: Path, config: dict, force_overwrite: bool, store: bool) -> RunF
     run.update(status="running", error=None)
     return run
 
+def _resumed(path: Path, folder: Path, manifest: dict, store: bool) -> RunFolder:
+    "The run that stopped; a store at the path that another run has finished is archived."
+    other = store and _stored_manifest(path).get("created", manifest["created"]) != manifest["created"]
+    if other and (kept := _clear(path, path, False)):
+        log.info("the previous run was archived as %s", shown_path(kept))
+    log.info("resuming the run in %s (it stopped in stage %s)", path, manifest.get("stage", "none"))
+    return RunFolder(folder.absolute(), manifest, resumed=True)
+
 # %% ../../nbs/core/90_runs.ipynb #550dd460
 def _lock_run(path: Path, folder: Path) -> Any:
     import filelock
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise BadRunFolder(f"{path} is {'a link' if path.is_symlink() else 'a file'}: give a folder for the run.")
+        what = "a link" if path.is_symlink() else "a file"
+        raise BadRunFolder(f"{path} is {what}: give a folder for the run.")
     lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -319,13 +324,13 @@ def check_store(
 
 # %% ../../nbs/core/90_runs.ipynb #4ed7a417
 def checkpointed(
-    count: int,                               # how many pieces
-    make: Callable[[int], dict[str, Any]],    # piece number -> named tensors
-    folder: Optional[str | Path] = None,      # where they are kept; None: in memory only
-    identity: Optional[dict] = None,          # what they depend on; pieces of another identity are not used
+    n_pieces: int,                           # how many pieces
+    make: Callable[[int], dict[str, Any]],   # piece number -> named tensors
+    folder: Optional[str | Path] = None,     # where they are kept; None: in memory only
+    identity: Optional[dict] = None,         # what they depend on; pieces of another identity are not used
 ) -> list[dict[str, Any]]:
     "The pieces in order, made or read back."
-    if folder is None: return [make(i) for i in range(count)]
+    if folder is None: return [make(i) for i in range(n_pieces)]
     folder, identity = Path(folder), plain(identity or {})
     try: same = read_json(folder/"pieces.json") == identity
     except BadData: same = False
@@ -334,7 +339,7 @@ def checkpointed(
             aside = folder.rename(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}"))
             shutil.rmtree(aside, ignore_errors=True)
         write_json(folder/"pieces.json", identity)
-    return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in range(count)]
+    return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in range(n_pieces)]
 
 # %% ../../nbs/core/90_runs.ipynb #11746a93
 def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:

@@ -156,6 +156,6 @@ def load_classification(
     return ClassificationData(name, features, names, x_train, y_train, y_train, x_test, y_test, *moments)
 
 # %% ../../nbs/data/60_classification.ipynb #5afc10ea
-def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "row"]]:
+def epoch_batches(num_samples: int, batch_size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "row"]]:
     "The rows of an epoch in a random order, batch by batch."
-    return iter(torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(rows)).split(batch_size))
+    return iter(torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(num_samples)).split(batch_size))

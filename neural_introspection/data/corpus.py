@@ -29,10 +29,10 @@ class Corpus:
 
     def __iter__(self) -> Iterator[str]: return iter(self.texts)
 
-    def sample(self, n: int, seed: int = 0) -> Corpus:
-        "A random sample of `n` texts in their old order; `BadTexts` if there are fewer."
-        if not 0 <= n <= len(self): raise BadTexts(f"{n} texts were asked for, but {self.name} has {len(self)}: ask for at most that many.")
-        return self.take(sorted(random.Random(seed).sample(range(len(self)), n)))
+    def sample(self, num_samples: int, seed: int = 0) -> Corpus:
+        "A random sample of `num_samples` texts in their old order; `BadTexts` if there are fewer."
+        if not 0 <= num_samples <= len(self): raise BadTexts(f"{num_samples} texts were asked for, but {self.name} has {len(self)}: ask for at most that many.")
+        return self.take(sorted(random.Random(seed).sample(range(len(self)), num_samples)))
 
     def take(self, rows: Iterable[int]) -> Corpus:
         "The texts of these numbers, in this order."

@@ -39,13 +39,13 @@ def python_sentences() -> dict[str, int]:
 
 # %% ../../nbs/data/30_loading.ipynb #91bc13e4
 def python_docs(
-    n: Optional[int] = None,  # how many; None: all there are
-    seed: int = 0,            # which ones, if not all
+    num_samples: Optional[int] = None,   # how many; None: all there are
+    seed: int = 0,                       # which ones, if not all
 ) -> Corpus:
-    "Distinct sentences of the language reference of Python 3.11.7, grouped by topic; `BadTexts` if there are fewer than `n`."
+    "Distinct sentences of the language reference of Python 3.11.7, grouped by topic; `BadTexts` if there are fewer than `num_samples`."
     frame = read_frame(shipped("python_docs.csv"), ["text"])
     corpus = Corpus("python-docs", tuple(frame.text), tuple(frame.topic.tolist()), {"source": "pydoc_data.topics", "python": "3.11.7"})
-    return corpus if n is None else corpus.sample(n, seed)
+    return corpus if num_samples is None else corpus.sample(num_samples, seed)
 
 # %% ../../nbs/data/30_loading.ipynb #e9dd90e8
 def _bytes(path: Path) -> bytes:
@@ -115,35 +115,35 @@ def _check_data_set(name: str, timeout: float = 5.0) -> None:
         raise BadTexts(f"no file is called {name!r}, and the data set hub cannot be reached ({type(error).__name__}): {instead}.") from None
 
 # %% ../../nbs/data/30_loading.ipynb #f128dc9a
-def _hub_rows(name: str, column: str, split: str, n: Optional[int]) -> list[Any]:
-    "The first `n` non-empty values of a column, streamed."
+def _hub_rows(name: str, column: str, split: str, num_samples: Optional[int]) -> list[Any]:
+    "The first `num_samples` non-empty values of a column, streamed."
     name, _, config = name.partition(":")
     _check_data_set(name)
     import datasets
     try:
         rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
         values = (row[column] for row in progress(rows, f"load {name}", unit="text"))
-        return list(itertools.islice((v for v in values if v), n))
+        return list(itertools.islice((v for v in values if v), num_samples))
     except KeyError: raise BadTexts(f"{name} has no column {column!r}: choose one of {', '.join(next(iter(rows)))}.") from None
     except (ValueError, OSError) as error: raise BadTexts(f"data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}.") from None
 
 # %% ../../nbs/data/30_loading.ipynb #1a858cfc
 def hub_texts(
-    name_or_path: str | Path,  # a .parquet, .csv, .jsonl or .txt file, or a data set's name
-    column: str = "text",      # the column that holds the texts
-    split: str = "train",      # which split of a data set
-    n: Optional[int] = None,   # the first n texts, or all there are if fewer; None: all
+    name_or_path: str | Path,            # a .parquet, .csv, .jsonl or .txt file, or a data set's name
+    column: str = "text",                # the column that holds the texts
+    split: str = "train",                # which split of a data set
+    num_samples: Optional[int] = None,   # the first so many texts, or all there are if fewer; None: all
 ) -> Corpus:
     "Texts from a local table or a Hugging Face data set; `BadTexts` if it cannot be found, reached or read, or has no such column."
     source, path, about = str(name_or_path), Path(name_or_path).expanduser(), {"column": column}
     if path.suffix.lower() in _TABLES: values = _read_table(path, column)
-    elif _is_file(source): return _first(read_texts(path), n)
-    else: values, about["split"] = _hub_rows(source, column, split, n), split
-    return _first(_corpus_of(path.name, _strings(source, column, values), {"source": source, **about}), n)
+    elif _is_file(source): return _first(read_texts(path), num_samples)
+    else: values, about["split"] = _hub_rows(source, column, split, num_samples), split
+    return _first(_corpus_of(path.name, _strings(source, column, values), {"source": source, **about}), num_samples)
 
 # %% ../../nbs/data/30_loading.ipynb #5839d831
-def _first(corpus: Corpus, n: Optional[int]) -> Corpus:
-    return corpus if n is None or n >= len(corpus) else corpus.take(range(n))
+def _first(corpus: Corpus, num_samples: Optional[int]) -> Corpus:
+    return corpus if num_samples is None or num_samples >= len(corpus) else corpus.take(range(num_samples))
 
 # %% ../../nbs/data/30_loading.ipynb #82887ccf
 def given_texts(texts: Iterable[str]) -> Corpus:
@@ -156,17 +156,18 @@ def given_texts(texts: Iterable[str]) -> Corpus:
 
 # %% ../../nbs/data/30_loading.ipynb #32f587fb
 def load_texts(
-    source: str | Path | Iterable[str],  # "synthetic", "python-docs", a file, the name of a hub data set, or the texts: a list, a Series, a `Corpus`
-    n: Optional[int] = None,  # how many; None: all (200 of the synthetic ones)
-    seed: int = 0,            # which ones
-    column: str = "text",     # the column, if the source is a table
+    source: str | Path | Iterable[str],   # "synthetic", "python-docs", a file, the name of a hub data set, or the texts: a list, a Series, a `Corpus`
+    num_samples: Optional[int] = None,    # how many; None: all (200 of the synthetic ones)
+    seed: int = 0,                        # which ones
+    column: str = "text",                 # the column, if the source is a table
 ) -> Corpus:
-    "The texts of a source, at most `n`; `BadTexts` says what is wrong and what can be used instead."
-    if n is not None and n < 1: raise BadInput(f"{n} texts were asked for: ask for at least 1.")
+    "The texts of a source, at most `num_samples`; `BadTexts` says what is wrong and what can be used instead."
+    if num_samples is not None and num_samples < 1:
+        raise BadInput(f"{num_samples} texts were requested: give at least 1.")
     if not isinstance(source, (str, Path)):
         corpus = source if isinstance(source, Corpus) else given_texts(source)
-        return corpus if n is None or n >= len(corpus) else corpus.sample(n, seed)
-    if source == "synthetic": return synthetic_texts(200 if n is None else n, seed)
-    if source == "python-docs": return python_docs(n, seed)
-    corpus = hub_texts(source, column, n=None if _is_file(str(source)) else n)
-    return corpus if n is None or n >= len(corpus) else corpus.sample(n, seed)
+        return corpus if num_samples is None or num_samples >= len(corpus) else corpus.sample(num_samples, seed)
+    if source == "synthetic": return synthetic_texts(200 if num_samples is None else num_samples, seed)
+    if source == "python-docs": return python_docs(num_samples, seed)
+    corpus = hub_texts(source, column, num_samples=None if _is_file(str(source)) else num_samples)
+    return corpus if num_samples is None or num_samples >= len(corpus) else corpus.sample(num_samples, seed)

@@ -339,15 +339,15 @@ def _numbers(size: int, n: int, rng: random.Random) -> list[int]:
 
 # %% ../../nbs/data/20_synthetic.ipynb #34ce787c
 def synthetic_texts(
-    n: int,         # how many texts
-    seed: int = 0,  # another seed, other texts
+    num_samples: int,   # how many texts
+    seed: int = 0,      # another seed, other texts
 ) -> Corpus:
-    "`n` distinct readable texts of 4 to 40 words, grouped by template; `BadTexts` beyond `synthetic_limit()`."
-    if not 0 < n <= synthetic_limit():
-        raise BadTexts(f"{n} synthetic texts were asked for, but the grammar makes 1 to {synthetic_limit():,}: ask for fewer or give a file.")
+    "Distinct readable texts of 4 to 40 words, grouped by template; `BadTexts` beyond `synthetic_limit()`."
+    if not 0 < num_samples <= synthetic_limit():
+        raise BadTexts(f"{num_samples} synthetic texts were asked for, but the grammar makes 1 to {synthetic_limit():,}: ask for fewer or give a file.")
     order = random.Random(seed).sample(range(len(TEMPLATES)), len(TEMPLATES))
-    rounds = -(-n//len(order))
-    made = {t: _numbers(_variants(TEMPLATES[t][1]), rounds, random.Random(f"{seed} {t}")) for t in order[:n]}
-    turns = [(t, k) for k in range(rounds) for t in order][:n]
+    rounds = -(-num_samples//len(order))
+    made = {t: _numbers(_variants(TEMPLATES[t][1]), rounds, random.Random(f"{seed} {t}")) for t in order[:num_samples]}
+    turns = [(t, k) for k in range(rounds) for t in order][:num_samples]
     texts = tuple(_fill(TEMPLATES[t][1], made[t][k]) for t, k in turns)
     return Corpus("synthetic", texts, tuple(t for t, _ in turns), {"source": "synthetic", "seed": seed, "templates": len(made)})

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..activations import replaced_scores
 from ..models.examples import token_windows
 from ..activations.units import make_reference
-from neural_introspection.antitraining import (Antitraining, AntitrainSettings, compare_information,
-    information_content, two_layers)
+from ..antitraining import (Antitraining, AntitrainSettings, compare_information,
+    information_content, two_layer_network)
 from ..antitraining.training import antitrain_step, phases, train_step
 from ..core import BadInput
 from ..data import load_classification
@@ -26,8 +26,8 @@ from ..stats import mean_interval, over_seeds, sweep
 __all__ = []
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #31c7147e
-def task(name: Literal["digits", "teacher"] = "digits", seed: int = 0, rows: Optional[int] = None) -> tuple[Examples, Examples]:
-    "(training, test) examples; `rows`: keep so many for training. `BadInput` for an unknown name."
+def task(name: Literal["digits", "teacher"] = "digits", seed: int = 0, num_samples: Optional[int] = None) -> tuple[Examples, Examples]:
+    "(training, test) examples; `num_samples`: keep so many for training. `BadInput` for an unknown name."
     if name == "digits":
         data = load_classification("digits", test_split=.28, seed=seed)
         train, test = Examples(data.x_train, data.y_train), Examples(data.x_test, data.y_test)
@@ -37,12 +37,12 @@ def task(name: Literal["digits", "teacher"] = "digits", seed: int = 0, rows: Opt
         y = ((x @ first / 2).tanh() @ second).argmax(1)
         train, test = Examples(x[:3000], y[:3000]), Examples(x[3000:], y[3000:])
     else: raise BadInput(f"task {name!r} is unknown: choose digits or teacher.")
-    return (train if rows is None else train[:rows]), test
+    return (train if num_samples is None else train[:num_samples]), test
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #681882cd
 def task_network(train: Examples, width: int, seed: int) -> nn.Sequential:
     "A network with one hidden layer (site `1`) for a task."
-    return two_layers(train.inputs.shape[1], width, int(train.targets.max()) + 1, seed)
+    return two_layer_network(train.inputs.shape[1], width, int(train.targets.max()) + 1, seed)
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #13745a51
 SHORT = dict(train_steps=600, cycle_steps=100, final_steps=200, measure_examples=1000)   # of a sweep's runs, unless said otherwise
@@ -68,14 +68,14 @@ def last_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby(["setting", "seed"], sort=False, as_index=False).tail(1)
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #b6e8c257
-def pocket_rows(seed: int, site: str = "blocks.2.mlp.hook_post", windows: int = 320, **settings: Any) -> list[dict]:
+def pocket_rows(seed: int, site: str = "blocks.2.mlp.hook_post", n_windows: int = 320, **settings: Any) -> list[dict]:
     "A row for each phase of antitraining a layer of the pocket model: core size, and held-out loss (nats per token) untouched, with the core and with the spectators randomised."
     from neural_introspection.models import load_model
     from neural_introspection.data.loading import python_docs
     pocket = load_model("pocket", device="cpu").requires_grad_(True)
-    examples, rows = token_windows(pocket, python_docs().texts, 32, windows, seed), []
-    held, train = examples[:windows // 5], examples[windows // 5:]
-    base = dict(train_steps=0, cycles=3, cycle_steps=30, final_steps=0, batch_size=16, target="bypass", metric="loss", threshold=.9, draws=1, information="estimate", measure_examples=24, learning_rate=1e-4, antitrain_rate=1e-4)
+    examples, rows = token_windows(pocket, python_docs().texts, 32, n_windows, seed), []
+    held, train = examples[:n_windows // 5], examples[n_windows // 5:]
+    base = dict(train_steps=0, cycles=3, cycle_steps=30, final_steps=0, batch_size=16, target="bypass", metric="loss", threshold=.9, n_draws=1, information="estimate", measure_examples=24, learning_rate=1e-4, antitrain_learning_rate=1e-4)
     chosen = AntitrainSettings(**base | settings)
     a = Antitraining(pocket, site, train, chosen, seed, measure_on=train[:chosen.measure_examples])
     for number, phase in enumerate(phases(a.settings), 1):
@@ -88,7 +88,7 @@ def pocket_rows(seed: int, site: str = "blocks.2.mlp.hook_post", windows: int = 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #233dd34e
 def width_slope(frame: pd.DataFrame) -> pd.DataFrame:
     "Of every setting: the slope of log core size against log width, for each seed by itself."
-    fit = lambda part: float(np.polyfit(np.log(part.width), np.log(part.core_size.clip(lower=1)), 1)[0])
+    def fit(part): return float(np.polyfit(np.log(part.width), np.log(part.core_size.clip(lower=1)), 1)[0])
     return pd.DataFrame([dict(setting=name, seed=seed, slope=fit(part)) for (name, seed), part in frame.groupby(["setting", "seed"], sort=False)])
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #4d11d5ae
@@ -165,7 +165,7 @@ def _fifth(model: nn.Module, which: str, train: Examples, held: Examples, seed: 
     reference = make_reference(model, "act", train)
     many = reference.units.count // 5
     if which == "random": return np.random.default_rng(seed).permutation(reference.units.count)[:many]
-    found = compare_information(information_content(model, reference, train, draws=1, seed=seed), information_content(model, reference, held, draws=1, seed=seed))
+    found = compare_information(information_content(model, reference, train, n_draws=1, seed=seed), information_content(model, reference, held, n_draws=1, seed=seed))
     return found.memorising.to_numpy().argsort()[::-1 if which == "memorising" else 1][:many]
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #489fda11
@@ -188,7 +188,7 @@ def grokking_rows(seed: int, erase: Literal["nothing", "memorising", "random", "
 
 # %% ../../nbs/experiments/30_antitraining_claims.ipynb #671784a7
 def _scales(net: nn.Module, train: Examples, power: float, seed: int) -> Float[Tensor, "unit"]:
-    found = information_content(net, make_reference(net, "1", train[:512]), train[:512], how="estimate", draws=1, rounds=4, seed=seed).loss
+    found = information_content(net, make_reference(net, "1", train[:512]), train[:512], method="estimate", n_draws=1, rounds=4, seed=seed).loss
     share = torch.tensor(np.clip(found, 1e-9, None) / max(float(np.clip(found, 1e-9, None).mean()), 1e-9), dtype=torch.float32)
     scale = share.pow(power).clamp(.2, 5)
     return scale / scale.mean()

@@ -51,22 +51,22 @@ def seconds(work: Callable) -> float:
 
 # %% ../../nbs/experiments/20_benchmark.ipynb #c22a4c5a
 def in_turn(
-    works: Mapping[Hashable, Callable],  # by name
-    repeats: int,                        # rounds
-    warm_up: bool = True,                # run each once before, not counted
+    works: Mapping[Hashable, Callable],   # by name
+    n_repeats: int,                       # rounds
+    warm_up: bool = True,                 # run each once before, not counted
 ) -> pd.DataFrame:
     "Seconds: a row for each round, a column for each work."
     if warm_up:
         for work in works.values(): work()
     names, rows = list(works), []
-    for i in progress(range(repeats), "rounds"):
+    for i in progress(range(n_repeats), "rounds"):
         turn = names[i % len(names):] + names[:i % len(names)]
         rows.append({name: seconds(works[name]) for name in turn})
     return pd.DataFrame(rows)[names]
 
 # %% ../../nbs/experiments/20_benchmark.ipynb #15afb061
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     "One line of the results."
     id: str
     work: str
@@ -99,19 +99,21 @@ def ratio_row(
     ratios: Any,                    # of the rounds: a series, or a single number
     goal: Optional[float] = None,   # has no meaning in a quick run, and is left out there
     **more: Any,
-) -> Row:
+) -> BenchmarkRow:
     "The line of some rounds: their median, smallest and largest."
     ratios = pd.Series(ratios, dtype=float)
-    return Row(id, work, against, *map(float, (ratios.median(), ratios.min(), ratios.max())), None if is_smoke() else goal, **more)
+    return BenchmarkRow(id, work, against, *map(float, (ratios.median(), ratios.min(), ratios.max())), None if is_smoke() else goal, **more)
 
 # %% ../../nbs/experiments/20_benchmark.ipynb #d4894dd3
 def _spelled(value: float) -> str: return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 # %% ../../nbs/experiments/20_benchmark.ipynb #092dcdd9
-def table(rows: Sequence[Row]) -> pd.DataFrame:
+def table(rows: Sequence[BenchmarkRow]) -> pd.DataFrame:
     "Rows as they are shown."
     words = {True: "yes", False: "no", None: ""}
-    goal = lambda r: "" if r.goal is None else f"{'>=' if r.at_least else '<='} {r.goal:g}"
+    def goal(r):
+        sign = ">=" if r.at_least else "<="
+        return "" if r.goal is None else f"{sign} {r.goal:g}"
     return pd.DataFrame([dict(id=r.id, work=r.work, against=r.against, ratio=f"{_spelled(r.ratio)} {r.unit}".strip(), spread=f"{_spelled(r.low)} to {_spelled(r.high)}",
                               goal=goal(r), reached=words[r.reached], note=r.note) for r in rows])
 
@@ -122,10 +124,10 @@ class Results:
     name: str                                                     # of the file, such as atlas-pocket
     about: dict[str, Any]                                         # what it was measured on
     machine: dict[str, Any] = field(default_factory=this_machine)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BenchmarkRow] = field(default_factory=list)
     measured: dict[str, dict] = field(default_factory=dict)
 
-    def keep(self, name: str, times: pd.DataFrame, *new: Row) -> pd.DataFrame:
+    def keep(self, name: str, times: pd.DataFrame, *new: BenchmarkRow) -> pd.DataFrame:
         "Note the times (or sizes) and the lines; returns the lines as a table."
         self.measured[name] = times.rename(columns=str).to_dict("list")
         self.rows.extend(new)
@@ -157,7 +159,7 @@ def _shares(results: Results) -> Any:
     import plotly.graph_objects as go
     from neural_introspection.display import COLOURS, figure, label
     rows = [r for r in results.rows if r.goal is not None]
-    of = lambda r, value: r.goal / value if r.at_least else value / r.goal
+    def of(r, value): return r.goal / value if r.at_least else value / r.goal
     ends = [sorted((of(r, r.low), of(r, r.high))) for r in rows]
     spread = dict(type="data", symmetric=False, array=[high - r.share for r, (_, high) in zip(rows, ends)], arrayminus=[r.share - low for r, (low, _) in zip(rows, ends)])
     dots = go.Scatter(x=[r.share for r in rows], y=[label(f"{r.id} {r.work}", 60) for r in rows], error_x=spread, mode="markers", marker=dict(size=10, color=COLOURS["blue"]))
@@ -211,14 +213,14 @@ def forget_files(path: str | Path) -> bool:
 # %% ../../nbs/experiments/20_benchmark.ipynb #d4b82e8e
 def text_windows(
     model: Any,        # what `load_model` brought
-    count: int,        # how many
+    n_windows: int,    # how many
     width: int = 64,   # tokens of each
 ) -> list[str]:
-    "The first `count` windows, or as many as there are."
+    "The first `n_windows` windows, or as many as there are."
     from neural_introspection.models import bos_id, encode
     from neural_introspection.data.loading import python_docs
     width -= bos_id(model) is not None
     ids = [token for text in encode(model, python_docs().texts) for token in text]
-    cut = [ids[i:i + width] for i in range(0, min(len(ids) - width, 2 * count * width), width)]
+    cut = [ids[i:i + width] for i in range(0, min(len(ids) - width, 2 * n_windows * width), width)]
     texts = model.tokenizer.batch_decode(cut)
-    return [text for text, window, again in zip(texts, cut, encode(model, texts)) if window == again][:count]
+    return [text for text, window, again in zip(texts, cut, encode(model, texts)) if window == again][:n_windows]

@@ -40,7 +40,7 @@ def split_documents(
     share: float = .06,         # the share of the names that is held out
 ) -> tuple[dict[str, str], dict[str, str]]:
     "(training, held-out) documents, by SHA-256 of the name."
-    number = lambda name: int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000
+    def number(name): return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000
     sides = {}, {}
     for name, text in documents.items(): sides[number(name) < share*10_000][name] = text
     return sides
@@ -103,12 +103,12 @@ def pocket_data(tokenizer: Any, documents: dict[str, str]) -> PocketData:
 def seen_before(
     train: Int[np.ndarray, "token"],
     heldout: Int[np.ndarray, "token"],
-    n: int = 13,  # length of the runs that are looked for
+    length: int = 13,   # length of the runs that are looked for
 ) -> Bool[np.ndarray, "token"]:
-    "Whether the run of `n` tokens that a held-out token ends occurs in the training stream (by 64-bit hash)."
-    factors = np.random.default_rng(0).integers(1, 2**63 - 1, n) | 1
+    "Whether the run of `length` tokens that a held-out token ends occurs in the training stream (by 64-bit hash)."
+    factors = np.random.default_rng(0).integers(1, 2**63 - 1, length) | 1
     def runs(ids):
-        total = np.zeros(max(len(ids) - n + 1, 0), dtype=np.int64)
+        total = np.zeros(max(len(ids) - length + 1, 0), dtype=np.int64)
         for k, factor in enumerate(factors): total += ids[k:k + len(total)].astype(np.int64)*factor
         return total
-    return np.concatenate([np.zeros(min(n - 1, len(heldout)), dtype=bool), np.isin(runs(heldout), runs(train))])
+    return np.concatenate([np.zeros(min(length - 1, len(heldout)), dtype=bool), np.isin(runs(heldout), runs(train))])

@@ -177,7 +177,7 @@ def _resume(state: _Training) -> None:
     tensors, about = read_tensors(state.checkpoint)
     if about.get("identity") != state.identity:
         raise BadRunFolder(f"{state.checkpoint} is of another recipe or other data: give another folder, or remove it.")
-    part = lambda name: {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    def part(name): return {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     state.model.load_state_dict(part("model"), strict=False)  # not strict: the output weights are the embedding's
     for name, group in state.groups.items(): load_optimizer_tensors(group.optimizer, group.named, part(name))
     state.step, state.seconds, state.history = about["step"], about["seconds"], about["history"]

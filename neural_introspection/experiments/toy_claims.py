@@ -37,8 +37,9 @@ def difference(table: pd.DataFrame, preset: str, low: float, high: float, measur
 # %% ../../nbs/experiments/40_toy_claims.ipynb #922a2192
 def contrasts(table: pd.DataFrame, presets: Sequence[str], first: float, second: float,
               measure: str = "per_feature") -> pd.DataFrame:
-    """A row for each preset: the measure at both values (means over seeds), the `gain` from the first to the second
-    with its 95 % interval, the ratio of their losses with its own, and the `verdict`: more, fewer or unclear."""
+    """A row for each preset: the measure at both values (means over seeds), and the `gain` from the first to the second.
+
+    Gain and ratio of the losses have a 95 % interval each. The `verdict` is more, fewer or unclear."""
     rows = []
     for name in presets:
         gain, lower, upper = difference(table, name, first, second, measure)
@@ -81,7 +82,8 @@ def frontier_figure(table: pd.DataFrame, presets: Sequence[str], title: str) -> 
 
 # %% ../../nbs/experiments/40_toy_claims.ipynb #5e898002
 def repeated(first: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    "Each contrast of two tables of runs, by claim and preset: gain, verdict and ratio of losses with its interval in the first, in the fresh one, and over all seeds (`all_gain`, ...)."
+    """Each contrast of two tables of runs, by claim and preset. Gain, verdict and ratio of losses with its interval are
+    given for the first table, for the fresh one, and over all seeds (`all_gain`, ...)."""
     tables = {"first": first, "fresh": fresh, "all": pd.concat([first, fresh], ignore_index=True)}
     return pd.concat([all_contrasts(table)[["gain", "verdict", "loss_ratio", "ratio_low", "ratio_high"]].add_prefix(f"{name}_") for name, table in tables.items()], axis=1)
 

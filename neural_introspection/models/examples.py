@@ -69,18 +69,18 @@ def next_tokens(ids: Int[Tensor, "example pos"]) -> Examples:
 
 # %% ../../nbs/models/62_examples.ipynb #dd5b2e62
 def token_windows(
-    model: Any,                  # a transformer with its tokenizer
+    model: Any,                        # a transformer with its tokenizer
     texts: Sequence[str],
-    width: int = 32,             # tokens of a window, BOS included
-    count: Optional[int] = None,  # how many; all if left out
-    seed: int = 0,               # chooses which
+    width: int = 32,                   # tokens of a window, BOS included
+    n_windows: Optional[int] = None,   # how many; all if left out
+    seed: int = 0,                     # chooses which
 ) -> Examples:
     "Windows of the texts' tokens that do not overlap, in a random order, each after the model's BOS token if it has one. `BadTexts` if there is none."
     begin = [] if bos_id(model) is None else [bos_id(model)]
     step = width - len(begin)
     cut = [begin + row[i:i + step] for row in encode(model, texts) for i in range(0, len(row) - step + 1, step)]
     if not cut: raise BadTexts(f"no text has {step} tokens: give longer texts, or a smaller width.")
-    return next_tokens(torch.tensor([cut[i] for i in np.random.default_rng(seed).permutation(len(cut))[:count]]))
+    return next_tokens(torch.tensor([cut[i] for i in np.random.default_rng(seed).permutation(len(cut))[:n_windows]]))
 
 # %% ../../nbs/models/62_examples.ipynb #bdb05c37
 def text_examples(model: Any, texts: Sequence[str]) -> Examples:

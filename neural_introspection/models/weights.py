@@ -17,7 +17,7 @@ __all__ = ['COMPONENTS', 'named_weights', 'weight_place', 'with_weights']
 # %% ../../nbs/models/30_weights.ipynb #aaf49b9d
 def named_weights(model: Any) -> dict[str, nn.Parameter]:
     "Every weight by name, such as `blocks.3.attn.q.weight` or `embed.weight`; a shared one once, by its first name."
-    blocks = lambda part: [(f"blocks.{i}", block) for i, block in enumerate(part)]
+    def blocks(part): return [(f"blocks.{i}", block) for i, block in enumerate(part)]
     parts = [pair for name, part in model.named_children() for pair in (blocks(part) if name == "blocks" else [(name, part)])]
     found = {f"{name}.{key.replace('_original_component.', '')}": p
              for name, part in parts for key, p in part.named_parameters()}

@@ -141,7 +141,7 @@ def spread_pieces(
         return spread(function, model, [parts[k] for k in wanted], desc, steps and [steps[k] for k in wanted])
     if folder is None: return list(make(range(len(parts))))
     checkpointed(0, make, folder, identity)  # drops those of another identity
-    path = lambda k: Path(folder)/f"{k:05d}.safetensors"
+    def path(k): return Path(folder)/f"{k:05d}.safetensors"
     missing = [k for k in range(len(parts)) if not path(k).exists()]
     for piece, k in zip(make(missing), missing): write_tensors(path(k), piece)
     return checkpointed(len(parts), lambda k: next(make([k])), folder, identity)  # a damaged one is made again

@@ -15,27 +15,28 @@ __all__ = ['permutation_p', 'sign_flips', 'text_groups', 'adjust_fdr']
 
 # %% ../../nbs/stats/10_permutation.ipynb #7ac88792
 @overload
-def permutation_p(value: float, null: Any, pooled: bool = True, tolerance: float = 1e-9) -> float: ...
+def permutation_p(value: float, null_values: Any, pooled: bool = True, tolerance: float = 1e-9) -> float: ...
 @overload
-def permutation_p(value: np.ndarray, null: Any, pooled: bool = True, tolerance: float = 1e-9) -> np.ndarray: ...
+def permutation_p(value: np.ndarray, null_values: Any, pooled: bool = True, tolerance: float = 1e-9) -> np.ndarray: ...
 
 def permutation_p(
-    value: Float[np.ndarray, "*test"] | float,   # higher is better; for a two-sided test the magnitudes
-    null: Float[np.ndarray, "draw *test"],       # what chance gives; NaN does not count
-    pooled: bool = True,         # compare with the null values of all tests; else with those of the same test alone
-    tolerance: float = 1e-9,     # null values this close below are ties; times the largest magnitude in the null
+    value: Float[np.ndarray, "*test"] | float,      # higher is better; for a two-sided test the magnitudes
+    null_values: Float[np.ndarray, "draw *test"],   # what chance gives; NaN does not count
+    pooled: bool = True,                            # null values of all tests count; else those of the same test
+    tolerance: float = 1e-9,                        # values this close below are ties; times the largest magnitude
 ) -> Float[np.ndarray, "*test"] | float:
     """(1 + number of null values at least this high) / (1 + number of null values): a float for one value, NaN for a
     NaN. Never below 1/(1 + number). Valid if the value is as likely as any null value to be the highest (Phipson and
     Smyth 2010). `BadInput` if the null of each test has another shape than the tests."""
-    values, null = np.asarray(value, float), np.asarray(null, float)
-    known = np.isfinite(null)
-    if not pooled and null.shape[1:] != values.shape:
-        raise BadInput(f"a null of shape {null.shape} does not fit tests of shape {values.shape}: give [draw, *test].")
-    if pooled: higher, count = _higher_of_all(values, null[known], tolerance)
+    values, null_values = np.asarray(value, float), np.asarray(null_values, float)
+    known = np.isfinite(null_values)
+    if not pooled and null_values.shape[1:] != values.shape:
+        raise BadInput(f"null values of shape {null_values.shape} do not fit tests of shape {values.shape}: "
+                       "give [draw, *test].")
+    if pooled: higher, count = _higher_of_all(values, null_values[known], tolerance)
     else:
-        slack, count = tolerance * np.abs(np.where(known, null, 0)).max(0, initial=0), known.sum(0)
-        higher = (known & (null >= values - slack)).sum(0)
+        slack, count = tolerance * np.abs(np.where(known, null_values, 0)).max(0, initial=0), known.sum(0)
+        higher = (known & (null_values >= values - slack)).sum(0)
     p = np.where(np.isfinite(values), (1 + higher)/(1 + count), np.nan)
     return float(p) if p.ndim == 0 else p
 
@@ -48,8 +49,8 @@ def _higher_of_all(values: Float[np.ndarray, "*test"], null: Float[np.ndarray, "
 # %% ../../nbs/stats/10_permutation.ipynb #f9747aa3
 def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,
                seed: int = 0) -> Float[np.ndarray, "permutation"]:
-    """The mean gap after changes of the signs, its null if the two of a pair could be exchanged: after all of them (but
-    for none at all, which is the data), if they are no more than `n_permutations`, else after random ones."""
+    """The mean gap after changes of the signs: its null if the two of a pair could be exchanged. All changes are made
+    (but for none at all, which is the data) if they are no more than `n_permutations`, else random ones."""
     gaps, n = np.asarray(gaps, float), len(gaps)
     if n < 63 and 2**n <= n_permutations: minus = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
     else:
@@ -81,9 +82,9 @@ def student_p(mean: Float[np.ndarray, "*test"], error: Float[np.ndarray, "*test"
 
 # %% ../../nbs/stats/10_permutation.ipynb #b3ce14ce
 def text_groups(contents: Sequence[Hashable], groups: Optional[Sequence] = None) -> Int[np.ndarray, "text"]:
-    """A number for each text, from 0 in order of appearance, the same for texts that a null may not part: those of one
-    group, or of the same content (their tokens; where only activations are known, those). `BadInput` unless there is
-    a group for each text."""
+    """A number for each text, from 0 in order of appearance, the same for texts that a null may not part. Those are
+    texts of one group, or of the same content: their tokens, or their activations where only these are known.
+    `BadInput` unless there is a group for each text."""
     if groups is not None and len(groups) != len(contents):
         raise BadInput(f"{len(groups)} groups do not fit {len(contents)} texts: give one for each text.")
     return pd.factorize(pd.Series(list(contents if groups is None else groups), dtype=object), use_na_sentinel=False)[0]

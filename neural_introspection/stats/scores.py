@@ -39,24 +39,24 @@ def r_squared(
     actual: Float[np.ndarray, "row target"],
     predicted: Float[np.ndarray, "row target"],
     sample: Resamples,
-    keep: Optional[Bool[np.ndarray, "row"]] = None,   # rows that count; all by default
+    mask: Optional[Bool[np.ndarray, "row"]] = None,   # rows that count; all by default
 ) -> Float[np.ndarray, "draw"]:
     "R² in each resample, the mean over targets; NaN where the actual values do not vary."
     actual, predicted = as_columns(actual), as_columns(predicted)
-    keep = np.ones(len(actual)) if keep is None else np.asarray(keep, float)
-    y, k = actual - np.average(actual, axis=0, weights=keep), keep[:, None]
+    mask = np.ones(len(actual)) if mask is None else np.asarray(mask, float)
+    y, k = actual - np.average(actual, axis=0, weights=mask), mask[:, None]
     n, total, squares, error = (sample.totals(x * k) for x in (k, y, y**2, (actual - predicted)**2))
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = squares - total**2/n
-        dull = [not varies(column[keep > 0]) for column in actual.T] | (spread <= 1e-12 * squares[:1])
+        dull = [not varies(column[mask > 0]) for column in actual.T] | (spread <= 1e-12 * squares[:1])
         return _mean_known(np.where(dull, np.nan, 1 - error/spread))
 
 # %% ../../nbs/stats/40_scores.ipynb #d5f28b65
 def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "row target"], sample: Resamples,
-             keep: Optional[Bool[np.ndarray, "row"]] = None) -> Float[np.ndarray, "draw"]:
+             mask: Optional[Bool[np.ndarray, "row"]] = None) -> Float[np.ndarray, "draw"]:
     "The share of rows in the right bin, in each resample."
-    keep = np.ones((len(actual), 1)) if keep is None else as_columns(keep)
-    hit, n = sample.totals((as_columns(actual) == as_columns(predicted)) * keep), sample.totals(keep)
+    mask = np.ones((len(actual), 1)) if mask is None else as_columns(mask)
+    hit, n = sample.totals((as_columns(actual) == as_columns(predicted)) * mask), sample.totals(mask)
     return (hit/np.where(n > 0, n, np.nan)).mean(1)
 
 # %% ../../nbs/stats/40_scores.ipynb #86f80a82

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 import pandas as pd
-from ..core import BadData, BadInput, plain, read_json, spread_calls, write_json
+from ..core import BadData, BadInput, plain, read_json, map_parallel, write_json
 from .bootstrap import mean_interval
 
 # %% auto #0
@@ -26,7 +26,7 @@ def sweep(
     "The rows of all calls, with columns `setting` and `seed`."
     calls = [(name, seed) for name in settings for seed in seeds]
     if not calls: raise BadInput("a sweep needs at least one setting and one seed.")
-    parts = spread_calls(_kept, [(function, name, seed, dict(settings[name]), folder) for name, seed in calls], n_jobs, function.__name__, "run")
+    parts = map_parallel(_kept, [(function, name, seed, dict(settings[name]), folder) for name, seed in calls], n_jobs, function.__name__, "run")
     return pd.DataFrame([dict(setting=name, seed=seed, **row) for (name, seed), rows in zip(calls, parts) for row in rows])
 
 def _kept(function: Callable, name: str, seed: int, settings: dict, folder: Optional[str | Path]) -> list[dict]:

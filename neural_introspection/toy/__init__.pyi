@@ -4,7 +4,7 @@ from .config import (
     preset_config as preset_config,
 )
 from .model import (
-    Draws as Draws,
+    FeatureSampler as FeatureSampler,
 )
 from .training import (
     ToyTraining as ToyTraining,

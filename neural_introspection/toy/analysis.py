@@ -9,13 +9,14 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import replaced_scores
 from ..activations.units import Units
 from ..core import BadInput, check_index
 from ..models import Examples
-from .model import MONOSEMANTIC, Draws, ToyNetwork, monosemanticity, single_feature_activations
+from .model import (
+    MONOSEMANTIC, FeatureSampler, ToyNetwork, monosemanticity, single_feature_activations)
 
 # %% auto #0
 __all__ = ['neuron_features', 'mechanism']
@@ -34,7 +35,9 @@ def with_features(net: ToyNetwork, others: Sequence[int] = ()) -> Float[Tensor, 
 # %% ../../nbs/toy/30_analysis.ipynb #bd2a048e
 def feature_name(net: ToyNetwork, feature: int) -> str:
     "A single feature's number; with its sign, where features have signs."
-    return f"{'-' if feature >= len(net.embedder) else '+'}{feature % len(net.embedder)}" if net.settings.task == "abs" else str(int(feature))
+    if net.settings.task != "abs": return str(int(feature))
+    sign = "-" if feature >= len(net.embedder) else "+"
+    return f"{sign}{feature % len(net.embedder)}"
 
 # %% ../../nbs/toy/30_analysis.ipynb #df1fca82
 def many_feature_activations(net: ToyNetwork, others: Sequence[int]) -> Float[Tensor, "single neuron"]:
@@ -105,7 +108,20 @@ def bias_figure(nets: Mapping[str, ToyNetwork]) -> Any:
 
 # %% ../../nbs/toy/30_analysis.ipynb #b22131c5
 def neuron_features(net: ToyNetwork) -> pd.DataFrame:
-    "A row for each neuron: kind (monosemantic, polysemantic, dead), feature (that moves it most; its place in `directions`), share (of it in all that the neuron says), alignment (cosine of its weights with the feature's direction), reads (of the feature at 1), interference (root mean square of what it reads of another feature), bias, fires_at (value of its feature alone; NaN if never or always, and for other neurons than ReLU), writes (to the feature's own output; NaN for random_proj), writes_elsewhere (root mean square), features (that move it)."
+    """A row for each neuron: kind (monosemantic, polysemantic, dead), and what it reads and writes.
+
+    | column | what it is |
+    |---|---|
+    | feature | the one that moves it most; its place in `directions` |
+    | share | of this feature in all that the neuron says |
+    | alignment | cosine of its weights with the feature's direction |
+    | reads | of the feature at 1 |
+    | interference | root mean square of what it reads of another feature |
+    | bias | |
+    | fires_at | value of its feature alone; NaN if never or always, and for other neurons than ReLU |
+    | writes | to the feature's own output; NaN for random_proj |
+    | writes_elsewhere | root mean square |
+    | features | how many move it |"""
     acts, reads = single_feature_activations(net), net_embedder(net)
     share, feature, every = monosemanticity(acts), acts.argmax(0), torch.arange(len(net.bias))
     dead = (acts == 0).all(0)
@@ -144,35 +160,46 @@ def _squared_errors(net: ToyNetwork, table: pd.DataFrame) -> Callable[[Tensor, T
     return measure
 
 # %% ../../nbs/toy/30_analysis.ipynb #9db37242
-def ablation_losses(net: ToyNetwork, rows: int = 8192, seed: int = 0) -> pd.DataFrame:
-    """Loss without each type of neurons: a row for each, and for as many random ones; columns neurons, loss, and, where outputs are features,
-    its parts: `owned` (features that have a monosemantic neuron) and `unowned`, for each feature."""
-    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
-    draw, count = torch.Generator().manual_seed(seed), len(net.bias)
-    sets = {}   # name -> masks, whose losses are averaged
+def _ablated_sets(table: pd.DataFrame, seed: int) -> dict[str, list[Bool[Tensor, "neuron"]]]:
+    "By name the sets of neurons whose losses are averaged: each type, five random sets as large, and all."
+    draw, count, sets = torch.Generator().manual_seed(seed), len(table), {}
     for kind in ("monosemantic", "polysemantic"):
         mask = torch.tensor((table.kind == kind).to_list())
         if not mask.any(): continue
         random = [torch.randperm(count, generator=draw)[:int(mask.sum())] for _ in range(5)]
+        nothing = torch.zeros(count, dtype=torch.bool)
         sets[kind] = [mask]
-        sets[f"as many at random as {kind}"] = [torch.zeros(count, dtype=torch.bool).scatter(0, some, True) for some in random]
-    sets["everything"] = [torch.ones(count, dtype=torch.bool)]
+        sets[f"as many at random as {kind}"] = [nothing.scatter(0, some, True) for some in random]
+    return sets | {"everything": [torch.ones(count, dtype=torch.bool)]}
+
+def ablation_losses(net: ToyNetwork, num_samples: int = 8192, seed: int = 0) -> pd.DataFrame:
+    """Loss without each type of neurons: a row for each, and for as many random ones, with columns neurons and loss.
+    Where outputs are features also its parts for each feature: `owned` (it has a monosemantic neuron) and `unowned`."""
+    table, sampler = neuron_features(net), FeatureSampler(net.settings, net.seed + 10**6)
+    samples, sets = sampler(num_samples).clone(), _ablated_sets(table, seed)
     masks = torch.stack([mask for some in sets.values() for mask in some])
     examples = Examples(samples @ net.embedder, net.targets(samples))
-    found = replaced_scores(net.module(), examples, Units("1", count), masks, "zero", batch_size=rows, measure=_squared_errors(net, table))
+    found = replaced_scores(net.module(), examples, Units("1", len(table)), masks, "zero", batch_size=num_samples,
+                            measure=_squared_errors(net, table))
     names, neurons = [name for name, some in sets.items() for _ in some], masks.sum(1).tolist()
     values = {name: x.mean((0, 2)).tolist() for name, x in found.values.items()}
-    table = pd.DataFrame(dict(without=names, neurons=neurons) | values).groupby("without", sort=False).mean().astype({"neurons": int})
+    each = pd.DataFrame(dict(without=names, neurons=neurons) | values)
+    means = each.groupby("without", sort=False).mean().astype({"neurons": int})
     nothing = dict(neurons=0) | {name: float(x.mean()) for name, x in found.base.items()}
-    return pd.concat([pd.DataFrame([nothing], pd.Index(["nothing"], name="without")), table])
+    return pd.concat([pd.DataFrame([nothing], pd.Index(["nothing"], name="without")), means])
 
 # %% ../../nbs/toy/30_analysis.ipynb #b4121462
-def when_firing(net: ToyNetwork, rows: int = 8192) -> pd.DataFrame:
-    "For each neuron on samples as in training: kind and feature (as in `neuron_features`), fires (share of samples), precision (how often its feature is there when it fires; NaN if it never does), recall (how often it fires when its feature is there), chance (how often the feature is there). `BadInput` for other neurons than ReLU, which are never quite silent."
+def firing_precision(net: ToyNetwork, num_samples: int = 8192) -> pd.DataFrame:
+    """How reliably each neuron's firing shows its feature, on samples as in training; kind and feature as in `neuron_features`.
+
+    `fires` is the share of samples. `precision`: how often its feature is there when it fires, NaN if it never does.
+    `recall`: how often it fires when its feature is there. `chance`: how often the feature is there. `BadInput` for other
+    neurons than ReLU, which are never quite silent."""
     if net.settings.nonlinearity != "ReLU": raise BadInput(f"{net.settings.nonlinearity} neurons are never quite silent, so that nothing tells when they fire: only ReLU neurons do.")
-    table, samples = neuron_features(net), Draws(net.settings, net.seed + 10**6)(rows).clone()
+    table, sampler = neuron_features(net), FeatureSampler(net.settings, net.seed + 10**6)
+    samples = sampler(num_samples).clone()
     there = (torch.cat([samples > 0, samples < 0], 1) if net.settings.task == "abs" else samples > 0).float()[:, table.feature.to_list()]
     on = (net.activations(samples).abs() > 1e-6).float()
     both, firing, present = (on * there).mean(0), on.mean(0), there.mean(0)
-    known = lambda top, bottom: torch.where(bottom > 0, top / bottom, math.nan).numpy()
+    def known(top, bottom): return torch.where(bottom > 0, top / bottom, math.nan).numpy()
     return table[["kind", "feature"]].assign(fires=firing.numpy(), precision=known(both, firing), recall=known(both, present), chance=present.numpy())

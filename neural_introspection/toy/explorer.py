@@ -43,7 +43,7 @@ class ToyOptions:
 # %% ../../nbs/toy/40_explorer.ipynb #8ce45abe
 def run_name(options: ToyOptions) -> str:
     "The folder's name: row, scale, and what was changed."
-    words = lambda value: "-".join(f"{v:.15g}" for v in value) if isinstance(value, tuple) else str(value)
+    def words(value): return "-".join(f"{v:.15g}" for v in value) if isinstance(value, tuple) else str(value)
     name = "-".join([options.preset, options.scale, *(f"{short}-{words(value)}" for name, short in GIVEN.items() if (value := getattr(options, name)) is not None)])
     return name if len(name) <= 180 else f"{name[:170]}-{hashlib.sha256(name.encode()).hexdigest()[:9]}"
 
@@ -105,10 +105,9 @@ def _reach(figs: Sequence[Any], i: int) -> Optional[list[float]]:
 def side_by_side(results: Sequence[ToyResult]) -> list[Any]:
     "The sweep curves of each result, on the same y axes."
     figs = [result.plot() for result in results]
-    for i, axis in enumerate(("yaxis", "yaxis2", "yaxis3")):
-        reach = _reach(figs, i)
-        for fig in figs: fig.layout[axis].range = reach
-    for fig, result in zip(figs, results): fig.update_layout(title_text=html.escape(result.run_folder.name), height=480, margin_t=48)
+    reach = {f"{axis}_range": _reach(figs, i) for i, axis in enumerate(("yaxis", "yaxis2", "yaxis3"))}
+    for fig, result in zip(figs, results):
+        fig.update_layout(title_text=html.escape(result.run_folder.name), height=480, margin_t=48, **reach)
     return figs
 
 # %% ../../nbs/toy/40_explorer.ipynb #87ce5536
@@ -156,12 +155,13 @@ def pair_figure(net: ToyNetwork, neuron: int, feature: int) -> Any:
     acts = single_feature_activations(net)
     features, neurons = (order.numpy() for order in published_order(acts))
     traces = _answers(acts[:, neuron].numpy(), features, feature, "feature") + _answers(acts[feature].numpy(), neurons, neuron, "neuron", xaxis="x2", yaxis="y2")
-    head = lambda words, y: dict(text=words, x=0, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False, font_size=15)
-    axes = {f"{axis}axis{n}": dict(title_text=words) for n in ("", 2) for axis, words in (("x", f"{'neurons' if n else 'features'}, sorted"), ("y", "activation"))}
-    axes["xaxis"].update(anchor="y", range=[-.8, len(features) - .2]), axes["xaxis2"].update(anchor="y2", range=[-.8, len(neurons) - .2])
-    axes["yaxis"]["domain"], axes["yaxis2"] = [.62, 1], axes["yaxis2"] | dict(domain=[0, .38], anchor="x2")
-    heads = [head(f"Neuron {neuron}, to every feature", 1.01), head(f"All neurons, to feature {feature_name(net, feature)}", .39)]
-    return figure(traces, height=500, showlegend=False, bargap=0, margin=dict(t=34, b=50), annotations=heads, **axes)
+    layout = dict(yaxis=dict(domain=[.62, 1]), yaxis2=dict(domain=[0, .38], anchor="x2"), margin=dict(t=34, b=50),
+                  xaxis=dict(title_text="features, sorted", anchor="y", range=[-.8, len(features) - .2]),
+                  xaxis2=dict(title_text="neurons, sorted", anchor="y2", range=[-.8, len(neurons) - .2]), bargap=0)
+    head = dict(x=0, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False, font_size=15)
+    titles = {f"Neuron {neuron}, to every feature": 1.01, f"All neurons, to feature {feature_name(net, feature)}": .39}
+    layout |= dict(annotations=[dict(text=text, y=y) | head for text, y in titles.items()], showlegend=False)
+    return figure(traces, height=500, **layout).update_yaxes(title_text="activation")
 
 # %% ../../nbs/toy/40_explorer.ipynb #726fa22d
 def _answers(values: np.ndarray, order: np.ndarray, picked: int, what: str, **axes: str) -> list[Any]:
@@ -426,8 +426,8 @@ def _train(explorer: ToyExplorer, options: ToyOptions) -> dict[str, Any]:
 # %% ../../nbs/toy/40_explorer.ipynb #028f1a7b
 def _run(explorer: ToyExplorer, config: ToyConfig) -> ToyResult:
     "Train with live curves; after Cancel the words say what is there."
-    done = lambda: len(list((config.run_folder/"models").glob("value_*.safetensors")))
-    say = lambda words: explorer.content.show(words=_status(f"{config.file_name}: {words}"))
+    def done(): return len(list((config.run_folder/"models").glob("value_*.safetensors")))
+    def say(words): return explorer.content.show(words=_status(f"{config.file_name}: {words}"))
     count, so_far, clock = len(config.sweep_values) * config.seeds, SweepSoFar(config), dict(next=0.)
     def follow(values: Sequence[int], training: ToyTraining) -> None:
         if time.monotonic() < clock["next"]: return

@@ -14,7 +14,7 @@ from ..core import BadInput, check_options
 from .settings import ToySettings
 
 # %% auto #0
-__all__ = ['Draws']
+__all__ = ['FeatureSampler']
 
 # %% ../../nbs/toy/10_model.ipynb #190e96dc
 def check_toy(settings: ToySettings) -> ToySettings:
@@ -38,7 +38,7 @@ def frequencies(settings: ToySettings) -> Float[Tensor, "feature"]:
     return (p * settings.N * settings.eps / p.sum()).clamp(max=1)
 
 # %% ../../nbs/toy/10_model.ipynb #624e71dc
-class Draws:
+class FeatureSampler:
     "Samples of features, without end: the same ones for the same seed and settings."
     def __init__(self, settings: ToySettings, seed: int, device: str = "cpu"):
         place = "cpu" if device.startswith("mps") else device   # which has no float64

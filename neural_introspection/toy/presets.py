@@ -23,7 +23,7 @@ def changed_options(config: ToyConfig) -> dict[str, Any]:
 # %% ../../nbs/toy/18_presets.ipynb #c3b30717
 def presets_frame(scale: str = "paper") -> pd.DataFrame:
     "The rows as a table, at a scale."
-    short = lambda v: f"{v:g}" if isinstance(v, (int, float)) else str(v)
+    def short(v): return f"{v:g}" if isinstance(v, (int, float)) else str(v)
     rows = []
     for p in PRESETS.values():
         c = preset_config(p.name, scale)

@@ -18,13 +18,13 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from ..core import (BadData, BadInput, BadRunFolder, Cancelled, check_format, check_run_folder,
-    config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device, pick_jobs, plain,
-    progress, read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame, write_tensors)
+from ..core import (BadData, BadInput, BadRunFolder, Cancelled, RunFolder, check_format, check_run_folder,
+    config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device, n_workers, plain,
+    progress, read_frame, read_json, read_tensors, shipped, shown_path, map_parallel, write_frame, write_tensors)
 from ..core.runs import finished_run
 from ..stats import interval_table, over_seeds
 from .config import PRESETS, SWEEPABLE, ToyConfig, preset_config
-from .model import Draws, ToyNetwork, check_toy, monosemanticity, single_feature_activations
+from .model import FeatureSampler, ToyNetwork, check_toy, monosemanticity, single_feature_activations
 from .presets import changed_options
 from .settings import ToySettings
 from .training import LOSS_EVERY, ToyTraining, same_shape
@@ -60,7 +60,7 @@ def check_settings(s: ToySettings) -> ToySettings:
 # %% ../../nbs/toy/20_sweeps.ipynb #475a18bf
 def at_once(config: ToyConfig, settings: Sequence[ToySettings]) -> int:
     "Values that a stack holds at most: what the config says, or a process's share of them."
-    return config.stack or -(-len(settings) // pick_jobs(config.n_jobs))
+    return config.stack or -(-len(settings) // n_workers(config.n_jobs))
 
 # %% ../../nbs/toy/20_sweeps.ipynb #a4b51b2b
 def stacks(settings: Sequence[ToySettings], most: int) -> list[list[int]]:
@@ -81,7 +81,8 @@ def check_config(config: ToyConfig) -> list[ToySettings]:
 # %% ../../nbs/toy/20_sweeps.ipynb #2c3b5182
 def stack_bytes(settings: Sequence[ToySettings], seeds: int = 1) -> int:
     "Memory that a stack of these settings takes, about: weights, gradients and moments, and what is in between."
-    floats = lambda s: 5 * (s.m * s.k + s.k + s.k * s.outputs) + s.N * s.m + s.batch_size * (3 * s.k + 2 * s.outputs + s.N + 2 * s.m)
+    def floats(s):
+        return 5 * (s.m * s.k + s.k + s.k * s.outputs) + s.N * s.m + s.batch_size * (3 * s.k + 2 * s.outputs + s.N + 2 * s.m)
     return 4 * seeds * sum(map(floats, settings))
 
 # %% ../../nbs/toy/20_sweeps.ipynb #612f6ded
@@ -100,7 +101,7 @@ Watch = Callable[[Sequence[int], ToyTraining], Any]   # gets which values are tr
 
 def final_loss(net: ToyNetwork) -> float:
     "The loss on fresh samples, of another stream than the training's; infinite for a network that is, or whose loss is over a hundred times that of saying nothing."
-    samples = Draws(net.settings, net.seed + 10**6)(FRESH)
+    samples = FeatureSampler(net.settings, net.seed + 10**6)(FRESH)
     rows = samples.split(max(1, 2**25 // net.settings.k))   # of wide networks some at a time
     found, silent = sum(net.loss(some) * len(some) for some in rows) / len(samples), float(net.targets(samples).square().sum(1).mean())
     return found if found <= DIVERGED * silent else math.inf
@@ -122,19 +123,33 @@ def _check_owner(config: ToyConfig, folder: Path) -> None:
         if read_json(folder/"manifest.json").get("config") == _asked(config): return
     raise BadRunFolder(f"{shown_path(folder)} is gone, or another sweep's by now: nothing more is written there.")
 
+# %% ../../nbs/toy/20_sweeps.ipynb #dbff0f10
+def _resume_stack(t: ToyTraining, state: Path, config: ToyConfig, values: Sequence[int]) -> None:
+    "Go on with what was saved, if it is of this stack."
+    if not state.exists(): return
+    with contextlib.suppress(BadData):
+        tensors, about = read_tensors(state)
+        if about.get("values") != list(values): raise BadData("of a sweep that was cut otherwise")
+        t.load_state(tensors, [r | {k: math.nan for k, v in r.items() if v is None} for r in about["records"]])
+        of = ", ".join(f"{config.sweep_values[v]:g}" for v in values) if config.sweep_var else ""
+        log.info("resumes%s after %d steps", f" with values {of}" if of else "", t.steps_done)
+
 # %% ../../nbs/toy/20_sweeps.ipynb #e77aa026
-def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Sequence[int], number: int, folder: Path, watch: Optional[Watch] = None) -> None:
+def _train_stack(
+    config: ToyConfig,
+    settings: Sequence[ToySettings],
+    values: Sequence[int],
+    number: int,
+    folder: Path,
+    watch: Optional[Watch] = None,
+) -> None:
     "Train the values with all seeds, unless their files are there."
     seeds = range(config.seed, config.seed + config.seeds)
-    if all(_done(_run_file(folder, v, seed), settings[v], seed) for v in values for seed in seeds): return
+    runs = [(v, seed) for v in values for seed in seeds]
+    if all(_done(_run_file(folder, v, seed), settings[v], seed) for v, seed in runs): return
     t = ToyTraining([settings[v] for v in values], seeds, config.device, config.keep_snapshots)
     state = folder/"models"/f"stack_{number}.state.safetensors"
-    if state.exists():
-        with contextlib.suppress(BadData):
-            tensors, about = read_tensors(state)
-            if about.get("values") != list(values): raise BadData("of a sweep that was cut otherwise")
-            t.load_state(tensors, [r | {k: math.nan for k, v in r.items() if v is None} for r in about["records"]])
-            log.info("resumes%s after %d steps", f" with values {', '.join(f'{config.sweep_values[v]:g}' for v in values)}" if config.sweep_var else "", t.steps_done)
+    _resume_stack(t, state, config, values)
     saved = time.monotonic()
     def keep() -> None:
         _check_owner(config, folder)
@@ -146,11 +161,11 @@ def _train_stack(config: ToyConfig, settings: Sequence[ToySettings], values: Seq
             keep()
             saved = time.monotonic()
     try: t.run(watch=now_and_then, every=WATCH_EVERY if watch else SAVE_EVERY)
-    except (Cancelled, KeyboardInterrupt):   # between two steps; anything else may come in the middle of one, and the last state is the one to resume from
+    except (Cancelled, KeyboardInterrupt):   # between two steps; after any other error the last state counts
         keep()
         raise
     _check_owner(config, folder)
-    for i, (v, seed) in enumerate((v, seed) for v in values for seed in seeds): _write_run(t, i, _run_file(folder, v, seed))
+    for i, (v, seed) in enumerate(runs): _write_run(t, i, _run_file(folder, v, seed))
     state.unlink(missing_ok=True)
 
 # %% ../../nbs/toy/20_sweeps.ipynb #63dd2d16
@@ -212,7 +227,12 @@ class ToyResult:
     created: str = ""        # when that run began: how it is found if another one takes its name
 
     def to_frame(self) -> pd.DataFrame:
-        "A row for each value and seed: value, seed, loss (on fresh samples), monosemantic (neurons), monosemantic_fraction (of the neurons), per_feature (neurons over single features, of which a signed one is two), nearly_per_feature (the same, of neurons whose strongest feature makes 90 % of what they say), mean_bias, dead (share of neurons that no single feature moves), steps, failed."
+        """A row for each value and seed: value, seed, loss (on fresh samples), and what the network became.
+
+        `monosemantic` counts neurons; `monosemantic_fraction` is their share of the neurons. `per_feature` is neurons
+        over single features, of which a signed one is two. `nearly_per_feature` is the same for neurons whose
+        strongest feature makes 90 % of their output. `dead` is the share of neurons that no single feature moves.
+        Then mean_bias, steps, failed."""
         return self.runs
 
     def by_value(self) -> pd.DataFrame:
@@ -249,13 +269,20 @@ class ToyResult:
     def load(cls, path: str | Path) -> ToyResult: return _load_result(Path(path))
 
 # %% ../../nbs/toy/20_sweeps.ipynb #436199da
+def _spelled(value: Any) -> str: return " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
 def _sentence(r: ToyResult) -> str:
     c, f = r.config, r.runs[~r.runs.failed]
-    other = ", ".join(f"{k} {' '.join(f'{v:g}' for v in value) if isinstance(value, tuple) else value}" for k, value in changed_options(c).items())
+    other = ", ".join(f"{k} {_spelled(value)}" for k, value in changed_options(c).items())
     name = f"{c.preset} ({PRESETS[c.preset].about}" + f"; changed: {other}" * bool(other) + f"), {c.scale}: " if c.preset else ""
-    if not len(f): return f"{name}{'the run' if len(r.runs) == 1 else f'all {len(r.runs)} runs'} failed: infinite numbers, or a loss over {DIVERGED} times that of saying nothing."
+    if not len(f):
+        runs = "the run" if len(r.runs) == 1 else f"all {len(r.runs)} runs"
+        return f"{name}{runs} failed: infinite numbers, or a loss over {DIVERGED} times that of saying nothing."
     ends = f.groupby("value", dropna=False)[["monosemantic_fraction", "loss"]].mean()
-    at = lambda i: f"{ends.monosemantic_fraction.iloc[i]:.0%} of the neurons are monosemantic" + (f" at {WHAT.get(c.sweep_var, c.sweep_var)} {ends.index[i]:g} (loss {ends.loss.iloc[i]:.3f})" if c.sweep_var else f" (loss {ends.loss.iloc[i]:.3f})")
+    def at(i: int) -> str:
+        where = f" at {WHAT.get(c.sweep_var, c.sweep_var)} {ends.index[i]:g}" if c.sweep_var else ""
+        share = f"{ends.monosemantic_fraction.iloc[i]:.0%} of the neurons are monosemantic"
+        return f"{share}{where} (loss {ends.loss.iloc[i]:.3f})"
     low, high = int(ends.monosemantic_fraction.argmin()), int(ends.monosemantic_fraction.argmax())
     words = at(high) if low == high else f"{at(low)}, {at(high)}"
     asleep, failed = int((f.dead == 1).sum()), int(r.runs.failed.sum())
@@ -273,7 +300,7 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
 # %% ../../nbs/toy/20_sweeps.ipynb #b78f0487
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."
-    if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened here, because opening one runs what is in it. Train the sweep again: its options have the same names.")
+    if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened, because that runs what is in them. Train the sweep again: its options have the same names.")
     path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     check_format(dict(format=1) | manifest, 1, path, "sweep")
@@ -286,6 +313,16 @@ def _load_result(path: Path) -> ToyResult:
     return ToyResult(config, runs, path, manifest.get("created", ""))
 
 # %% ../../nbs/toy/20_sweeps.ipynb #a284feaf
+def _given_config(config: Optional[ToyConfig], options: dict[str, Any]) -> ToyConfig:
+    if config is not None or not options.get("preset"): return config_from(ToyConfig, config, options)
+    return preset_config(**{"name" if k == "preset" else k: v for k, v in options.items()})
+
+def _save_figures(result: ToyResult, run: RunFolder) -> None:
+    from neural_introspection.display import save_figure
+    figures = dict(training=result.plot_training())
+    if result.config.sweep_var: figures["sweep"] = result.plot()
+    for name, fig in figures.items(): save_figure(fig, run.file("figures", f"{name}.html"))
+
 def run_toy(
     config: Optional[ToyConfig] = None,
     watch: Optional[Watch] = None,   # called a few times a second while a stack is trained in this process
@@ -293,20 +330,21 @@ def run_toy(
 ) -> ToyResult:
     """Train every value with every seed. `BadInput` before anything is written; the same call resumes an interrupted
     sweep, and loads a finished one."""
-    from neural_introspection.display import save_figure
-    config = preset_config(**{"name" if k == "preset" else k: v for k, v in options.items()}) if config is None and options.get("preset") else config_from(ToyConfig, config, options)
+    config = _given_config(config, options)
     settings = check_config(config)
     groups = stacks(settings, at_once(config, settings))
     with open_run(config.run_folder, _asked(config), config.force_overwrite, _load_whole) as run:
         if run.finished: return run.result
         with run.stage("train"):
-            more = (watch,) if watch and pick_jobs(config.n_jobs) == 1 else ()
-            spread_calls(_train_stack, [(config, settings, values, number, run.path, *more) for number, values in enumerate(groups)], config.n_jobs, "sweep", "stack")
-        for left in (run.path/"models").glob("stack_*.state.safetensors"): left.unlink()   # of stacks that an interrupted sweep had cut otherwise
+            more = (watch,) if watch and n_workers(config.n_jobs) == 1 else ()
+            calls = [(config, settings, values, number, run.path, *more) for number, values in enumerate(groups)]
+            map_parallel(_train_stack, calls, config.n_jobs, "sweep", "stack")
+        # an interrupted sweep may have cut its stacks otherwise
+        for left in (run.path/"models").glob("stack_*.state.safetensors"): left.unlink()
         found = _collect(config, len(settings), run.path)
         for name, frame in found.items(): write_frame(run.file("datasets", f"{name}.parquet"), frame)
         result = ToyResult(config, found["runs"], run.path, run.manifest["created"])
-        for name, fig in dict(training=result.plot_training(), **({"sweep": result.plot()} if config.sweep_var else {})).items(): save_figure(fig, run.file("figures", f"{name}.html"))
+        _save_figures(result, run)
     return result
 
 # %% ../../nbs/toy/20_sweeps.ipynb #579bd07d
@@ -353,7 +391,9 @@ def _panels(lines: Sequence[Any], titles: Sequence[str], height: int = 640, **la
     "Lines on y axes one above the other (`y`, `y2` ...), with one x axis."
     from neural_introspection.display import figure
     n, axes = len(titles), {}
-    for i, title in enumerate(titles): axes[f"yaxis{i + 1 if i else ''}"] = dict(domain=[1 - (i + 1) / n + .03 * (i < n - 1), 1 - i / n], title_text=title)
+    for i, title in enumerate(titles):
+        domain = [1 - (i + 1) / n + .03 * (i < n - 1), 1 - i / n]
+        axes[f"yaxis{i + 1}" if i else "yaxis"] = dict(domain=domain, title_text=title)
     return figure(lines, layout.pop("title", ""), layout.pop("x", ""), height=height, showlegend=True, xaxis_anchor=f"y{n}", **axes, **layout)
 
 # %% ../../nbs/toy/20_sweeps.ipynb #ec4e46ee
@@ -364,7 +404,7 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
     if seed not in set(losses.seed): raise BadInput(f"seed {seed} is none of {', '.join(map(str, losses.seed.unique()))}.")
     shades = _shade_of(list(r.config.sweep_values or [math.nan]))
     for value, colour in shades.items():
-        mine = lambda f: f[(f.seed == seed) & (f.value.isna() if math.isnan(value) else f.value == value)]
+        def mine(f): return f[(f.seed == seed) & (f.value.isna() if math.isnan(value) else f.value == value)]
         curve, look, name = mine(losses), mine(looks), value_name(r.config, value)
         thin = curve.iloc[np.unique(np.geomspace(1, len(curve), 120).astype(int)) - 1]   # as dense everywhere on a logarithmic axis
         for axis, x, y in (("y", thin.step + 1, thin.loss), ("y2", look.step, look.per_feature), ("y3", look.step, look.mean_bias)):
@@ -374,7 +414,9 @@ def training_figure(r: ToyResult, seed: Optional[int] = None) -> Any:
 
 # %% ../../nbs/toy/20_sweeps.ipynb #c2228ebb
 def sweep_curves(r: ToyResult) -> Any:
-    "What a sweep ends in, by its value: loss, monosemantic neurons as a share of the neurons and over the features, with 95 % intervals over seeds; failed runs are left out."
+    """What a sweep ends in, by its value: loss, and monosemantic neurons as a share of the neurons and over the features.
+
+    With 95 % intervals over seeds; failed runs are left out."""
     from neural_introspection.display import COLOURS, interval_line
     table, lines = r.by_value(), []
     for axis, name, colour in (("y", "loss", "grey"), ("y2", "monosemantic_fraction", "blue"), ("y3", "per_feature", "green")):

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from ..core import BadData, BadInput, pick_device, progress, stop_between
-from neural_introspection.toy.model import (ACTIVATIONS, MONOSEMANTIC, Draws, ToyNetwork, check_toy, monosemanticity,
+from ..core import BadData, BadInput, pick_device, progress, defer_interrupt
+from neural_introspection.toy.model import (
+    ACTIVATIONS, MONOSEMANTIC, FeatureSampler, ToyNetwork, check_toy, monosemanticity,
     new_network)
 from .settings import ToySettings
 from .optimizers import AdamW, Lamb, rate_at
@@ -57,7 +58,7 @@ class ToyTraining:
         self.runs = [(s, seed) for s in settings for seed in seeds]
         self.shape, self.steps_done, self.awake = settings[0], 0, False
         shared = len({s.eps for s in settings}) == 1   # all settings then see the same samples
-        self.draws = [Draws(s, seed, self.device) for s in settings[:1 if shared else None] for seed in seeds]
+        self.draws = [FeatureSampler(s, seed, self.device) for s in settings[:1 if shared else None] for seed in seeds]
         self.losses: list[Tensor] = []       # every 16 steps, of each run
         self.records: list[dict] = []        # after 1, 2, 4 ... steps, of each run
         self.snapshots: dict[int, dict[str, Tensor]] = {}
@@ -77,7 +78,7 @@ class ToyTraining:
         every: float = 30.,                                    # seconds between two calls of `watch`
     ) -> ToyTraining:
         "Train on. Stops early if no run has finite weights any more; Ctrl-C stops it between two steps."
-        with stop_between() as check: _train(self, until, watch, every, check)
+        with defer_interrupt() as check: _train(self, until, watch, every, check)
         return self
 
     def state(self) -> dict[str, Tensor]:
@@ -94,9 +95,11 @@ class ToyTraining:
         return _loss_frame(self)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each run and look: run, step (how many were done), finite (its weights), monosemantic (neurons),
-        monosemantic_fraction (of the neurons), per_feature (over the single features: two for each signed one),
-        mean_bias, dead (share of neurons that no single feature moves)."""
+        """A row for each run and look.
+
+        Columns: run, step (how many were done), finite (its weights), monosemantic (neurons), monosemantic_fraction
+        (of the neurons), per_feature, mean_bias, dead. `per_feature` is over the single features: two for each signed
+        one. `dead` is the share of neurons that no single feature moves."""
         return pd.DataFrame(self.records)
 
 # %% ../../nbs/toy/14_training.ipynb #07a736e4

@@ -127,7 +127,7 @@ def _comparable(crumbs: BreadCrumbs) -> dict[str, tuple[list[int], list[int]]]:
             warnings.warn(f"{len(best)} of {widths[layer]} neurons of {layer} are on the crumbs: only {len(others)}, those with the best paths, are compared with as many others.", stacklevel=3)
         if others: found[layer] = (best[:len(others)], others)
     if not found:
-        raise BadInput("all neurons are on the crumbs, and none are left to compare with: find fewer paths (k=).")
+        raise BadInput("all neurons are on the crumbs, and none are left to compare with: find fewer paths (n_paths=).")
     return found
 
 # %% ../../nbs/tracing/54_ablation.ipynb #b08f7cdd
@@ -137,23 +137,33 @@ def compare_crumbs(
     x: Float[Tensor, "sample ..."],   # held-out samples
     y: Tensor,
     replacement: str = "mean",        # or `zero`
-    draws: int = 39,                  # random sets
+    n_random: int = 39,               # random sets
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What it costs to take away the neurons on the crumbs, and as many of the same layers: random ones of all, and the strongest off the crumbs, and of all. `low` and `high`: the
-    middle 95 % of the random sets' loss increases. `p`: (1 + random sets that increase the loss as much) / (1 + random sets); NaN if fewer than 20 sets are possible. `BadInput` if no other neurons are left."""
+    """What it costs to ablate the neurons on the crumbs, and as many of the same layers: random ones of all, and the
+    strongest off the crumbs, and of all. `low` and `high`: the middle 95 % of the random sets' loss increases. `p`:
+    (1 + random sets that increase the loss as much) / (1 + random sets); NaN if fewer than 20 sets are possible.
+    `BadInput` if no other neurons are left."""
     rng, arms, strength = np.random.default_rng(seed), _comparable(crumbs), neuron_strength(crumbs.connections)
     on, off = ([(layer, n) for layer, pair in arms.items() for n in pair[i]] for i in range(2))
     widths = dict(zip(crumbs.connections.layers, crumbs.connections.widths))
     many = {layer: len(best) for layer, (best, _) in arms.items()}
     possible = math.prod(math.comb(widths[layer], count) for layer, count in many.items())
-    random = [[(layer, int(n)) for layer in arms for n in rng.choice(widths[layer], many[layer], replace=False)] for _ in range(draws)]
+    def one_set() -> list[tuple[str, int]]:
+        chosen = {layer: rng.choice(widths[layer], many[layer], replace=False) for layer in arms}
+        return [(layer, int(n)) for layer, some in chosen.items() for n in some]
+    random = [one_set() for _ in range(n_random)]
     sets = [on, *random, _strongest(strength.loc[off], many), _strongest(strength, many)]
     found = ablate(net, x, y, sets, replacement, n_random=0).frame
-    kind = ["on the crumbs"] + ["random"] * draws + ["strongest off the crumbs", "strongest"]
-    sizes = [len(some) for some in sets]
-    frame = pd.DataFrame(dict(kind=kind, neurons=sizes, loss_increase=found.effect.to_numpy(), accuracy_drop=found.accuracy_drop.to_numpy()))
+    kinds = ["on the crumbs"] + ["random"] * n_random + ["strongest off the crumbs", "strongest"]
+    frame = pd.DataFrame(dict(kind=kinds, neurons=list(map(len, sets)), loss_increase=found.effect.to_numpy(),
+                              accuracy_drop=found.accuracy_drop.to_numpy()))
+    return _beside_random(frame, possible >= 20)
+
+def _beside_random(frame: pd.DataFrame, enough: bool) -> pd.DataFrame:
+    "The means of each kind of sets; with the interval of the random ones, and p if enough of them are possible."
     drawn, table = frame.loss_increase[frame.kind == "random"], frame.groupby("kind", sort=False).mean()
     table.loc["random", ["low", "high"]] = np.quantile(drawn, [.025, .975])
-    table["p"] = [math.nan if name == "random" or possible < 20 else permutation_p(value, drawn) for name, value in table.loss_increase.items()]
+    table["p"] = [permutation_p(value, drawn) if enough and name != "random" else math.nan
+                  for name, value in table.loss_increase.items()]
     return table

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from ..core import BadInput, MissingExtra, write_frame, write_json
 from .clusters import NeuronClusters, cluster_neurons
-from .features import (BEYOND, SHUFFLED, STRUCTURE, SURROGATES, UNTESTED, Finding, NeuronTable,
+from .features import (BEYOND, SHUFFLED, STRUCTURE, SURROGATES, UNTESTED, TraceFinding, NeuronTable,
     neuron_features, trace_name, with_verdicts)
 from ..stats import mean_interval, paired_difference
 from ..stats.permutation import student_p
@@ -33,22 +33,22 @@ def _p_beside(result: Any, surrogate: str, reading: str) -> float:
     "The p value of a reading of maps or clusters beside one of `SURROGATES`."
     return result.p(surrogate, reading) if isinstance(result, NeuronClusters) else result.p(reading)
 
-def _structure(name: str, result: Any, reading: str, panels: Sequence[str], baseline: Any) -> list[Finding]:
+def _structure(name: str, result: Any, reading: str, panels: Sequence[str], baseline: Any) -> list[TraceFinding]:
     "A reading of maps or clusters beside each panel; beside shuffled numbers with the same of the baseline."
     found, real = [], result.value("real", reading)
     for panel in panels:
         if panel == "real": continue
         value, own = result.value(panel, reading), {}
         if panel not in SURROGATES:
-            found.append(Finding(name, real, panel, value))
+            found.append(TraceFinding(name, real, panel, value))
             continue
         if baseline:
             own = dict(baseline_value=baseline.value("real", reading), baseline_p=_p_beside(baseline, panel, reading))
-        found.append(Finding(name, real, _SURROGATE_WORDS[panel], value, _p_beside(result, panel, reading), **own))
+        found.append(TraceFinding(name, real, _SURROGATE_WORDS[panel], value, _p_beside(result, panel, reading), **own))
     return found
 
 # %% ../../nbs/tracing/40_analysis.ipynb #7d98d0cd
-def _map_findings(maps: MapStability, baseline: Optional[MapStability]) -> list[Finding]:
+def _map_findings(maps: MapStability, baseline: Optional[MapStability]) -> list[TraceFinding]:
     found = []
     for reading, name in {"agreement": "seeds agree on neighbours", "trustworthiness": "map keeps neighbours"}.items():
         if np.isfinite(maps.value("real", reading)):
@@ -56,20 +56,20 @@ def _map_findings(maps: MapStability, baseline: Optional[MapStability]) -> list[
     return found
 
 # %% ../../nbs/tracing/40_analysis.ipynb #61a8b903
-def _cluster_findings(clusters: NeuronClusters, baseline: Optional[NeuronClusters]) -> list[Finding]:
+def _cluster_findings(clusters: NeuronClusters, baseline: Optional[NeuronClusters]) -> list[TraceFinding]:
     return _structure("clusters: separation", clusters, "separation", clusters.draws.panel.unique(), baseline)
 
 # %% ../../nbs/tracing/40_analysis.ipynb #05350bd3
-def _pair_finding(name: str, value: Float[np.ndarray, "neuron"], surrogate: str, other: Float[np.ndarray, "neuron"], expected: str, seed: int) -> Finding:
+def _pair_finding(name: str, value: Float[np.ndarray, "neuron"], surrogate: str, other: Float[np.ndarray, "neuron"], expected: str, seed: int) -> TraceFinding:
     "A finding from the same neurons of two networks."
     gap, both = paired_difference(value, other, seed=seed), np.isfinite(value + other)
-    return Finding(name, float(value[both].mean()), surrogate, float(other[both].mean()), gap.p, gap.low, gap.high, expected)
+    return TraceFinding(name, float(value[both].mean()), surrogate, float(other[both].mean()), gap.p, gap.low, gap.high, expected)
 
 # %% ../../nbs/tracing/40_analysis.ipynb #455d269d
 BASELINE, UNTRAINED = "baseline network", "network before training"
 _EXPECTED = {"entropy_given_class": "lower", "information": "higher", "explained": "higher"}
 
-def _order_findings(mine: pd.DataFrame, surrogate: str, theirs: pd.DataFrame, seed: int) -> list[Finding]:
+def _order_findings(mine: pd.DataFrame, surrogate: str, theirs: pd.DataFrame, seed: int) -> list[TraceFinding]:
     "One epoch of each of two networks, neuron by neuron."
     return [_pair_finding(READINGS[r], mine[r].to_numpy(), surrogate, theirs[r].to_numpy(), expected, seed) for r, expected in _EXPECTED.items()]
 
@@ -82,20 +82,21 @@ def _untrained_epoch(trace: NetworkTrace) -> Optional[int]:
 
 # %% ../../nbs/tracing/40_analysis.ipynb #8104187b
 def _history_findings(
-    states: NeuronStates, surrogate: Optional[NeuronStates], n_states: Optional[Sequence[int]], draws: int, seed: int,
-) -> tuple[list[Finding], dict[str, HiddenChain]]:
+    states: NeuronStates, surrogate: Optional[NeuronStates], n_states: Optional[Sequence[int]], n_permutations: int,
+    seed: int,
+) -> tuple[list[TraceFinding], dict[str, HiddenChain]]:
     "What the histories of neurons take to be coded, and their hidden chains."
     mine, theirs = states_in_common(states, surrogate) if surrogate else (states, None)
-    test, coded = history_test(mine, draws, seed), held_out_bits(mine, n_states, seed=seed)
+    test, coded = history_test(mine, n_permutations, seed), held_out_bits(mine, n_states, seed=seed)
     shuffled = float(test.shuffled.mean())
-    in_order = Finding(
+    in_order = TraceFinding(
         "history: bits for each epoch, in order", test.bits, "epochs shuffled", shuffled, test.p, expected="lower")
     chain = hidden_chain(mine, coded.typical, seed=seed)
     if surrogate is None: return [in_order], {"real": chain}
     other = hidden_chain(theirs, coded.typical, seed=seed)
     other_bits = held_out_bits(theirs, n_states, seed=seed).bits
     bits = _pair_finding("history: bits for each epoch", coded.bits, BASELINE, other_bits, "lower", seed)
-    rate = Finding(
+    rate = TraceFinding(
         "history: entropy rate of hidden states (bits)", chain.entropy_rate, BASELINE, other.entropy_rate,
         expected="lower")
     return [in_order, bits, rate], {"real": chain, BASELINE: other}
@@ -105,7 +106,7 @@ def _history_findings(
 class TraceAnalysis:
     "What was found in a trace, each beside its surrogate."
     name: str                                     # of the trace
-    rows: tuple[Finding, ...]
+    rows: tuple[TraceFinding, ...]
     table: NeuronTable
     maps: MapStability
     clusters: NeuronClusters
@@ -178,9 +179,9 @@ def _baseline_table(trace: NetworkTrace, baseline: Optional[NetworkTrace], at_mo
 class _Options:
     "The options of `analyse_trace`."
     method: str
-    map_draws: int
-    cluster_draws: int
-    history_draws: int
+    n_map_permutations: int
+    n_cluster_permutations: int
+    n_history_permutations: int
     states: str
     n_states: Optional[Sequence[int]]
     at_most: int
@@ -188,26 +189,27 @@ class _Options:
 
     def too_few(self) -> list[str]:
         "Which tests have too few surrogates to reach a verdict once several things are looked at."
-        draws = dict(map=self.map_draws, clusters=self.cluster_draws, history=self.history_draws)
+        counts = dict(map=self.n_map_permutations, clusters=self.n_cluster_permutations,
+                      history=self.n_history_permutations)
         return [f"{name}: {n} surrogates, so no p value can be below {1 / (1 + n):.3f}; give at least 39 for a verdict."
-                for name, n in draws.items() if n < 39]
+                for name, n in counts.items() if n < 39]
 
 # %% ../../nbs/tracing/40_analysis.ipynb #eab49a51
 def _structure_findings(
     table: NeuronTable, others: Mapping[str, NeuronTable], o: _Options,
-) -> tuple[MapStability, NeuronClusters, list[Finding]]:
+) -> tuple[MapStability, NeuronClusters, list[TraceFinding]]:
     "Map and clusters, and their findings; beside them what the baseline has beyond its own shuffled numbers."
-    maps = map_stability(table, o.method, others, o.map_draws, seed=o.seed)
-    clusters = cluster_neurons(table, o.cluster_draws, others, seed=o.seed)
+    maps = map_stability(table, o.method, others, o.n_map_permutations, seed=o.seed)
+    clusters = cluster_neurons(table, o.n_cluster_permutations, others, seed=o.seed)
     own_maps = own_clusters = None
     for other in others.values():   # there is one at most
-        own_maps = map_stability(other, o.method, {}, o.map_draws, seed=o.seed)
-        own_clusters = cluster_neurons(other, o.cluster_draws, subsamples=0, seed=o.seed)
+        own_maps = map_stability(other, o.method, {}, o.n_map_permutations, seed=o.seed)
+        own_clusters = cluster_neurons(other, o.n_cluster_permutations, n_resamples=0, seed=o.seed)
     return maps, clusters, [*_map_findings(maps, own_maps), *_cluster_findings(clusters, own_clusters)]
 
 def _class_orders(
     traces: Mapping[str, NetworkTrace], others: Mapping[str, NeuronTable], seed: int,
-) -> tuple[dict[str, pd.DataFrame], list[Finding], list[str]]:
+) -> tuple[dict[str, pd.DataFrame], list[TraceFinding], list[str]]:
     "The order of each network, findings and notes; nothing without classes."
     trace = traces["real"]
     if not trace.about["classes"]: return {}, [], []
@@ -221,12 +223,12 @@ def _class_orders(
 
 def _histories(
     traces: Mapping[str, NetworkTrace], o: _Options,
-) -> tuple[dict[str, HiddenChain], list[Finding], list[str]]:
+) -> tuple[dict[str, HiddenChain], list[TraceFinding], list[str]]:
     "Hidden chains of the histories, findings and notes; only a note if there is no history, or a package is missing."
     try:
         histories = {name: neuron_states(one, o.states) for name, one in traces.items()}
         mine, theirs = histories["real"], histories.get(BASELINE)
-        found, chains = _history_findings(mine, theirs, o.n_states, o.history_draws, o.seed)
+        found, chains = _history_findings(mine, theirs, o.n_states, o.n_history_permutations, o.seed)
     except (BadInput, MissingExtra) as error: return {}, [], [f"history left out: {error}"]
     return chains, found, [f"history: {note}" for note in mine.notes]
 
@@ -236,9 +238,9 @@ def analyse_trace(
     baseline: Optional[NetworkTrace] = None,    # the same network, trained on shuffled labels
     seed: int = 0,
     method: str = "t-SNE",                      # of the map, one of METHODS
-    map_draws: int = 39,                        # surrogates of the map
-    cluster_draws: int = 99,                    # surrogates of the clusters, of each kind
-    history_draws: int = 39,                    # shuffles of the histories
+    n_map_permutations: int = 39,               # surrogates of the map
+    n_cluster_permutations: int = 99,           # surrogates of the clusters, of each kind
+    n_history_permutations: int = 39,           # shuffles of the histories
     states: str = "class",                      # of a neuron at an epoch, one of STATES
     n_states: Optional[Sequence[int]] = None,   # numbers of hidden states to choose from, as in `held_out_bits`
     at_most: int = 300,                         # neurons in maps and clusters; a sample of them if there are more
@@ -247,7 +249,8 @@ def analyse_trace(
     package that is not there is left out and noted. `BadInput` if a baseline does not fit, or an option is unknown."""
     _check_baseline(trace, baseline)
     if states not in STATES: raise BadInput(f"states {states!r} are unknown: choose {' or '.join(STATES)}.")
-    options = _Options(method, map_draws, cluster_draws, history_draws, states, n_states, at_most, seed)
+    options = _Options(method, n_map_permutations, n_cluster_permutations, n_history_permutations, states, n_states,
+                       at_most, seed)
     return _analysis(trace, baseline, options)
 
 def _analysis(trace: NetworkTrace, baseline: Optional[NetworkTrace], o: _Options) -> TraceAnalysis:
@@ -271,7 +274,7 @@ def across_networks(findings: Sequence[pd.DataFrame]) -> pd.DataFrame:   # one f
     grouped = together.groupby(["finding", "surrogate"], sort=False)
     for (name, surrogate), one in grouped:
         p, low, high = _mean_gap(one.gap.dropna().to_numpy())
-        rows.append(Finding(name, one.value.mean(), surrogate, one.surrogate_value.mean(), p, low, high, one.expected.iloc[0]))
+        rows.append(TraceFinding(name, one.value.mean(), surrogate, one.surrogate_value.mean(), p, low, high, one.expected.iloc[0]))
     beyond = grouped.verdict.agg(lambda v: v.isin([BEYOND, STRUCTURE]).sum() if (v != UNTESTED).any() else pd.NA)   # none where a single network is no test
     return with_verdicts(rows).assign(networks=grouped.gap.count().to_numpy(), beyond_in=beyond.astype("Int64").array)
 

@@ -79,7 +79,8 @@ def lightning_callback(net: TraceableNN) -> Any:
 
 # %% ../../nbs/tracing/26_callbacks.ipynb #77ddf54e
 def split_batch(batch: Any) -> tuple[Any, Optional[Tensor]]:
-    "(inputs, labels or None) of a batch: a tensor; a dict, perhaps with `labels`; or a tuple or list, whose last part are labels if there is a whole number for each sample."
+    """(inputs, labels or None) of a batch: a tensor, a dict (perhaps with `labels`), a tuple or a list. The last part of a
+    tuple or list are labels if there is a whole number for each sample."""
     if isinstance(batch, Mapping): return {k: v for k, v in batch.items() if k != "labels"}, batch.get("labels")
     if not isinstance(batch, (list, tuple)) or not len(batch): return batch, None
     *inputs, last = batch

@@ -39,12 +39,12 @@ def _alone(cluster: Int[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
 def _several(cluster: Int[np.ndarray, "row"]) -> bool: return len(np.unique(cluster[cluster >= 0])) > 1
 
 def _stability(values: Float[np.ndarray, "row feature"], cluster: Int[np.ndarray, "row"], least: int,
-               rng: np.random.Generator, subsamples: int) -> float:
+               rng: np.random.Generator, n_resamples: int) -> float:
     """Mean adjusted Rand index with the clusters of random 80 % of the rows; noise rows are clusters of their own; 0
     where there are fewer than two clusters."""
     from sklearn.metrics import adjusted_rand_score
     scores = []
-    for _ in range(subsamples):
+    for _ in range(n_resamples):
         rows = rng.permutation(len(values))[:int(.8 * len(values))]
         again, here = _clusters(values[rows], least), cluster[rows]
         both = _several(here) and _several(again)
@@ -52,10 +52,10 @@ def _stability(values: Float[np.ndarray, "row feature"], cluster: Int[np.ndarray
     return float(np.mean(scores))
 
 # %% ../../nbs/tracing/36_clusters.ipynb #9498959a
-def _judged(table: NeuronTable, least: int, rng: np.random.Generator, subsamples: int) -> tuple[dict[str, float], Int[np.ndarray, "row"]]:
-    "The readings of a table's clusters, and the clusters; stability only with subsamples."
+def _judged(table: NeuronTable, least: int, rng: np.random.Generator, n_resamples: int) -> tuple[dict[str, float], Int[np.ndarray, "row"]]:
+    "The readings of a table's clusters, and the clusters; stability only with resamples."
     found = _clusters(table.values, least)
-    stability = _stability(table.values, found, least, rng, subsamples) if subsamples else np.nan
+    stability = _stability(table.values, found, least, rng, n_resamples) if n_resamples else np.nan
     return dict(clusters=int(found.max() + 1), noise=float((found < 0).mean()), separation=separation(table.values, found), stability=stability), found
 
 # %% ../../nbs/tracing/36_clusters.ipynb #3ac1e4c5
@@ -104,10 +104,10 @@ class NeuronClusters:
 # %% ../../nbs/tracing/36_clusters.ipynb #ae20b7a2
 def cluster_neurons(
     table: NeuronTable,
-    draws: int = 99,                          # surrogates of each kind
+    n_permutations: int = 99,                 # surrogates of each kind
     others: Mapping[str, NeuronTable] = {},   # more panels, such as the surrogate network's table
     least: Optional[int] = None,              # neurons in a cluster; None: 5, more for more than 100 neurons
-    subsamples: int = 5,                      # for the stability, of the first 19 surrogates of each kind
+    n_resamples: int = 5,                     # for the stability, of the first 19 surrogates of each kind
     seed: int = 0,
 ) -> NeuronClusters:
     """Clusters of the rows of one epoch, beside those of permuted surrogates and of clouds. `BadInput` for several epochs or
@@ -118,9 +118,9 @@ def cluster_neurons(
             f"the table has {len(epochs)} epochs, and a neuron would be its own cluster: choose one with .at(epoch).")
     check_map(table, METHODS[0])
     rng, least = np.random.default_rng(seed), least or max(5, round(len(table)**.5 / 2))
-    first, cluster = _judged(table, least, rng, subsamples)
-    panels, rows = [(name, one, subsamples) for name, one in others.items()], [dict(panel="real", **first)]
-    panels += [(surrogate, getattr(table, surrogate)(rng), subsamples * (i < 19)) for i in range(draws) for surrogate in SURROGATES]
+    first, cluster = _judged(table, least, rng, n_resamples)
+    panels, rows = [(name, one, n_resamples) for name, one in others.items()], [dict(panel="real", **first)]
+    panels += [(surrogate, getattr(table, surrogate)(rng), n_resamples * (i < 19)) for i in range(n_permutations) for surrogate in SURROGATES]
     for name, one, n in progress(panels, "clusters of surrogates"):
         rows.append(dict(panel=name, **_judged(one, least, rng, n)[0]))
     return NeuronClusters(table, cluster, pd.DataFrame(rows), least)

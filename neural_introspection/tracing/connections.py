@@ -83,7 +83,7 @@ def shares(
 CONSISTENCIES = ("steady", "strongest", "none")
 
 @dataclass(frozen=True)
-class Weighed:
+class ScoredConnections:
     "One layer's connections, weighed over the epochs."
     strength: Float[Tensor, "target source"]      # mean share
     consistency: Float[Tensor, "target source"]   # 0 to 1
@@ -103,12 +103,12 @@ def _consistency(share: Float[Tensor, "epoch target source"], how: str) -> Float
     return (share >= border[:, None, None]).float().mean(0)
 
 # %% ../../nbs/tracing/50_connections.ipynb #ede7a145
-def weigh(connections: Connections, consistency: str = "steady") -> list[Weighed]:
+def score_connections(connections: Connections, consistency: str = "steady") -> list[ScoredConnections]:
     "Strength and consistency of all connections, layer by layer. `BadInput` for a consistency that is not one of `CONSISTENCIES`."
     if consistency not in CONSISTENCIES:
         raise BadInput(f"consistency {consistency!r} is unknown: choose one of {', '.join(CONSISTENCIES)}.")
     signed = (shares(w, s) for w, s in zip(connections.weights, connections.spread))
-    return [Weighed(x.abs().mean(0), _consistency(x.abs(), consistency), x.mean(0)) for x in signed]
+    return [ScoredConnections(x.abs().mean(0), _consistency(x.abs(), consistency), x.mean(0)) for x in signed]
 
 # %% ../../nbs/tracing/50_connections.ipynb #3dace871
 NULLS = ("neuron", "layer", "links")

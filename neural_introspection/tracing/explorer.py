@@ -86,7 +86,8 @@ def metrics_html(neuron: NeuronTrace) -> str:
         group, _, rest = name.partition("_") if name.startswith(tuple(f"{g}_" for g in GROUPS)) else ("other", "", name)
         if value == value: rows.setdefault(group, {})[rest] = f"{value:.4g}"
     columns = list(dict.fromkeys(rest for row in rows.values() for rest in row))
-    cell = lambda words, tag="td", side="right": f"<{tag} style='text-align:{side};padding:2px 10px;font-variant-numeric:tabular-nums'>{html.escape(words)}</{tag}>"
+    def cell(words, tag='td', side='right'):
+        return f"<{tag} style='text-align:{side};padding:2px 10px;font-variant-numeric:tabular-nums'>{html.escape(words)}</{tag}>"
     head = "".join(cell(c, "th") for c in ["", *columns])
     body = "".join(f"<tr>{cell(group, 'th', 'left')}{''.join(cell(row.get(c, '')) for c in columns)}</tr>" for group, row in rows.items())
     return f"<b>{html.escape(neuron.signature)}</b>, {neuron.neuron_id} of the network<table style='border-collapse:collapse;line-height:1.4'><tr>{head}</tr>{body}</table>"
@@ -110,9 +111,24 @@ def _explorer_map(values: MetricMap, epoch: Optional[int]) -> Any:
     frame = dict(symbol="square-open", size=18, color=COLOURS["green"], line_width=3)
     return fig.add_trace(go.Scatter(x=[], y=[], mode="markers", marker=frame, hoverinfo="skip", showlegend=False, cliponaxis=False))
 
+# %% ../../nbs/tracing/64_explorer.ipynb #bc6085bb
+def _first_view(trace: NetworkTrace, epoch: Optional[int], metric: Optional[str], scale: str) -> TraceView:
+    "What is shown first; `BadInput` for a metric, scale or epoch that is unknown."
+    if metric is not None and metric not in trace.metrics: metric_array(trace, metric)
+    if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose {' or '.join(SCALES)}.")
+    if epoch is not None: epoch = parse_epoch(trace, epoch)
+    elif trace.epochs: epoch = trace.epochs[-1]
+    return TraceView(epoch, metric or _first_metric(trace), scale)
+
 # %% ../../nbs/tracing/64_explorer.ipynb #6697b8da
 class TraceExplorer(LivePanel):
     "The epoch scrubber, live: a map of the network, a slider over its epochs, and a neuron in detail. The controls are its `parts`."
+    map: Optional[MetricMap]                                 # the metric that was read last
+    shown: tuple[Optional[MetricMap], Optional[int]]         # what can be clicked: a map at an epoch
+    address: str                                             # the last one that was looked for
+    detail: Optional[NeuronTrace]                            # the neuron in detail
+    figures: dict[str, tuple[Any, Any]]                      # by name: of what the figure was made, and the figure
+
     def __init__(self,
         trace: Union[NetworkTrace, TraceableNN, str, Path],   # or the path of one
         metric: Optional[str] = None,                         # activation_mean if the trace has it
@@ -122,18 +138,11 @@ class TraceExplorer(LivePanel):
     ):
         self.source, self.eager = trace, eager   # a net without a path takes its trace with it when it goes
         self.trace = NetworkTrace(trace) if isinstance(trace, (str, Path)) else getattr(trace, "network_trace", trace)
-        if metric is not None and metric not in self.trace.metrics: metric_array(self.trace, metric)
-        if scale not in SCALES: raise BadInput(f"scale {scale!r} is unknown: choose {' or '.join(SCALES)}.")
-        if epoch is not None: epoch = parse_epoch(self.trace, epoch)
-        elif self.trace.epochs: epoch = self.trace.epochs[-1]
+        view = _first_view(self.trace, epoch, metric, scale)
         self.grid, self.quartiles, self.refreshed = map_grid(self.trace), {}, 0
-        self.map: Optional[MetricMap] = None           # the metric that was read last
-        self.shown: tuple[Optional[MetricMap], Optional[int]] = (None, None)   # what can be clicked: a map at an epoch
-        self.address = ""                              # the last one that was looked for
-        self.detail: Optional[NeuronTrace] = None      # the neuron in detail
-        self.figures: dict[str, tuple[Any, Any]] = {}  # by name: of what the figure was made, and the figure
+        self.map, self.shown, self.address, self.detail, self.figures = None, (None, None), "", None, {}
         content = Content(_make_places(), dict(map=lambda points: self.attempt(self.clicked, points)))
-        super().__init__(content, TraceView(epoch, metric or _first_metric(self.trace), scale), **_make_controls())
+        super().__init__(content, view, **_make_controls())
         _stand(self, self.latest)
         self.widget = _lay_out(self)
         _connect(self)

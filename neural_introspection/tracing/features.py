@@ -175,7 +175,7 @@ SHUFFLED = ("features permuted", "one cloud", "epochs shuffled")   # such surrog
 
 # %% ../../nbs/tracing/32_features.ipynb #60ce5790
 @dataclass(frozen=True)
-class Finding:
+class TraceFinding:
     "One thing that was looked at, beside its surrogate."
     finding: str
     value: float
@@ -196,9 +196,9 @@ def _verdict(row: Any) -> str:
     return STRUCTURE if row.surrogate in SHUFFLED else BEYOND
 
 # %% ../../nbs/tracing/32_features.ipynb #a49f442f
-def with_verdicts(rows: Sequence[Finding]) -> pd.DataFrame:
+def with_verdicts(rows: Sequence[TraceFinding]) -> pd.DataFrame:
     "A row for each finding, with q values over all of them and the verdict in words."
-    frame = pd.DataFrame([vars(row) for row in rows], columns=[f.name for f in dataclasses.fields(Finding)])
+    frame = pd.DataFrame([vars(row) for row in rows], columns=[f.name for f in dataclasses.fields(TraceFinding)])
     frame["q"] = adjust_fdr(frame.p.to_numpy(float))
     frame["verdict"] = [_verdict(row) for row in frame.itertuples()]
     return frame

@@ -78,7 +78,7 @@ GROUP_COLOURS = dict(activation="blue", weight="orange", bias="green", gradient=
 
 def shown_metrics(own: pd.DataFrame) -> list[str]:
     "The metrics of a neuron's history that have something to show (a value, and for counts of NaN one above 0), by group."
-    place = lambda m: [*GROUPS, group].index(group) if (group := m.partition("_")[0]) in GROUPS else len(GROUPS)
+    def place(m): return [*GROUPS, group].index(group) if (group := m.partition("_")[0]) in GROUPS else len(GROUPS)
     return sorted((m for m in own if own[m].notna().any() and not (m.endswith("_nonfinite") and not own[m].any())), key=place)
 
 def class_means(trace: NetworkTrace, layer: str, neuron: int, epochs: Sequence[int]) -> pd.DataFrame:
@@ -180,6 +180,16 @@ def class_table(trace: NetworkTrace, layer: str, epoch: int, relative: bool = Tr
     return table.sub(mean, axis=0).div(np.where(std > 0, std, math.nan), axis=0)
 
 # %% ../../nbs/tracing/62_histories.ipynb #e2f8f84c
+def _selective(table: pd.DataFrame) -> pd.DataFrame:
+    "The neurons with the widest range over classes, as many as a map shows, in their old order."
+    spread = (table.max(axis=1) - table.min(axis=1)).fillna(0)
+    return table.loc[np.sort(spread.nlargest(CLASS_NEURONS).index)]
+
+def _by_class(table: pd.DataFrame) -> pd.DataFrame:
+    "Neurons by the class that excites them most, the strongest first; those without values last."
+    best = table.fillna(-math.inf).to_numpy().argmax(1)
+    return table.iloc[np.lexsort((-table.max(axis=1), best, table.isna().all(axis=1)))]
+
 def class_map(
     trace: NetworkTrace,
     layer: str,
@@ -192,11 +202,13 @@ def class_map(
     if order not in ORDERS: raise BadInput(f"order {order!r} is unknown: choose {' or '.join(ORDERS)}.")
     name, epoch = parse_layer(trace, layer), parse_epoch(trace, trace.epochs[-1] if epoch is None else epoch)
     table = class_table(trace, name, epoch, relative)
-    spread = (table.max(axis=1) - table.min(axis=1)).fillna(0)
-    shown = table.loc[np.sort(spread.nlargest(CLASS_NEURONS).index)]
-    if order == "class": shown = shown.iloc[np.lexsort((-shown.max(axis=1), shown.fillna(-math.inf).to_numpy().argmax(1), shown.isna().all(axis=1)))]
-    some = f"the {len(shown)} most selective of {len(table):,} neurons" if len(shown) < len(table) else f"{len(table)} neurons"
+    shown = _by_class(_selective(table)) if order == "class" else _selective(table)
+    some = f"{len(table)} neurons"
+    if len(shown) < len(table): some = f"the {len(shown)} most selective of {len(table):,} neurons"
     unit, labels = "distance from mean (std)" if relative else "mean activation", [f"n_{i}" for i in shown.index]
-    fig = heat_map(shown.T, [f"class {c}" for c in shown], labels, f"L_{name} at epoch {epoch}: {some}", "neuron", unit=unit)
+    title = f"L_{name} at epoch {epoch}: {some}"
+    fig = heat_map(shown.T, [f"class {c}" for c in shown], labels, title, "neuron", unit=unit)
     few = slice(None, None, math.ceil(len(labels) / 32))
-    return fig.update_layout(plot_bgcolor=NO_VALUE, xaxis=dict(tickvals=labels[few], ticktext=[*map(str, shown.index[few])], tickangle=0 if len(labels) <= 32 else -90))
+    ticks = dict(tickvals=labels[few], ticktext=[*map(str, shown.index[few])],
+                 tickangle=0 if len(labels) <= 32 else -90)
+    return fig.update_layout(plot_bgcolor=NO_VALUE, xaxis=ticks)

@@ -111,17 +111,22 @@ def _recurrent_parts(module: nn.RNNBase) -> list[Part]:
     return parts
 
 # %% ../../nbs/tracing/10_layers.ipynb #febe87c9
+def _weight_rows(module: nn.Module) -> Optional[Callable[[Tensor], Tensor]]:
+    "From a weight to [neuron, connection]; None for a module that has no neurons of its own."
+    def transposed_convolution(w): return w.reshape(module.groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
+    if isinstance(module, nn.modules.conv._ConvTransposeNd): return lambda w: transposed_convolution(w).flatten(1)
+    if isinstance(module, nn.modules.conv._ConvNd): return lambda w: w.flatten(1)
+    if isinstance(module, nn.Linear): return lambda w: w
+    if type(module).__name__ == "Conv1D": return lambda w: w.T   # GPT-2's linear layer, transposed
+    return None
+
 def module_parts(module: nn.Module) -> list[Part]:
     "How a module's parameters fall apart into its neurons; none for a module that has no neurons of its own."
     if isinstance(module, nn.RNNBase): return _recurrent_parts(module)
     if isinstance(module, nn.RNNCellBase):
         return [Part(module, name, _gates(module.hidden_size), name.startswith("bias")) for name, _ in module.named_parameters(recurse=False)]
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        rows = lambda w: w.reshape(module.groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
-    elif isinstance(module, nn.modules.conv._ConvNd): rows = lambda w: w.flatten(1)
-    elif isinstance(module, nn.Linear): rows = lambda w: w
-    elif type(module).__name__ == "Conv1D": rows = lambda w: w.T   # GPT-2's linear layer, transposed
-    else: return []
+    rows = _weight_rows(module)
+    if rows is None: return []
     bias = [Part(module, "bias", _column, True)] if module.bias is not None else []
     return [Part(module, "weight", rows), *bias]
 
@@ -134,9 +139,9 @@ def _plain_module(module: nn.Module) -> nn.Module:
 # %% ../../nbs/tracing/10_layers.ipynb #7d8768e2
 def _head_parts(block: nn.Module, n_heads: int) -> list[Part]:
     "Of each head the rows of the query and the columns of the output."
-    by_head = lambda w: w.reshape(n_heads, -1)
+    def by_head(w): return w.reshape(n_heads, -1)
     query, output = (_plain_module(getattr(block.attn, name)) for name in "qo")
-    turned = lambda module: module_parts(module)[0].rows   # [out, in], whatever way the module stores it
+    def turned(module): return module_parts(module)[0].rows   # [out, in], whatever way the module stores it
     return [Part(query, "weight", lambda w: by_head(turned(query)(w))), Part(output, "weight", lambda w: by_head(turned(output)(w).T)),
             *([Part(query, "bias", by_head, True)] if query.bias is not None else [])]
 
@@ -228,7 +233,7 @@ def _linear_chain(model: nn.Module, example: Any) -> list[tuple[str, nn.Linear]]
 # %% ../../nbs/tracing/10_layers.ipynb #ad88f69b
 def _chain_layers(chain: Sequence[tuple[str, nn.Linear]]) -> list[Layer]:
     "Input, hidden layers and output of a multilayer perceptron. A hidden layer's activations are what the next one reads."
-    before = lambda path: f"{path}.hook_in".removeprefix(".")
+    def before(path): return f"{path}.hook_in".removeprefix(".")
     (first, linear), last = chain[0], chain[-1][0]
     hidden = [Layer(f"hidden_{i}", before(after), m.out_features, "neuron", (path,))
               for i, ((path, m), (after, _)) in enumerate(zip(chain, chain[1:]), 1)]

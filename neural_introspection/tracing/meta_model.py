@@ -56,7 +56,8 @@ def trace_features(
     trace: NetworkTrace,
     epochs: Optional[Sequence[int]] = None,   # None: all that were recorded
 ) -> pd.DataFrame:
-    "A row for each hidden neuron of a multilayer perceptron, by (layer, neuron); a column for each metric and reading, such as `weight_norm last`, standardised within the layer; and `depth`, 0 to 1."
+    """A row for each hidden neuron of a multilayer perceptron, by (layer, neuron). There is a column for each metric and
+    reading, such as `weight_norm last`, standardised within the layer, and `depth`, 0 to 1."""
     epochs = list(epochs or trace.epochs)
     outgoing, hidden, parts = _outgoing(trace, epochs), list(trace.layers)[1:-1], {}
     for i, layer in enumerate(hidden):
@@ -148,17 +149,18 @@ def aucs(table: pd.DataFrame, score: pd.Series) -> pd.Series:
 # %% ../../nbs/tracing/56_meta_model.ipynb #8e59dace
 def _predictions(models: Mapping[str, MetaModel], train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, pd.Series]:
     "What everything predicts on the test networks, by name."
-    fit = lambda *features: fit_meta_model(train, "logistic", features, seed).predict(test)
+    def fit(*features): return fit_meta_model(train, "logistic", features, seed).predict(test)
     found = {WHOLE[estimator]: model.predict(test) for estimator, model in models.items()}
     found |= {name: fit(feature, "depth") for name, feature in SINGLE.items() if feature in train}
     return found | {"layer alone": fit("depth"), "random number": pd.Series(np.random.default_rng(seed).random(len(test)), test.index)}
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #be22f2a5
-def _shuffled_labels(train: pd.DataFrame, test: pd.DataFrame, shuffles: int, seed: int) -> pd.DataFrame:
+def _shuffled_labels(train: pd.DataFrame, test: pd.DataFrame, n_permutations: int, seed: int) -> pd.DataFrame:
     "AUC by network of meta-models fitted to labels shuffled within each training network, a column for each shuffle."
     rng = np.random.default_rng(seed)
-    mixed = lambda: train.assign(hurts=train.hurts.groupby(level="network").transform(lambda part: rng.permutation(part.to_numpy())))
-    return pd.concat([aucs(test, fit_meta_model(mixed(), seed=seed).predict(test)) for _ in progress(range(shuffles), "shuffled labels", unit="fit")], axis=1)
+    def mixed():
+        return train.assign(hurts=train.hurts.groupby(level="network").transform(lambda part: rng.permutation(part.to_numpy())))
+    return pd.concat([aucs(test, fit_meta_model(mixed(), seed=seed).predict(test)) for _ in progress(range(n_permutations), "shuffled labels", unit="fit")], axis=1)
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #60a4fd58
 @dataclass(frozen=True)
@@ -200,8 +202,9 @@ def _lead_words(row: Any) -> str:
 # %% ../../nbs/tracing/56_meta_model.ipynb #cd47f835
 def _meta_verdict(result: MetaResult) -> str:
     frame, best = result.to_frame(), result.best_single
-    span = lambda row, name="": f"{row[name or 'auc']:.2f} ({row[f'{name}_low' if name else 'low']:.2f} to {row[f'{name}_high' if name else 'high']:.2f})"
-    words = [f"{_SPOKEN[estimator]} is {span(frame.loc[name], 'lead')} above it: {_lead_words(frame.loc[name])}" for estimator, name in WHOLE.items()]
+    def span(row: pd.Series, value: str = "auc", low: str = "low", high: str = "high") -> str:
+        return f"{row[value]:.2f} ({row[low]:.2f} to {row[high]:.2f})"
+    words = [f"{_SPOKEN[estimator]} is {span(frame.loc[name], 'lead', 'lead_low', 'lead_high')} above it: {_lead_words(frame.loc[name])}" for estimator, name in WHOLE.items()]
     logistic = frame.loc[WHOLE["logistic"]]
     beside = "slightly " * bool(logistic.lead < .05) + "better than" if logistic.lead_low > 0 else "but worse than" if logistic.lead_high < 0 else "but not clearly better than"
     known = f"A trace tells which neurons matter, {beside} its best single number" if logistic.low > .5 and result.p <= .05 else "A trace does not tell which neurons matter"
@@ -220,7 +223,7 @@ def evaluate_meta_model(
     table: pd.DataFrame,        # as `neuron_table` makes, of several networks: by (network, layer, neuron)
     train: Sequence[Any],       # networks to fit to
     test: Sequence[Any],        # others
-    shuffles: int = 20,         # of the labels
+    n_permutations: int = 20,   # of the labels
     seed: int = 0,
 ) -> MetaResult:
     "Fit to some networks, judge on others. `BadInput` if a network is on both sides, or too few can be judged."
@@ -233,4 +236,4 @@ def evaluate_meta_model(
     models = {estimator: fit_meta_model(fit, estimator, seed=seed) for estimator in ESTIMATORS}
     scores = pd.DataFrame({name: aucs(judge, score) for name, score in _predictions(models, fit, judge, seed).items()})
     if len(scores) < 3: raise BadInput(f"{len(scores)} test networks have neurons that hurt and others that don't: give at least 3, or try definition='third'.")
-    return MetaResult(scores, _shuffled_labels(fit, judge, shuffles, seed), models, tuple(train), tuple(test))
+    return MetaResult(scores, _shuffled_labels(fit, judge, n_permutations, seed), models, tuple(train), tuple(test))

@@ -119,19 +119,19 @@ def _slider(names: Sequence[str]) -> dict:
     return dict(height=600, margin_b=120, updatemenus=[button], sliders=[slider])
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #1d3bac70
-def neighbour_agreement(a: Float[np.ndarray, "row 2"], b: Float[np.ndarray, "row 2"], k: int = 7) -> float:
-    "The share of each row's k nearest neighbours that two maps have in common; by chance k / (rows - 1)."
+def neighbour_agreement(a: Float[np.ndarray, "row 2"], b: Float[np.ndarray, "row 2"], n_neighbours: int = 7) -> float:
+    "The share of each row's nearest neighbours that two maps have in common; by chance `n_neighbours` / (rows - 1)."
     from sklearn.neighbors import NearestNeighbors
-    near = [NearestNeighbors(n_neighbors=k).fit(x).kneighbors_graph().toarray() for x in (a, b)]
+    near = [NearestNeighbors(n_neighbors=n_neighbours).fit(x).kneighbors_graph().toarray() for x in (a, b)]
     return float((near[0] * near[1]).sum() / near[0].sum())
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #6d4161fb
-def _map_quality(table: NeuronTable, method: str, seeds: Sequence[int], k: int) -> tuple[dict[str, float], Float[np.ndarray, "row 2"]]:
+def _map_quality(table: NeuronTable, method: str, seeds: Sequence[int], n_neighbours: int) -> tuple[dict[str, float], Float[np.ndarray, "row 2"]]:
     "Agreement of all pairs of seeds (NaN for PCA, which has none), trustworthiness, and the map of the first seed."
     from sklearn.manifold import trustworthiness
     maps = [_place(table.values, method, s) for s in (seeds[:1] if method == "PCA" else seeds)]
-    agree = [neighbour_agreement(a, b, k) for i, a in enumerate(maps) for b in maps[:i]] or [np.nan]
-    trust = [trustworthiness(table.values, one, n_neighbors=k) for one in maps]
+    agree = [neighbour_agreement(a, b, n_neighbours) for i, a in enumerate(maps) for b in maps[:i]] or [np.nan]
+    trust = [trustworthiness(table.values, one, n_neighbors=n_neighbours) for one in maps]
     return dict(agreement=float(np.mean(agree)), trustworthiness=float(np.mean(trust))), maps[0]
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #dd275d02
@@ -170,23 +170,24 @@ class MapStability:
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #db230cd6
 def map_stability(
     table: NeuronTable,
-    method: str = "t-SNE",                        # one of METHODS
-    others: Mapping[str, NeuronTable] = {},       # more panels, such as the surrogate network's table
-    draws: int = 39,                              # permuted surrogates
-    seeds: int = 2,                               # maps of each table
-    k: int = 7,                                   # neighbours
+    method: str = "t-SNE",                    # one of METHODS
+    others: Mapping[str, NeuronTable] = {},   # more panels, such as the surrogate network's table
+    n_permutations: int = 39,                 # permuted surrogates
+    seeds: int = 2,                           # maps of each table
+    n_neighbours: int = 7,                    # neighbours
     seed: int = 0,
 ) -> MapStability:
     "Agreement of seeds and trustworthiness of a table's maps, beside those of permuted surrogates. Errors as in `map_neurons`."
     for one in (table, *others.values()): check_map(one, method)
     rng, tried = np.random.default_rng(seed), list(range(seed, seed + seeds))
-    panels = [("real", table), *others.items(), *(("permuted", table.permuted(rng)) for _ in range(draws))]
+    panels = [("real", table), *others.items(), *(("permuted", table.permuted(rng)) for _ in range(n_permutations))]
     maps, rows = {}, []
     for name, one in progress(panels, f"{method} maps"):
-        quality, positions = _map_quality(one, method, tried, k)
+        quality, positions = _map_quality(one, method, tried, n_neighbours)
         rows.append(dict(panel=name, **quality))
         maps.setdefault(name, NeuronMap(positions, one, method, seed))
-    return MapStability(method, {name: maps[name] for name in ("real", "permuted", *others)}, pd.DataFrame(rows), k)
+    shown = {name: maps[name] for name in ("real", "permuted", *others)}
+    return MapStability(method, shown, pd.DataFrame(rows), n_neighbours)
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #825d899a
 def _panels(result: MapStability) -> Any:

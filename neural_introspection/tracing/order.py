@@ -272,10 +272,10 @@ class HistoryTest:
         return permutation_p(-self.bits, -self.shuffled)
 
 # %% ../../nbs/tracing/38_order.ipynb #e049da08
-def history_test(states: NeuronStates, draws: int = 39, seed: int = 0) -> HistoryTest:
+def history_test(states: NeuronStates, n_permutations: int = 39, seed: int = 0) -> HistoryTest:
     "Held-out bits of the histories beside those of shuffled epochs, with as many hidden as visible states. Errors as in `held_out_bits`."
     rng, code = np.random.default_rng(seed), lambda s: float(held_out_bits(s, [len(s.names)], folds=2, restarts=1, seed=seed).bits.mean())
-    return HistoryTest(code(states), np.array([code(states.shuffled(rng)) for _ in progress(range(draws), "shuffled histories")]))
+    return HistoryTest(code(states), np.array([code(states.shuffled(rng)) for _ in progress(range(n_permutations), "shuffled histories")]))
 
 # %% ../../nbs/tracing/38_order.ipynb #b44d3557
 def states_in_common(a: NeuronStates, b: NeuronStates) -> tuple[NeuronStates, NeuronStates]:

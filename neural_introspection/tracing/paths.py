@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..core import BadInput, check_index, progress
 from ..stats import adjust_fdr, permutation_p
-from .connections import Connections, Weighed, read_connections, shuffled, weigh
+from .connections import (
+    Connections, ScoredConnections, read_connections, score_connections, shuffled)
 from .trace import NetworkTrace
 
 # %% auto #0
@@ -26,11 +27,11 @@ COMBINE = {"product": torch.mul, "weakest": torch.minimum}   # how the scores of
 
 def best_paths(
     scores: Sequence[Float[Tensor, "target source"]],   # of the connections of each layer, not negative
-    k: int,                                             # how many paths into each output
+    n_paths: int,                                       # how many paths into each output
     combine: str = "product",                           # or `weakest`: the lowest score along the path
 ) -> tuple[Float[Tensor, "output k"], Int[Tensor, "output k layer"]]:
-    "The scores of the k best of all paths into each output, best first, and their neurons from the input on. Fewer than k if there are no more."
-    best, steps = _climb(scores, k, combine)
+    "The scores of the best of all paths into each output, best first, and their neurons from the input on. Fewer than `n_paths` if there are no more."
+    best, steps = _climb(scores, n_paths, combine)
     return best, _walk_back(steps)
 
 # %% ../../nbs/tracing/52_paths.ipynb #93eae7e7
@@ -70,7 +71,7 @@ def doubled(
     return [twice[0][:, :scores[0].shape[1]], *twice[1:]]
 
 # %% ../../nbs/tracing/52_paths.ipynb #bfa7464d
-def net_shares(weighed: Sequence[Weighed]) -> Float[Tensor, "output input"]:
+def net_shares(weighed: Sequence[ScoredConnections]) -> Float[Tensor, "output input"]:
     "The signed shares of all paths from an input to an output, added up."
     return functools.reduce(lambda below, layer: layer.net @ below, weighed[1:], weighed[0].net)
 
@@ -82,7 +83,7 @@ class _Search:
     steps: list = field(repr=False)          # how they came about
     rows: slice                              # those of the steps' last layer that count
     agreement: Float[Tensor, "output"]
-    weighed: list[Weighed] = field(repr=False)
+    weighed: list[ScoredConnections] = field(repr=False)
 
     def path(self, widths: Sequence[int]) -> Int[Tensor, "output k layer"]:
         "The neurons along the best paths into each output."
@@ -93,19 +94,20 @@ class _Search:
         return self.score.flatten().topk(min(k, self.score.numel()))
 
 # %% ../../nbs/tracing/52_paths.ipynb #3c9ba075
-def _search(connections: Connections, k: int, consistency: str, combine: str, sign: Optional[str]) -> _Search:
-    weighed = weigh(connections, consistency)
+def _search(connections: Connections, n_paths: int, consistency: str, combine: str, sign: Optional[str]) -> _Search:
+    weighed = score_connections(connections, consistency)
     scores, outputs = [layer.score for layer in weighed], connections.widths[-1]
     rows = slice(outputs, None) if sign == "-" else slice(outputs)
-    score, steps = _climb(scores if sign is None else doubled(scores, [layer.net for layer in weighed]), k, combine)
+    signed = scores if sign is None else doubled(scores, [layer.net for layer in weighed])
+    score, steps = _climb(signed, n_paths, combine)
     return _Search(score[rows], steps, rows, net_shares(weighed).abs().sum(1), weighed)
 
 # %% ../../nbs/tracing/52_paths.ipynb #bd1c9efc
-def _along(weighed: Sequence[Weighed], name: str, path: Int[Tensor, "k layer"]) -> Float[Tensor, "link k"]:
+def _along(weighed: Sequence[ScoredConnections], name: str, path: Int[Tensor, "k layer"]) -> Float[Tensor, "link k"]:
     "One of the numbers of the connections that each path follows."
     return torch.stack([getattr(layer, name)[path[:, i + 1], path[:, i]] for i, layer in enumerate(weighed)])
 
-def _path_frame(connections: Connections, weighed: Sequence[Weighed], score: Float[Tensor, "k"],
+def _path_frame(connections: Connections, weighed: Sequence[ScoredConnections], score: Float[Tensor, "k"],
                 path: Int[Tensor, "k layer"], combine: str) -> pd.DataFrame:
     "A row for each path: its neurons as addresses and by layer, sign, strength, consistency, score."
     net, strength, consistency = (_along(weighed, name, path) for name in ("net", "strength", "consistency"))
@@ -190,40 +192,44 @@ def _crumb_verdict(crumbs: BreadCrumbs) -> str:
 # %% ../../nbs/tracing/52_paths.ipynb #f1b1e5e5
 def bread_crumbs(
     traced: Union[NetworkTrace, Connections],
-    k: int = 20,                              # how many paths, of all and into each output
+    n_paths: int = 20,                        # how many paths, of all and into each output
     epochs: Optional[Sequence[int]] = None,   # None: the later half of those recorded
     consistency: str = "steady",              # one of `CONSISTENCIES`
     combine: str = "product",                 # or `weakest`
     sign: Optional[str] = None,               # only paths that excite (+) or inhibit (-) their output
     null: str = "neuron",                     # one of `NULLS`
-    draws: int = 200,                         # shuffled networks; the smallest p is 1 / (draws + 1)
+    n_permutations: int = 200,                # shuffled networks; the smallest p is 1 / (n_permutations + 1)
     seed: int = 0,
 ) -> BreadCrumbs:
-    """The k best of all paths from the inputs to the outputs of a traced multilayer perceptron, beside those of
+    """The best of all paths from the inputs to the outputs of a traced multilayer perceptron, beside those of
     shuffled networks. Paths follow the linear layers only: a skip connection around them is not seen. `BadInput` for
     options that mean nothing."""
-    if sign not in (None, "+", "-") or draws < 1:
-        raise BadInput(f"sign {sign!r} with {draws} draws means nothing: give +, - or None, and at least 1 draw.")
+    if sign not in (None, "+", "-") or n_permutations < 1:
+        raise BadInput(f"sign {sign!r} with {n_permutations} permutations means nothing: "
+                       "give +, - or None, and at least 1 permutation.")
     connections = traced if isinstance(traced, Connections) else read_connections(traced, epochs)
-    options = dict(k=k, consistency=consistency, combine=combine, sign=sign)
-    return _searched(connections, options, null, draws, seed)
+    options = dict(n_paths=n_paths, consistency=consistency, combine=combine, sign=sign)
+    return _searched(connections, options, null, n_permutations, seed)
 
-def _searched(connections: Connections, options: dict[str, Any], null: str, draws: int, seed: int) -> BreadCrumbs:
+def _searched(
+    connections: Connections, options: dict[str, Any], null: str, n_permutations: int, seed: int,
+) -> BreadCrumbs:
     found, generator = _search(connections, **options), torch.Generator().manual_seed(seed)
     if not found.score.max() > 0:
         raise BadInput(
             "no path leads from the inputs to the outputs: "
             "every one has a weight of 0 or a neuron that never varies.")
     nulls = [_search(shuffled(connections, null, generator), **options)
-             for _ in progress(range(draws), "shuffle", unit="draw")]
-    return _crumbs(connections, found, nulls, options | dict(null=null, draws=draws, seed=seed))
+             for _ in progress(range(n_permutations), "shuffle", unit="draw")]
+    return _crumbs(connections, found, nulls, options | dict(null=null, n_permutations=n_permutations, seed=seed))
 
 # %% ../../nbs/tracing/52_paths.ipynb #1190ae44
 def _crumbs(connections: Connections, found: _Search, nulls: Sequence[_Search], settings: dict) -> BreadCrumbs:
     "The tables, with p and q from the searches in shuffled networks."
-    k, frame = settings["k"], functools.partial(_path_frame, connections, found.weighed, combine=settings["combine"])
-    score, place = found.best(k)
-    null = torch.stack([search.best(k)[0] for search in nulls])
+    n_paths = settings["n_paths"]
+    frame = functools.partial(_path_frame, connections, found.weighed, combine=settings["combine"])
+    score, place = found.best(n_paths)
+    null = torch.stack([search.best(n_paths)[0] for search in nulls])
     into_outputs = found.path(connections.widths)
     paths, (n_outputs, n_ranks) = into_outputs.flatten(0, 1), into_outputs.shape[:2]
     best = _with_p(frame(score, paths[place]), null.mean(0), permutation_p(score, null, pooled=False))

@@ -126,7 +126,7 @@ class TraceTraining:
         missing = [h["epoch"] for h in about["history"] if h["traced"] and h["epoch"] not in self.net.network_trace.epochs]
         if missing:
             return log.warning("epoch %d of the unfinished run is not in the trace: training starts again", missing[0])
-        part = lambda name: {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
+        def part(name): return {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
         self.net.model.load_state_dict(part("model"))
         load_optimizer_tensors(self.optimizer, self.parameters, part("optimizer"))
         self.history = about["history"]

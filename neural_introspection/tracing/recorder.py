@@ -128,7 +128,7 @@ class EpochRecorder:
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[EpochRecorder]:
         "Within the block every forward and backward pass of the model counts."
-        begin = lambda module, args, kwargs: _begin_forward(self, args, kwargs)
+        def begin(module, args, kwargs): return _begin_forward(self, args, kwargs)
         handles = [model.register_forward_pre_hook(begin, with_kwargs=True)]
         self.sequence_first, seen = has_steps_first(model), {}
         for layer in self.layers: seen.setdefault(layer.site, []).append(layer)

@@ -29,9 +29,9 @@ def _exchanged(right: Bool[np.ndarray, "sample"], labels: Float[np.ndarray, "sam
 # %% ../../nbs/tracing/20_samples.ipynb #6a153cdf
 def contrast_groups(
     acts: Float[np.ndarray, "sample unit"],
-    right: Bool[np.ndarray, "sample"],      # whether the answer was right
+    right: Bool[np.ndarray, "sample"],   # whether the answer was right
     labels: Float[np.ndarray, "sample"],
-    permutations: int,                      # right and wrong exchanged within each label
+    n_permutations: int,                 # right and wrong exchanged within each label
     seed: int,
 ) -> pd.DataFrame:
     """Means of two groups of samples; their difference within labels, in standard deviations, and its two-sided
@@ -41,7 +41,7 @@ def contrast_groups(
     # how much a label says: 0 if all of it is right, or wrong
     shares = [(right[rows].sum() * (~right[rows]).sum()) / rows.sum() for rows in classes]
     weights = np.array(shares) / max(sum(shares), 1e-12)
-    groups = np.stack([right, *(_exchanged(right, labels, rng) for _ in range(permutations))]).astype("f4")
+    groups = np.stack([right, *(_exchanged(right, labels, rng) for _ in range(n_permutations))]).astype("f4")
     gaps = _gaps_within(classes, weights, groups, acts) / np.where(std > 0, std, math.nan)
     p = permutation_p(np.abs(gaps[0]), np.abs(gaps[1:]), pooled=False, tolerance=1e-6)   # float32
     p = np.where((std > 0) & bool(weights.any()), p, math.nan)
@@ -88,13 +88,15 @@ class InferenceHistory:
         "Share of the labelled samples that were right; NaN without labels."
         return float(self.data.correct.mean())
 
-    def contrast(self, permutations: int = 999, seed: int = 0) -> pd.DataFrame:
-        """For each neuron its mean activation on samples that were right and wrong; the difference within the labels, in standard deviations (a class that is hard makes none); a p-value from exchanging right and wrong
-        within each label; and q, the share of false ones among all neurons as significant."""
+    def contrast(self, n_permutations: int = 999, seed: int = 0) -> pd.DataFrame:
+        """Mean activation of each neuron on samples that were right and wrong, and their difference within labels.
+
+        The difference is in standard deviations; a class that is hard makes none. The p-value is from exchanging right and
+        wrong within each label. q is the share of false ones among all neurons as significant."""
         right, wrong = (self.data.correct.values == flag for flag in (1, 0))
         if not right.any() or not wrong.any(): raise BadInput(f"{self.name} has {right.sum()} right and {wrong.sum()} wrong samples: a contrast needs both.")
         acts, known = self.data.activation.values, right | wrong
-        return contrast_groups(acts[known], right[known], self.data.label.values[known], permutations, seed).set_axis(self.trace.units)
+        return contrast_groups(acts[known], right[known], self.data.label.values[known], n_permutations, seed).set_axis(self.trace.units)
 
     def summary(self) -> str: return f"{self.name}: {self.data.sizes['sample']:,} samples, accuracy {self.accuracy:.3f}"
     def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"

@@ -68,7 +68,7 @@ def _make_room(array: Any, shape: tuple[int, ...], slot: int) -> Any:
 # %% ../../nbs/tracing/16_store.ipynb #7c56e0a9
 def _file_sizes(path: Path, names: Iterable[str], slot: int) -> dict[str, int]:
     "How many bytes the files of a slot have, by array."
-    chunks = lambda name: (path/name/"c"/str(slot)).rglob("*")
+    def chunks(name): return (path/name/"c"/str(slot)).rglob("*")
     return {name: sum(p.stat().st_size for p in chunks(name) if p.is_file() and p.suffix != ".partial") for name in names}   # .partial: of a killed process
 
 # %% ../../nbs/tracing/16_store.ipynb #260da36d
@@ -104,7 +104,7 @@ class TraceWriter:
     def _enter(self, epochs: list[int], files: Mapping = {}, properties: Mapping = {}, begun: Optional[int] = None) -> None:
         "Say, in one write, which epochs are whole, and which one is begun."
         kept = set(epochs)
-        keep = lambda table: {k: v for k, v in table.items() if int(k) in kept}
+        def keep(table): return {k: v for k, v in table.items() if int(k) in kept}
         self.attrs |= dict(epochs=epochs, begun=begun, files=keep(self.attrs["files"] | files), properties=keep(self.attrs["properties"] | properties))
         write_text(self.path/"zarr.json", json.dumps(dict(zarr_format=3, node_type="group", attributes=self.attrs)))   # as zarr would, in one write that is whole or not there
 
@@ -181,5 +181,7 @@ def load_values(trace: Mapping, array: Any, *place: int) -> Float[np.ndarray, ".
 
 def stored_array(trace: Mapping, name: str) -> Any:
     "An array of the store, not loaded; `BadInput` says how to have one that is not there."
-    if name not in trace.data: raise BadInput(f"{trace.path.name} has no {name}: {'trace an epoch first' if not trace.epochs else _HOW[name]}.")
+    if name not in trace.data:
+        todo = _HOW[name] if trace.epochs else "trace an epoch first"
+        raise BadInput(f"{trace.path.name} has no {name}: {todo}.")
     return trace.data[name]

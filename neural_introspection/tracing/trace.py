@@ -152,7 +152,7 @@ class NetworkTrace(Mapping):
 # %% ../../nbs/tracing/22_trace.ipynb #5485c52a
 def _read_store(trace: NetworkTrace, attrs: dict) -> None:
     trace.about = attrs["trace"]
-    plain = lambda row: {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    def plain(row): return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
     listed = [Layer(**plain(row)) for row in trace.about["layers"]]
     trace.layers = {layer.name: layer for layer in listed}
     trace.metrics = list(trace.about["metrics"])

@@ -79,7 +79,8 @@ def shown(browser, tmp_path_factory):
 
 def test_cells_run_and_a_neuron_is_shown(shown):
     state = shown.page.evaluate(STATE)
-    assert [o for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"] == [] and all(c["count"] for c in state["cells"])
+    assert [o for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"] == []
+    assert all(c["count"] for c in state["cells"])
     assert re.fullmatch(r"blocks\.1\.mlp\.hook_post\[\d+\]", shown.address)
     for title in ("Text", "Contexts", "Statistics", "Logits", "Ablation"): assert shown.part(title).is_visible()
     assert "".join(token for token, _ in shown.lit()) == TEXT
@@ -92,7 +93,9 @@ def test_next_and_previous_change_the_neuron_and_its_contexts(shown):
     shown.page.keyboard.press("Enter")
     shown.wait_step(first)
     second = shown.address
-    assert shown.box("address").input_value() == second and f"[{shown.box('neuron').input_value()}]" in second and shown.part("Contexts").inner_text() != contexts
+    assert shown.box("address").input_value() == second
+    assert f"[{shown.box('neuron').input_value()}]" in second
+    assert shown.part("Contexts").inner_text() != contexts
     assert "Random contexts" in shown.part("Contexts").inner_text()
     shown.button("Previous").click()
     shown.wait_step(second)
@@ -105,7 +108,8 @@ def test_a_typed_text_lights_up(shown):
     shown.box("text").fill("")
     shown.box("text").press_sequentially("import os\nfor name in names: print(name)", delay=15)
     lit = shown.wait_lit("import os⏎for name in names: print(name)")
-    assert lit != before and len({colour for _, colour in lit}) > 3
+    assert lit != before
+    assert len({colour for _, colour in lit}) > 3
     shown.wait_compared()
     shown.shot("typed")
     shown.box("text").fill(" ")
@@ -127,7 +131,9 @@ def test_what_is_wrong_is_told_and_the_panel_goes_on(shown, label, value, words)
     shown.box(label).press("Enter")
     alert = shown.panel.get_by_role("alert")
     alert.get_by_text(words).wait_for()
-    assert alert.count() == 1 and alert.locator("b").count() == 0 and shown.address == before
+    assert alert.count() == 1
+    assert alert.locator("b").count() == 0
+    assert shown.address == before
     if label == "model": shown.shot("refused")
     shown.button("Next").click()
     shown.wait_step(before)
@@ -137,7 +143,8 @@ def test_what_is_wrong_is_told_and_the_panel_goes_on(shown, label, value, words)
 def test_an_address_leads_into_another_layer(shown):
     shown.jump("blocks.3.mlp.hook_post[5]")
     shown.panel.get_by_role("status").get_by_text("blocks.3.mlp.hook_post[5]").wait_for(timeout=SETTLED * 1000)
-    assert shown.box("layer").evaluate("box => box.value") == "3" and shown.box("neuron").input_value() == "5"
+    assert shown.box("layer").evaluate("box => box.value") == "3"
+    assert shown.box("neuron").input_value() == "5"
     shown.wait_compared()
     shown.box("layer").select_option("1")
     shown.panel.get_by_role("status").get_by_text("blocks.1.mlp.hook_post").wait_for(timeout=SETTLED * 1000)

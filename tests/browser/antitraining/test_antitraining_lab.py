@@ -83,9 +83,13 @@ def shown(browser, tmp_path_factory):
 
 def test_cells_run_and_the_network_is_shown(shown):
     state = shown.page.evaluate(STATE)
-    assert [o for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"] == [] and all(c["count"] for c in state["cells"])
-    assert shown.steps == (0, 0) and "no core has been measured yet" in shown.words and shown.button("Cancel").is_disabled()
-    assert shown.plot(0).evaluate(COLOURS) > 10 and shown.numbers(0, 2, "x") == []
+    assert [o for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"] == []
+    assert all(c["count"] for c in state["cells"])
+    assert shown.steps == (0, 0)
+    assert "no core has been measured yet" in shown.words
+    assert shown.button("Cancel").is_disabled()
+    assert shown.plot(0).evaluate(COLOURS) > 10
+    assert shown.numbers(0, 2, "x") == []
     shown.shot("new")
 
 
@@ -95,16 +99,23 @@ def test_train_changes_grid_and_accuracy(shown, capsys):
     with capsys.disabled(): print(f"\nfrom the click on Train to the first new figure: {took:.0f} ms")
     shown.wait_done()
     shown.page.wait_for_function("plot => Array.from(plot.data[0].y).at(-1) > .9", arg=shown.plot(2).element_handle())
-    assert shown.steps == (200, 0) and shown.accuracy[0] < .3 and len(shown.accuracy) >= 2 and shown.numbers(0, 1, "z") != before
+    assert shown.steps == (200, 0)
+    assert shown.accuracy[0] < .3
+    assert len(shown.accuracy) >= 2
+    assert shown.numbers(0, 1, "z") != before
     shown.shot("trained")
 
 
 def test_cycles_frame_the_core_which_shrinks(shown):
     for _ in range(3): shown.press("Cycle")
     sizes = [size for size in shown.numbers(1, 1, "y") if size is not None]
-    assert len(sizes) >= 3 and sizes[-1] < sizes[0] and len(shown.numbers(0, 2, "x")) == 6 * sizes[-1] and f"{sizes[-1]} of 64 neurons are the core" in shown.words
+    assert len(sizes) >= 3
+    assert sizes[-1] < sizes[0]
+    assert len(shown.numbers(0, 2, "x")) == 6 * sizes[-1]
+    assert f"{sizes[-1]} of 64 neurons are the core" in shown.words
     core_random, spectators_random = (shown.numbers(2, trace, "y")[-1] for trace in (2, 1))
-    assert core_random < .35 < .85 < spectators_random and shown.steps == (500, 300)
+    assert core_random < .35 < .85 < spectators_random
+    assert shown.steps == (500, 300)
     shown.shot("cycled")
 
 
@@ -113,7 +124,8 @@ def test_hover_tells_neuron_information_and_role(shown):
     shown.page.mouse.move(*shown.plot(0).evaluate(CELL, [1, 3]))
     hover = shown.plot(0).locator(".hoverlayer .hovertext")
     hover.wait_for()
-    assert re.fullmatch(r"neuron 19: (-?[\d.e-]+ ± [\d.e-]+ nats|dead), (core|spectator)", hover.text_content().strip().replace("−", "-")), hover.text_content()
+    text = hover.text_content().strip().replace("−", "-")
+    assert re.fullmatch(r"neuron 19: (-?[\d.e-]+ ± [\d.e-]+ nats|dead), (core|spectator)", text), text
     shown.shot("hover")
     shown.page.mouse.move(5, 5)
 
@@ -129,13 +141,15 @@ def test_cancel_stops_a_long_training_and_the_panel_goes_on(shown):
     shown.button("Cancel").click()
     shown.wait_done("^Stopped; what was complete is kept")
     assert time.perf_counter() - start < 10
-    assert "Cancelled at train" in shown.panel.get_by_role("alert").inner_text() and before < shown.steps[0] < 1_000_000
+    assert "Cancelled at train" in shown.panel.get_by_role("alert").inner_text()
+    assert before < shown.steps[0] < 1_000_000
     stopped = shown.steps
     shown.page.wait_for_timeout(500)
     assert shown.steps == stopped   # nothing continues behind its back
     shown.set("train_steps", "20")
     shown.press("Train")
-    assert shown.steps == (stopped[0] + 20, stopped[1]) and shown.panel.get_by_role("alert").count() == 0
+    assert shown.steps == (stopped[0] + 20, stopped[1])
+    assert shown.panel.get_by_role("alert").count() == 0
 
 
 def test_what_is_wrong_is_told(shown):
@@ -159,7 +173,9 @@ def test_reset_makes_a_new_network(shown):
     shown.panel.get_by_text("Reset makes it").wait_for()
     shown.press("Reset")
     shown.page.wait_for_function("plot => Array.from(plot.data[0].x).length === 1", arg=shown.plot(2).element_handle())
-    assert shown.steps == (0, 0) and "no core" in shown.words and len([v for v in shown.numbers(0, 1, "z") if v is not None]) + shown.numbers(0, 0, "z").count(0) == 40
+    assert shown.steps == (0, 0)
+    assert "no core" in shown.words
+    assert len([v for v in shown.numbers(0, 1, "z") if v is not None]) + shown.numbers(0, 0, "z").count(0) == 40
     shown.press("Train")
 
 

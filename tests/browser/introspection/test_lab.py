@@ -109,7 +109,8 @@ def lab(browser, server, tmp_path_factory):
 def test_all_cells_run(lab):
     state = lab.state()
     errors = [o["evalue"] for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"]
-    assert errors == [] and state["kernel"] == "idle"
+    assert errors == []
+    assert state["kernel"] == "idle"
     assert [c["source"] for c in state["cells"] if c["count"] is None] == []
 
 
@@ -122,7 +123,8 @@ def test_figures_are_drawn(lab):
         plot = cell.locator(".js-plotly-plot .main-svg").first
         plot.wait_for()
         size = plot.bounding_box()
-        assert size["width"] > 300 and size["height"] > 150
+        assert size["width"] > 300
+        assert size["height"] > 150
         lab.shot(f"figure-{i}")
 
 
@@ -190,7 +192,8 @@ def test_click_in_the_atlas_brings_the_card(lab):
     card.wait_for(timeout=RUN * 1000)
     runs = [json.loads(p.read_text()) for p in lab.temp.glob("*/card/reports/result.json")]   # the notebook makes a card itself, too
     stored = next(run for run in runs if run["target"] == address)
-    assert stored["summary"]["verdict"] in card.inner_text() and address in card.inner_text()
+    assert stored["summary"]["verdict"] in card.inner_text()
+    assert address in card.inner_text()
     for theme in ("Dark", "Light"):
         lab.theme(theme)
         card.scroll_into_view_if_needed()

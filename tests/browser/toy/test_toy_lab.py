@@ -96,10 +96,14 @@ def open_sweep(runs, name):
 
 def test_an_empty_folder_is_told(shown, runs):
     state = shown.page.evaluate(STATE)
-    assert [o for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"] == [] and all(c["count"] for c in state["cells"])
+    assert [o for c in state["cells"] for o in c["outputs"] if o["output_type"] == "error"] == []
+    assert all(c["count"] for c in state["cells"])
     shown.status("Nothing is trained in").wait_for()
     shown.plot("LR1: by learning rate")
-    assert shown.panel.locator(".js-plotly-plot").count() == 1 and shown.control("run").is_hidden() and shown.button("Cancel").is_disabled() and not runs.exists()
+    assert shown.panel.locator(".js-plotly-plot").count() == 1
+    assert shown.control("run").is_hidden()
+    assert shown.button("Cancel").is_disabled()
+    assert not runs.exists()
     shown.shot("empty")
 
 
@@ -108,12 +112,14 @@ def test_a_row_trains_with_live_points(shown, runs):
     shown.wait_text(r"Varied: learning rate, at 0\.003, 0\.03\. 64 features in 8 dimensions, 128 neurons; 1,024 steps")
     seen = shown.page.evaluate(GROWING, [shown.panel.element_handle(), "LR1: by learning rate"])
     shown.wait_text(r"^Done in ")
-    assert len(seen) >= 2 and seen == sorted(seen), seen   # there were points before all were there
+    assert len(seen) >= 2, seen   # there were points before all were there
+    assert seen == sorted(seen), seen
     result = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03")
     shown.status(result.summary()).wait_for()
     drawn = shown.plot("LR1: by learning rate").evaluate("plot => plot.data.map(line => Array.from(line.y).at(-1))")
     ends = result.runs.set_index("value")
-    assert np.allclose(drawn[1::3], ends.per_feature) and np.allclose(drawn[2::3], ends.mean_bias, atol=1e-5)
+    assert np.allclose(drawn[1::3], ends.per_feature)
+    assert np.allclose(drawn[2::3], ends.mean_bias, atol=1e-5)
     shown.shot("trained")
 
 
@@ -124,12 +130,16 @@ def test_cancel_keeps_what_is_complete_and_train_goes_on(shown, runs):
     shown.wait_text("^Stopped; what was complete is kept")
     shown.status("of 3 networks are done and kept").wait_for()
     kept = {path: path.stat().st_mtime_ns for path in (folder / "models").glob("value_*")}
-    assert 1 <= len(kept) < 3 and shown.status(f"{len(kept)} of 3 networks").count() == 1 and "Cancelled at train" in shown.panel.get_by_role("alert").inner_text()
+    assert 1 <= len(kept) < 3
+    assert shown.status(f"{len(kept)} of 3 networks").count() == 1
+    assert "Cancelled at train" in shown.panel.get_by_role("alert").inner_text()
     expect_idle(shown.button("Train"), shown.button("Cancel"))
     shown.button("Train").click()
     shown.wait_text(r"^Done in ")
     shown.status("K1 (neurons").wait_for()
-    assert len(open_sweep(runs, folder.name).runs) == 3 and all(path.stat().st_mtime_ns == when for path, when in kept.items()) and shown.panel.get_by_role("alert").count() == 0
+    assert len(open_sweep(runs, folder.name).runs) == 3
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert shown.panel.get_by_role("alert").count() == 0
 
 
 def test_what_is_wrong_is_told(shown):
@@ -143,17 +153,21 @@ def test_what_is_wrong_is_told(shown):
 
 def test_two_sweeps_are_compared(shown, runs):
     names = ["K1-smoke-steps-9-values-8-2048-16", "LR1-smoke-steps-10-values-0.003-0.03"]
-    assert shown.options("run") == names and shown.options("beside") == ["(none)", *names]
+    assert shown.options("run") == names
+    assert shown.options("beside") == ["(none)", *names]
     shown.set(run=names[1], beside=names[0])
     for name in names:
         plot, runs_ = shown.plot(name), open_sweep(runs, name).runs.sort_values("value")
         drawn = plot.evaluate("plot => plot.data.map(line => [Array.from(line.x), Array.from(line.y)])")
-        assert all(np.allclose(x, runs_.value) and np.allclose(y, runs_[column]) for (x, y), column in zip(drawn, ("loss", "monosemantic_fraction", "per_feature")))
+        for (x, y), column in zip(drawn, ("loss", "monosemantic_fraction", "per_feature")):
+            assert np.allclose(x, runs_.value), column
+            assert np.allclose(y, runs_[column]), column
     for name in names:   # the left one has made room
         shown.page.wait_for_function("plot => plot.querySelector('.main-svg').getBoundingClientRect().right <= plot.getBoundingClientRect().right + 1", arg=shown.plot(name))
     eventually(shown.page, lambda: len({tuple(shown.plot(name).evaluate("plot => plot._fullLayout.yaxis.range")) for name in names}) == 1)
     left, right = (shown.plot(name).bounding_box() for name in reversed(names))
-    assert left["x"] + left["width"] <= right["x"] + 1 and abs(left["y"] - right["y"]) < 2
+    assert left["x"] + left["width"] <= right["x"] + 1
+    assert abs(left["y"] - right["y"]) < 2
     shown.shot("compared")
 
 
@@ -171,7 +185,8 @@ def test_a_click_picks_neuron_and_feature(shown, runs):
     shown.page.wait_for_function("([plot, words]) => plot.layout.annotations[1].text === words", arg=[shown.pair, f"All neurons, to feature {feature}"])
     drawn, told = shown.pair.evaluate("plot => [0, 2].map(i => Array.from(plot.data[i].y))")
     acts = single_feature_activations(net)
-    assert np.allclose(np.sort(drawn), acts[:, neuron].sort().values) and np.allclose(np.sort(told), acts[feature].sort().values)
+    assert np.allclose(np.sort(drawn), acts[:, neuron].sort().values)
+    assert np.allclose(np.sort(told), acts[feature].sort().values)
     shown.shot("picked")
 
 
@@ -180,7 +195,8 @@ def test_neuron_feature_and_step_are_chosen_by_keyboard(shown, runs):
     result = open_sweep(runs, "LR1-smoke-steps-10-values-0.003-0.03")
     shown.set(neuron="5", feature="6")
     shown.status(pair_words(result.network(.03), 5, 6)).wait_for()
-    assert shown.options("step")[:2] == ["1", "2"] and shown.options("step")[-1] == "1,024"
+    assert shown.options("step")[:2] == ["1", "2"]
+    assert shown.options("step")[-1] == "1,024"
     shown.set(step="1")
     shown.status(pair_words(result.network(.03, step=1), 5, 6)).wait_for()   # the same neuron, at the start
     shown.set(value="0.003")

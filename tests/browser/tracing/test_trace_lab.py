@@ -127,7 +127,8 @@ def test_map_is_as_wide_as_its_place_and_shows_the_last_epoch(explorer, trace):
     explorer.text(f"epoch {EPOCHS - 1}").wait_for()
     explorer.page.wait_for_function(FITTED, arg=explorer.map.element_handle())
     size = explorer.map.bounding_box()
-    assert size["width"] > 700 and size["height"] > 200
+    assert size["width"] > 700
+    assert size["height"] > 200
     explorer.button("one scale").click()
     explorer.wait_cells(expected(trace, "activation_mean", EPOCHS - 1))
     explorer.shot("map")
@@ -209,5 +210,6 @@ def test_make_dashboard_names_what_is_missing_and_installs_nothing(tmp_path):
     python.write_text("#!/bin/sh\nexit 1\n")   # a Python without Voila, or anything else
     python.chmod(0o755)
     done = subprocess.run(["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={tmp_path}", "dashboard"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
+    assert done.returncode == 2
+    assert done.stdout == ""
     assert done.stderr.startswith(f"The dashboard needs Voila: {tmp_path}/python -m pip install -c constraints.txt voila\n")

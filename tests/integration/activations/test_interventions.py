@@ -50,7 +50,8 @@ def changed(units, new):
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_zero_by_hand(model, docs, site, batch_size):
     found = intervene(model, docs, NeuronAddress(site, 5), "zero", n_random=0, batch_size=batch_size)
-    assert found.frame.effect.iloc[0] == pytest.approx(by_hand(model, docs, {site: changed([5], torch.zeros_like)}), abs=2e-5)
+    expected = by_hand(model, docs, {site: changed([5], torch.zeros_like)})
+    assert found.frame.effect.iloc[0] == pytest.approx(expected, abs=2e-5)
     assert found.no_op < 1e-6
 
 
@@ -103,7 +104,8 @@ def test_a_patch_is_another_texts_values(model):
 
 
 def test_a_result_depends_on_the_seed_alone(model, docs):
-    ask = lambda seed, units: intervene(model, docs, units, ["resample", "normal", "patch"], n_random=2, seed=seed).frame
+    def ask(seed, units):
+        return intervene(model, docs, units, ["resample", "normal", "patch"], n_random=2, seed=seed).frame
     one, two = "blocks.1.mlp.hook_post[3]", "blocks.1.mlp.hook_post[9]"
     first, again, other, beside = ask(0, [one]), ask(0, [one]), ask(1, [one]), ask(0, [two, one])
     assert first.equals(again)
@@ -199,7 +201,7 @@ def test_a_unit_that_does_nothing_has_no_effect(model, docs):
 
 
 def test_every_measure_is_one_number_for_each_example(model, docs):
-    first = lambda logits, targets: logits[:, 1, 7]
+    def first(logits, targets): return logits[:, 1, 7]
     found = intervene(model, docs, "blocks.1.mlp.hook_post[108]", "zero", measure=first, n_random=2)
     def at_zero(mask): return changed([108], torch.zeros_like)(mask)
     batch = token_batch(model, encode(model, docs))
@@ -224,7 +226,8 @@ def test_the_same_number_in_every_system():
     engine = intervene(net.model, Examples(x, y), NeuronAddress(site, 7), "zero", n_random=0).frame.effect.iloc[0]
     traced = ablate(net, x, y, [[("hidden_1", 7)]], n_random=0).frame.effect.iloc[0]
     found = replaced_scores(net.model, Examples(x, y), Units(site, 32), torch.arange(32)[None] == 7, "zero")
-    assert (engine, traced, float((found.loss[0, 0] - found.base["loss"]).mean())) == pytest.approx((by_hand,) * 3, abs=1e-5)
+    scored = float((found.loss[0, 0] - found.base["loss"]).mean())
+    assert (engine, traced, scored) == pytest.approx((by_hand,) * 3, abs=1e-5)
 
 
 def test_a_last_batch_that_is_smaller():
@@ -242,7 +245,7 @@ def test_information_is_the_effect_of_normal_values():
     torch.manual_seed(0)
     net, examples = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).eval(), Examples(data.x_test, data.y_test)
     reference = make_reference(net, "1", examples)
-    found = information_content(net, reference, examples, draws=2, seed=3)
+    found = information_content(net, reference, examples, n_draws=2, seed=3)
     units = [NeuronAddress("1", n) for n in range(16)]
     same = intervene(net, examples, units, "normal", {"1": reference}, n_random=0, n_draws=2, seed=3)
     assert np.allclose(found.loss, same.frame.effect, atol=1e-6)
@@ -289,7 +292,7 @@ def test_on_a_gpu(docs):
 
 
 def test_hooks_are_gone_after_an_error(model, docs):
-    count = lambda: sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    def count(): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     before = count()
     def broken(rows): raise RuntimeError("in the middle")
     with pytest.raises(RuntimeError, match="in the middle"): intervene(model, docs, "blocks.1.mlp.hook_post[3]", broken)

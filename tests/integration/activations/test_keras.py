@@ -46,10 +46,13 @@ def test_outputs_of_any_structure(make):
     model = Gives(make)
     before = keras.tree.flatten(model(X))
     with capture(model, ["inner"]) as acts: after = model(X)
-    assert np.array_equal(acts["inner"], 2 * X) and all(a is b is None or np.array_equal(a, b) for a, b in zip(before, keras.tree.flatten(after)))
+    assert np.array_equal(acts["inner"], 2 * X)
+    assert all(a is b is None or np.array_equal(a, b) for a, b in zip(before, keras.tree.flatten(after)))
     with edit(model, {"inner": lambda a: a + 1}): changed = model(X)
     kept = [t for t in keras.tree.flatten(changed) if t is not None]
-    assert np.array_equal(kept[0], 2 * X + 1) and type(changed) is type(model(X)) and left(model) == []
+    assert np.array_equal(kept[0], 2 * X + 1)
+    assert type(changed) is type(model(X))
+    assert left(model) == []
 
 
 @dataclasses.dataclass
@@ -61,9 +64,13 @@ class Output:
 def test_an_output_that_is_a_dataclass():
     model = Gives(lambda x: Output(x))
     with capture(model, ["inner"]) as acts: after = model(X)
-    assert np.array_equal(acts["inner"], 2 * X) and np.array_equal(after.hidden, 2 * X)
+    assert np.array_equal(acts["inner"], 2 * X)
+    assert np.array_equal(after.hidden, 2 * X)
     with edit(model, {"inner": lambda a: a + 1}): changed = model(X)
-    assert isinstance(changed, Output) and np.array_equal(changed.hidden, 2 * X + 1) and changed.label == "of a dataclass" and left(model) == []
+    assert isinstance(changed, Output)
+    assert np.array_equal(changed.hidden, 2 * X + 1)
+    assert changed.label == "of a dataclass"
+    assert left(model) == []
 
 
 def test_several_listeners_end_in_any_order():
@@ -75,7 +82,9 @@ def test_several_listeners_end_in_any_order():
     first.__exit__(None, None, None)
     model(X)
     second.__exit__(None, None, None)
-    assert np.array_equal(model(X), plain) and seen == ["a", "b", "b"] and left(model) == []
+    assert np.array_equal(model(X), plain)
+    assert seen == ["a", "b", "b"]
+    assert left(model) == []
 
 
 def test_a_layer_used_twice_and_one_within_another():
@@ -84,7 +93,8 @@ def test_a_layer_used_twice_and_one_within_another():
     model, seen = keras.Model(entry, shared(inner(shared(entry)))), []
     assert {"shared", "inner", "inner.shared"} <= set(site_names(model))
     with hooks(model, {"shared": lambda a: seen.append(a)}): model(X)
-    assert len(seen) == 3 and left(model) == []
+    assert len(seen) == 3
+    assert left(model) == []
 
 
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_bfloat16", "float64"])
@@ -92,9 +102,11 @@ def test_precision(policy):
     model = mlp(dtype=policy)
     with capture(model, ["hidden"]) as acts, edit(model, {"hidden": lambda a: a * 0}): out = model(X)
     assert acts["hidden"].dtype == dict(float16=torch.float16, float64=torch.float64).get(policy, torch.bfloat16)
-    assert not np.any(keras.ops.convert_to_numpy(keras.ops.cast(out, "float32"))) and out.dtype == model(X).dtype
+    assert not np.any(keras.ops.convert_to_numpy(keras.ops.cast(out, "float32")))
+    assert out.dtype == model(X).dtype
     stats = layer_statistics(ModelInterface(model), ["hidden"], [X[:5], X[5:]])["hidden"]
-    assert stats.count.tolist() == [12] * 4 and float(stats.nonfinite.sum()) == 0
+    assert stats.count.tolist() == [12] * 4
+    assert float(stats.nonfinite.sum()) == 0
 
 
 def test_training_and_saving_go_on_as_ever(tmp_path):

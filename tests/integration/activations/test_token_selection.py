@@ -121,7 +121,7 @@ def test_the_same_alone_and_in_a_batch(model, texts):
 
 def test_a_text_with_nothing_but_sinks_is_left_out(model, texts):
     "Position 2 of every text is a sink: no text is left, and that is said."
-    first = lambda x: torch.cat([sink(x[:1]), x[1:]])
+    def first(x): return torch.cat([sink(x[:1]), x[1:]])
     with edit(model, {"blocks.1.hook_resid_pre": sink}), pytest.raises(BadTexts, match="attention sinks"):
         select_tokens(model, texts, 2)
     with edit(model, {"blocks.1.hook_resid_pre": first}): found = select_tokens(model, texts[:4], 2)

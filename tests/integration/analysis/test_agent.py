@@ -83,14 +83,18 @@ def test_an_endpoint_that_talks_nonsense(model, by_rules, tmp_path, serve, kind)
              "redirect": lambda asked: (307, url + "/chat/completions")}[kind]
     server, url = serve(reply)
     result = run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, output_dir=str(tmp_path / "out")), model)
-    assert numbers(result) == numbers(by_rules) and not result.claims.words.any()
-    assert any("failed 3 times in a row" in note for note in result.notes) and "the rules answered" in (tmp_path / "out/reports/report.md").read_text()
-    assert len(server.requests) == 3 and not elsewhere.requests
+    assert numbers(result) == numbers(by_rules)
+    assert not result.claims.words.any()
+    assert any("failed 3 times in a row" in note for note in result.notes)
+    assert "the rules answered" in (tmp_path / "out/reports/report.md").read_text()
+    assert len(server.requests) == 3
+    assert not elsewhere.requests
 
 
 def test_an_endpoint_that_is_down(model, by_rules, tmp_path):
     result = run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint="http://127.0.0.1:9/v1", output_dir=str(tmp_path / "out")), model)
-    assert numbers(result) == numbers(by_rules) and any("URLError" in note for note in result.notes)
+    assert numbers(result) == numbers(by_rules)
+    assert any("URLError" in note for note in result.notes)
 
 
 def test_an_endpoint_that_is_slow(model, by_rules, tmp_path, serve):
@@ -105,7 +109,8 @@ def test_an_endpoint_that_is_slow(model, by_rules, tmp_path, serve):
     assert time.monotonic() - start < 10
     result = run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, timeout=.3, output_dir=str(tmp_path / "out")), model)
     done.set()
-    assert numbers(result) == numbers(by_rules) and any("was not asked again" in note for note in result.notes)
+    assert numbers(result) == numbers(by_rules)
+    assert any("was not asked again" in note for note in result.notes)
 
 
 def test_hostile_words_are_shown_and_not_run(model, tmp_path, serve, monkeypatch):
@@ -114,8 +119,12 @@ def test_hostile_words_are_shown_and_not_run(model, tmp_path, serve, monkeypatch
     result = run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, output_dir="out"), model)
     assert result.claims.words.str.contains("onerror").any()
     report, book = (tmp_path / "out/reports/report.md").read_text(), nbformat.read(tmp_path / "out/reports/report.ipynb", 4)
-    assert "<img" not in result._repr_html_() and "&lt;img" in result._repr_html_()
-    for page in (report, *(cell.source for cell in book.cells if cell.cell_type == "markdown")): assert "<img" not in page and "![x]" not in page and "](javascript" not in page
+    assert "<img" not in result._repr_html_()
+    assert "&lt;img" in result._repr_html_()
+    for page in (report, *(cell.source for cell in book.cells if cell.cell_type == "markdown")):
+        assert "<img" not in page
+        assert "![x]" not in page
+        assert "](javascript" not in page
     assert all("alert" not in cell.source and "owned" not in cell.source for cell in book.cells if cell.cell_type == "code")
     assert not (tmp_path / "owned").exists()
 
@@ -124,7 +133,8 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(model, tmp_path, serve, m
     monkeypatch.setenv("MY_KEY", "secret-of-mine")
     server, url = serve(says("1"))
     run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, key_variable="MY_KEY", output_dir=str(tmp_path / "out")), model)
-    assert server.requests[0][0] == "/v1/chat/completions" and server.requests[0][1]["Authorization"] == "Bearer secret-of-mine"
+    assert server.requests[0][0] == "/v1/chat/completions"
+    assert server.requests[0][1]["Authorization"] == "Bearer secret-of-mine"
     assert not any(b"secret-of-mine" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert "secret-of-mine" not in repr(Endpoint(url, key="secret-of-mine"))
 
@@ -135,7 +145,8 @@ def test_a_choice_is_one_of_those_allowed(model, tmp_path, serve):
     result = run_agent(AgentConfig(**SMALL | dict(budget=6, candidates=3), policy="endpoint", endpoint=url, output_dir=str(tmp_path / "out")), model)
     chosen = result.visits[result.visits.by == "endpoint"]
     assert set(zip(chosen.state, chosen.then)) <= {(t.source, t.target) for t in agent.TRANSITIONS}
-    assert (result.claims.words == "It was tested here.").all() and (result.claims.by == "endpoint").all()
+    assert (result.claims.words == "It was tested here.").all()
+    assert (result.claims.by == "endpoint").all()
 
 
 @pytest.mark.slow
@@ -154,10 +165,15 @@ def test_killed_and_resumed(tmp_path, monkeypatch, capsys):
         assert process.wait() == -signal.SIGKILL
     kept = json.loads(state.read_text())
     done = shell(command, cwd=tmp_path / "b")
-    assert done.returncode == 0 and "resuming the run in out" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "resuming the run in out" in done.stderr, done.stderr
     other = answer(done.stdout)
-    assert [c["p"] for c in one["claims"]] == [c["p"] for c in other["claims"]] and [c["value"] for c in one["claims"]] == pytest.approx([c["value"] for c in other["claims"]], rel=1e-6) and one["steps"] == other["steps"] and len(one["claims"]) > 2
-    assert json.loads(state.read_text())["claims"][:len(kept["claims"])] == kept["claims"] and manifest(tmp_path / "b/out")["status"] == "complete"
+    assert [c["p"] for c in one["claims"]] == [c["p"] for c in other["claims"]]
+    assert [c["value"] for c in one["claims"]] == pytest.approx([c["value"] for c in other["claims"]], rel=1e-6)
+    assert one["steps"] == other["steps"]
+    assert len(one["claims"]) > 2
+    assert json.loads(state.read_text())["claims"][:len(kept["claims"])] == kept["claims"]
+    assert manifest(tmp_path / "b/out")["status"] == "complete"
 
 
 def test_the_report_is_a_notebook_that_runs(by_rules):
@@ -172,11 +188,14 @@ def test_the_report_is_a_notebook_that_runs(by_rules):
 
 def test_from_the_shell_and_yaml(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main("agent --model pocket --layers 1 --budget 2 --num-samples 60 --candidates 2 --hypotheses token --print-config".split()) == 0
+    options = "--model pocket --layers 1 --budget 2 --num-samples 60 --candidates 2 --hypotheses token"
+    assert cli.main(f"agent {options} --print-config".split()) == 0
     (tmp_path / "analysis.yaml").write_text(capsys.readouterr().out)
     assert cli.main("agent --config analysis.yaml --draws 19".split()) == 0
     shown = capsys.readouterr().out
-    assert "claims supported" in shown and "report.ipynb" in shown and manifest(tmp_path / "analysis")["config"]["draws"] == 19
+    assert "claims supported" in shown
+    assert "report.ipynb" in shown
+    assert manifest(tmp_path / "analysis")["config"]["draws"] == 19
 
 
 @pytest.mark.parametrize("options, words", [
@@ -186,7 +205,9 @@ def test_what_cannot_be_is_a_sentence_before_anything_is_written(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert cli.main(f"agent --model pocket {options}".split()) == 2
     said = capsys.readouterr().err
-    assert words in said and "Traceback" not in said and not any(tmp_path.iterdir())
+    assert words in said
+    assert "Traceback" not in said
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_damaged_result_is_refused(by_rules, tmp_path):
@@ -213,8 +234,10 @@ def test_a_real_model_behind_a_real_endpoint(model, by_rules, tmp_path, serve, s
         with lock: return says(smollm2(asked["messages"], min(asked["max_tokens"], 24)))(asked)
     server, url = serve(reply)
     result = run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, language_model="SmolLM2", timeout=120, output_dir=str(tmp_path / "out")), model)
-    assert server.requests and server.requests[0][2]["model"] == "SmolLM2"
-    assert set(zip(result.visits.state, result.visits.then)) <= {(t.source, t.target) for t in agent.TRANSITIONS} | {("report", "")}
+    assert server.requests
+    assert server.requests[0][2]["model"] == "SmolLM2"
+    known = {(t.source, t.target) for t in agent.TRANSITIONS} | {("report", "")}
+    assert set(zip(result.visits.state, result.visits.then)) <= known
     spoken = result.claims[result.claims.words != ""]
     assert len(spoken) or result.notes[-1].startswith("The language model")
     tested = {(c["statement"], c["seed"] if "seed" in c else 0): c["p"] for c in numbers(by_rules)}
@@ -225,7 +248,9 @@ def test_a_real_model_behind_a_real_endpoint(model, by_rules, tmp_path, serve, s
 def test_a_real_model_in_this_process(model, smollm2):
     policy, state = LanguageModelPolicy(smollm2), first_state(AgentConfig()) | dict(claims=[dict(evidence=dict(enough=True, strong=True, p=.01))], proposed=[{}], queue=["a"])
     option, by = policy.choose(state, allowed(state, "test"))
-    assert option in allowed(state, "test") and by in ("local", "rules") and state["policy"]["asked"] == 1
+    assert option in allowed(state, "test")
+    assert by in ("local", "rules")
+    assert state["policy"]["asked"] == 1
     words, by = policy.word(state, Hypothesis("position", "blocks.1.mlp.hook_post[1]").statement(), "R² 0.5, p 0.005.")
     assert (words and by == "local") or state["notes"]
 
@@ -236,7 +261,8 @@ def test_a_key_with_a_line_break_is_not_told(model, tmp_path, serve, monkeypatch
     monkeypatch.setenv("MY_KEY", "sk-SECRET123\n")
     server, url = serve(lambda asked: (500, ""))
     run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, key_variable="MY_KEY", output_dir=str(tmp_path / "out")), model)
-    assert server.requests[0][1]["Authorization"] == "Bearer sk-SECRET123" and not any(b"SECRET123" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert server.requests[0][1]["Authorization"] == "Bearer sk-SECRET123"
+    assert not any(b"SECRET123" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     with pytest.raises(BadInput, match="holds characters that no key has") as error: Endpoint(url, key="sk-\nSECRET123")
     assert "SECRET" not in str(error.value)
     monkeypatch.setattr(Endpoint, "_ask", lambda self, *args: (_ for _ in ()).throw(ValueError(f"bad header {self.key}")))
@@ -248,7 +274,8 @@ def test_nothing_is_tested_until_it_is_significant(model, tmp_path):
     "Neurons that were named are looked at once, and no hypothesis twice."
     result = run_agent(AgentConfig(**SMALL | dict(hypotheses="output,position", budget=30), neurons="blocks.1.mlp.hook_post[3];blocks.1.mlp.hook_post[4]", output_dir=str(tmp_path / "out")), model)
     claims = json.loads((tmp_path / "out/datasets/state.json").read_text())["claims"]
-    assert len(claims) == len(result.claims) <= 4 and (result.visits.state == "scan").sum() == 1
+    assert len(claims) == len(result.claims) <= 4
+    assert (result.visits.state == "scan").sum() == 1
 
 
 @pytest.mark.parametrize("change", [lambda s: {k: v for k, v in s.items() if k != "reserve"}, lambda s: s | dict(next="ghost"), lambda s: [1]])
@@ -271,4 +298,5 @@ def test_a_claim_is_about_its_tokens(model):
     name = "blocks.1.mlp.hook_post[50]"
     raised = logit_view(model, name).frame.token[:3].tolist()
     best, other = (check_hypothesis(model, [], Hypothesis("output", name, dict(tokens=tokens)), draws=99) for tokens in (raised, [" the"]))
-    assert best.value > other.value and best.p < other.p
+    assert best.value > other.value
+    assert best.p < other.p

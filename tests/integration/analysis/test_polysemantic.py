@@ -31,7 +31,8 @@ def test_bad_scan(model, options, kind, words):
     try:
         with pytest.raises(kind) as error: scan_polysemantic(model, **dict(texts=load_texts("synthetic", 20).texts) | options)
     finally: handle.remove()
-    assert words in str(error.value) and is_one_sentence(str(error.value))
+    assert words in str(error.value)
+    assert is_one_sentence(str(error.value))
 
 
 def test_models_that_return_tuples():
@@ -46,7 +47,8 @@ def test_models_that_return_tuples():
 def test_snippets_are_escaped(model):
     texts = ["<script>alert(1)</script> of the class is <b>bold</b>"] * 40
     found = scan_polysemantic(model, texts, layers=[0], per_layer=4, draws=99)
-    assert "<script>" not in found._repr_html_() and "<script>" not in found.contexts("blocks.0.mlp.hook_post", found.frame.neuron[0]).to_html()
+    assert "<script>" not in found._repr_html_()
+    assert "<script>" not in found.contexts("blocks.0.mlp.hook_post", found.frame.neuron[0]).to_html()
 
 
 def test_a_scan_is_the_detector(model):
@@ -75,7 +77,8 @@ def test_memory_does_not_grow_with_the_corpus(model, monkeypatch):
     for n in (100, 500):
         found = scan_polysemantic(model, load_texts("synthetic", n, seed=0).texts, layers=[1], per_layer=16, draws=19)
         sizes[n] = len(found.table)
-    assert rows[500][0] <= 16 * 32 + 300 and rows[500][1] <= (16 * 32 + 300) * model.cfg.d_model * 4
+    assert rows[500][0] <= 16 * 32 + 300
+    assert rows[500][1] <= (16 * 32 + 300) * model.cfg.d_model * 4
     assert sizes[500] <= 16 * (32 + 8)
 
 

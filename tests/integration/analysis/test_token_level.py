@@ -28,26 +28,36 @@ def hook_count(model): return sum(len(m._forward_hooks) + len(m._forward_pre_hoo
 
 def test_hostile_text_is_shown_and_not_run(model, docs):
     lit = token_activations(model, HOSTILE, "blocks.0.mlp.hook_post[0]")
-    for page in (lit._repr_html_(), lit.html().data): assert "<img" not in page and "<script" not in page and "&lt;" in page
+    for page in (lit._repr_html_(), lit.html().data):
+        assert "<img" not in page
+        assert "<script" not in page
+        assert "&lt;" in page
     assert "<img" not in lit.view().data.replace("&lt;img", "")
     profile, = token_profiles(model, [HOSTILE, *docs[:20]], "blocks.0.mlp.hook_post[0]")
-    assert "<img" not in profile._repr_html_() and "<img" not in profile.plot().to_json()
+    assert "<img" not in profile._repr_html_()
+    assert "<img" not in profile.plot().to_json()
     told = logit_attribution(model, HOSTILE, 3)
-    assert "<script" not in told._repr_html_() and "<img" not in told._repr_html_()
-    for made in (told.plot(5), lit.plot()): assert "<img" not in made.to_json() and "<script" not in made.to_json()
+    assert "<script" not in told._repr_html_()
+    assert "<img" not in told._repr_html_()
+    for made in (told.plot(5), lit.plot()):
+        assert "<img" not in made.to_json()
+        assert "<script" not in made.to_json()
 
 
 @pytest.mark.parametrize("text", ["naïve 日本 🙂🙂", "\x00\x01\u200b\ufeff", "a" * 2000, "𝔘𝔫𝔦 𝕔𝕠𝕕𝕖\r\n\t", "<|endoftext|> not the token"])
 def test_bytes_of_the_tokens_are_the_text(model, text):
     ids = encode(model, [text])[0]
     joined = b"".join(token_bytes(model, ids))
-    assert text.encode().startswith(joined) and (len(ids) == 255 or joined == text.encode())
-    assert len(token_strings(model, ids)) == len(ids) and (len(ids) == 255 or token_text(model, ids) == text)
+    assert text.encode().startswith(joined)
+    assert len(ids) == 255 or joined == text.encode()
+    assert len(token_strings(model, ids)) == len(ids)
+    assert len(ids) == 255 or token_text(model, ids) == text
 
 
 def test_every_token_of_the_vocabulary_has_a_class(model):
     names = token_strings(model, range(model.cfg.d_vocab + 5))   # beyond the vocabulary too: models are padded to round sizes
-    assert names[-5:] == [""] * 5 and {token_class(name) for name in names} <= set(TOKEN_CLASSES)
+    assert names[-5:] == [""] * 5
+    assert {token_class(name) for name in names} <= set(TOKEN_CLASSES)
 
 
 @pytest.mark.parametrize("layer", range(4))
@@ -65,13 +75,16 @@ def test_replay_is_the_whole_pass(model, docs, layer, site):
     with torch.no_grad():
         before = token_losses(model(batch.ids), batch)
         with edit(model, {address.site: put}): after = token_losses(model(batch.ids), batch)
-    assert abs(float((after - before).nanmean()) - found.frame.effect.iloc[0]) < 2e-5 and found.no_op < 1e-6
-    assert np.isnan(found.frame.p.iloc[0]) and abs(found.base - float(before.nanmean())) < 1e-5
+    assert abs(float((after - before).nanmean()) - found.frame.effect.iloc[0]) < 2e-5
+    assert found.no_op < 1e-6
+    assert np.isnan(found.frame.p.iloc[0])
+    assert abs(found.base - float(before.nanmean())) < 1e-5
 
 
 def test_an_effect_depends_on_the_seed_alone(model, docs):
     first, again, other = (intervene(model, docs[:8], "blocks.2.mlp.hook_post[3]", ["resample", "patch"], n_random=3, seed=seed, batch_size=4).frame for seed in (0, 0, 1))
-    assert first.equals(again) and not first.equals(other)
+    assert first.equals(again)
+    assert not first.equals(other)
 
 
 def test_several_layers_at_once(model, docs):
@@ -87,7 +100,8 @@ def test_hooks_are_gone_after_an_exception(model, docs):
     calls = []
     def measure(logits, targets): return broken() if calls else calls.append(1) or loss_and_accuracy(logits, targets)
     with pytest.raises(RuntimeError, match="in the middle"): intervene(model, docs[:4], "blocks.2.mlp.hook_post[3]", measure=measure)
-    assert hook_count(model) == before and ["forward" in vars(b) for b in model.blocks] == forwards
+    assert hook_count(model) == before
+    assert ["forward" in vars(b) for b in model.blocks] == forwards
 
 
 def test_half_precision(docs):
@@ -95,16 +109,20 @@ def test_half_precision(docs):
     address = "blocks.1.mlp.hook_post[108]"
     assert token_activations(half, docs[0], address).values.dtype == np.float32
     profile, = token_profiles(half, docs, address, shifts=19)
-    assert profile.explained.r2.notna().all() and logit_view(half, address).frame.z.notna().all()
+    assert profile.explained.r2.notna().all()
+    assert logit_view(half, address).frame.z.notna().all()
     effect = intervene(half, docs[:4], address, n_random=2)
-    assert effect.no_op < 1e-6 and effect.frame.effect.notna().all()
+    assert effect.no_op < 1e-6
+    assert effect.frame.effect.notna().all()
     full = logit_attribution(load_model("pocket", device="cpu"), docs[0], 3).values
     assert np.corrcoef(full.ravel(), logit_attribution(half, docs[0], 3).values.ravel())[0, 1] > .99
 
 
 def test_a_profile_does_not_depend_on_the_batch_size(model, docs):
     one, other = (token_profiles(model, docs, "blocks.1.mlp.hook_post[108]", batch_size=size, shifts=19)[0] for size in (3, 32))
-    assert np.allclose(one.explained.r2, other.explained.r2, atol=1e-6) and np.allclose(one.contexts.activation, other.contexts.activation, atol=1e-5)   # of nearly equal contexts either may come first
+    # of nearly equal contexts either may come first
+    assert np.allclose(one.explained.r2, other.explained.r2, atol=1e-6)
+    assert np.allclose(one.contexts.activation, other.contexts.activation, atol=1e-5)
 
 
 def test_dead_neuron(model, docs):
@@ -112,8 +130,11 @@ def test_dead_neuron(model, docs):
     with edit(model, {"blocks.1.mlp.hook_post": lambda x: torch.cat([torch.zeros_like(x[..., :1]), x[..., 1:]], -1)}):
         profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
         effect = intervene(model, docs[:6], "blocks.1.mlp.hook_post[0]", n_random=2)
-    assert profile.explained.r2.isna().all() and "does not vary" in profile.summary()
-    assert not effect.frame.has_effect.any() and "no replacement changes" in effect.summary() and effect.plot()
+    assert profile.explained.r2.isna().all()
+    assert "does not vary" in profile.summary()
+    assert not effect.frame.has_effect.any()
+    assert "no replacement changes" in effect.summary()
+    assert effect.plot()
 
 
 @pytest.mark.parametrize("call, kind, words", [
@@ -152,7 +173,8 @@ def test_chance_is_chance(model, docs, texts):
         found = token_profiles(model, words, [f"blocks.1.mlp.hook_post[{n}]" for n in range(60)], shifts=39, batch_size=64)
         contrasts = [token_contrast(model, words, f"blocks.1.mlp.hook_post[{n}]", encode(model, words)[0][:1] + encode(model, words)[1][:1], shifts=39, batch_size=64).p for n in range(20)]
     small = {by: np.mean([p.explained.set_index("by").p[by] <= .05 for p in found]) for by in ("token", "class", "position")}
-    assert max(small.values()) <= .2 and np.nanmean(np.array(contrasts) <= .05) <= .25, (small, contrasts)
+    assert max(small.values()) <= .2, (small, contrasts)
+    assert np.nanmean(np.array(contrasts) <= .05) <= .25, (small, contrasts)
 
 
 def test_values_that_are_not_finite_are_left_out_and_counted(model, docs):
@@ -163,12 +185,15 @@ def test_values_that_are_not_finite_are_left_out_and_counted(model, docs):
     with edit(model, {"blocks.1.mlp.hook_post": broken}):
         profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
         with pytest.raises(BadInput, match="not a finite number on example"): intervene(model, docs[:4], "blocks.1.mlp.hook_post[5]", n_random=2)
-    assert profile.about["left_out"] == 20 and profile.explained.r2.notna().all()
+    assert profile.about["left_out"] == 20
+    assert profile.explained.r2.notna().all()
 
 
 def test_one_text_has_no_interval(model):
     effect = intervene(model, ["The return value is a list."], "blocks.1.mlp.hook_post[7]", ["zero", "mean"], reference=["Another text.", "And a third."], n_random=3)
-    assert effect.frame.low.isna().all() and not effect.frame.has_effect.any() and "more than one group" in effect.summary()
+    assert effect.frame.low.isna().all()
+    assert not effect.frame.has_effect.any()
+    assert "more than one group" in effect.summary()
     with pytest.raises(BadInput, match="a patch needs another example"): intervene(model, ["One.", "Two."], "blocks.1.mlp.hook_post[7]", ["patch"], reference=["One."])
 
 
@@ -182,13 +207,16 @@ def test_a_model_in_training_mode_is_measured_as_it_is_used(docs):
     def measured(): return token_activations(made, texts[0], address).values, intervene(made, texts, address, ["zero"], n_random=2).frame.effect.to_numpy(), token_profiles(made, texts, address, shifts=19)[0].explained.r2.to_numpy()
     before = measured()
     made.train()
-    assert all(np.allclose(a, b, atol=1e-6, equal_nan=True) for a, b in zip(before, measured())) and made.blocks[0].training
+    assert all(np.allclose(a, b, atol=1e-6, equal_nan=True) for a, b in zip(before, measured()))
+    assert made.blocks[0].training
 
 
 def test_many_neurons_keep_their_shifted_copies(model, docs, monkeypatch):
     monkeypatch.setattr(token_level, "VOCABULARY", 2048 * 20 * 2)
     some = [f"blocks.1.mlp.hook_post[{n}]" for n in range(5)]
     many = token_profiles(model, docs[:20], some, shifts=19)
-    assert [str(p.address) for p in many] == some and all((p.explained.shifts == 19).all() for p in many)
+    assert [str(p.address) for p in many] == some
+    assert all((p.explained.shifts == 19).all() for p in many)
     alone, = token_profiles(model, docs[:20], some[3], shifts=19)
-    assert np.allclose(alone.explained.r2, many[3].explained.r2) and np.allclose(alone.explained.p, many[3].explained.p)
+    assert np.allclose(alone.explained.r2, many[3].explained.r2)
+    assert np.allclose(alone.explained.p, many[3].explained.p)

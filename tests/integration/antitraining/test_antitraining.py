@@ -20,10 +20,10 @@ from shell import answer, shell, started, wait_until
 from torch import nn
 
 torch.set_num_threads(1)
-SMALL = "antitrain --data digits --width 24 --train-steps 120 --cycles 3 --cycle-steps 25 --final-steps 10 --measure-examples 200 --draws 1 --json"
+SMALL = "antitrain --data digits --width 24 --train-steps 120 --cycles 3 --cycle-steps 25 --final-steps 10 --measure-examples 200 --n-draws 1 --json"
 DATA = load_classification("digits", seed=0)
 TRAIN, TEST = Examples(DATA.x_train, DATA.y_train), Examples(DATA.x_test, DATA.y_test)
-QUICK = AntitrainSettings(train_steps=60, cycles=1, cycle_steps=10, final_steps=5, measure_examples=200, draws=1, batch_size=64)
+QUICK = AntitrainSettings(train_steps=60, cycles=1, cycle_steps=10, final_steps=5, measure_examples=200, n_draws=1, batch_size=64)
 
 
 def numbers(stdout): return {k: v for k, v in answer(stdout).items() if k != "output_dir"}
@@ -53,7 +53,8 @@ def test_the_answer_has_what_was_asked(whole):
     assert [run["seed"] for run in whole["seeds"]] == [0, 1]
     for run in whole["seeds"]:
         assert {"core_share", "test_accuracy_before", "test_accuracy", "core_randomised_accuracy", "certificate"} <= run.keys()
-        assert 0 < run["core_share"] == run["core_size"] / 24 <= 1 and run["test_accuracy"] > .6 > run["core_randomised_accuracy"]
+        assert 0 < run["core_share"] == run["core_size"] / 24 <= 1
+        assert run["test_accuracy"] > .6 > run["core_randomised_accuracy"]
     assert whole["seeds"][0] | dict(seed=1) != whole["seeds"][1]
 
 
@@ -66,21 +67,26 @@ def test_killed_after_a_phase_it_goes_on_to_the_same_numbers(tmp_path, whole):
         assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "output-antitrain" / "reports" / "seed_0.json").exists(), "it was to be killed before the end"
     done = shell(SMALL, "--seeds 2", cwd=tmp_path)
-    assert done.returncode == 0 and "resuming the run" in done.stderr and "seed 0 resumes after phase" in done.stderr
+    assert done.returncode == 0
+    assert "resuming the run" in done.stderr
+    assert "seed 0 resumes after phase" in done.stderr
     assert numbers(done.stdout) == whole
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_numbers(tmp_path, whole):
     done = shell(SMALL, "--seeds 2 --n-jobs 2", cwd=tmp_path, env={})   # a new Python: a fork would wait for its workers for ever
-    assert done.returncode == 0 and numbers(done.stdout) == whole
+    assert done.returncode == 0
+    assert numbers(done.stdout) == whole
 
 
 def test_a_finished_run_loads(tmp_path):
     assert shell(SMALL, "--certificate False", cwd=tmp_path).returncode == 0
     result = AntitrainResult.load(tmp_path / "output-antitrain")
     network = result.network()
-    assert len(result.to_frame()) == 1 and network.cores["1"].size == result.runs[0]["core_size"] and not network.model.training
+    assert len(result.to_frame()) == 1
+    assert network.cores["1"].size == result.runs[0]["core_size"]
+    assert not network.model.training
 
 
 # --- models ---
@@ -118,22 +124,29 @@ def test_antitraining_leaves_what_comes_before_the_layer_alone(make, site, setti
     after, before = weights_after(a.model, site, TRAIN)[0], copy.deepcopy(a.model.state_dict())
     a.antitrain(8)
     changed = {name for name, tensor in a.model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed and changed <= set(after) and not has_hooks(a.model)
+    assert changed
+    assert changed <= set(after)
+    assert not has_hooks(a.model)
     if "scope" in settings:
         reader = a.layers[0].reader
         core = a.layers[0].mask
-        assert changed == {f"{reader}.weight"} and torch.equal(a.model.get_submodule(reader).weight[:, core], before[f"{reader}.weight"][:, core])
+        assert changed == {f"{reader}.weight"}
+        assert torch.equal(a.model.get_submodule(reader).weight[:, core], before[f"{reader}.weight"][:, core])
 
 
 def test_a_language_model_of_hugging_face():
     model, words = tiny_gpt(), counting()
     a = Antitraining(model, "transformer.h.1.mlp.act", words, AntitrainSettings(**vars(QUICK) | dict(train_steps=150, learning_rate=1e-2, target="bypass", metric="loss", threshold=.9))).run()
-    assert a.history[-1]["train_accuracy"] > .5 and 0 <= a.cores["transformer.h.1.mlp.act"].size <= 64 and not has_hooks(model)
+    assert a.history[-1]["train_accuracy"] > .5
+    assert 0 <= a.cores["transformer.h.1.mlp.act"].size <= 64
+    assert not has_hooks(model)
 
 
 def test_tied_embeddings_are_left_alone(caplog):
     with caplog.at_level("INFO", logger="neural_introspection"): a = Antitraining(tiny_gpt(), "transformer.h.1.mlp.act", counting(), QUICK)
-    assert "antitraining leaves them alone" in caplog.text and "transformer.wte.weight" not in a.layers[0].after and "transformer.h.1.mlp.c_proj.weight" in a.layers[0].after
+    assert "antitraining leaves them alone" in caplog.text
+    assert "transformer.wte.weight" not in a.layers[0].after
+    assert "transformer.h.1.mlp.c_proj.weight" in a.layers[0].after
 
 
 def test_heads_as_units_of_a_model_that_hides_them():
@@ -141,7 +154,8 @@ def test_heads_as_units_of_a_model_that_hides_them():
     reference = make_reference(model, "transformer.h.0.attn.c_proj.hook_in", words, heads=2)
     one = torch.eye(2, dtype=torch.bool)
     found = replaced_scores(model, words, reference, one)
-    assert found.loss.shape == (1, 2, 200) and torch.allclose(found.loss, replaced_scores(model, words, reference, one, naive=True).loss, atol=1e-4)
+    assert found.loss.shape == (1, 2, 200)
+    assert torch.allclose(found.loss, replaced_scores(model, words, reference, one, naive=True).loss, atol=1e-4)
 
 
 # --- what must not happen ---
@@ -167,7 +181,9 @@ def test_cancel_keeps_what_is_done():
     def stop(desc, done, total):
         if desc == "cycle" and done == 4: raise Cancelled("enough.")
     with pytest.raises(Cancelled), watch_progress(stop): a.run()
-    assert a.done == 1 and a.steps["train"] == 64 and not has_hooks(a.model)
+    assert a.done == 1
+    assert a.steps["train"] == 64
+    assert not has_hooks(a.model)
     a.train(1); a.antitrain(1)
 
 
@@ -178,10 +194,13 @@ def test_running_statistics_do_not_see_random_values():
     first, second = batch_norms(a.model)
     before = {i: m.running_mean.clone() for i, m in enumerate((first, second))}
     a.antitrain(5)
-    assert torch.equal(first.running_mean, before[0]) and torch.equal(second.running_mean, before[1])
+    assert torch.equal(first.running_mean, before[0])
+    assert torch.equal(second.running_mean, before[1])
     a.train(5)   # blocked: what comes before the layer sees no random value, and goes on
-    assert not torch.equal(first.running_mean, before[0]) and torch.equal(second.running_mean, before[1])
-    assert first.training and second.training
+    assert not torch.equal(first.running_mean, before[0])
+    assert torch.equal(second.running_mean, before[1])
+    assert first.training
+    assert second.training
 
 
 def test_measuring_changes_nothing():
@@ -189,14 +208,18 @@ def test_measuring_changes_nothing():
     state, torch_state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     reference = make_reference(net, "1", TRAIN)
     information_content(net, reference, TEST)
-    assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items()) and net.training and torch.equal(torch_state, torch.get_rng_state())
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
+    assert net.training
+    assert torch.equal(torch_state, torch.get_rng_state())
 
 
 def test_certificates_change_nothing_and_repeat():
     a = Antitraining(mlp(), "1", TRAIN, QUICK).run()
     before = copy.deepcopy(a.model.state_dict())
     one, two = (certify(a.model, a.layers[0], TRAIN, TEST, relearn_steps=10) for _ in range(2))
-    assert one.decoders.equals(two.decoders) and one.relearning.equals(two.relearning) and all(torch.equal(v, before[k]) for k, v in a.model.state_dict().items())
+    assert one.decoders.equals(two.decoders)
+    assert one.relearning.equals(two.relearning)
+    assert all(torch.equal(v, before[k]) for k, v in a.model.state_dict().items())
 
 
 def test_a_layer_of_dead_units_alone_is_refused():
@@ -211,7 +234,8 @@ def test_a_core_of_all_and_of_none_can_be_randomised():
     masks = torch.tensor([[False] * 24, [True] * 24])
     found = replaced_scores(net, TEST, reference, masks)
     with torch.no_grad(): plain = nn.functional.cross_entropy(net(TEST.inputs), TEST.targets, reduction="none")
-    assert torch.allclose(found.loss[0, 0], plain, atol=1e-5) and not torch.allclose(found.loss[0, 1], plain)
+    assert torch.allclose(found.loss[0, 0], plain, atol=1e-5)
+    assert not torch.allclose(found.loss[0, 1], plain)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
@@ -229,7 +253,8 @@ def test_the_step_has_no_gradient_before_the_layer():
     net = mlp()
     reference = make_reference(net, "1", TRAIN)
     with replaced(net, [(reference, torch.arange(24) < 12)], detach=True): net(TRAIN.inputs[:8]).sum().backward()
-    assert net[0].weight.grad is None and net[2].weight.grad is not None
+    assert net[0].weight.grad is None
+    assert net[2].weight.grad is not None
 
 
 def test_dropout_repeats_with_the_seed():
@@ -253,7 +278,8 @@ def test_two_classes_and_a_sorted_table(tmp_path):
     done = shell(SMALL.replace("--data digits", "--data sorted.csv --label kind"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = answer(done.stdout)["seeds"][0]
-    assert run["test_accuracy"] > .85 and "chance" in run["certificate"]
+    assert run["test_accuracy"] > .85
+    assert "chance" in run["certificate"]
 
 
 def test_a_state_of_another_width_is_refused(tmp_path):

@@ -127,7 +127,8 @@ def in_process(argv, capsys):
 
 def assert_refused(code, out, err, words):
     assert (code, out) == (2, "")
-    assert err.startswith("error: ") and is_one_sentence(err.rstrip("\n")), err
+    assert err.startswith("error: "), err
+    assert is_one_sentence(err.rstrip("\n")), err
     assert words in err
 
 
@@ -153,7 +154,8 @@ def test_what_the_parser_does_not_know_is_refused(options, workplace, monkeypatc
     monkeypatch.chdir(workplace)
     before = snapshot(workplace)
     code, out, err = in_process([*RUN.split(), "--json", *options.split()], capsys)
-    assert (code, out) == (2, "") and options.split()[0] in err
+    assert (code, out) == (2, "")
+    assert options.split()[0] in err
     assert snapshot(workplace) == before
 
 
@@ -194,15 +196,19 @@ def test_is_refused_in_a_real_shell(options, workplace):
 def test_an_unknown_option_is_refused_in_a_real_shell(workplace):
     before = snapshot(workplace)
     done = shell(RUN, "--json", "--nonsense 1", cwd=workplace)
-    assert (done.returncode, done.stdout) == (2, "") and "--nonsense" in done.stderr and "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--nonsense" in done.stderr
+    assert "Traceback" not in done.stderr
     assert snapshot(workplace) == before
 
 
 def test_no_command_lists_the_commands_and_starts_nothing(workplace):
     before = snapshot(workplace)
     done = subprocess.run([sys.executable, "-m", "neural_introspection"], cwd=workplace, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout == cli.overview() + "\n"
-    assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS) and snapshot(workplace) == before
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == cli.overview() + "\n"
+    assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS)
+    assert snapshot(workplace) == before
 
 
 @pytest.mark.slow
@@ -212,14 +218,18 @@ def test_a_reader_who_leaves_ends_the_command_quietly(argv, tmp_path):
     os.close(read)
     done = subprocess.run([sys.executable, "-m", "neural_introspection", *argv.split()], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    assert done.returncode == 141 and "Broken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 141, done.stderr
+    assert "Broken" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.slow
 def test_a_command_into_head_shows_what_head_wants(tmp_path):
     command = f"{sys.executable} -m neural_introspection scan --model pocket --num-samples 20 --top 2048 --device cpu --json"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -c 1"], cwd=tmp_path, capture_output=True, text=True)   # more than a pipe holds
-    assert (done.returncode, done.stdout) == (141, "{") and "Broken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert (done.returncode, done.stdout) == (141, "{"), done.stderr
+    assert "Broken" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("name", ["out", "new/out"])
@@ -230,7 +240,8 @@ def test_an_unwritable_folder_is_refused(name, workplace, tmp_path, monkeypatch,
     place = "/proc" if os.geteuid() == 0 else closed  # root may write in any folder of its own
     before = snapshot(workplace)
     assert_refused(*in_process([*RUN.split(), "--json", "--output-dir", f"{place}/{name}"], capsys), "cannot be written")
-    assert snapshot(workplace) == before and list(closed.iterdir()) == []
+    assert snapshot(workplace) == before
+    assert list(closed.iterdir()) == []
 
 
 # --- data sets ---
@@ -255,7 +266,9 @@ def cut(path): path.write_bytes(path.read_bytes()[:-100])
 def assert_load_fails(path, words, model=None):
     before = snapshot(path.parent)
     with pytest.raises(BadData) as caught: ActivationDataset.load(path, model)
-    assert is_one_sentence(str(caught.value)) and words in str(caught.value) and isinstance(caught.value, BadInput)
+    assert is_one_sentence(str(caught.value))
+    assert words in str(caught.value)
+    assert isinstance(caught.value, BadInput)
     assert snapshot(path.parent) == before
 
 
@@ -304,22 +317,28 @@ def test_a_foreign_data_set_in_an_unfinished_run_is_refused(damage, words, finis
 @pytest.mark.slow
 @pytest.mark.parametrize("limit, status", [(100_000, "failed"), (1_000, None)])
 def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status, finished, tmp_path, monkeypatch, capsys):
-    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    def full(): return resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     done = shell(RUN, "--json", cwd=tmp_path, preexec_fn=full)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: the run failed") and is_one_sentence(done.stderr.rstrip("\n")) and " out," in done.stderr
+    assert done.stderr.startswith("error: the run failed")
+    assert is_one_sentence(done.stderr.rstrip("\n"))
+    assert " out," in done.stderr
     assert manifest(tmp_path / "out").get("status") == status
     assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["manifest.json"]*bool(status)
     monkeypatch.chdir(tmp_path)
     code, out, err = in_process([*RUN.split(), "--json"], capsys)
-    assert code == 0 and json.loads(out) == json.loads((finished / "stdout").read_text())
-    assert ("resuming" in err) == bool(status) and manifest(tmp_path / "out")["status"] == "complete"
+    assert code == 0
+    assert json.loads(out) == json.loads((finished / "stdout").read_text())
+    assert ("resuming" in err) == bool(status)
+    assert manifest(tmp_path / "out")["status"] == "complete"
 
 
 def test_a_failure_shows_its_traceback_only_to_who_asks(tmp_path):
     code = "from neural_introspection import cli; from neural_introspection.introspection import preparation; preparation.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
-    run = lambda **env: subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
+    def run(**env):
+        return subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
     plain, debug = run(), run(NEURAL_INTROSPECTION_DEBUG="1")
     assert plain.returncode == debug.returncode == 1
-    assert plain.stderr == "error: the run failed: division by zero.\n" and "ZeroDivisionError" in debug.stderr
+    assert plain.stderr == "error: the run failed: division by zero.\n"
+    assert "ZeroDivisionError" in debug.stderr
     assert list(tmp_path.iterdir()) == []

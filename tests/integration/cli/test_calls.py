@@ -31,7 +31,8 @@ def test_an_introspection_by_keywords_and_by_a_model(model, texts, tmp_path):
     by_name = ni.run_introspection(model="pocket", output_dir=str(tmp_path / "a"), **asked, **OPTIONS)
     by_object = ni.run_introspection(model, texts=texts, output_dir=str(tmp_path / "b"), **asked)
     assert str(by_name.target) == "blocks.3.mlp.hook_post[327]" == str(by_object.target)
-    assert by_object.about["config"]["model"] == "pocket" and len(by_object.predictions) == len(by_name.predictions)
+    assert by_object.about["config"]["model"] == "pocket"
+    assert len(by_object.predictions) == len(by_name.predictions)
 
 
 def test_whole_numbers_may_be_numbers(tmp_path):
@@ -40,19 +41,23 @@ def test_whole_numbers_may_be_numbers(tmp_path):
 
 
 def test_an_atlas_by_keywords(model, texts):
-    assert ni.run_atlas(model, texts=texts, layers="3", folds=3).to_frame().equals(ni.run_atlas("pocket", layers="3", folds=3, **OPTIONS).to_frame())
+    given = ni.run_atlas(model, texts=texts, layers="3", folds=3)
+    named = ni.run_atlas("pocket", layers="3", folds=3, **OPTIONS)
+    assert given.to_frame().equals(named.to_frame())
 
 
 def test_an_analysis_keeps_given_texts(model, texts, tmp_path):
     analysis = ni.run_agent(model, texts=texts, layers="1", candidates=1, budget=1, output_dir=str(tmp_path / "analysis"))
-    assert len(list(tmp_path.glob("analysis-texts-*.parquet"))) == 1 and len(analysis.claims) <= 1
+    assert len(list(tmp_path.glob("analysis-texts-*.parquet"))) == 1
+    assert len(analysis.claims) <= 1
 
 
 def test_training_runs_take_keywords(tmp_path):
     assert ni.run_trace(data="iris", epochs=1, output=str(tmp_path / "iris.zarr"), device="cpu").trace.epochs == [0]
     assert len(ni.run_toy(preset="LR1", scale="smoke", output_dir=str(tmp_path), device="cpu").runs)
-    assert len(ni.run_antitrain(data="iris", width=32, train_steps=200, cycles=1, cycle_steps=10, final_steps=10, measure_examples=100,
-                                certificate=False, output_dir=str(tmp_path / "core"), device="cpu").to_frame()) == 1
+    steps = dict(train_steps=200, cycles=1, cycle_steps=10, final_steps=10, measure_examples=100, certificate=False)
+    core = ni.run_antitrain(data="iris", width=32, **steps, output_dir=str(tmp_path / "core"), device="cpu")
+    assert len(core.to_frame()) == 1
 
 
 @pytest.mark.parametrize("call, words", [

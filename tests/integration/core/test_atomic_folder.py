@@ -89,5 +89,6 @@ def test_another_process_keeps_its_work(tmp_path):
         assert (tmp_path / "store" / "a.txt").read_text() == "ours"
         other.communicate("go on\n", timeout=60)
     finally: other.kill()
-    assert other.returncode == 0 and (tmp_path / "store" / "a.txt").read_text() == "theirs"
+    assert other.returncode == 0
+    assert (tmp_path / "store" / "a.txt").read_text() == "theirs"
     assert names(tmp_path) == ["store"]

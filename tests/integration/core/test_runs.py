@@ -30,7 +30,7 @@ COMMANDS = {name: f"{name} {words}" for name, words in {
     "trace": "--data iris --epochs 4 --hidden-size 8 --device cpu --output out.zarr",
     "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --draws 19 --hypotheses token,class --output-dir out",
     "antitrain": "--data iris --width 32 --train-steps 60 --cycles 1 --cycle-steps 10 --final-steps 5 --device cpu "
-                 "--measure-examples 80 --draws 1 --seeds 2 --certificate False --output-dir out",
+                 "--measure-examples 80 --n-draws 1 --seeds 2 --certificate False --output-dir out",
     "toy": "--N 32 --m 8 --k 48 --log2_training_steps 6 --sweep_var eps --sweep_values 1/64 1/32 --stack 1 "
            "--device cpu --file_name out"}.items()}
 STORES = ["atlas", "trace"]
@@ -80,7 +80,9 @@ def finished(tmp_path_factory):
             with monkeypatch.context() as patch, watch:
                 patch.chdir(folder)
                 out, err = start(name, capsys)
-            assert "resuming" not in err and "archived" not in err and "finished run" not in err
+            assert "resuming" not in err
+            assert "archived" not in err
+            assert "finished run" not in err
             made[name] = folder, out, len(steps)
         return made[name]
     return make
@@ -103,8 +105,11 @@ def test_the_same_command_shows_a_finished_run_and_computes_nothing(case, tmp_pa
     assert {desc for desc, *_ in steps} <= {"tokens", "compare texts"}, "more than the question was made"
     assert again == out
     assert f"{output(name)} holds the finished run of these options, so nothing is computed: give --force-overwrite" in err
-    assert snapshot(tmp_path) == before and manifest(output(name)) == made and made["timings"]
-    assert cli.main(COMMANDS[name].split()) == 0 and capsys.readouterr().out.strip()   # for people, too
+    assert snapshot(tmp_path) == before
+    assert manifest(output(name)) == made
+    assert made["timings"]
+    assert cli.main(COMMANDS[name].split()) == 0
+    assert capsys.readouterr().out.strip()   # for people, too
 
 
 def test_other_options_archive_it_and_force_overwrite_removes_it(case, tmp_path, capsys):
@@ -113,11 +118,15 @@ def test_other_options_archive_it_and_force_overwrite_removes_it(case, tmp_path,
     before = content(output(name))
     _, err = start(name, capsys, "--seed", "1")
     archived, mine = sorted(named(), key=len, reverse=True)
-    assert mine == output(name).name and re.fullmatch(r"out-\d{8}-\d{6}" + Path(mine).suffix, archived)
-    assert f"the previous run was archived as {archived}" in err and content(archived) == before
+    assert mine == output(name).name
+    assert re.fullmatch(r"out-\d{8}-\d{6}" + Path(mine).suffix, archived)
+    assert f"the previous run was archived as {archived}" in err
+    assert content(archived) == before
     assert manifest(output(name))["config"] != manifest(folder / output(name))["config"]
     again, err = start(name, capsys, "--force-overwrite")
-    assert numbers(again) == numbers(out) and "archived" not in err and set(named()) == {mine, archived}
+    assert numbers(again) == numbers(out)
+    assert "archived" not in err
+    assert set(named()) == {mine, archived}
 
 
 @pytest.mark.parametrize("share", [.5, .9])
@@ -126,11 +135,14 @@ def test_interrupted_it_resumes_to_the_same_numbers(share, case, capsys):
     watch, _ = interrupt_at(int(share * steps))
     with watch: printed, err = start(name, capsys, code=1)
     message = err.splitlines()[-1]
-    assert printed == "" and is_one_sentence(message.replace("out.zarr", "out"))
+    assert printed == ""
+    assert is_one_sentence(message.replace("out.zarr", "out"))
     assert message.startswith("error: stopped by the user; what is complete is in out")
     again, err = start(name, capsys)
-    assert f"resuming the run in {output(name)} (it stopped in stage " in err and "archived" not in err
-    assert numbers(again) == numbers(out) and named() == [output(name).name]
+    assert f"resuming the run in {output(name)} (it stopped in stage " in err
+    assert "archived" not in err
+    assert numbers(again) == numbers(out)
+    assert named() == [output(name).name]
     assert manifest(output(name))["status"] == "complete"
 
 
@@ -143,7 +155,9 @@ def test_killed_before_it_is_marked_as_complete(case, capsys, monkeypatch):
         patch.setattr(runs.RunFolder, "__exit__", killed)
         start(name, capsys, code=1)
     again, err = start(name, capsys)
-    assert "resuming the run in" in err and numbers(again) == numbers(out) and named() == [output(name).name]
+    assert "resuming the run in" in err
+    assert numbers(again) == numbers(out)
+    assert named() == [output(name).name]
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -160,7 +174,9 @@ def test_killed_between_the_last_steps_of_a_store(step, words, name, finished, t
         start(name, capsys, code=1)
     assert named() == ["out.zarr", "out.zarr.unfinished"]
     again, err = start(name, capsys)
-    assert words in err and numbers(again) == numbers(out) and named() == ["out.zarr"]
+    assert words in err
+    assert numbers(again) == numbers(out)
+    assert named() == ["out.zarr"]
 
 
 def test_other_options_archive_an_unfinished_store_with_its_checkpoint(finished, tmp_path, capsys, monkeypatch):
@@ -200,7 +216,8 @@ def test_another_model_or_other_texts_are_another_run(name, tmp_path, monkeypatc
     call()
     next(model.original_model.parameters()).data.mul_(1.01)   # torch does not count this
     call()
-    assert len(set(created)) == 4 and len(named()) == 4
+    assert len(set(created)) == 4
+    assert len(named()) == 4
     assert call() == created[-2]   # changed weights have a hash too
 
 
@@ -220,20 +237,23 @@ def test_a_damaged_result_is_computed_again(finished, tmp_path, capsys, monkeypa
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     next(Path("out/models").glob("*.safetensors")).unlink()
     again, err = start("toy", capsys)
-    assert "is gone. It is computed again." in err and "archived as" in err and json.loads(again) == json.loads(out)
+    assert "is gone. It is computed again." in err
+    assert "archived as" in err
+    assert json.loads(again) == json.loads(out)
 
 
 def test_force_overwrite_leaves_what_is_not_the_runs(tmp_path):
     with open_run(tmp_path / "run", {}) as run: write_text(run.file("reports", "report.md"), "old")
     write_text(tmp_path / "run" / "thesis.tex", "years of work")
-    with open_run(tmp_path / "run", {}, force_overwrite=True) as run: assert not any((run.path / "reports").iterdir())
+    with open_run(tmp_path / "run", {}, overwrite=True) as run: assert not any((run.path / "reports").iterdir())
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".run.lock", "run"]
 
 
 def test_the_given_texts_of_an_archived_analysis_stay(tmp_path):
     first, second = (keep_texts(load_texts([f"{word} one", f"{word} two"]), tmp_path / "out") for word in ("old", "new"))
-    assert list(load_texts(first).texts) == ["old one", "old two"] and first != second
+    assert list(load_texts(first).texts) == ["old one", "old two"]
+    assert first != second
 
 
 def test_results_in_memory_stay_those_of_their_archived_store(finished, tmp_path, capsys, monkeypatch):
@@ -285,7 +305,7 @@ def test_the_checkpoint_of_another_run_beside_a_finished_store_stays(tmp_path):
 def test_a_damaged_or_older_manifest_is_that_of_an_unknown_run(text, force, tmp_path):
     with open_run(tmp_path / "run", {"layer": 1}) as run: write_text(run.file("reports", "report.md"), "found")
     write_text(tmp_path / "run" / "manifest.json", text)
-    with open_run(tmp_path / "run", {}, force_overwrite=force) as run: assert bool(run.archived) == (not force)
+    with open_run(tmp_path / "run", {}, overwrite=force) as run: assert bool(run.archived) == (not force)
     if not force: assert (run.archived / "reports" / "report.md").exists()
 
 
@@ -300,12 +320,12 @@ def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
 def test_what_a_kill_left_of_a_removal_goes_with_the_next(tmp_path):
     write_text(tmp_path / ".run.removed" / "reports" / "report.md", "old")
     for force in (False, True):
-        with open_run(tmp_path / "run", {}, force_overwrite=force): pass
+        with open_run(tmp_path / "run", {}, overwrite=force): pass
     assert sorted(p.name for p in tmp_path.iterdir()) == [".run.lock", "run"]
 
 
 def test_pieces_of_another_identity_go_in_one_step(tmp_path, monkeypatch):
-    pieces = lambda of: checkpointed(1, lambda i: {"x": torch.tensor([float(of)])}, tmp_path / "pieces", dict(of=of))
+    def pieces(of): return checkpointed(1, lambda i: {"x": torch.tensor([float(of)])}, tmp_path / "pieces", dict(of=of))
     pieces(1)
     with monkeypatch.context() as patch:   # what cannot be removed is not used
         patch.setattr(runs.shutil, "rmtree", lambda *_, **__: None)
@@ -368,7 +388,8 @@ def test_a_resumed_run_archives_a_store_that_another_one_finished(tmp_path):
     with pytest.raises(KeyError), open_run(store, {"layer": 1}, store=True): raise KeyError
     write_json(store / "zarr.json", dict(attributes=dict(run=dict(created="before", status="complete"))))
     with open_run(store, {"layer": 1}, store=True) as run:
-        assert run.resumed and not store.exists()
+        assert run.resumed
+        assert not store.exists()
         write_json(store / "zarr.json", dict(attributes={}))
     assert len(list(tmp_path.glob("out-*.zarr"))) == 1
 

@@ -65,12 +65,16 @@ def two_workers(request):
 @pytest.mark.slow
 def test_the_same_numbers(model, texts, alone, two_workers):
     with two_workers(): scan, dataset, atlas = work(model, texts)
-    assert scan.about == alone[0].about and scan.to_frame().equals(alone[0].to_frame())
+    assert scan.about == alone[0].about
+    assert scan.to_frame().equals(alone[0].to_frame())
     for layer in scan.stats:
         one, two = alone[0].stats[layer].tensors(), scan.stats[layer].tensors()
-        assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert dataset.about == alone[1].about and dataset.frame.equals(alone[1].frame)
-    assert atlas.about == alone[2].about and atlas.data.identical(alone[2].data)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    assert dataset.about == alone[1].about
+    assert dataset.frame.equals(alone[1].frame)
+    assert atlas.about == alone[2].about
+    assert atlas.data.identical(alone[2].data)
 
 
 def who(model, part): return {"pid": os.getpid(), "threads": torch.get_num_threads()}
@@ -86,8 +90,10 @@ def test_who_does_it(model):
         with hooks(model, {"blocks.0.hook_resid_pre": lambda x: None}):
             hooked = list(spread(who, model, range(4), "who"))
         again = list(spread(who, model, range(4), "who"))
-    assert os.getpid() not in {f["pid"] for f in found + again} and {f["threads"] for f in found} == {1}
-    assert {f["pid"] for f in changed + hooked} == {os.getpid()} and torch.get_num_threads() == before
+    assert os.getpid() not in {f["pid"] for f in found + again}
+    assert {f["threads"] for f in found} == {1}
+    assert {f["pid"] for f in changed + hooked} == {os.getpid()}
+    assert torch.get_num_threads() == before
 
 
 def test_resumed(model, texts, alone, tmp_path):
@@ -129,7 +135,8 @@ def test_cancelled(model, texts, tmp_path):
     (first,) = tmp_path.glob("*.safetensors")
     before = first.stat().st_mtime_ns
     assert generator.generate(texts, folder=tmp_path).frame.equals(generator.generate(texts).frame)
-    assert first.name == "00000.safetensors" and first.stat().st_mtime_ns == before
+    assert first.name == "00000.safetensors"
+    assert first.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
@@ -138,4 +145,5 @@ def test_a_toy_sweep(two_workers, tmp_path):
     config = partial(preset_config, "LR1", "smoke", output_dir=str(tmp_path), sweep_values=(.003, .01, .03), seeds=2, log2_training_steps=6, device="cpu")
     alone = run_toy(config(file_name="alone", stack=2))
     with two_workers(): spread = run_toy(config(file_name="spread"))
-    assert len(alone.runs) == 6 and spread.runs.equals(alone.runs)
+    assert len(alone.runs) == 6
+    assert spread.runs.equals(alone.runs)

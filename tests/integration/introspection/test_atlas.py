@@ -51,13 +51,15 @@ def test_killed_and_resumed(model, tmp_path):
         assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "out.zarr").exists()
     kept = parts(tmp_path)
-    assert kept["fold-0.safetensors"] >= 2 and 3 <= len(kept) < 5
+    assert kept["fold-0.safetensors"] >= 2
+    assert 3 <= len(kept) < 5
     again, seen = tmp_path / "again", []
     (again / ".out.zarr.x1y2z3.part").mkdir(parents=True)   # as a process leaves it that is killed while it saves
     (tmp_path / "out.zarr.unfinished").rename(again / "out.zarr.unfinished")
     with watch_progress(lambda *step: seen.append(step)):
         resumed = run_atlas(AtlasConfig(**vars(config) | dict(output=str(again / "out.zarr"))), model)
-    assert resumed.data.identical(unbroken.data) and resumed.about == unbroken.about
+    assert resumed.data.identical(unbroken.data)
+    assert resumed.about == unbroken.about
     total = next(t for desc, done, t in seen if desc == "atlas")
     assert total < 800/4 + 10 - 8 * sum(kept.values()) + 8, "what was whole was not read again"
     assert AtlasResult.load(again / "out.zarr").to_frame().equals(unbroken.to_frame())
@@ -67,7 +69,8 @@ def test_killed_and_resumed(model, tmp_path):
 @pytest.mark.slow
 def test_the_same_with_two_processes(model, corpus, serial):
     with joblib.parallel_config("loky", n_jobs=2): parallel = NeuronAtlas(model, batch_size=4).probe(*corpus)
-    assert parallel.data.identical(serial.data) and parallel.about == serial.about
+    assert parallel.data.identical(serial.data)
+    assert parallel.about == serial.about
 
 
 def test_sums_that_are_damaged_or_of_another_question_are_made_again(model, corpus, serial, tmp_path):
@@ -77,13 +80,15 @@ def test_sums_that_are_damaged_or_of_another_question_are_made_again(model, corp
     path.write_bytes(path.read_bytes()[:-100])
     assert atlas.probe(*corpus, tmp_path).data.identical(serial.data)
     other = NeuronAtlas(model, batch_size=4, seed=1).probe(*corpus, tmp_path)
-    assert not other.data.identical(serial.data) and other.about["seed"] == 1
+    assert not other.data.identical(serial.data)
+    assert other.about["seed"] == 1
 
 
 def test_the_model_is_left_as_it_was(corpus):
     model = load_model("pocket", device="cpu")
     model(token_batch(model, encode(model, ["one"])).ids)
-    state = lambda: (model_hash(model), [p.requires_grad for p in model.parameters()], sum(len(m._forward_hooks) for m in model.modules()))
+    def state():
+        return (model_hash(model), [p.requires_grad for p in model.parameters()], sum(len(m._forward_hooks) for m in model.modules()))
     before = state()
     NeuronAtlas(model).probe(*corpus)
     with pytest.raises(BadInput): NeuronAtlas(model, layers=[4]).probe(*corpus)
@@ -98,21 +103,24 @@ def test_attention_sinks_are_left_out(model, corpus, serial):
         x[0, 3] *= 1e4
         return x
     with edit(model, {"blocks.2.hook_resid_pre": blow_up}): found = NeuronAtlas(model, batch_size=4).probe(texts, groups)
-    assert found.about["sinks"] > 10 and found.about["tokens"] == serial.about["tokens"] - found.about["sinks"]
+    assert found.about["sinks"] > 10
+    assert found.about["tokens"] == serial.about["tokens"] - found.about["sinks"]
     assert np.abs(found.data.r2 - serial.data.r2).median() < .1
 
 
 def test_one_token_texts_and_one_text_batches(model):
     words = [f"word{i} " * (1 + i % 3) for i in range(60)]
     found = NeuronAtlas(model, token_pos=0, batch_size=1, folds=3).probe(words, range(60))
-    assert found.about["alike"] == 60 * 8 and found.about["tokens"] == 60   # a batch of one has no other text
+    assert found.about["alike"] == 60 * 8   # a batch of one has no other text
+    assert found.about["tokens"] == 60
     with pytest.raises(BadTexts, match="cannot fill 5 folds"): NeuronAtlas(model).probe(words, [0] * 60)
 
 
 def test_bfloat16(corpus):
     "Half-precision activations are probed in full precision."
     found = NeuronAtlas(load_model("pocket", device="cpu", dtype="bfloat16")).probe(*corpus)
-    assert np.isfinite(found.data.r2).all() and found.significant > 1000
+    assert np.isfinite(found.data.r2).all()
+    assert found.significant > 1000
 
 
 @pytest.mark.gpu
@@ -132,13 +140,15 @@ def test_bad_values_are_refused_before_the_model_loads(bad, words, monkeypatch, 
     monkeypatch.setattr("neural_introspection.introspection.atlas_run.load_model", never)
     start = time.monotonic()
     with pytest.raises(BadInput, match=words): run_atlas(AtlasConfig(**dict(model="pocket", device="cpu") | bad))
-    assert time.monotonic() - start < 30 and list(tmp_path.iterdir()) == []
+    assert time.monotonic() - start < 30
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_answer_is_json(model):
     config = AtlasConfig(model="pocket", num_samples=60, top=4, score="selectivity", device="cpu")
     answer = json.loads(json.dumps(atlas_answer(run_atlas(config, model), config)))
-    assert {"neurons", "significant", "top", "model", "feature_site", "output"} <= answer.keys() and len(answer["top"]) == 4
+    assert {"neurons", "significant", "top", "model", "feature_site", "output"} <= answer.keys()
+    assert len(answer["top"]) == 4
     assert {"address", "r2", "selectivity", "q", "leakage"} <= answer["top"][0].keys()
     ranks = [row["selectivity"] for row in answer["top"]]
     assert ranks == sorted(ranks, reverse=True)

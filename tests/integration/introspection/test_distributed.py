@@ -71,7 +71,8 @@ def test_two_processes_end_where_one_ends(folders, strategy):
     single, double = (folder / strategy for folder in folders)
     alone, one = rank(single, 0)
     (first, two), (second, other) = (rank(double, i) for i in range(2))
-    assert one["processes"] == 1 and two["processes"] == other["processes"] == 2
+    assert one["processes"] == 1
+    assert two["processes"] == other["processes"] == 2
     assert first.keys() == second.keys() == alone.keys()
     assert all(torch.equal(first[k], second[k]) for k in first), "both processes hold the same weights"
     for name in alone:

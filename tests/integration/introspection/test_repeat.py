@@ -27,24 +27,33 @@ def assert_same(run, stdout, finished):
 @pytest.mark.slow
 def test_json_is_all_of_stdout(finished):
     found = answer((finished / "stdout").read_text())
-    assert ANSWER <= found.keys() and found["run_folder"] == "out"
-    assert found["r2_low"] <= found["r2"] <= found["r2_high"] <= 1 and -1 <= found["spearman"] <= 1
+    assert ANSWER <= found.keys()
+    assert found["run_folder"] == "out"
+    assert found["r2_low"] <= found["r2"] <= found["r2_high"] <= 1
+    assert -1 <= found["spearman"] <= 1
     assert {"mean", "last token", "input only", "shuffled targets", "random weights"} <= found["baselines"].keys()
     assert all({"r2", "r2_low", "r2_high", "spearman"} <= b.keys() for b in found["baselines"].values())
-    assert found["leakage"] == "downstream" and found["verdict"] in VERDICTS
-    assert found["std_ratio"] == 1 and found["r2_original"] == found["r2_current"] == found["r2"]  # the model was frozen
-    assert found["selectivity"] == pytest.approx(found["selectivity"]) and all(found["checks"].values())
-    assert "target " in (finished / "stderr").read_text() and "Traceback" not in (finished / "stderr").read_text()
+    assert found["leakage"] == "downstream"
+    assert found["verdict"] in VERDICTS
+    assert found["std_ratio"] == 1   # the model was frozen
+    assert found["r2_original"] == found["r2_current"] == found["r2"]
+    assert found["selectivity"] == pytest.approx(found["selectivity"])
+    assert all(found["checks"].values())
+    assert "target " in (finished / "stderr").read_text()
+    assert "Traceback" not in (finished / "stderr").read_text()
 
 
 def test_the_answer_is_what_lies_in_the_folder(finished):
     run, found = finished / "out", answer((finished / "stdout").read_text())
     stored = json.loads((run / "reports" / "result.json").read_text())
-    assert stored["summary"] == found and stored["target"] == found["target"]
+    assert stored["summary"] == found
+    assert stored["target"] == found["target"]
     test = pd.read_parquet(run / "reports" / "predictions.parquet").query("split == 'test'")
     unexplained = ((test.activation - test.predicted)**2).sum()/((test.activation - test.activation.mean())**2).sum()
-    assert found["r2"] == pytest.approx(1 - unexplained, abs=1e-9) and len(test) == found["test_rows"]
-    assert manifest(run)["status"] == "complete" and found["target"] in (run / "reports" / "report.md").read_text()
+    assert found["r2"] == pytest.approx(1 - unexplained, abs=1e-9)
+    assert len(test) == found["test_rows"]
+    assert manifest(run)["status"] == "complete"
+    assert found["target"] in (run / "reports" / "report.md").read_text()
 
 
 @pytest.mark.slow
@@ -78,4 +87,6 @@ def test_scan_answers_in_json(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main("scan --model pocket --num-samples 50 --top 3 --device cpu --json".split()) == 0
     found = answer(capsys.readouterr().out)
-    assert len(found["top"]) == 3 and found["texts"] == 50 and list(tmp_path.iterdir()) == []
+    assert len(found["top"]) == 3
+    assert found["texts"] == 50
+    assert list(tmp_path.iterdir()) == []

@@ -61,20 +61,24 @@ def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
     run = tmp_path / "out"
     kill_when(lambda: pieces(run), tmp_path)
     first, scan = {p: p.lstat() for p in pieces(run)}, (run / "datasets" / "scan.safetensors").lstat()
-    assert len(first) == 1 and not (run / "datasets" / "dataset.parquet").exists()
+    assert len(first) == 1
+    assert not (run / "datasets" / "dataset.parquet").exists()
     assert (manifest(run)["status"], manifest(run)["stage"]) == ("running", "dataset")
 
     kill_when(lambda: epoch(run) >= 2, tmp_path)
     reached = epoch(run)
-    assert 2 <= reached < EPOCHS and (manifest(run)["status"], manifest(run)["stage"]) == ("running", "train")
+    assert 2 <= reached < EPOCHS
+    assert (manifest(run)["status"], manifest(run)["stage"]) == ("running", "train")
     assert "resuming the run in out (it stopped in stage dataset)" in (tmp_path / "stderr").read_text()
     assert len(pieces(run)) == 2
-    again = {p: p.lstat() for p in first}  # what was whole was read, not made again
-    assert {p: (a.st_ino, a.st_mtime_ns) for p, a in again.items()} == {p: (a.st_ino, a.st_mtime_ns) for p, a in first.items()}
+    for path, old in first.items():   # what was whole was read, not made again
+        new = path.lstat()
+        assert (new.st_ino, new.st_mtime_ns) == (old.st_ino, old.st_mtime_ns), path
     assert (run / "datasets" / "scan.safetensors").lstat().st_mtime_ns == scan.st_mtime_ns
 
     done = shell(LONG, "--json", cwd=tmp_path)
-    assert done.returncode == 0 and "resuming the run in out (it stopped in stage train)" in done.stderr
+    assert done.returncode == 0
+    assert "resuming the run in out (it stopped in stage train)" in done.stderr
     assert json.loads((run / "reports" / "result.json").read_text())["training"]["resumed_from"] == reached
     assert_same_result(tmp_path, done.stdout, unbroken)
 
@@ -87,12 +91,14 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
 
     kill_when(lambda: len(controls(run)) >= 3, tmp_path)
     first = {p: p.lstat().st_mtime_ns for p in controls(run)}
-    assert manifest(run)["stage"] == "card" and not (run / "reports" / "result.json").exists()
+    assert manifest(run)["stage"] == "card"
+    assert not (run / "reports" / "result.json").exists()
     kill_when(lambda: len(controls(run)) > len(first), tmp_path)
     assert {p: p.lstat().st_mtime_ns for p in first} == first, "finished controls were read, not made again"
 
     done = shell(LONG, "--json", cwd=tmp_path)
-    assert done.returncode == 0 and "resuming the run in out (it stopped in stage card)" in done.stderr
+    assert done.returncode == 0
+    assert "resuming the run in out (it stopped in stage card)" in done.stderr
     assert_same_result(tmp_path, done.stdout, unbroken)
 
 
@@ -108,10 +114,13 @@ def test_an_unfrozen_run_killed_in_training(tmp_path):
     kill_when(lambda: epoch(run) >= 2, tmp_path, command)
     assert manifest(run)["stage"] == "train"
     done = shell(command, "--json", cwd=tmp_path)
-    assert done.returncode == 0 and "it stopped in stage train" in done.stderr, done.stderr
-    assert numbers(done.stdout) == numbers(whole.stdout) and numbers(done.stdout)["std_ratio"] != 1
+    assert done.returncode == 0, done.stderr
+    assert "it stopped in stage train" in done.stderr, done.stderr
+    assert numbers(done.stdout) == numbers(whole.stdout)
+    assert numbers(done.stdout)["std_ratio"] != 1
     for name in ("predictions.parquet", "history.parquet", "gradients.parquet", "activations.parquet"):
-        assert pd.read_parquet(run / "reports" / name).equals(pd.read_parquet(tmp_path / "whole" / "out" / "reports" / name)), name
+        resumed, at_once = (pd.read_parquet(of / "reports" / name) for of in (run, tmp_path / "whole" / "out"))
+        assert resumed.equals(at_once), name
 
 
 def test_killed_before_its_manifest_was_whole(tmp_path, monkeypatch, capsys):
@@ -132,15 +141,19 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(unbroken, 
         for option in ([], ["--force-overwrite"]):
             assert cli.main([*LONG.split(), "--json", *option]) == 2
             out, err = capsys.readouterr()
-            assert out == "" and err == "error: another process is working in out: wait for it or give another folder.\n"
+            assert out == ""
+            assert err == "error: another process is working in out: wait for it or give another folder.\n"
         assert snapshot(tmp_path) == before
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)  # Ctrl-C
         assert process.wait(60) == 1
     assert (tmp_path / "stdout").read_text() == ""
     message = (tmp_path / "stderr").read_text().splitlines()[-1]
-    assert message.startswith("error: stopped by the user") and " out," in message and is_one_sentence(message)
-    assert manifest(run)["status"] == "interrupted" and epoch(run) < EPOCHS
+    assert message.startswith("error: stopped by the user")
+    assert " out," in message
+    assert is_one_sentence(message)
+    assert manifest(run)["status"] == "interrupted"
+    assert epoch(run) < EPOCHS
     assert cli.main([*LONG.split(), "--json"]) == 0
     out, err = capsys.readouterr()
     assert "resuming the run in out (it stopped in stage train)" in err

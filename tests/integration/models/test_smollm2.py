@@ -49,14 +49,19 @@ def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
     with capsys.disabled(): print(f"\nSmolLM2, 48 texts: {time.monotonic() - start:.0f} s")
     assert done.returncode == 0, done.stderr
     found, run = answer(done.stdout), tmp_path / "out"
-    assert ANSWER <= found.keys() and manifest(run)["status"] == "complete"
-    assert found["model"]["n_layers"] == 30 and found["model"]["d_mlp"] == 1536
-    assert {"mean", "last token", "input only", "shuffled targets", "random weights", "other model"} <= found["baselines"].keys()
+    assert ANSWER <= found.keys()
+    assert manifest(run)["status"] == "complete"
+    assert found["model"]["n_layers"] == 30
+    assert found["model"]["d_mlp"] == 1536
+    baselines = {"mean", "last token", "input only", "shuffled targets", "random weights", "other model"}
+    assert baselines <= found["baselines"].keys()
     rows = pd.read_parquet(run / "reports" / "predictions.parquet")
-    assert len(rows) == 48 and (rows.split == "test").sum() == found["test_rows"]
+    assert len(rows) == 48
+    assert (rows.split == "test").sum() == found["test_rows"]
     assert leaked_share(rows.group, rows.split) == leaked_share(rows.text, rows.split) == 0
     scan = ScanResult.load(run / "datasets" / "scan.safetensors")
-    assert scan.about["texts"] == (rows.split == "train").sum() and scan.about["neurons"] == 30 * 1536
+    assert scan.about["texts"] == (rows.split == "train").sum()
+    assert scan.about["neurons"] == 30 * 1536
 
 
 @pytest.mark.slow
@@ -66,10 +71,14 @@ def test_unfreezing_real_weights(folder, tmp_path):
                  "--track-gradients --gradient-interval 1 --track-activations --output-dir out --json", cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     found, run = answer(done.stdout), tmp_path / "out"
-    assert ANSWER <= found.keys() and found["std_ratio"] == pytest.approx(1, abs=1e-6) and found["kl"] > 0
-    assert found["r2_current"] == pytest.approx(found["r2_original"], abs=1e-6) and "frozen head" in found["baselines"]
+    assert ANSWER <= found.keys()
+    assert found["std_ratio"] == pytest.approx(1, abs=1e-6)
+    assert found["kl"] > 0
+    assert found["r2_current"] == pytest.approx(found["r2_original"], abs=1e-6)
+    assert "frozen head" in found["baselines"]
     gradients = pd.read_parquet(run / "reports" / "gradients.parquet")
-    assert set(gradients.layer.dropna()) == {27, 28, 29} and (gradients.gradient_norm > 0).all()
+    assert set(gradients.layer.dropna()) == {27, 28, 29}
+    assert (gradients.gradient_norm > 0).all()
     assert (pd.read_parquet(run / "reports" / "activations.parquet").ks == 0).all()
     weights = read_tensors(run / "models" / "predictor.safetensors")[0]
     assert {int(name.split(".")[1]) for name in weights if name.startswith("weights/")} == {27, 28, 29}
@@ -80,8 +89,10 @@ def test_the_atlas_of_real_weights(folder, tmp_path):
     done = shell(f"atlas --model {folder} --num-samples 48 --layers 10,20 --feature-layer 15 --permutations 2 --output smol.zarr --json", cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     found = answer(done.stdout)
-    assert found["neurons"] == 2 * 1536 and found["leakage"] == {"10": "downstream", "20": "upstream"}
-    assert AtlasResult.load(tmp_path / "smol.zarr").neurons == 3072 and found["top"][0]["r2"] > .5
+    assert found["neurons"] == 2 * 1536
+    assert found["leakage"] == {"10": "downstream", "20": "upstream"}
+    assert AtlasResult.load(tmp_path / "smol.zarr").neurons == 3072
+    assert found["top"][0]["r2"] > .5
 
 
 def test_token_level_on_real_weights(model):
@@ -99,11 +110,16 @@ def test_token_level_on_real_weights(model):
         before = token_losses(model(batch.ids), batch)
         with edit(model, {address.site: zero}): after = token_losses(model(batch.ids), batch)
     effect = intervene(model, texts, address, "zero", n_random=2)
-    assert abs(effect.frame.effect.iloc[0] - float((after - before).nanmean())) < 1e-4 and effect.no_op < 1e-5
-    assert logit_view(model, address, others=20).frame.z.notna().all() and "".join(token_activations(model, texts[0], address).tokens) == texts[0]
+    assert abs(effect.frame.effect.iloc[0] - float((after - before).nanmean())) < 1e-4
+    assert effect.no_op < 1e-5
+    assert logit_view(model, address, others=20).frame.z.notna().all()
+    assert "".join(token_activations(model, texts[0], address).tokens) == texts[0]
 
 
 def test_senses_on_real_weights(model):
     "One layer of wide gated neurons: the first pass, and the second for the chosen ones, within a null."
     found = scan_polysemantic(model, load_texts("python-docs", 24, seed=0).texts, layers=[12], per_layer=16, draws=99)
-    assert found.about["scanned"] == 1536 and len(found.frame) == 16 and found.frame.p.notna().any() and found.table.snippet.str.contains("«").all()
+    assert found.about["scanned"] == 1536
+    assert len(found.frame) == 16
+    assert found.frame.p.notna().any()
+    assert found.table.snippet.str.contains("«").all()

@@ -76,9 +76,12 @@ def test_killed_at_any_moment_all_whole_epochs_are_there(tmp_path, four_epochs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TraceWarning)
         trace = NetworkTrace.open(path)
-    assert trace.epochs == list(range(len(trace))) and len(trace) >= 4
-    assert trace.to_frame(epochs=range(4)).equals(four_epochs.to_frame()) and trace.to_frame(epochs=range(4), by_class=True).equals(four_epochs.to_frame(by_class=True))
-    assert np.array_equal(trace.weights("hidden_1")[:4], four_epochs.weights("hidden_1")) and trace.epoch_frame().loc[:3].equals(four_epochs.epoch_frame())
+    assert trace.epochs == list(range(len(trace)))
+    assert len(trace) >= 4
+    assert trace.to_frame(epochs=range(4)).equals(four_epochs.to_frame())
+    assert trace.to_frame(epochs=range(4), by_class=True).equals(four_epochs.to_frame(by_class=True))
+    assert np.array_equal(trace.weights("hidden_1")[:4], four_epochs.weights("hidden_1"))
+    assert trace.epoch_frame().loc[:3].equals(four_epochs.epoch_frame())
 
 
 def killed_while_writing(path, number, torn):
@@ -131,13 +134,19 @@ def test_killed_in_the_middle_of_writing_an_epoch(place, torn, tmp_path, writes,
         warnings.simplefilter("always")
         trace = NetworkTrace.open(path)
     lost = [str(w.message) for w in seen if w.category is TraceWarning]
-    assert trace.epochs == [0, 1] and trace.to_frame().equals(four_epochs.to_frame(epochs=[0, 1]))
+    assert trace.epochs == [0, 1]
+    assert trace.to_frame().equals(four_epochs.to_frame(epochs=[0, 1]))
     assert np.array_equal(trace.weights("output"), four_epochs.weights("output")[:2])
-    if place: assert len(lost) == 1 and "epoch 2 was not complete" in lost[0] and "2 epochs are whole" in lost[0]
+    if place:
+        assert len(lost) == 1
+        assert "epoch 2 was not complete" in lost[0]
+        assert "2 epochs are whole" in lost[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TraceWarning)
         again = train(network(path, **KEEP).rewind(0), range(4)).network_trace   # training starts again, and takes the torn epoch's place
-    assert again.epochs == [0, 1, 2, 3] and again.to_frame().equals(four_epochs.to_frame()) and again.to_xarray().equals(four_epochs.to_xarray())
+    assert again.epochs == [0, 1, 2, 3]
+    assert again.to_frame().equals(four_epochs.to_frame())
+    assert again.to_xarray().equals(four_epochs.to_xarray())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert NetworkTrace.open(path).epochs == [0, 1, 2, 3]
@@ -156,13 +165,19 @@ def remove(path): path.unlink()
 def test_a_torn_epoch_is_named_and_the_others_are_read(damage, epoch, copy, finished):
     damage(chunks(copy, epoch)[0])
     with pytest.warns(TraceWarning, match=f"epoch {epoch} is damaged") as seen: trace = NetworkTrace.open(copy)
-    assert len(seen) == 1 and "3 epochs are whole" in str(seen[0].message)
+    assert len(seen) == 1
+    assert "3 epochs are whole" in str(seen[0].message)
     whole, rest = NetworkTrace.open(finished), [e for e in range(4) if e != epoch]
-    assert trace.epochs == rest and trace.to_frame().equals(whole.to_frame(epochs=rest)) and trace.to_frame(by_class=True).equals(whole.to_frame(epochs=rest, by_class=True))
-    assert np.array_equal(trace.weights("output"), whole.weights("output")[rest]) and list(trace.epoch_frame().index) == rest
-    assert trace.history("hidden_1", 3).equals(whole.history("hidden_1", 3).loc[rest]) and trace["E_2"]["L_output"]["n_9"].metrics == whole["E_2"]["L_output"]["n_9"].metrics
+    assert trace.epochs == rest
+    assert trace.to_frame().equals(whole.to_frame(epochs=rest))
+    assert trace.to_frame(by_class=True).equals(whole.to_frame(epochs=rest, by_class=True))
+    assert np.array_equal(trace.weights("output"), whole.weights("output")[rest])
+    assert list(trace.epoch_frame().index) == rest
+    assert trace.history("hidden_1", 3).equals(whole.history("hidden_1", 3).loc[rest])
+    assert trace["E_2"]["L_output"]["n_9"].metrics == whole["E_2"]["L_output"]["n_9"].metrics
     with pytest.raises(KeyError, match=f"epoch 'E_{epoch}' is not in the trace"): trace[f"E_{epoch}"]
-    assert trace.problems().empty and trace.inference("test").accuracy == whole.inference("test").accuracy
+    assert trace.problems().empty
+    assert trace.inference("test").accuracy == whole.inference("test").accuracy
 
 
 @pytest.mark.parametrize("name", ["classes", "weights/hidden_1", "batches"])
@@ -177,7 +192,8 @@ def test_damage_that_keeps_the_size_is_not_read_as_numbers(copy):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     trace = NetworkTrace.open(copy)
-    assert trace["E_2"]["L_output"]["n_0"].metrics and trace.to_frame(epochs=[0, 2, 3]).shape == (3 * 86, 19)
+    assert trace["E_2"]["L_output"]["n_0"].metrics
+    assert trace.to_frame(epochs=[0, 2, 3]).shape == (3 * 86, 19)
     for read in (lambda: trace["E_1"]["L_output"]["n_0"].metrics, trace.to_frame, lambda: trace.history("output", 1)):
         with pytest.raises(BadData, match="damaged") as caught: read()
         assert is_one_sentence(str(caught.value))
@@ -205,7 +221,8 @@ def test_a_broken_store_is_refused_in_one_sentence(name, copy):
     before = snapshot(copy)
     for open_it in (NetworkTrace.open, lambda path: network(path, **KEEP)):
         with pytest.raises(BadInput) as caught: open_it(copy)
-        assert is_one_sentence(str(caught.value)) and "digits.zarr" in str(caught.value)
+        assert is_one_sentence(str(caught.value))
+        assert "digits.zarr" in str(caught.value)
         assert isinstance(caught.value, BadData) or name in ("gone", "null")   # then it is no trace at all
     assert snapshot(copy) == before
 
@@ -297,8 +314,11 @@ def test_traced_and_untraced_training_are_bit_identical(make, x):
         if trace: assert net.network_trace.epochs == [0, 1]
         return model.state_dict(), torch.rand(3), np.random.rand(3), random.random()
     (traced, *drawn), (plain, *expected) = run(True), run(False)
-    assert traced.keys() == plain.keys() and {k: torch.equal(traced[k], plain[k]) for k in plain} == dict.fromkeys(plain, True)
-    assert torch.equal(drawn[0], expected[0]) and np.array_equal(drawn[1], expected[1]) and drawn[2] == expected[2]
+    assert traced.keys() == plain.keys()
+    assert {k: torch.equal(traced[k], plain[k]) for k in plain} == dict.fromkeys(plain, True)
+    assert torch.equal(drawn[0], expected[0])
+    assert np.array_equal(drawn[1], expected[1])
+    assert drawn[2] == expected[2]
 
 
 # --- what is kept, and when ---
@@ -311,7 +331,9 @@ def test_nothing_is_pickled(tmp_path, monkeypatch, finished):
     monkeypatch.setattr(np, "load", refuse)
     trace_inference(train(network(tmp_path / "x.zarr", **KEEP), range(2)), X[:20], Y[:20], name="test")
     trace = NetworkTrace.open(tmp_path / "x.zarr")
-    assert len(trace.to_frame()) == 2 * 86 and trace.weights("output").values.shape == (2, 10, 12) and len(trace.inference("test").to_frame("output")) == 20
+    assert len(trace.to_frame()) == 2 * 86
+    assert trace.weights("output").values.shape == (2, 10, 12)
+    assert len(trace.inference("test").to_frame("output")) == 20
     for path in (p for p in (*finished.rglob("*"), *trace.path.rglob("*")) if p.is_file()):
         assert path.name == "zarr.json" or path.name.isdecimal(), path
         assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"))
@@ -320,13 +342,18 @@ def test_nothing_is_pickled(tmp_path, monkeypatch, finished):
 def test_an_epoch_is_traced_once_unless_rewound(copy, caplog):
     old, net, before = NetworkTrace.open(copy).to_frame(), network(copy, seed=1, **KEEP), snapshot(copy)
     with pytest.raises(BadInput, match=r"has epoch 1..3 already: continue with epoch 4, call rewind\(1\)") as caught: train(net, [1], size=48)
-    assert is_one_sentence(str(caught.value)) and snapshot(copy) == before and not any(listeners(net))
+    assert is_one_sentence(str(caught.value))
+    assert snapshot(copy) == before
+    assert not any(listeners(net))
     with caplog.at_level(logging.WARNING, "neural_introspection"): train(net.rewind(1), [1], size=48)
     trace = NetworkTrace.open(copy)
-    assert trace.epochs == [0, 1] and "epoch 1..3 dropped" in caplog.text
-    assert trace.to_frame(epochs=[0]).equals(old.loc[[0]]) and not trace.to_frame(epochs=[1]).equals(old.loc[[1]])
+    assert trace.epochs == [0, 1]
+    assert "epoch 1..3 dropped" in caplog.text
+    assert trace.to_frame(epochs=[0]).equals(old.loc[[0]])
+    assert not trace.to_frame(epochs=[1]).equals(old.loc[[1]])
     expected = train(network(seed=1, **KEEP), [1], size=48).network_trace
-    assert trace.to_frame(epochs=[1]).equals(expected.to_frame()) and np.array_equal(trace.weights("output")[1], expected.weights("output")[0])
+    assert trace.to_frame(epochs=[1]).equals(expected.to_frame())
+    assert np.array_equal(trace.weights("output")[1], expected.weights("output")[0])
     batches = trace.to_xarray().batches.sel(epoch=1)
     assert batches.dropna("batch", how="all").sizes["batch"] == 2   # the third one of the earlier run is gone
 
@@ -342,14 +369,16 @@ def test_kept_batches_add_up_to_the_epoch(finished):
 def test_a_temporary_trace_goes_away_with_its_process(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(TESTS)!r})\nfrom traces import *\nprint(train(network(), [0]).network_trace.path)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | dict(TMPDIR=str(tmp_path)), check=True)
-    assert Path(done.stdout.strip()).is_relative_to(tmp_path) and list(tmp_path.iterdir()) == []
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_addresses_outside_the_trace(finished):
     trace = NetworkTrace.open(finished)
     for key in ("E_4", "E_-1", "E_0/L_hidden_2", "E_0/L_output/n_10", "E_0/L_output/n_-1", "[E_0][L_output][n_x]", "", "L_output"):
         with pytest.raises(KeyError) as caught: trace[key]
-        assert isinstance(caught.value, BadAddress) and is_one_sentence(str(caught.value))
+        assert isinstance(caught.value, BadAddress)
+        assert is_one_sentence(str(caught.value))
     for layer, neuron in (("hidden_1", 12), ("hidden_1", -1), ("hidden_9", 0)):
         with pytest.raises(BadAddress): trace.history(layer, neuron)
 

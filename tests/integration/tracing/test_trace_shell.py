@@ -31,7 +31,8 @@ def stored(path):
 
 def assert_same_trace(one, two):
     one, two = stored(one), stored(two)
-    assert one.keys() == two.keys() and {k: one[k].equals(two[k]) for k in one} == dict.fromkeys(one, True)
+    assert one.keys() == two.keys()
+    assert {k: one[k].equals(two[k]) for k in one} == dict.fromkeys(one, True)
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +57,32 @@ def place(finished, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_answer(finished):
     found = answer((finished / "stdout").read_text())
-    assert ANSWER <= found.keys() and "Traceback" not in (finished / "stderr").read_text()
-    assert (found["data"], found["epochs"], found["layers"], found["neurons"], found["output"], found["problems"]) == ("digits", 5, 3, 82, "out.zarr", [])
-    assert found["classes"] == ["3", "8"] and found["test_accuracy"] > .9 > .6 > found["majority"]
+    assert ANSWER <= found.keys()
+    assert "Traceback" not in (finished / "stderr").read_text()
+    expected = dict(data="digits", epochs=5, layers=3, neurons=82, output="out.zarr", problems=[])
+    assert {key: found[key] for key in expected} == expected
+    assert found["classes"] == ["3", "8"]
+    assert found["test_accuracy"] > .9 > .6 > found["majority"]
     assert found["bytes"] == sum(p.stat().st_size for p in (finished / "out.zarr").rglob("*") if p.is_file())
     result = TraceResult.load(finished / "out.zarr")
-    assert result.accuracy == found["test_accuracy"] == result.inference.accuracy == result.trace.epoch_frame().test_accuracy.iloc[-1]
+    accuracies = [result.accuracy, result.inference.accuracy, result.trace.epoch_frame().test_accuracy.iloc[-1]]
+    assert accuracies == [found["test_accuracy"]] * 3
     net, data = result.network(), result.data()
-    assert accuracy(net, data.x_test, data.y_test) == found["test_accuracy"] and np.array_equal(net.model[2].weight.detach(), result.trace.weights("output")[-1])
+    assert accuracy(net, data.x_test, data.y_test) == found["test_accuracy"]
+    assert np.array_equal(net.model[2].weight.detach(), result.trace.weights("output")[-1])
     assert sorted(p.name for p in finished.iterdir() if not p.name.startswith(".")) == ["out.zarr", "stderr", "stdout"]   # no checkpoint stays
 
 
 def test_for_people(place, capsys):
     assert cli.main(TRACE.split()) == 0
     out, err = capsys.readouterr()
-    assert "test accuracy" in out and "L_hidden_1" in out and "trace['E_4']['L_hidden_1']['n_0']" in out and "--shuffle-labels" in out
+    assert "test accuracy" in out
+    assert "L_hidden_1" in out
+    assert "trace['E_4']['L_hidden_1']['n_0']" in out
+    assert "--shuffle-labels" in out
     code = re.search(r"NetworkTrace.open\('out.zarr'\)", out)
-    assert code and eval(code[0], dict(NetworkTrace=NetworkTrace))["E_4"]["L_hidden_1"]["n_0"].metrics   # what is printed can be run
+    assert code
+    assert eval(code[0], dict(NetworkTrace=NetworkTrace))["E_4"]["L_hidden_1"]["n_0"].metrics   # what is printed can be run
 
 
 def test_a_damaged_epoch_is_trained_again(place, finished, capsys, recwarn):
@@ -95,13 +105,17 @@ def test_killed_in_training_and_resumed(finished, tmp_path, monkeypatch, capsys)
         wait_until(lambda: epochs_kept(tmp_path) >= 2, process)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    assert (tmp_path / "stdout").read_text() == "" and 2 <= (kept := epochs_kept(tmp_path)) < 5
+    assert (tmp_path / "stdout").read_text() == ""
+    assert 2 <= (kept := epochs_kept(tmp_path)) < 5
     with pytest.raises(BadData, match="no finished run") as caught: TraceResult.load(tmp_path / "out.zarr")
-    assert is_one_sentence(str(caught.value).replace("NetworkTrace.open", "NetworkTrace_open").replace("out.zarr", "out_zarr"))
+    without_points = str(caught.value).replace("NetworkTrace.open", "NetworkTrace_open").replace("out.zarr", "out_zarr")
+    assert is_one_sentence(without_points)
     monkeypatch.chdir(tmp_path)
     code = cli.main([*TRACE.split(), "--json"])
     out, err = capsys.readouterr()
-    assert code == 0 and "resuming the run in out.zarr" in err and f"epoch {kept - 1} was the last whole one" in err, err
+    assert code == 0, err
+    assert "resuming the run in out.zarr" in err, err
+    assert f"epoch {kept - 1} was the last whole one" in err, err
     assert numbers(out) == numbers((finished / "stdout").read_text())
     assert_same_trace(tmp_path / "out.zarr", finished / "out.zarr")
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == ["out.zarr", "stderr", "stdout"]
@@ -119,7 +133,8 @@ def test_what_is_left_of_a_kill_is_damaged(damage, finished, tmp_path, monkeypat
     else: shutil.rmtree(tmp_path / "out.zarr")
     assert cli.main([*TRACE.split(), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "raining starts again" in err and "was the last whole one" not in err
+    assert "raining starts again" in err
+    assert "was the last whole one" not in err
     assert numbers(out) == numbers((finished / "stdout").read_text())
     assert_same_trace(tmp_path / "out.zarr", finished / "out.zarr")
 
@@ -139,7 +154,8 @@ def test_another_question_does_not_resume_an_unfinished_run(tmp_path, monkeypatc
     assert cli.main([*TRACE.split(), "--json", "--seed", "1"]) == 0
     out, err = capsys.readouterr()
     archived, = set(tmp_path.glob("out-*.zarr")) - set(tmp_path.glob("*.unfinished"))
-    assert "resuming" not in err and NetworkTrace.open(archived).epochs == [0, 1]
+    assert "resuming" not in err
+    assert NetworkTrace.open(archived).epochs == [0, 1]
     assert [p.name for p in tmp_path.glob("*.unfinished")] == [f"{archived.name}.unfinished"]   # its checkpoint
 
 
@@ -153,25 +169,29 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(finished, 
         for option in ([], ["--force-overwrite"]):
             assert cli.main([*TRACE.split(), "--json", *option]) == 2
             out, err = capsys.readouterr()
-            assert out == "" and err.startswith("error: another process is working in out.zarr")
+            assert out == ""
+            assert err.startswith("error: another process is working in out.zarr")
         assert snapshot(tmp_path) == before
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 1
     message = (tmp_path / "stderr").read_text().splitlines()[-1]
-    assert message == "error: stopped by the user; what is complete is in out.zarr, and the same command resumes from there."
+    stopped = "stopped by the user; what is complete is in out.zarr, and the same command resumes from there."
+    assert message == f"error: {stopped}"
     assert cli.main([*TRACE.split(), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "resuming the run in out.zarr" in err and numbers(out) == numbers((finished / "stdout").read_text())
+    assert "resuming the run in out.zarr" in err
+    assert numbers(out) == numbers((finished / "stdout").read_text())
     assert_same_trace(tmp_path / "out.zarr", finished / "out.zarr")
 
 
 @pytest.mark.slow
 def test_a_full_disk_fails_and_the_run_goes_on_later(finished, tmp_path, monkeypatch, capsys):
     "No file may be larger than 9 kB: the checkpoint is, the trace is not."
-    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+    def full(): return resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
     done = shell(TRACE, "--json", cwd=tmp_path, preexec_fn=full)
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.splitlines()[-1].startswith("error: the run failed"), done.stderr
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: the run failed"), done.stderr
     monkeypatch.chdir(tmp_path)
     assert cli.main([*TRACE.split(), "--json"]) == 0
     assert numbers(capsys.readouterr().out) == numbers((finished / "stdout").read_text())
@@ -200,7 +220,9 @@ def test_printed_config_gives_the_same_numbers(finished, tmp_path, monkeypatch, 
                                             ("--initial", [0, 1, 2]), ("--initial --epoch-intervals -1", [2])])
 def test_epochs_and_intervals(text, expected, tmp_path, capsys):
     found, trace = run(tmp_path, f"--data iris {text}", capsys)
-    assert trace.epochs == expected and found["traced"] == len(expected) and found["epochs"] == 2
+    assert trace.epochs == expected
+    assert found["traced"] == len(expected)
+    assert found["epochs"] == 2
     assert TraceResult.load(trace.path).history.traced.tolist() == [e in expected for e in range(2 + ("initial" in text))]
 
 
@@ -216,13 +238,19 @@ def test_stopped_and_resumed_with_other_options(epochs, options, tmp_path, capsy
             with pytest.raises(Cancelled), watch_progress(stop): run_trace(config)
         results.append(run_trace(config))
     one, two = results
-    assert one.history.equals(two.history) and one.trace.to_xarray().equals(two.trace.to_xarray()) and one.to_frame().equals(two.to_frame())
-    assert np.array_equal(one.trace.weights("output"), two.trace.weights("output")) and one.trace.epoch_frame().equals(two.trace.epoch_frame())
+    assert one.history.equals(two.history)
+    assert one.trace.to_xarray().equals(two.trace.to_xarray())
+    assert one.to_frame().equals(two.to_frame())
+    assert np.array_equal(one.trace.weights("output"), two.trace.weights("output"))
+    assert one.trace.epoch_frame().equals(two.trace.epoch_frame())
 
 
 def test_binary_synthetic_data(tmp_path, capsys):
     found, trace = run(tmp_path, "--data synthetic --num-samples 300 --hidden-size 64", capsys)
-    assert found["rows"] == dict(train=240, test=60) and found["features"] == 20 and trace.layers["output"].width == 2 and found["neurons"] == 20 + 64 + 2
+    assert found["rows"] == dict(train=240, test=60)
+    assert found["features"] == 20
+    assert trace.layers["output"].width == 2
+    assert found["neurons"] == 20 + 64 + 2
     assert trace["E_1"]["L_hidden_1"]["n_20"].classes["count"].sum() == 240
 
 
@@ -231,14 +259,19 @@ def test_a_file_of_ones_own(tmp_path, capsys):
     rows = [f"{a:.3f},{b:.3f},{'yes' if a > b else 'no'}" for a, b in rng.standard_normal((200, 2))]
     (tmp_path / "own.csv").write_text("a,b,answer\n" + "\n".join(rows))
     found, trace = run(tmp_path, f"--data {tmp_path}/own.csv --label answer --drop-weights --drop-biases --inference False", capsys)
-    assert found["classes"] == ["no", "yes"] and found["neurons"] == 2 + 64 + 32 + 2 and "weights" in trace.about["dropped"] and trace.history_names() == []
+    assert found["classes"] == ["no", "yes"]
+    assert found["neurons"] == 2 + 64 + 32 + 2
+    assert "weights" in trace.about["dropped"]
+    assert trace.history_names() == []
     (tmp_path / "own.csv").write_text("a,b,answer\n" + "\n".join(rows[1:]))
     with pytest.raises(BadData, match="has changed since"): TraceResult.load(tmp_path / "x.zarr").data()
 
 
 def test_a_rate_that_blows_up_is_reported_and_not_fatal(tmp_path, capsys):
     found, trace = run(tmp_path, "--data iris --optimizer sgd --learning-rate 1e30", capsys)
-    assert found["loss"] is None and {p["layer"] for p in found["problems"]} >= {"hidden_1", "output"} and trace.epochs == [0, 1]
+    assert found["loss"] is None
+    assert {p["layer"] for p in found["problems"]} >= {"hidden_1", "output"}
+    assert trace.epochs == [0, 1]
     assert TraceResult.load(trace.path).history.loss.isna().any()
 
 
@@ -246,5 +279,6 @@ def test_help_names_every_option(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as end: cli.main(["trace", "--help"])
     out = capsys.readouterr().out
-    assert end.value.code == 0 and all(f"--{name.replace('_', '-')}" in out for name in vars(TraceConfig()))
+    assert end.value.code == 0
+    assert all(f"--{name.replace('_', '-')}" in out for name in vars(TraceConfig()))
     assert all(f"{group} options" in out for group in ("data", "network", "training", "trace", "output", "hardware"))

@@ -52,7 +52,8 @@ def test_the_seeds_spelling(): assert PolysematicDetector is PolysemanticDetecto
 ])
 def test_bad_input(made, words):
     with pytest.raises(BadInput) as error: made(torch.rand(100, 5))
-    assert words in str(error.value) and is_one_sentence(str(error.value))
+    assert words in str(error.value)
+    assert is_one_sentence(str(error.value))
 
 
 def test_odd_neurons_do_not_matter(planted):
@@ -63,7 +64,9 @@ def test_odd_neurons_do_not_matter(planted):
     alone, beside = detect(acts, space).frame, detect(torch.cat([acts, odd], 1), space).frame
     pd.testing.assert_frame_equal(alone.drop(columns="q"), beside[:len(alone)].drop(columns="q"))
     rest = beside[len(alone):]
-    assert rest[["score", "p", "q", "stability"]].isna().all(axis=None) and (rest.senses == 0).all() and (rest.contexts == 0).all()
+    assert rest[["score", "p", "q", "stability"]].isna().all(axis=None)
+    assert (rest.senses == 0).all()
+    assert (rest.contexts == 0).all()
 
 
 def test_some_nan_rows(planted):
@@ -74,15 +77,21 @@ def test_some_nan_rows(planted):
     broken[25::50] = torch.inf
     found = detect(broken, broken_space)
     top = found.table[found.table.kind == "top"]
-    assert found.frame.p.notna().all() and not (top.text % 25 == 0).any() and np.isfinite(top.activation).all()
+    assert found.frame.p.notna().all()
+    assert not (top.text % 25 == 0).any()
+    assert np.isfinite(top.activation).all()
 
 
 def test_fewer_rows_than_k():
     x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
     found = detect(x, k=64)
-    assert (found.frame.contexts <= 13).all() and found.frame.p.notna().any()
+    assert (found.frame.contexts <= 13).all()
+    assert found.frame.p.notna().any()
     few = detect(x[:10])
-    assert few.frame.p.isna().all() and "capture more text" in repr(few) and "capture more text" in few._repr_html_() and len(few.top()) == 0
+    assert few.frame.p.isna().all()
+    assert "capture more text" in repr(few)
+    assert "capture more text" in few._repr_html_()
+    assert len(few.top()) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -90,14 +99,17 @@ def test_half_precision(planted, dtype):
     network, features, acts, space = planted
     whole, half = detect(acts, space).frame, detect(acts.to(dtype), space.to(dtype)).frame
     multi = np.isin(network.kinds, ["OR", "XOR"])
-    assert half.p.notna().all() and half.score[multi].mean() > half.score[~multi].mean() + 2   # in standard deviations of the null
+    assert half.p.notna().all()
+    assert half.score[multi].mean() > half.score[~multi].mean() + 2   # in standard deviations of the null
     assert abs(half.score[multi].mean() - whole.score[multi].mean()) < 1
 
 
 def test_same_seed_same_numbers(planted):
     network, features, acts, space = planted
     one, two, other = (detect(acts, space, seed=seed) for seed in (1, 1, 2))
-    assert one.frame.equals(two.frame) and one.table.equals(two.table) and not one.frame.equals(other.frame)
+    assert one.frame.equals(two.frame)
+    assert one.table.equals(two.table)
+    assert not one.frame.equals(other.frame)
 
 
 def test_a_neuron_is_no_evidence_for_itself():
@@ -114,7 +126,8 @@ def test_both_nulls_are_right_on_normal_representations():
     acts = (space @ torch.randn(24, 150, generator=g)).relu()
     for null in ("rows", "normal"):
         p = detect(acts, space, null=null, draws=299).frame.p
-        assert kstest(p, "uniform").pvalue > .001 and (p <= .05).mean() < .12, null
+        assert kstest(p, "uniform").pvalue > .001, null
+        assert (p <= .05).mean() < .12, null
 
 
 def test_three_senses():
@@ -128,14 +141,17 @@ def test_three_senses():
         acts[group == i] += 1
     found = detect(acts, space, k=48, draws=199)
     top = found.contexts("neurons", 0, random=False)
-    assert found.frame.senses[0] == 3 and pd.crosstab(top.text % 100, top.sense).gt(0).sum().sum() == 3
+    assert found.frame.senses[0] == 3
+    assert pd.crosstab(top.text % 100, top.sense).gt(0).sum().sum() == 3
 
 
 def test_a_measure_of_ones_own(planted, monkeypatch):
     network, features, acts, space = planted
     monkeypatch.setitem(MEASURES, "kinds", lambda evidence, settings: Finding(np.arange(20.), np.full(20, np.nan), np.ones(20, int)))
     found = detect(acts, space, measure="kinds")
-    assert found.top(1).neuron[0] == 19 and found.frame.q.isna().all() and len(found.contexts("neurons", 3)) == 32 + 8
+    assert found.top(1).neuron[0] == 19
+    assert found.frame.q.isna().all()
+    assert len(found.contexts("neurons", 3)) == 32 + 8
 
 
 def test_shapes_say_where(planted):
@@ -172,5 +188,7 @@ def test_independent_results_do_not_agree():
     space = torch.randn(2000, 16, generator=g)
     a, b = (detect(torch.rand(2000, 60, generator=g), space) for _ in range(2))
     unrelated, same = compare_corpora(a, b), compare_corpora(a, a)
-    assert unrelated.p > .01 and same.correlation == pytest.approx(1) and same.p == 1 / 200
+    assert unrelated.p > .01
+    assert same.correlation == pytest.approx(1)
+    assert same.p == 1 / 200
     with pytest.raises(BadInput, match="use one measure"): compare_corpora(a, PolysemanticResult(b.frame, b.table, b.about | dict(measure="other")))

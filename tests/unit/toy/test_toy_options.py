@@ -11,7 +11,10 @@ from shell import is_one_sentence
 def refused(argv, capsys, words):
     assert cli.main(argv.split()) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and is_one_sentence(err.strip()) and words in err, err
+    assert out == "", err
+    assert err.startswith("error: "), err
+    assert is_one_sentence(err.strip()), err
+    assert words in err, err
 
 
 def test_what_is_left_out_is_as_published(tmp_path, capsys):
@@ -48,7 +51,8 @@ def test_print_config_is_read_back_however_long(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     (tmp_path / "long.yaml").write_text(text)
     assert cli.main("toy --config long.yaml --print-config".split()) == 0
-    assert capsys.readouterr().out == text and text.count("0.0") >= 150
+    assert capsys.readouterr().out == text
+    assert text.count("0.0") >= 150
 
 
 def test_lamb_is_that_of_torch_optimizer():
@@ -77,4 +81,5 @@ def test_a_form_keeps_the_values_to_the_last_digit():
     from neural_introspection.display.forms import form
     config = preset_config("E1")
     shown = form(config)
-    assert shown.config() == config and shown.set(seeds=2).config().sweep_values == config.sweep_values
+    assert shown.config() == config
+    assert shown.set(seeds=2).config().sweep_values == config.sweep_values

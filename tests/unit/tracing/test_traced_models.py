@@ -29,7 +29,8 @@ def test_what_is_no_trace_is_refused_and_stays(what, tmp_path):
     before = snapshot(tmp_path)
     for overwrite in (False, True):
         with pytest.raises(BadInput) as caught: network(path, overwrite=overwrite)
-        assert is_one_sentence(str(caught.value)) and "mine.zarr" in str(caught.value)
+        assert is_one_sentence(str(caught.value))
+        assert "mine.zarr" in str(caught.value)
     with pytest.raises(BadData): NetworkTrace.open(path)
     assert snapshot(tmp_path) == before
 
@@ -42,13 +43,17 @@ def test_nan_and_infinity_are_recorded_reported_and_not_fatal(caplog, tmp_path):
         train(net, [0], x, Y[:32])
         train(net, [1], x, Y[:32])
     trace = NetworkTrace.open(tmp_path / "nan.zarr")
-    assert trace.epochs == [0, 1] and not torch.isfinite(net.model[0].weight).all()
+    assert trace.epochs == [0, 1]
+    assert not torch.isfinite(net.model[0].weight).all()
     problems = trace.problems()
-    assert problems.loc[(0, "input"), "activation_nonfinite"] == 2 and problems.loc[(0, "output"), "gradient_nonfinite"] == 10
+    assert problems.loc[(0, "input"), "activation_nonfinite"] == 2
+    assert problems.loc[(0, "output"), "gradient_nonfinite"] == 10
     assert problems.loc[(1, "hidden_1"), "weight_nonfinite"] == 12
     pixel = trace["E_0"]["L_input"]["n_9"].activation_metrics
-    assert pixel["nonfinite"] == 1 and pixel["mean"] == pytest.approx(float(X[:32, 9][torch.arange(32) != 3].mean()), rel=1e-5)   # of the finite ones
-    assert "epoch 0: 2 of 64 neurons of L_input had NaN or infinite activations" in caplog.text and "L_hidden_1 had NaN or infinite weights" in caplog.text
+    assert pixel["nonfinite"] == 1
+    assert pixel["mean"] == pytest.approx(float(X[:32, 9][torch.arange(32) != 3].mean()), rel=1e-5)   # of the finite ones
+    assert "epoch 0: 2 of 64 neurons of L_input had NaN or infinite activations" in caplog.text
+    assert "L_hidden_1 had NaN or infinite weights" in caplog.text
     assert trace.epoch_frame().loss.isna().all()
 
 
@@ -65,12 +70,19 @@ class Odd(nn.Module):
 def test_shared_frozen_called_twice_never_called():
     net = train(network(model=Odd(), **KEEP), [0], size=96)
     trace, notes = net.network_trace, net.network_trace.layer_frame().notes
-    assert "called 2 times" in notes["L_twice"] and "shares parameters with twin" in notes["L_twice"] and "shares parameters with twice" in notes["L_twin"]
-    assert notes["L_frozen"] == "frozen: no gradient" and notes["L_never"] == "never called" and notes["L_out"] == ""
+    assert "called 2 times" in notes["L_twice"]
+    assert "shares parameters with twin" in notes["L_twice"]
+    assert "shares parameters with twice" in notes["L_twin"]
+    assert notes["L_frozen"] == "frozen: no gradient"
+    assert notes["L_never"] == "never called"
+    assert notes["L_out"] == ""
     frame = trace.to_frame(epochs=[0]).droplevel("epoch")
-    assert frame.loc["never"].activation_mean.isna().all() and frame.loc["never"].weight_mean.notna().all()
-    assert frame.loc["frozen"].gradient_mean.isna().all() and frame.loc["twice"].gradient_mean.equals(frame.loc["twin"].gradient_mean)
-    assert trace.to_frame(by_class=True).groupby("layer", sort=False)["count"].sum().to_dict() == dict(twice=2 * 96 * 64, twin=96 * 64, frozen=96 * 64, never=0, out=960)
+    assert frame.loc["never"].activation_mean.isna().all()
+    assert frame.loc["never"].weight_mean.notna().all()
+    assert frame.loc["frozen"].gradient_mean.isna().all()
+    assert frame.loc["twice"].gradient_mean.equals(frame.loc["twin"].gradient_mean)
+    values = trace.to_frame(by_class=True).groupby("layer", sort=False)["count"].sum()
+    assert values.to_dict() == dict(twice=2 * 96 * 64, twin=96 * 64, frozen=96 * 64, never=0, out=960)
 
 
 @dataclass
@@ -111,14 +123,16 @@ def test_other_precisions(dtype, tolerance):
     found, expected = net.network_trace.to_frame(), train(network(), [0], X[:64], Y[:64], torch.optim.SGD([torch.zeros(1, requires_grad=True)]), size=64).network_trace.to_frame()
     for column in ("activation_mean", "activation_std", "weight_norm", "gradient_mean"):
         assert np.allclose(found[column], expected[column], atol=tolerance, rtol=10 * tolerance, equal_nan=True), column
-    assert found.isna().equals(expected.isna()) and net.network_trace.problems().empty
+    assert found.isna().equals(expected.isna())
+    assert net.network_trace.problems().empty
 
 
 def test_autocast():
     net = network()
     with net.trace_epoch(0), torch.autocast("cpu", torch.bfloat16): out = net(X[:64])
     assert out.dtype == torch.bfloat16
-    assert np.allclose(net.network_trace.to_frame(layers=["output"]).activation_mean, out.float().mean(0).detach(), atol=1e-6)
+    traced = net.network_trace.to_frame(layers=["output"]).activation_mean
+    assert np.allclose(traced, out.float().mean(0).detach(), atol=1e-6)
 
 
 def test_labels_of_minus_one_do_not_count_in_classes():
@@ -129,7 +143,8 @@ def test_labels_of_minus_one_do_not_count_in_classes():
         net.labels(labels)
         out = net(X[:60])
     neuron = net.network_trace["E_0"]["L_output"]["n_4"]
-    assert neuron.classes["count"].tolist() == [int((labels == c).sum()) for c in range(10)] and sum(neuron.classes["count"]) == 30
+    assert neuron.classes["count"].tolist() == [int((labels == c).sum()) for c in range(10)]
+    assert sum(neuron.classes["count"]) == 30
     assert neuron.classes.loc[3, "mean"] == pytest.approx(float(out[labels == 3, 4].mean().detach()), rel=1e-5)
     assert neuron.activation_metrics["mean"] == pytest.approx(float(out[:, 4].mean().detach()), rel=1e-5)   # all sixty
 
@@ -140,7 +155,8 @@ def test_labels_that_do_not_fit_are_refused(labels, words):
     with pytest.raises(BadInput, match=words), net.trace_epoch(0):
         net.labels(labels)
         net(X[:12])
-    assert len(net.network_trace) == 0 and sum(listeners(net)) == 0
+    assert len(net.network_trace) == 0
+    assert sum(listeners(net)) == 0
 
 
 CONVOLUTIONS = {"conv1d": (nn.Sequential(nn.Conv1d(8, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(30, 10)), X.reshape(-1, 8, 8), (5, 24)),
@@ -158,14 +174,18 @@ def test_channels_of_convolutions(name):
         net.labels(Y[:40])
         F.cross_entropy(net(x[:40]), Y[:40]).backward()
     trace, out, first = net.network_trace, model[0](x[:40]).detach(), model[0]
-    assert trace.layers["0"].kind == "channel" and trace.weights("0").shape == (1, *shape)
+    assert trace.layers["0"].kind == "channel"
+    assert trace.weights("0").shape == (1, *shape)
     rows = out.movedim(1, -1).flatten(0, -2)
-    assert np.allclose(trace.to_frame(layers=["0"]).activation_mean, rows.mean(0), atol=1e-6) and np.allclose(trace.to_frame(layers=["0"]).activation_max, rows.amax(0))
+    assert np.allclose(trace.to_frame(layers=["0"]).activation_mean, rows.mean(0), atol=1e-6)
+    assert np.allclose(trace.to_frame(layers=["0"]).activation_max, rows.amax(0))
     places = out[0, 0].numel()
     assert trace["E_0"]["L_0"]["n_2"].classes["count"].tolist() == [int((Y[:40] == c).sum()) * places for c in range(10)]
-    assert trace["E_0"]["L_0"]["n_2"].classes.loc[7, "mean"] == pytest.approx(float(out[Y[:40] == 7][:, 2].mean()), abs=1e-6)
+    mean_of_sevens = float(out[Y[:40] == 7][:, 2].mean())
+    assert trace["E_0"]["L_0"]["n_2"].classes.loc[7, "mean"] == pytest.approx(mean_of_sevens, abs=1e-6)
     norms = channel_norms(first, first.weight.grad)
-    assert np.allclose(trace.to_frame(layers=["0"]).gradient_mean, norms, rtol=1e-5) and np.allclose(trace.to_frame(layers=["0"]).weight_norm, channel_norms(first, first.weight.detach()), rtol=1e-5)
+    assert np.allclose(trace.to_frame(layers=["0"]).gradient_mean, norms, rtol=1e-5)
+    assert np.allclose(trace.to_frame(layers=["0"]).weight_norm, channel_norms(first, first.weight.detach()), rtol=1e-5)
 
 
 def channel_norms(module, w):
@@ -186,11 +206,14 @@ def test_hidden_units_of_recurrent_layers(kind, more, width, connections):
         net.labels(Y[:40])
         F.cross_entropy(net(x[:40]), Y[:40]).backward()
     trace = net.network_trace
-    assert trace.layers["body"].kind == "hidden unit" and trace.layers["body"].width == width and trace.weights("body").shape == (1, width, connections)
+    assert trace.layers["body"].kind == "hidden unit"
+    assert trace.layers["body"].width == width
+    assert trace.weights("body").shape == (1, width, connections)
     steps = model.body(x[:40] if model.body.batch_first else x[:40].transpose(0, 1))[0].detach()
     steps = steps if model.body.batch_first else steps.transpose(0, 1)
     assert np.allclose(trace.to_frame(layers=["body"]).activation_mean, steps.flatten(0, 1).mean(0), atol=1e-6)
-    assert trace["E_0"]["L_body"]["n_3"].classes.loc[2, "mean"] == pytest.approx(float(steps[Y[:40] == 2][..., 3].mean()), abs=1e-6)
+    mean_of_twos = float(steps[Y[:40] == 2][..., 3].mean())
+    assert trace["E_0"]["L_body"]["n_3"].classes.loc[2, "mean"] == pytest.approx(mean_of_twos, abs=1e-6)
     last = f"_l{model.body.num_layers - 1}"
     for place, end in enumerate([last, last + "_reverse"][:1 + model.body.bidirectional]):
         gates = [getattr(model.body, f"weight_{way}{end}").grad.reshape(-1, 6, n) for way, n in (("ih", connections // {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind] - 6), ("hh", 6))]
@@ -213,7 +236,8 @@ def test_packed_sequences():
         net.labels(Y[:4])
         net(x)
     trace, steps = net.network_trace, model.body(x)[0].data.detach()
-    assert len(steps) == 20 and np.allclose(trace.to_frame(layers=["body"]).activation_mean, steps.mean(0), atol=1e-6)
+    assert len(steps) == 20
+    assert np.allclose(trace.to_frame(layers=["body"]).activation_mean, steps.mean(0), atol=1e-6)
     by_class = trace["E_0"]["L_body"]["n_0"].classes["count"]
     assert by_class.sum() == 0 or by_class.tolist() == [sum(n for n, y in zip(lengths, Y[:4]) if y == c) for c in range(10)]
     assert trace["E_0"]["L_out"]["n_0"].classes["count"].tolist() == torch.bincount(Y[:4], minlength=10).tolist()
@@ -244,7 +268,8 @@ def test_activations_are_those_of_the_layer_whose_weights_stand_beside_them(mode
 @pytest.mark.parametrize("name", ["a/b", "a][b", "a b", "[x]", "", ".", "..", "zarr.json", "a\\b", "n" * 300, "L_x"])
 def test_names_that_cannot_be_part_of_an_address_are_refused(name, tmp_path):
     with pytest.raises(BadInput, match="cannot be part of an address|a name") as caught: TraceableNN(mlp(), path=tmp_path / "x.zarr", layers={name: "0"})
-    assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == []
+    assert is_one_sentence(str(caught.value))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["n_1", "c", "E_0", "weights", "metrics", "hidden_1", "été", "0"])
@@ -253,8 +278,11 @@ def test_names_that_look_odd_work(name, tmp_path):
     with net.trace_epoch(0): net(X[:9])
     trace = NetworkTrace.open(tmp_path / "x.zarr")
     neuron = trace["E_0"][f"L_{name}"]["n_1"]
-    assert neuron == trace[neuron.signature] == trace.sel(epoch=0, layer=name, neuron=1) and neuron.layer == name and trace["E_0"]["L_last"].width == 10
-    assert np.array_equal(neuron.weights, net.model[0].weight[1].detach()) and len(trace.to_frame(layers=[name])) == 12
+    assert neuron == trace[neuron.signature] == trace.sel(epoch=0, layer=name, neuron=1)
+    assert neuron.layer == name
+    assert trace["E_0"]["L_last"].width == 10
+    assert np.array_equal(neuron.weights, net.model[0].weight[1].detach())
+    assert len(trace.to_frame(layers=[name])) == 12
 
 
 def test_a_module_path_with_a_slash_gets_a_name_that_can_be_written(tmp_path):
@@ -265,7 +293,8 @@ def test_a_module_path_with_a_slash_gets_a_name_that_can_be_written(tmp_path):
     with net.trace_epoch(0): net(X[:9])
     for name, path in zip(net.network_trace.layers, ("a/b", "c d")):
         neuron = NetworkTrace.open(tmp_path / "x.zarr")["E_0"][f"L_{name}"]["n_1"]
-        assert np.array_equal(neuron.weights, net.model.parts[path].weight[1].detach()) and net.network_trace[f"E_0/L_{name}/n_1"] == neuron
+        assert np.array_equal(neuron.weights, net.model.parts[path].weight[1].detach())
+        assert net.network_trace[f"E_0/L_{name}/n_1"] == neuron
 
 
 def test_lazy_modules_are_refused_or_unchanged():
@@ -290,7 +319,8 @@ def test_two_traces_of_one_model_at_once():
         return [net.network_trace for net in nets]
     both, mine = run(None, {"mine": "0"}), {"mine": "0"}
     for found, alone in zip(both, (run(None)[0], run(mine)[0])):
-        assert found.to_frame().equals(alone.to_frame()) and found.to_frame(by_class=True).equals(alone.to_frame(by_class=True))
+        assert found.to_frame().equals(alone.to_frame())
+        assert found.to_frame(by_class=True).equals(alone.to_frame(by_class=True))
 
 
 def test_two_traces_in_one_folder_lose_nothing(tmp_path):
@@ -309,7 +339,8 @@ def test_after_an_exception_hooks_are_gone_and_nothing_is_written(error, tmp_pat
         net.note(loss=1)
         assert sum(listeners(net)) > sum(quiet)
         raise error("in the middle")
-    assert listeners(net) == quiet and snapshot(tmp_path) == before
+    assert listeners(net) == quiet
+    assert snapshot(tmp_path) == before
     assert train(net, [1]).network_trace.epochs == [0, 1]   # and it can go on
 
 
@@ -317,21 +348,25 @@ def test_an_error_in_the_model_leaves_nothing_either(tmp_path):
     net = train(network(tmp_path / "x.zarr", **KEEP), [0])
     quiet, before = listeners(net), snapshot(tmp_path)
     with pytest.raises(RuntimeError, match="shapes"), net.trace_epoch(1): net(X[:9, :5])
-    assert listeners(net) == quiet == [0] * len(quiet) and snapshot(tmp_path) == before
+    assert listeners(net) == quiet == [0] * len(quiet)
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("intervals, epochs, expected", [(None, 5, [0, 1, 2, 3, 4]), (2, 5, [0, 2, 4]), (-1, 5, [4]), ([0, 3], 5, [0, 3]), (range(1, 3), 5, [1, 2]), (7, 5, [0])])
 def test_epoch_intervals(intervals, epochs, expected):
     net = train(network(epoch_intervals=intervals, num_epochs=epochs), range(epochs))
     trace, whole = net.network_trace, train(network(), range(epochs)).network_trace
-    assert trace.epochs == expected == list(trace.epoch_frame().index) and trace.to_frame().equals(whole.to_frame(epochs=expected))
+    assert trace.epochs == expected == list(trace.epoch_frame().index)
+    assert trace.to_frame().equals(whole.to_frame(epochs=expected))
     assert sum(listeners(net)) == 0
 
 
 @pytest.mark.parametrize("intervals", [0, -2, True, "2", 2.0, [], [5], [-1], ["1"]])
 def test_intervals_that_mean_nothing_are_refused(intervals, tmp_path):
     with pytest.raises(BadInput) as caught: network(tmp_path / "x.zarr", epoch_intervals=intervals, num_epochs=5)
-    assert "epoch_intervals" in str(caught.value) and is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == []
+    assert "epoch_intervals" in str(caught.value)
+    assert is_one_sentence(str(caught.value))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("flag", KEEP)
@@ -349,15 +384,20 @@ def test_the_set_of_metrics_is_open(tmp_path):
     mine = dict(weight_median=lambda state: None if state.weight is None else state.weight.median(1).values, activation_range=lambda state: state.activation.max - state.activation.min, number=lambda state: np.arange(state.layer.width))
     net = train(network(tmp_path / "x.zarr", metrics=mine), [0])
     frame = NetworkTrace.open(tmp_path / "x.zarr").to_frame()
-    assert np.allclose(frame.activation_range, frame.activation_max - frame.activation_min, rtol=1e-5) and frame.loc[(0, "output")].number.tolist() == [*range(10)]
-    assert np.array_equal(frame.loc[(0, "output")].weight_median.to_numpy("f4"), net.model[2].weight.detach().median(1).values) and frame.loc[(0, "input")].weight_median.isna().all()
+    assert np.allclose(frame.activation_range, frame.activation_max - frame.activation_min, rtol=1e-5)
+    assert frame.loc[(0, "output")].number.tolist() == [*range(10)]
+    medians = frame.loc[(0, "output")].weight_median.to_numpy("f4")
+    assert np.array_equal(medians, net.model[2].weight.detach().median(1).values)
+    assert frame.loc[(0, "input")].weight_median.isna().all()
 
 
 @pytest.mark.parametrize("metric, error", [(lambda s: torch.zeros(3), "metric mine gave"), (lambda s: torch.zeros(s.layer.width, 1), "metric mine gave"), (lambda s: 1., "metric mine gave"), (lambda s: "x", "mine"), (lambda s: 1 / 0, "division")])
 def test_a_metric_of_another_shape_is_refused_and_nothing_is_written(metric, error, tmp_path):
     model = mlp()
     with pytest.raises(BadInput, match=error) as caught: network(tmp_path / "x.zarr", model, metrics=dict(mine=metric), **KEEP)
-    assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == [] and sum(listeners(model)) == 0   # before any training
+    assert is_one_sentence(str(caught.value))
+    assert list(tmp_path.iterdir()) == []
+    assert sum(listeners(model)) == 0   # before any training
 
 
 def test_an_evaluation_does_not_count():
@@ -371,7 +411,8 @@ def test_an_evaluation_does_not_count():
             optimizer.step()
             with net.paused(): F.cross_entropy(net(X[200:]), Y[200:])
         trace_inference(net, X[300:340], Y[300:340], name="middle")
-    assert net.network_trace.to_frame().equals(plain.network_trace.to_frame()) and net.network_trace.to_frame(by_class=True).equals(plain.network_trace.to_frame(by_class=True))
+    assert net.network_trace.to_frame().equals(plain.network_trace.to_frame())
+    assert net.network_trace.to_frame(by_class=True).equals(plain.network_trace.to_frame(by_class=True))
 
 
 def test_the_statistics_are_those_of_the_activations():
@@ -388,7 +429,9 @@ def test_arrays_of_a_temporary_trace_outlive_its_network():
     def make(): return train(network(**KEEP), [0]).network_trace
     trace, cube, weights = make(), make().to_xarray(), make().weights("output")
     gc.collect()
-    assert trace.to_frame().activation_mean.notna().all() and cube.metrics.sel(metric="activation_mean").notnull().all() and weights.notnull().all()
+    assert trace.to_frame().activation_mean.notna().all()
+    assert cube.metrics.sel(metric="activation_mean").notnull().all()
+    assert weights.notnull().all()
 
 
 class StepsFirst(nn.Module):
@@ -427,8 +470,10 @@ def test_as_many_steps_as_samples_are_not_guessed(caplog):
         net.labels(torch.tensor([0, 1, 0, 1]))
         net(torch.randn(4, 4, 8))
     trace = net.network_trace
-    assert "L_encoder.linear1" in caplog.text and not trace.to_frame(layers=["encoder.linear1"], by_class=True)["count"].any()
-    assert trace.to_frame(layers=["encoder.linear1"]).activation_mean.notna().all() and trace["E_0/L_out/n_0"].classes["count"].tolist() == [2, 2]
+    assert "L_encoder.linear1" in caplog.text
+    assert not trace.to_frame(layers=["encoder.linear1"], by_class=True)["count"].any()
+    assert trace.to_frame(layers=["encoder.linear1"]).activation_mean.notna().all()
+    assert trace["E_0/L_out/n_0"].classes["count"].tolist() == [2, 2]
     assert trace_inference(net, torch.randn(4, 4, 8)).data.activation.sel(layer="encoder.linear1").isnull().all()
 
 
@@ -440,7 +485,8 @@ def test_a_packed_sequence_has_no_samples_at_inference():
         def forward(self, x, lengths): return self.out(self.lstm(rnn.pack_padded_sequence(x, lengths, batch_first=True))[1][0][-1])
     x, lengths = torch.randn(4, 5, 8), torch.tensor([5, 3, 2, 2])   # 12 rows, as if 3 of each of the 4
     found = trace_inference(TraceableNN(Packed(), example=(x, lengths)), [((x, lengths), torch.tensor([0, 1, 2, 0]))])
-    assert found.data.activation.sel(layer="lstm").isnull().all() and found.data.activation.sel(layer="out").notnull().all()
+    assert found.data.activation.sel(layer="lstm").isnull().all()
+    assert found.data.activation.sel(layer="out").notnull().all()
 
 
 def test_two_views_in_a_batch_have_no_labels(caplog):
@@ -451,7 +497,8 @@ def test_two_views_in_a_batch_have_no_labels(caplog):
         def forward(self, x): return self.net(torch.cat([x, x.flip(1)])).unflatten(0, (2, -1)).mean(0)
     net = TraceableNN(Views(), example=X[:4], classes=10, layers={"output": "net.2"})
     with caplog.at_level(logging.WARNING, "neural_introspection"), net.trace_epoch(0): net.labels(Y[:8]), net(X[:8])
-    assert "L_output" in caplog.text and not net.network_trace["E_0/L_output/n_0"].classes["count"].any()
+    assert "L_output" in caplog.text
+    assert not net.network_trace["E_0/L_output/n_0"].classes["count"].any()
 
 
 @pytest.mark.parametrize("labels", [Y[:64], torch.rand(32), F.one_hot(Y[:32], 10)])
@@ -480,14 +527,16 @@ def test_a_sigmoid_within_forward_is_a_probability():
     torch.manual_seed(0)
     model = Sigmoid()
     found = trace_inference(TraceableNN(model, example=X[:2]), X[:300], ((up := model(X[:300])[:, 0]) > .5).long())
-    assert found.accuracy == 1 and np.allclose(found.data.confidence, torch.maximum(up, 1 - up).detach())
+    assert found.accuracy == 1
+    assert np.allclose(found.data.confidence, torch.maximum(up, 1 - up).detach())
 
 
 def test_no_number_is_no_right_answer():
     net = network(classes=None)
     with torch.no_grad(): net.model[2].weight[0, 0] = math.nan
     found = trace_inference(net, X[:20], torch.zeros(20).long())
-    assert found.accuracy == 0 and found.data.prediction.isnull().all()
+    assert found.accuracy == 0
+    assert found.data.prediction.isnull().all()
 
 
 @pytest.mark.parametrize("data, rows, labelled", [
@@ -497,8 +546,10 @@ def test_no_number_is_no_right_answer():
 def test_data_in_any_shape(data, rows, labelled):
     net = network()
     frame = trace_inference(net, data).to_frame()
-    assert len(frame) == rows and frame.label.notna().all() == labelled == frame.label.notna().any()
-    assert frame.prediction.tolist() == net(X[:64]).argmax(1).tolist() and (not labelled or frame.label.tolist() == Y[:64].tolist())
+    assert len(frame) == rows
+    assert frame.label.notna().all() == labelled == frame.label.notna().any()
+    assert frame.prediction.tolist() == net(X[:64]).argmax(1).tolist()
+    assert not labelled or frame.label.tolist() == Y[:64].tolist()
 
 
 def test_a_batch_of_several_inputs_and_labels():
@@ -510,7 +561,8 @@ def test_a_batch_of_several_inputs_and_labels():
     net, mask = TraceableNN(Masked(), example=(X[:2], X[:2] > 0)), X[:40] > .3
     for batch, labelled in (([X[:40], mask], False), ([X[:40], mask, Y[:40]], True)):
         frame = trace_inference(net, [batch]).to_frame()
-        assert frame.prediction.tolist() == net(X[:40], mask).argmax(1).tolist() and frame.label.notna().all() == labelled
+        assert frame.prediction.tolist() == net(X[:40], mask).argmax(1).tolist()
+        assert frame.label.notna().all() == labelled
 
 
 def test_a_neuron_that_knows_a_hard_class_makes_nocontrast_groups():
@@ -520,7 +572,9 @@ def test_a_neuron_that_knows_a_hard_class_makes_nocontrast_groups():
     acts = np.stack([labels + .1 * rng.standard_normal(400), right + rng.standard_normal(400)], 1).astype("f4")
     from neural_introspection.tracing.samples import contrast_groups
     found = contrast_groups(acts, right, labels.astype("f4"), 199, 0)
-    assert found.p[0] > .05 > found.p[1] and abs(found.right[0] - found.wrong[0]) > .3 and abs(found.difference[0]) < .1
+    assert found.p[0] > .05 > found.p[1]
+    assert abs(found.right[0] - found.wrong[0]) > .3
+    assert abs(found.difference[0]) < .1
 
 
 def test_a_model_whose_forward_is_not_called_says_so(caplog):
@@ -532,4 +586,5 @@ def test_a_model_whose_forward_is_not_called_says_so(caplog):
 @pytest.mark.parametrize("options, words", [(dict(classes=0), "classes 0"), (dict(classes="3"), "classes '3'"), (dict(example=torch.zeros(2, 5)), "give example="), (dict(metrics=[len]), "functions by name")])
 def test_options_that_mean_nothing(options, words, tmp_path):
     with pytest.raises(BadInput, match=words) as caught: network(tmp_path / "x.zarr", **options)
-    assert is_one_sentence(str(caught.value)) and list(tmp_path.iterdir()) == []
+    assert is_one_sentence(str(caught.value))
+    assert list(tmp_path.iterdir()) == []
