@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from ..core import BadTexts
 from .gguf import quiet_transformers
-from .loading import model_device
+from .identity import model_device
 
 # %% auto #0
 __all__ = ['TokenBatch', 'encode_texts', 'encode', 'longest_text', 'bos_id', 'token_batch', 'token_batches', 'token_bytes',
