@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .backends import backend_of, first_tensor, replace_first
 from .positions import Position, parse_position, pick_positions, position_index
 from ..core import BadAddress, BadInput, BadTexts
+from ..models import check_sites
 
 # %% auto #0
 __all__ = ['find_site', 'hooks', 'capture', 'edit', 'run_from']
@@ -139,10 +140,12 @@ def edit(
 @contextlib.contextmanager
 def _skip_blocks(model: Any, blocks: Sequence[int]) -> Iterator[None]:
     "Within the block these transformer blocks hand their input on and compute nothing."
+    tuples = check_sites(model).tuples
+    def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any: return (hidden, None) if tuples else hidden
     skipped = [vars(model.blocks[i]) for i in blocks]   # the instances' own attributes: a bridge hands `setattr` on
     before = [attributes.get("forward") for attributes in skipped]
     try:
-        for attributes in skipped: attributes["forward"] = lambda hidden, *args, **kwargs: hidden
+        for attributes in skipped: attributes["forward"] = hand_on
         yield
     finally:
         for attributes, own in zip(skipped, before):

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from .capturing import capture, find_site, hooks
 from .interface import neuron_axis
 from .statistics import NeuronStats
-from ..core import BadInput
+from ..core import BadInput, NeuronAddress
 from ..models import Examples, evaluating
+from ..models.sites import require_site
 
 # %% auto #0
 __all__ = ['check_once', 'counted_calls']
@@ -76,6 +77,8 @@ def find_units(
     """The units of a site: channels of a convolution, heads of `hook_z`, else the values along the last axis.
     `BadAddress` for an unknown site, `BadInput` for one without units."""
     seen: dict[str, int] = {}
+    kind = NeuronAddress(site, 0).layer_type
+    if kind and hasattr(model, "original_model"): require_site(model, kind)
     with counted_calls(model, [site], seen), torch.no_grad(), evaluating(model), capture(model, [site]) as acts:
         run_model(model, examples[:1].inputs)
     x = acts[site]

@@ -27,6 +27,7 @@ class SiteCheck:
     "What a model's sites hold: a row for each check, with the largest difference of all layers and the layers that fail."
     model: str
     frame: pd.DataFrame                  # check, value, limit, passed, layers, reason
+    tuples: bool                         # whether a block returns a tuple, whose first part is the stream
     d_mlp: int                           # width of `mlp.hook_post`, which not every configuration says right
     parallel: bool                       # whether the MLP reads the stream before attention has written
     gains: tuple[Optional[float], ...]   # by layer: what the block multiplies an MLP's output by; None: no number does
@@ -71,7 +72,8 @@ def _points(model: Any) -> dict[tuple[int, str], nn.Module]:
 
 # %% ../../nbs/models/52_sites.ipynb #ab4e96c2
 def _look(model: Any, run: Callable[[], Any]) -> tuple[dict[tuple[int, str], Tensor], Any]:
-    "What flows at every compared place (and into the last linear layer of each MLP, as `down`), and what `run` returns."
+    """What flows at every compared place (and into the last linear layer of each MLP, as `down`; what the first block
+    returns, as `block`), and what `run` returns."""
     seen, handles = {}, []
     def after(key: tuple[int, str]) -> Callable: return lambda point, args, output: seen.update({key: _shown(point, output).detach()})
     def before(key: tuple[int, str]) -> Callable: return lambda module, args: seen.update({key: args[0].detach()})
@@ -81,6 +83,7 @@ def _look(model: Any, run: Callable[[], Any]) -> tuple[dict[tuple[int, str], Ten
             if (down := _down(model, layer)) is None: continue
             linear = getattr(down, "original_component", down)
             handles.append(linear.register_forward_pre_hook(before((layer, "down"))))
+        handles.append(model.blocks[0].register_forward_hook(lambda block, args, output: seen.update(block=output)))
         return seen, run()
     finally:
         for handle in handles: handle.remove()
@@ -188,12 +191,12 @@ def _measure(model: Any) -> SiteCheck:
     copies = alone.ids.repeat(1 + 2*n, 1)
     changed = _changed(model, amounts, lambda: model(copies))
     mlp, gains = _mlp_rows(model, seen, changed, amounts, limit)
-    padding = _Row("padding", limit, [_difference(padded, single)], "a text in a padded batch is not what it is alone")
+    padding = _Row("padding", limit, [_difference(padded, single)], "a text in a padded batch is not what it is alone, as with models that read in both directions")
     rows = [*_stream_rows(model, seen, output.hidden_states, limit), *mlp, padding]
     posts = [seen[l, "mlp.hook_post"] for l in range(n) if (l, "mlp.hook_post") in seen]
     width = posts[0].shape[-1] if posts and rows[2].of()["passed"] else 0
     frame = pd.DataFrame([row.of() for row in rows])
-    return SiteCheck(model_name(model), frame, width, _is_parallel(changed, n), tuple(gains))
+    return SiteCheck(model_name(model), frame, isinstance(seen["block"], tuple), width, _is_parallel(changed, n), tuple(gains))
 
 # %% ../../nbs/models/52_sites.ipynb #bc4f2f68
 def _amount(model: Any, seen: dict, layer: int) -> float:
@@ -234,6 +237,12 @@ def layer_width(model: Any, layer_type: str) -> int:
     site_name(layer_type, 0)
     require_site(model, layer_type)
     return check_sites(model).d_mlp if layer_type == "mlp_out" else model.cfg.d_model
+
+# %% ../../nbs/models/52_sites.ipynb #5caea9ba
+def mlp_input(model: Any, layer: int) -> str:
+    "The residual stream that an MLP reads: after its block's attention, or beside it."
+    place = "resid_pre" if check_sites(model).parallel else "resid_mid"
+    return f"blocks.{layer}.hook_{place}"
 
 # %% ../../nbs/models/52_sites.ipynb #09fc07a2
 def check_layer(model: Any, layer: int) -> int:
