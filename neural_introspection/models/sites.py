@@ -225,11 +225,13 @@ def check_sites(model: Any) -> SiteCheck:
 # %% ../../nbs/models/52_sites.ipynb #5a79301e
 _NEEDS = {"mlp_out": ("neurons", "padding"), "resid_post": ("hidden state", "padding")}
 
+def require_check(model: Any, check: str, what: str) -> None:
+    "`BadInput` that names what cannot be used, and why, if the model failed a check."
+    if why := check_sites(model).failed(check): raise BadInput(f"{what} of {model_name(model)} cannot be used: {why}.")
+
 def require_site(model: Any, layer_type: str) -> None:
     "`BadInput` if the model does not hold at this site what its name says."
-    for check in _NEEDS[layer_type]:
-        if why := check_sites(model).failed(check):
-            raise BadInput(f"{layer_type} of {model_name(model)} cannot be used: {why}.")
+    for check in _NEEDS[layer_type]: require_check(model, check, layer_type)
 
 # %% ../../nbs/models/52_sites.ipynb #ed18e617
 def layer_width(model: Any, layer_type: str) -> int:
