@@ -65,7 +65,7 @@ def check_once(seen: dict[str, int]) -> None:
 def counted_calls(model: nn.Module, sites: Sequence[str], seen: dict[str, int]) -> Any:
     "A context manager: within it `seen` counts how often each site is passed."
     def count(site: str) -> Callable[[Tensor], None]: return lambda x: seen.update({site: seen.get(site, 0) + 1})
-    return hooks(model, {site: count(site) for site in sites})
+    return hooks(model, {site: count(site) for site in sites}, every_call=True)
 
 # %% ../../nbs/activations/60_units.ipynb #0441f767
 def find_units(

@@ -170,21 +170,22 @@ def logit_attribution(
     """What a layer's MLP neurons added, directly, to the logit of each token that came next; `BadInput` for a text of
     one token."""
     block = f"blocks.{check_layer(model, layer)}.mlp"
-    site, out_site, scale, stream = f"{block}.hook_post", f"{block}.hook_out", "ln_final.hook_scale", "ln_final.hook_in"
+    site, scale, stream = f"{block}.hook_post", "ln_final.hook_scale", "ln_final.hook_in"
     indices = range(layer_width(model, "mlp_out")) if neurons is None else neurons
     found = neuron_addresses(model, [NeuronAddress(site, n) for n in indices])
     batch = token_batch(model, encode(model, [text]))
     ids = batch.ids[0, batch.mask[0]]
     if len(ids) < 2: raise BadInput("the text has one token, and none comes next: give a longer one.")
     directions = output_directions(model, found)
-    with capture(model, [site, out_site, scale, stream]) as acts, evaluating(model): logits = model(batch.ids)[0].float()
+    with capture(model, [site, scale, stream]) as acts, evaluating(model): logits = model(batch.ids)[0].float()
     own = batch.mask[0].nonzero()[:-1, 0]
     gain = _logit_gain(model, acts[stream][0].float()/acts[scale][0].float(), logits)
     reads = gain * _to_logits_of(model, ids[1:]) / acts[scale][0, own].float()   # [pos, d_model]
     own_acts = acts[site][0, own][:, [a.neuron for a in found]].float()
     values = own_acts * (reads @ directions.T)
-    constant = _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1])).float()
-    total = _gain_of(model, found[0].layer)*(reads * (acts[out_site][0, own].float() - constant)).sum(1)
+    constant = _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1]))
+    written = _out(model, found[0].layer, acts[site][0, own]) - constant   # BLOOM's `mlp.hook_out` has the stream in it
+    total = _gain_of(model, found[0].layer)*(reads * written.float()).sum(1)
     names = tuple(token_strings(model, ids.tolist()))
     return LogitAttribution(names[:-1], names[1:], tuple(found), values.cpu().numpy(), total.cpu().numpy())
 
