@@ -4,6 +4,8 @@
 
 # %% ../../nbs/models/54_loading.ipynb #34c84b02
 from __future__ import annotations
+import contextlib
+import json
 from pathlib import Path
 from typing import Any, Optional
 import torch
@@ -58,6 +60,16 @@ def resolve_model(name: str | Path) -> str:
                             "or use 'pocket'.")
     return _check_hub(text)
 
+# %% ../../nbs/models/54_loading.ipynb #14a8667e
+def _check_files(source: str, name: str | Path) -> None:
+    "`ModelNotFound` for a folder whose weights are quantised: hooks would see codes, or values that were changed unsaid."
+    with contextlib.suppress(OSError, ValueError):
+        config = json.loads((Path(source)/"config.json").read_text(encoding="utf-8"))
+        if found := config.get("quantization_config"):
+            method = found.get("quant_method", "unknown")
+            raise ModelNotFound(f"model {name} cannot be loaded: its weights are quantised ({method}); "
+                                "give a folder with the full weights, or a .gguf file, which is converted.")
+
 # %% ../../nbs/models/54_loading.ipynb #cafa930a
 def load_model(
     name: str | Path = "pocket",     # `pocket`, a hub name, a folder, or a .gguf file
@@ -68,6 +80,7 @@ def load_model(
     if (dtype or "float32") not in DTYPES:
         raise BadInput(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
     device, source = pick_device(device), resolve_model(name)
+    _check_files(source, name)
     triton_first()
     from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
@@ -80,6 +93,10 @@ def load_model(
         raise ModelNotFound(f"model {name} cannot be loaded: {why}.") from None
     if not len(model.tokenizer("a", add_special_tokens=False)["input_ids"]):
         raise ModelNotFound(f"model {name} cannot be loaded: it has no tokenizer; save one beside its weights.")
+    tokens, rows = len(model.tokenizer), len(model.W_E)
+    if tokens > rows:
+        raise ModelNotFound(f"model {name} cannot be used: its tokenizer knows {tokens:,} tokens and its embedding {rows:,}; "
+                            "resize the embedding, or save the tokenizer it was trained with.")
     model.eval().requires_grad_(False)
     note_loaded(model, str(name), source)
     return _checked(model)
