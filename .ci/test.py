@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -29,7 +30,16 @@ def pytest_counts(junit, code):
     skips = [f"skipped {c.get('classname')}.{c.get('name')}: {c.find('skipped').get('message')}"
              for c in cases if c.find("skipped") is not None]
     if code not in (0, 1): failed = max(failed, 1)  # pytest itself broke, or found no tests
+    say_slowest(cases)
     return len(cases) - failed - len(skips), failed, skips
+
+
+def say_slowest(cases, n=15):
+    "The test files that took longest, with their fixtures."
+    seconds = Counter()
+    for case in cases: seconds[case.get("classname")] += float(case.get("time"))
+    say(f"\nThe slowest of {len(seconds)} test files ({sum(seconds.values()):.0f} s of all workers together):")
+    for name, spent in seconds.most_common(n): say(f"  {spent:5.1f} s  {name}")
 
 
 def run_pytest(*paths):

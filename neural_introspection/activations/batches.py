@@ -15,6 +15,7 @@ from neural_introspection.activations.positions import (Contexts, Position, Sele
     fitting_texts, sink_tokens, stream_sites)
 from ..core import BadTexts, progress
 from ..models import TokenBatch, encode_texts, evaluating, token_batch, token_batches
+from ..models.sites import require_check
 
 # %% auto #0
 __all__ = ['ActivationBatch', 'activation_batches', 'select_tokens']
@@ -115,6 +116,7 @@ def check_tokens(n_tokens: int, sinks: int, rule: TokenSelection) -> None:
 def plan_reading(model: Any, texts: Union[Sequence[str], SelectedTokens], selection: Union[TokenSelection, Position],
                  batch_size: int) -> ReadingPlan:
     "The batches of the texts that have a token at the position, short texts first. `BadTexts` if none has."
+    require_check(model, "padding", "batches")
     selected = None
     if isinstance(texts, SelectedTokens):
         selected, rule, ids, cut, fit = texts, texts.rule, texts.ids, texts.cut, texts.texts_that_count

@@ -6,16 +6,19 @@
 from __future__ import annotations
 import contextlib
 import difflib
-from typing import Any, Callable, Iterator, Optional, Sequence
+import re
+import threading
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from .backends import backend_of, first_tensor, replace_first
 from .positions import Position, parse_position, pick_positions, position_index
 from ..core import BadAddress, BadInput, BadTexts
+from ..models import check_sites
 
 # %% auto #0
-__all__ = ['find_site', 'hooks', 'capture', 'edit', 'run_from']
+__all__ = ['NOTHING_FLOWED', 'find_site', 'hooks', 'capture', 'edit', 'run_from']
 
 # %% ../../nbs/activations/20_capturing.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
@@ -27,19 +30,26 @@ def site_names(model: Any) -> list[str]:
 # %% ../../nbs/activations/20_capturing.ipynb #63d63501
 def find_site(model: Any, site: str) -> Any:
     "The module or layer (or TransformerLens hook point) at a site, or whose input it is; `BadAddress` names the nearest ones."
-    return _place(model, site)[0]
+    return _place(model, site).module
 
 # %% ../../nbs/activations/20_capturing.ipynb #fc07a7c6
-def _place(model: Any, site: str) -> tuple[Any, bool]:
-    "(the module of a site, whether the site is its input); names of the model's own come first."
+class _Place(NamedTuple):
+    "Where a site is in its model."
+    module: Any
+    before: bool = False         # its input
+    call: Optional[int] = None   # of several in one pass; None: the only one
+
+def _place(model: Any, site: str) -> _Place:
+    "The place of a site; names of the model's own come first."
     points = model.hook_dict if hasattr(model, "hook_dict") else {}
-    if site in points: return points[site], False
+    if site in points: return _Place(points[site])
     modules = backend.named_layers(model) if (backend := backend_of(model)) else dict(model.named_modules())
-    if site and site in modules: return modules[site], False
+    if site and site in modules: return _Place(modules[site])
     if site and isinstance(model, nn.Module):
-        with contextlib.suppress(AttributeError): return model.get_submodule(site), False   # a second name of a module
+        with contextlib.suppress(AttributeError): return _Place(model.get_submodule(site))   # a second name of a module
     path, _, end = site.rpartition(".")
-    if end == "hook_in" and path in modules: return modules[path], True
+    if end == "hook_in" and path in modules: return _Place(modules[path], True)
+    if call := re.fullmatch(r"(.+):(\d+)", site): return _place(model, call[1])._replace(call=int(call[2]))
     names = site_names(model) if points or end != "hook_in" else [f"{name}.hook_in" for name in site_names(model)]
     near = difflib.get_close_matches(site, names, 3, 0.4)
     raise BadAddress(f"site {site!r} is not in the model" + (f": did you mean {', '.join(near)}?" if near else "."))
@@ -49,18 +59,59 @@ class _Stop(Exception):
     "Ends a forward pass from within; `args` holds the list of waiting sites whose block it belongs to."
     _keras_call_info_injected = True   # so that Keras lets it pass as it is
 
+# %% ../../nbs/activations/20_capturing.ipynb #7a95747a
+NOTHING_FLOWED = ("nothing flowed at {}: within the block, call the model itself in a way that runs this site (compiled code, as "
+                  "of torch.compile and Keras' predict and fit, runs no hooks; a module that is not used has none).")
+
+class _Calls:
+    "Counts the calls of each site's module within one pass of the model."
+    def __init__(self) -> None: self.running, self.counts = False, {}
+    def begin(self, flowing: Any) -> None: self.running, self.counts = True, {}
+    def end(self, flowing: Any) -> None: self.running = False
+
+    def is_wanted(self, site: str, call: Optional[int]) -> bool:
+        "Whether this call is the site's; `BadInput` for a second call of a site that names none."
+        if not self.running: return call in (None, 0)   # the module itself was called, and not the model
+        count = self.counts[site] = self.counts.get(site, -1) + 1
+        if call is None and count:
+            raise BadInput(f"{site} is called more than once in a pass: name the call, as in {site}:0 or {site}:{count}.")
+        return call in (None, count)
+
+# %% ../../nbs/activations/20_capturing.ipynb #5ce93214
+class ModuleHook:
+    """What PyTorch calls at one module: it tells what flows there in passes of its own thread. Copies of the model and
+    saved models carry a hook that does nothing."""
+    def __init__(self, module: nn.Module, before: bool, see: Callable):
+        self.module, self.before, self.see, self.thread = module, before, see, threading.get_ident()
+
+    def __call__(self, module: nn.Module, args: Any, last: Any) -> Any:
+        replica = getattr(module, "_is_replica", False)   # of DataParallel, which runs each in a thread
+        if not replica and (module is not self.module or threading.get_ident() != self.thread): return None
+        return self.see((args, last) if self.before else last)
+
+    def __deepcopy__(self, memo: dict) -> Callable: return _nothing
+    def __reduce__(self) -> tuple: return _no_hook, ()
+
+def _nothing(*flow: Any) -> None: return None
+def _no_hook() -> Callable: return _nothing
+
 # %% ../../nbs/activations/20_capturing.ipynb #ab42cdbb
 @contextlib.contextmanager
 def hooks(
     model: Any,                                                  # of PyTorch or Keras
     functions: dict[str, Callable[[Tensor], Optional[Tensor]]],  # site -> called with its tensor; may return another
     stop_early: bool = False,                                    # end the forward pass when every site has fired
+    required: bool = False,                                      # a function that was never called is an error
+    every_call: bool = False,                                    # see all calls of a module that one pass calls often
 ) -> Iterator[None]:
-    "Within the block the functions see (and may replace) what flows at their sites. `BadAddress` for an unknown site."
-    waiting, handles = set(functions), []
+    """Within the block the functions see (and may replace) what flows at their sites, in passes of this thread.
+    `BadAddress` for an unknown site; `BadInput` for a module that is called several times in one pass, whose calls are
+    the sites `name:0`, `name:1` and so on, and for a `required` function that was not called."""
+    waiting, handles, calls = set(functions), [], _Calls()
     def watch(site, function):
-        convert = getattr(places[site][0], "hook_conversion", None)  # TransformerLens hook points may show another shape
+        convert = getattr(places[site].module, "hook_conversion", None)  # TransformerLens hook points may show another shape
         def see(flowing):
+            if not every_call and not calls.is_wanted(site, places[site].call): return None
             seen = first_tensor(flowing)
             if seen is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
             new = function(seen if convert is None else convert.convert(seen))
@@ -70,8 +121,10 @@ def hooks(
         return see
     places = {site: _place(model, site) for site in functions}
     try:
-        for site, function in functions.items(): handles.append(_listen(*places[site], watch(site, function)))
+        handles += [_listen(model, True, calls.begin), _listen(model, False, calls.end)]
+        for site, function in functions.items(): handles.append(_listen(*places[site][:2], watch(site, function)))
         yield
+        if required and waiting: raise BadInput(NOTHING_FLOWED.format(", ".join(sorted(waiting))))
     except _Stop as stop:
         if stop.args[0] is not waiting: raise  # an outer block's
     finally:
@@ -81,14 +134,14 @@ def hooks(
 def _listen(module: Any, before: bool, see: Callable) -> Any:
     "Call `see` with what goes into the module (arguments and keyword arguments) or comes out; the handle that ends it."
     if backend := backend_of(module): return backend.listen(module, before, see)
-    if before: return module.register_forward_pre_hook(lambda m, *inputs: see(inputs), with_kwargs=True)
-    return module.register_forward_hook(lambda m, inputs, output: see(output))
+    hook = ModuleHook(module, before, see)
+    return module.register_forward_pre_hook(hook, with_kwargs=True) if before else module.register_forward_hook(hook)
 
 # %% ../../nbs/activations/20_capturing.ipynb #26aed7a4
 class CapturedActivations(dict):
     "Activations by site. Asking for one that did not flow is a `BadInput`."
     def __missing__(self, site: str) -> Tensor:
-        raise BadInput(f"nothing flowed at {site!r}: within the block, call the model itself in a way that runs this site (Keras' predict and fit run compiled code).")
+        raise BadInput(NOTHING_FLOWED.format(site))
 
 # %% ../../nbs/activations/20_capturing.ipynb #6d1435e4
 @contextlib.contextmanager
@@ -120,8 +173,10 @@ def edit(
     functions: dict[str, Callable[[Tensor], Tensor]],  # site -> new values, of the same shape
     positions: Position = "all",
     mask: Optional[Bool[Tensor, "batch pos"]] = None,
+    required: bool = True,                             # False for sites that may not be reached
 ) -> Iterator[None]:
-    "Within the block the model runs with activations changed by the functions."
+    """Within the block the model runs with activations changed by the functions. `BadInput` at its end if one of them was
+    never called: then nothing was changed there."""
     def change(function):
         def new(x):
             place = parse_position(positions)
@@ -133,16 +188,18 @@ def edit(
             out[rows, columns] = function(x[rows, columns])
             return out
         return new
-    with hooks(model, {site: change(f) for site, f in functions.items()}): yield
+    with hooks(model, {site: change(f) for site, f in functions.items()}, required=required): yield
 
 # %% ../../nbs/activations/20_capturing.ipynb #5fedcfcd
 @contextlib.contextmanager
 def _skip_blocks(model: Any, blocks: Sequence[int]) -> Iterator[None]:
     "Within the block these transformer blocks hand their input on and compute nothing."
+    tuples = check_sites(model).tuples
+    def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any: return (hidden, None) if tuples else hidden
     skipped = [vars(model.blocks[i]) for i in blocks]   # the instances' own attributes: a bridge hands `setattr` on
     before = [attributes.get("forward") for attributes in skipped]
     try:
-        for attributes in skipped: attributes["forward"] = lambda hidden, *args, **kwargs: hidden
+        for attributes in skipped: attributes["forward"] = hand_on
         yield
     finally:
         for attributes, own in zip(skipped, before):

@@ -14,7 +14,7 @@ from .capturing import capture, find_site, hooks, run_from
 from neural_introspection.activations.replacement import (Replacement, check_replacement, generator_of,
     replacement_values, units_of)
 from .backends import first_tensor
-from neural_introspection.activations.units import (Reference, Units, check_once, counted_calls, example_keys,
+from neural_introspection.activations.units import (Reference, Units, example_keys,
     run_model)
 from ..core import BadInput, progress, site_layer
 from ..models import Examples, evaluating, scores
@@ -116,10 +116,8 @@ def _open_batch(model: nn.Module, examples: Examples, references: Sequence[Union
     every = [units_of(r) for r in references]
     sites = [u.site for u in every]
     entering = [f"blocks.{block}.hook_resid_pre" for block in [_first_block(model, sites)] if block is not None]
-    seen: dict[str, int] = {}
-    with counted_calls(model, sites, seen), capture(model, [*sites, *entering]) as acts:
+    with capture(model, [*sites, *entering]) as acts:
         output = logits_of(run_model(model, examples.inputs))
-    check_once(seen)
     for u in every: _check_rows(len(acts[u.site]), len(examples), u.site)
     _check_rows(len(output), len(examples), "the output")
     rows = [u.rows(acts[u.site]) for u in every]

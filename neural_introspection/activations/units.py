@@ -5,19 +5,20 @@
 # %% ../../nbs/activations/60_units.ipynb #b0192f33
 from __future__ import annotations
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .capturing import capture, find_site, hooks
+from .capturing import capture, find_site
 from .interface import neuron_axis
 from .statistics import NeuronStats
-from ..core import BadInput
+from ..core import BadInput, NeuronAddress
 from ..models import Examples, evaluating
+from ..models.sites import require_site
 
 # %% auto #0
-__all__ = ['check_once', 'counted_calls']
+__all__ = []
 
 # %% ../../nbs/activations/60_units.ipynb #759eca95
 HEAD_SITES = ("hook_z", "hook_q", "hook_k", "hook_v")   # [batch, pos, head, d_head] in TransformerLens
@@ -54,17 +55,7 @@ def _site_tensor(model: nn.Module, site: str, examples: Examples) -> Float[Tenso
     with evaluating(model), capture(model, [site], stop_early=True) as acts: run_model(model, examples.inputs)
     return acts[site]
 
-def check_once(seen: dict[str, int]) -> None:
-    "`BadInput` for a site that is passed more than once in a pass: its units would have several values."
-    often = next((site for site, count in seen.items() if count != 1), None)
-    if often:
-        raise BadInput(f"{often} is passed {seen[often]} times in one pass of the model: "
-                       "units can be replaced where their module is called once.")
 
-def counted_calls(model: nn.Module, sites: Sequence[str], seen: dict[str, int]) -> Any:
-    "A context manager: within it `seen` counts how often each site is passed."
-    def count(site: str) -> Callable[[Tensor], None]: return lambda x: seen.update({site: seen.get(site, 0) + 1})
-    return hooks(model, {site: count(site) for site in sites})
 
 # %% ../../nbs/activations/60_units.ipynb #0441f767
 def find_units(
@@ -75,11 +66,10 @@ def find_units(
 ) -> Units:
     """The units of a site: channels of a convolution, heads of `hook_z`, else the values along the last axis.
     `BadAddress` for an unknown site, `BadInput` for one without units."""
-    seen: dict[str, int] = {}
-    with counted_calls(model, [site], seen), torch.no_grad(), evaluating(model), capture(model, [site]) as acts:
-        run_model(model, examples[:1].inputs)
+    kind = NeuronAddress(site, 0).layer_type
+    if kind and hasattr(model, "original_model"): require_site(model, kind)
+    with torch.no_grad(), evaluating(model), capture(model, [site]) as acts: run_model(model, examples[:1].inputs)
     x = acts[site]
-    check_once(seen)
     if x.ndim < 2 or len(x) != 1 or not x.is_floating_point():
         raise BadInput(f"the activations at {site} have shape {tuple(x.shape)} for one example: "
                        "units need floats of shape (example, ..., unit), batch first.")

@@ -25,7 +25,7 @@ from .token_level import neuron_addresses
 from neural_introspection.core import (BadData, RunFolder, check_format, check_run_folder, full_path, make_config,
     open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame,
     write_json, write_text)
-from ..models.loading import model_identity
+from ..models.identity import model_identity
 from ..data import Corpus, load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import adjust_fdr

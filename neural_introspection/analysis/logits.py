@@ -16,8 +16,8 @@ from ..activations import capture
 from neural_introspection.analysis.token_level import (Address, TokenContrast, check_token_ids, neuron_addresses,
     neurons_by_site, random_neurons)
 from ..core import BadInput, NeuronAddress
-from neural_introspection.models import (check_layer, encode, evaluating, layer_width, model_device, token_batch,
-    token_strings)
+from neural_introspection.models import (check_layer, check_sites, encode, evaluating, layer_width, model_device, model_name,
+    token_batch, token_strings)
 from ..stats import permutation_p
 
 # %% auto #0
@@ -31,20 +31,26 @@ def output_directions(model: Any, addresses: Sequence[NeuronAddress]) -> Float[T
     for places in neurons_by_site(addresses).values():
         first, rows = addresses[places[0]], torch.tensor([addresses[i].neuron for i in places])
         units = nn.functional.one_hot(rows, layer_width(model, first.layer_type)).to(model_device(model), model.cfg.dtype)
-        found[places] = (units if first.layer_type == "resid_post" else _out(model, first.layer, units) - _out(model, first.layer, torch.zeros_like(units[:1]))).float()
+        if first.layer_type == "resid_post": found[places] = units.float()
+        else: found[places] = _gain_of(model, first.layer)*(_out(model, first.layer, units) - _out(model, first.layer, torch.zeros_like(units[:1]))).float()
     return found
 
 # %% ../../nbs/analysis/22_logits.ipynb #d3b9dfc4
 def _out(model: Any, layer: int, activations: Float[Tensor, "row d_mlp"]) -> Float[Tensor, "row d_model"]:
-    "What an MLP makes of its neurons' activations."
-    out = getattr(model.blocks[layer].mlp, "out", None)
-    if out is None or getattr(model.cfg, "use_normalization_before_and_after", False):
-        raise BadInput("a neuron of this model has no output direction: its MLPs end in experts or in a norm, and not in a linear layer.")
-    return out(activations[None])[0]
+    "What an MLP's last linear layer makes of its neurons' activations."
+    return model.blocks[layer].mlp.out(activations[None])[0]
+
+def _gain_of(model: Any, layer: int) -> float:
+    "What the block multiplies its MLP's output by."
+    sites = check_sites(model)
+    if sites.gains[layer] is not None: return sites.gains[layer]
+    raise BadInput(f"a neuron of layer {layer} of {model_name(model)} has no output direction: {sites.failed('output direction')}.")
 
 # %% ../../nbs/analysis/22_logits.ipynb #79327bb5
 def _gain(model: Any) -> Float[Tensor, "d_model"]:
-    return model.ln_final.weight.float() + float(getattr(model.cfg, "rmsnorm_uses_offset", False))
+    weight = getattr(model.ln_final, "weight", None)   # OLMo's norm has none
+    if weight is None: return torch.ones(model.cfg.d_model, device=model_device(model))
+    return weight.float() + float(getattr(model.cfg, "rmsnorm_uses_offset", False))
 
 # %% ../../nbs/analysis/22_logits.ipynb #c6a0d0c0
 def _to_logits(model: Any, directions: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_vocab"]:
@@ -164,23 +170,36 @@ def logit_attribution(
     """What a layer's MLP neurons added, directly, to the logit of each token that came next; `BadInput` for a text of
     one token."""
     block = f"blocks.{check_layer(model, layer)}.mlp"
-    site, out_site, scale = f"{block}.hook_post", f"{block}.hook_out", "ln_final.hook_scale"
-    indices = range(model.cfg.d_mlp) if neurons is None else neurons
+    site, scale, stream = f"{block}.hook_post", "ln_final.hook_scale", "ln_final.hook_in"
+    indices = range(layer_width(model, "mlp_out")) if neurons is None else neurons
     found = neuron_addresses(model, [NeuronAddress(site, n) for n in indices])
     batch = token_batch(model, encode(model, [text]))
     ids = batch.ids[0, batch.mask[0]]
     if len(ids) < 2: raise BadInput("the text has one token, and none comes next: give a longer one.")
-    with capture(model, [site, out_site, scale]) as acts, evaluating(model): model(batch.ids)
+    directions = output_directions(model, found)
+    with capture(model, [site, scale, stream]) as acts, evaluating(model): logits = model(batch.ids)[0].float()
     own = batch.mask[0].nonzero()[:-1, 0]
-    reads = _to_logits_of(model, ids[1:]) / acts[scale][0, own].float()   # [pos, d_model]
+    gain = _logit_gain(model, acts[stream][0].float()/acts[scale][0].float(), logits)
+    reads = gain * _to_logits_of(model, ids[1:]) / acts[scale][0, own].float()   # [pos, d_model]
     own_acts = acts[site][0, own][:, [a.neuron for a in found]].float()
-    values = own_acts * (reads @ output_directions(model, found).T)
-    constant = _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1])).float()
-    total = (reads * (acts[out_site][0, own].float() - constant)).sum(1)
+    values = own_acts * (reads @ directions.T)
+    constant = _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1]))
+    written = _out(model, found[0].layer, acts[site][0, own]) - constant   # BLOOM's `mlp.hook_out` has the stream in it
+    total = _gain_of(model, found[0].layer)*(reads * written.float()).sum(1)
     names = tuple(token_strings(model, ids.tolist()))
     return LogitAttribution(names[:-1], names[1:], tuple(found), values.cpu().numpy(), total.cpu().numpy())
 
 # %% ../../nbs/analysis/22_logits.ipynb #4c6f5307
+def _logit_gain(model: Any, scaled: Float[Tensor, "pos d_model"], logits: Float[Tensor, "pos d_vocab"]) -> float:
+    "What a model multiplies its unembedding's logits by; `BadInput` if no number gives the logits (capped ones)."
+    def steps(x: Tensor) -> Tensor: return (x - x.mean(-1, keepdim=True)).diff(dim=0)   # from token to token: no constants
+    own, direct = steps(logits), steps(_to_logits(model, scaled))
+    gain = float((own*direct).sum()/(direct*direct).sum())
+    limit = 1e-3 if model.cfg.dtype == torch.float32 else 0.05
+    if (own - gain*direct).abs().max() <= limit*own.abs().max(): return gain
+    raise BadInput(f"the logits of {model_name(model)} are no linear function of its final norm (are they capped?): "
+                   "they cannot be attributed to neurons.")
+
 def _to_logits_of(model: Any, targets: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_model"]:
     "The direction of the stream that each target's logit, less the mean logit, reads; the norm's scale left out."
     unembed = model.unembed.weight.float()

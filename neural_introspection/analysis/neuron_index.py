@@ -20,7 +20,7 @@ from .polysemantic import PolysemanticResult
 from .polysemantic_scan import senses_and_statistics
 from ..core import (BadData, BadInput, NeuronAddress, atomic_folder, check_format, check_index,
     read_json, site_name, write_json)
-from ..models import check_layer, model_hash, model_name
+from ..models import check_layer, layer_width, model_hash, model_name
 
 # %% auto #0
 __all__ = []
@@ -118,7 +118,7 @@ def layer_index(
     layer, texts = check_layer(model, layer), tuple(texts)
     kept = None if folder is None else Path(folder)/site_name("mlp_out", layer)
     if kept and (kept/"index.json").exists() and read_json(kept/"index.json") == _identity(model, texts, layer): return _load(kept, model)
-    senses, stats = senses_and_statistics(model, texts, [layer], model.cfg.d_mlp, batch_size=batch_size,
+    senses, stats = senses_and_statistics(model, texts, [layer], layer_width(model, "mlp_out"), batch_size=batch_size,
                                           contexts=STRONGEST, **settings)
     index = LayerIndex(model, texts, layer, senses, stats[layer])
     if kept: index.save(kept)

@@ -21,14 +21,15 @@ from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_fl
     combine_layers, finite_float, layer_tables, measurement_settings)
 from .rows import fill_rows, random_contexts
 from ..core import BadAddress, BadInput, check_index, progress, site_name
-from ..models import check_layer, describe, encode
+from ..models import check_layer, describe, encode, layer_width
+from ..models.sites import mlp_input, require_site
 from ..stats import permutation_p
 
 # %% auto #0
 __all__ = ['scan_polysemantic', 'senses_and_statistics']
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #6b736f4d
-def _spaces(layers: Sequence[int]) -> dict[int, str]: return {layer: f"blocks.{layer}.hook_resid_mid" for layer in layers}
+def _spaces(model: Any, layers: Sequence[int]) -> dict[int, str]: return {layer: mlp_input(model, layer) for layer in layers}
 def _sites(layers: Sequence[int]) -> dict[int, str]: return {layer: site_name("mlp_out", layer) for layer in layers}
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #b8c5b9d2
@@ -47,9 +48,9 @@ def _second_pass(
     batch_size: int,
 ) -> _Read:
     "The residual stream and the activations at some tokens; only texts that have some are run."
-    spaces, sites, shown = _spaces(list(wanted)), _sites(list(wanted)), background[:RANDOM]
+    spaces, sites, shown = _spaces(model, list(wanted)), _sites(list(wanted)), background[:RANDOM]
     found = {layer: torch.zeros(len(codes), model.cfg.d_model) for layer, codes in wanted.items()}
-    random = {layer: torch.full((len(shown), model.cfg.d_mlp), math.nan) for layer in wanted}
+    random = {layer: torch.full((len(shown), layer_width(model, "mlp_out")), math.nan) for layer in wanted}
     needed = np.unique(Contexts.of_codes(np.concatenate(list(wanted.values()))).text).tolist()
     read = [*spaces.values(), *sites.values()]
     for batch in activation_batches(model, tokens.part(needed), read, batch_size=batch_size, desc="representations"):
@@ -70,6 +71,7 @@ def _requested(
     model: Any, layers: Optional[Sequence[int]], neurons: Optional[dict[int, Sequence[int]]],
 ) -> tuple[list[int], dict[int, Int[np.ndarray, "neuron"]]]:
     "The layers to scan, and the neurons of each that were named; `BadAddress` for what is not there."
+    require_site(model, "mlp_out")
     requested = list(neurons) if neurons else range(model.cfg.n_layers) if layers is None else layers
     found, chosen = [check_layer(model, layer) for layer in requested], {}
     if not found or len(set(found)) < len(found):
@@ -77,7 +79,7 @@ def _requested(
     for layer, given in zip(found, requested):
         if not neurons: continue
         site = site_name("mlp_out", layer)
-        chosen[layer] = np.array([check_index("neuron", int(n), model.cfg.d_mlp, site) for n in neurons[given]])
+        chosen[layer] = np.array([check_index("neuron", int(n), layer_width(model, "mlp_out"), site) for n in neurons[given]])
     return found, chosen
 
 def _background(model: Any, texts: Sequence[str], seed: int) -> Int[np.ndarray, "random"]:
@@ -120,7 +122,7 @@ def senses_and_statistics(
                             batch_size=batch_size, desc="top contexts")
     stats = {layer: found.stats[site] for layer, site in sites.items()}
     chosen = chosen or {layer: choose_neurons(stats[layer], per_layer) for layer in layers}
-    scanned = model.cfg.d_mlp * len(layers)
+    scanned = layer_width(model, "mlp_out") * len(layers)
     about = vars(found.counts) | dict(rows=found.counts.tokens, model=vars(describe(model)), scanned=scanned)
     return _examine(model, tokens, stats, chosen, background, batch_size, s, about), stats
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..activations import capture
 from ..activations.replacement import replaced
 from ..models.examples import IGNORED, next_tokens
+from ..models.tokens import run_tokenizer
 from ..activations.units import Units, find_units
 from ..core import BadInput, check_options, option, progress, require
 from ..models import (Examples, bos_id, evaluating, longest_text, model_device, named_weights,
@@ -65,7 +66,7 @@ class ConceptTokens:
 # %% ../../nbs/antitraining/40_concepts.ipynb #93addbd6
 def label_tokens(model: Any, text: str, characters: Bool[np.ndarray, "char"]) -> tuple[Int[np.ndarray, "token"], Bool[np.ndarray, "token"]]:
     "(token ids, whether each token's last byte belongs to a marked character)."
-    ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = run_tokenizer(model, [text])["input_ids"][0]
     if len(characters) != len(text): raise BadInput(f"{len(characters)} marks came with {len(text)} characters: give one mark for each character.")
     sizes, marked = [len(part) for part in token_bytes(model, ids)], np.repeat(characters, [len(c.encode()) for c in text])
     if sum(sizes) != len(marked): raise BadInput(f"the tokens have {sum(sizes):,} bytes and the text {len(marked):,}: labels need a tokenizer that loses nothing.")

@@ -104,7 +104,7 @@ class Antitraining:
 def _in_order(model: nn.Module, sites: Sequence[str], examples: Examples) -> tuple[list[str], list[nn.Module]]:
     "(the sites as they come in the forward pass, the normalisations that come after the first of them)."
     seen, names = [], {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)}
-    with torch.no_grad(), evaluating(model), hooks(model, {name: lambda x, name=name: seen.append(name) for name in {*sites, *names}}): run_model(model, examples.inputs[:1])
+    with torch.no_grad(), evaluating(model), hooks(model, {name: lambda x, name=name: seen.append(name) for name in {*sites, *names}}, every_call=True): run_model(model, examples.inputs[:1])
     order = [name for name in seen if name in sites]
     if len(order) != len(sites): raise BadInput(f"sites {', '.join(sites)} must each flow exactly once in a pass: some do not, or are named twice.")
     return order, [names[name] for name in seen[seen.index(order[0]) + 1:] if name in names]

@@ -23,7 +23,7 @@ from .dataset import text_hash
 from .leakage import leakage_label
 from .predictor import fold_of
 from .sums import PART, AtlasPlan, Part, fold_sums, part_sums, plan_parts, read_sites
-from ..models import check_layer, describe, layer_width, model_device, spread
+from ..models import check_layer, check_sites, describe, layer_width, model_device, spread
 from ..stats import permutation_p, adjust_fdr
 
 # %% auto #0
@@ -107,7 +107,8 @@ def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Seque
 # %% ../../nbs/introspection/70_atlas.ipynb #8a7dfe68
 def _about(atlas: NeuronAtlas, plan: AtlasPlan, chosen: Sequence[int]) -> dict:
     "What the result is about: model, sites, texts, settings, and the leakage label of each layer."
-    leakage = {str(l): leakage_label(plan.feature_site, s) for l, s in zip(plan.layers, plan.sites)}
+    parallel = check_sites(atlas.model).parallel
+    leakage = {str(l): leakage_label(plan.feature_site, s, parallel) for l, s in zip(plan.layers, plan.sites)}
     settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "permutations", "control_tasks", "seed")}
     groups = plan.groups[chosen]
     return settings | dict(model=vars(describe(atlas.model)), feature_site=plan.feature_site,

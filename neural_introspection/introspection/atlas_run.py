@@ -10,7 +10,7 @@ from typing import Any, Optional
 import numpy as np
 from ..activations import parse_position
 from ..core import (BadInput, check_options, check_store, open_run, parse_integers, plain, resolve_call)
-from ..models.loading import model_identity
+from ..models.identity import model_identity
 from ..data import group_texts, load_texts
 from .atlas import NeuronAtlas, _identity, _plan
 from .atlas_result import LEVEL, AtlasResult

@@ -20,6 +20,7 @@ from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, Bins, Head
 from .trainer import PredictorTrainer, fit_heads
 from ..models import as_bridge, layer_width, longest_text, model_device, model_name
+from ..models.tokens import run_tokenizer
 from ..stats import Difference, interval
 
 # %% auto #0
@@ -132,7 +133,7 @@ def random_weights_features(predictor: ActivationPredictor, dataset: ActivationD
 def token_ends(model: Any, texts: Sequence[str]) -> list[Int[np.ndarray, "token"]]:
     "Where each of a text's own tokens ends, in characters."
     if not model.tokenizer.is_fast: raise BadInput(f"{model_name(model)} has no fast tokenizer, which tells where tokens end.")
-    spans = model.tokenizer(list(texts), add_special_tokens=False, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+    spans = run_tokenizer(model, texts, return_offsets_mapping=True)["offset_mapping"]
     return [np.array([end for _, end in row], dtype=int)[:longest_text(model)] for row in spans]
 
 def matching_tokens(ends: Int[np.ndarray, "row"], other: Int[np.ndarray, "token"]) -> Int[np.ndarray, "row"]:

@@ -23,7 +23,7 @@ from .drift import changed_site, dead_share, language_drift
 from .leakage import leakage_label
 from .predictor import ActivationPredictor, Bins
 from .trainer import PredictorTrainer, TrainResult, fit_identity
-from ..models import model_hash
+from ..models import check_sites, model_hash
 from ..stats import (METRICS, ClassScore, Difference, Score, difference, interval, resamples,
     score_bins, score_predictions)
 
@@ -70,7 +70,9 @@ class Case:
     @property
     def metric(self) -> str: return "accuracy" if self.bins else "R²"
     @property
-    def leakage(self) -> str: return leakage_label(self.predictor.feature_site, self.predictor.target.site)
+    def leakage(self) -> str:
+        p = self.predictor
+        return leakage_label(p.feature_site, p.target.site, check_sites(p.model).parallel)
     @property
     def groups(self) -> Shaped[np.ndarray, "row"]: return self.dataset.part("test").group.to_numpy()
     @property

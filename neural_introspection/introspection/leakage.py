@@ -21,6 +21,7 @@ _ORDER = (("hook_resid_pre", "hook_in"), ("ln1", "hook_attn_in", "hook_q_input",
           ("mlp.hook_pre", "mlp.in.hook_out", "mlp.gate"), ("mlp.hook_post", "mlp.out.hook_in"),
           ("hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out"), ("hook_resid_post", "hook_out"))
 _OWN_INPUT = (4, 5)  # places whose values are the MLP's input
+_BESIDE = (0, 1, 5)  # the same where the MLP reads the stream beside attention: the stream that enters, and its norms
 
 # %% ../../nbs/introspection/52_leakage.ipynb #56aab281
 def _written(site: str) -> tuple[int, int]:
@@ -31,10 +32,15 @@ def _written(site: str) -> tuple[int, int]:
     return layer, next((i for i, names in enumerate(_ORDER) if rest.startswith(names)), len(_ORDER))
 
 # %% ../../nbs/introspection/52_leakage.ipynb #5eac82fd
-def leakage_label(feature_site: str, target_site: str) -> str:
-    "A key of `LEAKAGE`, from the order in which a (sequential) transformer block writes its sites."
+def leakage_label(
+    feature_site: str,
+    target_site: str,
+    parallel: bool = False,   # whether attention and MLP read the same stream, as `check_sites` finds
+) -> str:
+    "A key of `LEAKAGE`, from the order in which a transformer block writes its sites."
     feature, target = _written(feature_site), _written(target_site)
     if feature_site == target_site: return "same site"
-    own_input = feature[0] == target[0] and feature[1] in _OWN_INPUT
+    entering = (feature[0] + 1, 0) if feature[1] == len(_ORDER) - 1 else feature   # a block's end is the next one's start
+    own_input = entering[0] == target[0] and entering[1] in (_BESIDE if parallel else _OWN_INPUT)
     if ".mlp." in target_site and own_input: return "trivial"
     return "upstream" if feature < target else "downstream"

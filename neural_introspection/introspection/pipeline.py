@@ -13,7 +13,7 @@ import pandas as pd
 from ..activations import NeuronStats, SelectedTokens
 from ..core import (BadData, RunFolder, Target, is_resumable, open_run, plain, read_tensors,
     resolve_call, site_name, write_frame)
-from ..models.loading import model_identity
+from ..models.identity import model_identity
 from ..data import Corpus
 from .baselines import predict_rows
 from .card import judge

@@ -16,7 +16,7 @@ from neural_introspection.core import (BadData, BadInput, BadTexts, Target, chec
     write_tensors)
 from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
-from ..models import check_layer, describe, encode, model_device, with_weights
+from ..models import check_layer, check_sites, describe, encode, model_device, with_weights
 from ..stats import permutation_p
 
 # %% auto #0
@@ -250,22 +250,26 @@ def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
 # %% ../../nbs/introspection/30_predictor.ipynb #b38694e1
 @torch.no_grad()
 def own_weights(model: Any, target: Target) -> dict[str, Float[Tensor, "d_model neuron"]]:
-    """What every neuron of the target's layer reads (`input`, and `gate` of a gated MLP) and writes (`output`) in the
-    residual stream; for the stream itself its axes (`own`); {} for other sites."""
+    """What every neuron of the target's layer reads (`input`, and `gate` of a gated MLP) and writes (`output`, where that
+    is a direction) in the residual stream; for the stream itself its axes (`own`); {} for other sites."""
     if target.layer_type == "resid_post": return {"own": torch.eye(model.cfg.d_model)}
     block = None if target.layer is None else model.blocks[target.layer]
     if target.layer_type != "mlp_out" or not hasattr(block.mlp, "W_in"): return {}
     gate = getattr(block.mlp, "W_gate", None)
     read = {"input": block.mlp.W_in} | ({} if gate is None else {"gate": gate})
     own = {kind: _through_norm(model, block, w.float().cpu()) for kind, w in read.items()}
-    return own | {"output": block.mlp.W_out.float().cpu().T}
+    gain = check_sites(model).gains[target.layer]
+    return own if gain is None else own | {"output": gain*block.mlp.W_out.float().cpu().T}
 
 # %% ../../nbs/introspection/30_predictor.ipynb #3705368b
 def _through_norm(model: Any, block: Any, w: Float[Tensor, "d_model neuron"]) -> Float[Tensor, "d_model neuron"]:
     "Input weights as directions before the norm: times its gain and, for a LayerNorm, without their mean."
-    gain = getattr(getattr(block, "ln2", None), "weight", None)
-    w = w if gain is None else w * gain.float().cpu()[:, None]
-    return w - w.mean(0) if str(model.cfg.normalization_type).startswith("LN") else w
+    norm = getattr(block, "ln2", None) or getattr(block, "ln1", None)   # side by side, attention and MLP may share one
+    gain = getattr(norm, "weight", None)
+    offset = float(getattr(model.cfg, "rmsnorm_uses_offset", False))
+    w = w if gain is None else w * (gain.float().cpu() + offset)[:, None]
+    centred = norm is not None and str(model.cfg.normalization_type).startswith("LN")
+    return w - w.mean(0) if centred else w
 
 # %% ../../nbs/introspection/30_predictor.ipynb #28e388b1
 @torch.no_grad()
@@ -292,7 +296,7 @@ def _direction_cosines(
     with with_weights(predictor.model, predictor.weights): own = own_weights(predictor.model, target)
     unit = lambda x, dim: x / x.norm(dim=dim, keepdim=True)
     pairs = [(vector, v, kind, w) for vector, v in vectors.items() for kind, w in own.items()]
-    pairs += [(f"own {kind}", w.T[list(target.neurons)], "output", own["output"])
+    if "output" in own: pairs += [(f"own {kind}", w.T[list(target.neurons)], "output", own["output"])
               for kind, w in own.items() if kind in ("input", "gate")]
     return {(vector, kind): (unit(v, 1) @ unit(w, 0)).numpy() for vector, v, kind, w in pairs}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 from ..activations import parse_position
 from ..core import check_run_folder, open_run, resolve_call, write_frame
-from ..models.loading import model_identity
+from ..models.identity import model_identity
 from ..data import load_texts
 from .config import ScanConfig
 from .dataset import text_hash

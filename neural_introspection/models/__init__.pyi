@@ -1,15 +1,20 @@
-from .loading import (
+from .identity import (
     ModelInfo as ModelInfo,
-    as_bridge as as_bridge,
-    check_layer as check_layer,
-    check_neuron as check_neuron,
     describe as describe,
     is_as_loaded as is_as_loaded,
-    layer_width as layer_width,
-    load_model as load_model,
     model_device as model_device,
     model_hash as model_hash,
     model_name as model_name,
+)
+from .sites import (
+    check_layer as check_layer,
+    check_neuron as check_neuron,
+    check_sites as check_sites,
+    layer_width as layer_width,
+)
+from .loading import (
+    as_bridge as as_bridge,
+    load_model as load_model,
     resolve_model as resolve_model,
 )
 from .weights import (

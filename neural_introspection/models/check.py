@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from .gguf import quiet_transformers
-from .loading import model_name, model_source
+from .identity import model_name, model_source
 from .tokens import TokenBatch, encode, token_batch
 
 # %% auto #0

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from ..core import BadTexts
 from .gguf import quiet_transformers
-from .loading import model_device
+from .identity import model_device
 
 # %% auto #0
 __all__ = ['TokenBatch', 'encode_texts', 'encode', 'longest_text', 'bos_id', 'token_batch', 'token_batches', 'token_bytes',
@@ -36,12 +36,17 @@ class EncodedTexts:
     ids: list[list[int]]
     cut: list[int]      # texts that were longer than the context
 
+# %% ../../nbs/models/40_tokens.ipynb #da644d66
+def run_tokenizer(model: Any, texts: Sequence[str], **more: Any) -> Any:
+    "What the tokenizer makes of texts, without BOS; the name of a special token in a text is text like any other."
+    with quiet_transformers():
+        return model.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False, **more)
+
 # %% ../../nbs/models/40_tokens.ipynb #7797e49f
 def encode_texts(model: Any, texts: Sequence[str]) -> EncodedTexts:
     "The texts as token ids, and which of them were cut; `BadTexts` if a text has no token."
     if not len(texts): raise BadTexts("there are no texts: give at least one.")
-    with quiet_transformers():
-        found = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    found = run_tokenizer(model, texts)["input_ids"]
     empty = next((i for i, row in enumerate(found) if not row), None)
     if empty is not None: raise BadTexts(f"text {empty} ({texts[empty]!r}) has no tokens: leave it out.")
     room = longest_text(model)

@@ -9,7 +9,7 @@ from typing import Any, Iterator, Optional
 import torch
 from torch import Tensor, nn
 from ..core import BadData, site_layer
-from .loading import model_name
+from .identity import model_name
 
 # %% auto #0
 __all__ = ['COMPONENTS', 'named_weights', 'weight_place', 'with_weights']

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core import BadData, checkpointed, progress, watch_progress, write_tensors
-from .loading import describe, is_as_loaded, load_model, model_hash
+from .identity import describe, is_as_loaded, model_hash
+from .loading import load_model
 
 # %% auto #0
 __all__ = ['spread', 'spread_pieces']

@@ -117,7 +117,7 @@ class _SampleMeans:
             def see(x):
                 for layer in some: self.seen[layer.name].append(neurons_last(x.detach(), layer.kind, self.first[layer.site]).float().clone())
             return see
-        return hooks(model, {site: keep(some) for site, some in at.items()})
+        return hooks(model, {site: keep(some) for site, some in at.items()}, every_call=True)
 
     def take(self, samples: int) -> Float[np.ndarray, "sample unit"]:
         "The means of the samples that have run; NaN for a layer that did not, or whose samples cannot be told apart."

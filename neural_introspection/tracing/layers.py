@@ -196,7 +196,7 @@ def dry_run(model: nn.Module, sites: Sequence[str], example: Any) -> dict[str, _
         return note
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise BadInput("the model has parameters that are not initialised yet: run one batch through it first.")
-    with _as_before(model), hooks(model, {site: look(site) for site in sites}):
+    with _as_before(model), hooks(model, {site: look(site) for site in sites}, every_call=True):
         try: ModelInterface(model).activations([], example, stop_early=False)
         except NeuralIntrospectionError: raise
         except Exception as error:

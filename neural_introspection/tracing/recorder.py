@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from ..activations import NeuronStats, find_site, hooks
+from ..activations.capturing import ModuleHook
 from ..core import BadInput
 from .layers import Layer, Part, by_sample, has_steps_first, neurons_last, part_rows
 from .metrics import CLASS_METRICS, LayerState, Metric, measure
@@ -128,14 +129,14 @@ class EpochRecorder:
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[EpochRecorder]:
         "Within the block every forward and backward pass of the model counts."
-        def begin(module, args, kwargs): return _begin_forward(self, args, kwargs)
+        begin = ModuleHook(model, True, lambda flow: _begin_forward(self, *flow))
         handles = [model.register_forward_pre_hook(begin, with_kwargs=True)]
         self.sequence_first, seen = has_steps_first(model), {}
         for layer in self.layers: seen.setdefault(layer.site, []).append(layer)
         try:
             if self.keep_gradients: _hook_gradients(self, handles)
             watch = {site: _activation_hook(self, some, find_site(model, site)) for site, some in seen.items()}
-            with hooks(model, watch): yield self
+            with hooks(model, watch, every_call=True): yield self
         finally:
             for handle in handles: handle.remove()
 
