@@ -53,7 +53,7 @@ def markdown_table(frame: Any, rows: int = 10**9) -> str:
     more = f"\n\n{len(frame) - rows:,} more rows" if len(frame) > rows else ""
     return re.sub(r"<(?=[a-zA-Z/!])", "&lt;", table) + more
 
-# %% ../../nbs/core/95_results.ipynb #52468155
+# %% ../../nbs/core/95_results.ipynb #eb9694ed
 _TAG = "$"   # the key that marks a value which JSON alone would not return as it was
 _PACKAGE = "neural_introspection."   # the dataclasses that may be made from a file are of its modules
 
@@ -88,13 +88,13 @@ class _Encoder:
             raise BadInput(f"this {self.owner} cannot be saved: Parquet cannot hold its field {where} ({reason}).") from None
         name = f"{stem}_{len(self.frames)}.parquet" if f"{stem}.parquet" in self.frames else f"{stem}.parquet"
         self.frames[name] = buffer.getvalue()
-        return dict(file=name, objects=[i for i, kind in enumerate(frame.dtypes) if kind == object])
+        return dict(file=name, objects=[i for i, kind in enumerate(map(str, frame.dtypes)) if kind == "object"])
 
     def array(self, array: Any, where: str) -> Any:
-        if getattr(array.dtype, "kind", "") in "OUS":   # text has no place in safetensors
+        if getattr(array.dtype, "kind", None) in ("O", "U", "S"):   # text has no place in safetensors
             return dict(dtype=str(array.dtype), values=self.encode(array.tolist(), where))
         import torch
-        self.arrays[where] = torch.as_tensor(array)
+        self.arrays[where] = torch.tensor(array) if hasattr(array, "flags") else array
         return where
 
 # %% ../../nbs/core/95_results.ipynb #628c1bf0
@@ -187,7 +187,7 @@ def _load(kind: type[Result], path: Path) -> Any:
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise BadData(f"{path} is damaged ({type(error).__name__}: {error}): make it again.") from None
 
-# %% ../../nbs/core/95_results.ipynb #c4cb5a31
+# %% ../../nbs/core/95_results.ipynb #93409e0b
 class Result:
     "A result: one sentence, a table, and the same display and files for all."
     _format = 1   # of the saved folder: raised when a field gets another meaning
@@ -205,12 +205,15 @@ class Result:
         "The name of the class and the number of its format."
         return dict(result=type(self).__name__, format=self._format)
 
-    def _shown(self) -> Any: return self.to_frame()   # the table that is displayed
+    def _shown(self) -> Any:   # the table that is displayed: the best rows first, where rows rank
+        frame = self.to_frame()
+        return self.top(len(frame)) if hasattr(self, "top") else frame
+
     def __repr__(self) -> str: return self.summary()
+    def _headline(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>"
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{html.escape(str(note))}</li>" for note in getattr(self, "notes", ()))
-        listed = f"<ul>{notes}</ul>" if notes else ""
-        return f"<p><b>{html.escape(self.summary())}</b></p>{html_table(self._shown())}{listed}"
+        return self._headline() + html_table(self._shown()) + (f"<ul>{notes}</ul>" if notes else "")
 
     def to_markdown(self) -> str:
         "The sentence and the first rows of the table."
