@@ -23,8 +23,8 @@ from .states import (STATES, TRANSITIONS, AnalysisState, Workbench, allowed, che
     chosen_layers, first_state, split_list, split_texts)
 from .token_level import neuron_addresses
 from ..core import (BadData, Result, RunFolder, check_format, check_run_folder, full_path,
-                                       make_config, open_run, plain, read_frame, read_json, require, resolve_call,
-                                       seed_everything, shown_path, write_frame, write_json, write_text)
+    make_config, open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path,
+    write_frame, write_json, write_text)
 from ..models.loading import model_identity
 from ..data import Corpus, load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model

@@ -18,7 +18,7 @@ from ..activations.units import Reference
 from .polysemantic import PolysemanticResult
 from .polysemantic_scan import senses_and_statistics
 from ..core import (BadData, BadInput, NeuronAddress, Result, atomic_folder, check_format,
-                                       check_index, read_json, site_name, write_json)
+    check_index, read_json, site_name, write_json)
 from ..models import check_layer, model_hash, model_name
 
 # %% auto #0

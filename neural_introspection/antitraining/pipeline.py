@@ -17,8 +17,8 @@ from .config import AntitrainConfig, AntitrainSettings
 from ..models import Examples
 from .training import Antitraining, check_settings, log
 from ..core import (BadData, BadInput, BadRunFolder, Result, check_run_folder, config_from,
-                                       find_run, full_path, make_config, open_run, pick_device, plain, read_json,
-                                       read_tensors, shown_path, spread_calls, weight_hash, write_frame, write_json)
+    find_run, full_path, make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path,
+    spread_calls, weight_hash, write_frame, write_json)
 from ..data import ClassificationData, load_classification
 
 # %% auto #0

@@ -43,17 +43,18 @@ def html_table(
     more = f"<p>{len(frame) - rows:,} more rows</p>" if len(frame) > rows else ""
     return f'<div style="overflow-x:auto">{table}</div>{more}'
 
-# %% ../../nbs/core/95_results.ipynb #49c33101
+# %% ../../nbs/core/95_results.ipynb #b44bf223
 def markdown_table(frame: Any, rows: int = 10**9) -> str:
     "The table for Markdown; bars and tags in it are escaped."
     shown = frame.head(rows).reset_index() if _indexed(frame) else frame.head(rows)
     cell = lambda v: format_number(v) if isinstance(v, float) else " ".join(str(v).split())
     lines = [[cell(v) for v in row] for row in (shown.columns, ["---"]*shown.shape[1], *shown.astype(object).to_numpy())]
     table = "\n".join("| " + " | ".join(v.replace("|", "\\|") for v in line) + " |" for line in lines)
-    more = f"\n\n{len(frame) - rows:,} more rows" if len(frame) > rows else ""
-    return re.sub(r"<(?=[a-zA-Z/!])", "&lt;", table) + more
+    return _without_tags(table) + (f"\n\n{len(frame) - rows:,} more rows" if len(frame) > rows else "")
 
-# %% ../../nbs/core/95_results.ipynb #eb9694ed
+def _without_tags(text: str) -> str: return re.sub(r"<(?=[a-zA-Z/!])", "&lt;", text)
+
+# %% ../../nbs/core/95_results.ipynb #f0912f2d
 _TAG = "$"   # the key that marks a value which JSON alone would not return as it was
 _PACKAGE = "neural_introspection."   # the dataclasses that may be made from a file are of its modules
 
@@ -73,31 +74,36 @@ class _Encoder:
             return {k: self.encode(v, f"{where}.{k}") for k, v in value.items()}
         for name, (fits, encode, _) in _CODECS.items():
             if fits(value): return {_TAG: name, "value": encode(self, value, where)}
-        raise BadInput(f"this {self.owner} cannot be saved: its field {where} is a {type(value).__name__}, "
-                       "and only numbers, texts, tables, arrays and dataclasses of these are written.")
+        raise self.refused(where, f"is a {type(value).__name__}, and only numbers, texts, tables, arrays and dataclasses of these are written")
+
+    def refused(self, where: str, reason: str) -> BadInput:
+        return BadInput(f"this {self.owner} cannot be saved: its field {where} {reason}.")
 
     def fields(self, result: Any, where: str = "") -> dict:
         return {f.name: self.encode(getattr(result, f.name), where + f.name) for f in dataclasses.fields(result) if f.init}
 
     def frame(self, frame: Any, where: str) -> dict:
         "A Parquet file named after the field; Parquet does not tell columns of objects from text."
-        buffer, stem = io.BytesIO(), re.sub(r"\W+", "_", where).strip("_")[:60]
+        buffer, name = io.BytesIO(), _unused(re.sub(r"\W+", "_", where).strip("_")[:60], self.frames)
         try: frame.to_parquet(buffer)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:120]
-            raise BadInput(f"this {self.owner} cannot be saved: Parquet cannot hold its field {where} ({reason}).") from None
-        name = f"{stem}_{len(self.frames)}.parquet" if f"{stem}.parquet" in self.frames else f"{stem}.parquet"
+        except Exception as error: raise self.refused(where, f"does not fit Parquet ({' '.join(str(error).split())[:120]})") from None
         self.frames[name] = buffer.getvalue()
-        return dict(file=name, objects=[i for i, kind in enumerate(map(str, frame.dtypes)) if kind == "object"])
+        return dict(name=name, objects=[i for i, kind in enumerate(map(str, frame.dtypes)) if kind == "object"])
 
     def array(self, array: Any, where: str) -> Any:
         if getattr(array.dtype, "kind", None) in ("O", "U", "S"):   # text has no place in safetensors
             return dict(dtype=str(array.dtype), values=self.encode(array.tolist(), where))
         import torch
-        self.arrays[where] = torch.tensor(array) if hasattr(array, "flags") else array
-        return where
+        name = _unused(where, self.arrays)
+        try: self.arrays[name] = torch.tensor(array) if hasattr(array, "flags") else array
+        except TypeError: raise self.refused(where, f"has values of type {array.dtype}, which safetensors does not hold") from None
+        return name
 
-# %% ../../nbs/core/95_results.ipynb #628c1bf0
+def _unused(name: str, taken: dict) -> str:
+    while name in taken: name += "_"
+    return name
+
+# %% ../../nbs/core/95_results.ipynb #f399e678
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
     "What was encoded, as it was."
@@ -111,7 +117,7 @@ class _Decoder:
         return {k: self.decode(v) for k, v in stored.items()}
 
     def frame(self, stored: dict) -> Any:
-        frame = read_frame(self.folder/Path(stored["file"]).name)
+        frame = read_frame(self.folder/f"{Path(stored['name']).name}.parquet")
         for i in stored["objects"]: frame.isetitem(i, _objects(frame.iloc[:, i]))
         return frame
 
@@ -158,25 +164,21 @@ _CODECS = {   # tag -> (whether it fits a value, encode, decode); the first that
                                            "fields": e.fields(v, f"{where}.")}, lambda d, v: d.instance(v)),
 }
 
-# %% ../../nbs/core/95_results.ipynb #f3bca6fe
+# %% ../../nbs/core/95_results.ipynb #ea7ac659
 def _save(result: Result, path: Path) -> Path:
     kind = type(result)
     if not dataclasses.is_dataclass(result) or kind.load.__func__ is not Result.load.__func__:
         raise BadInput(f"a {kind.__name__} is not saved by itself: the run or store that it belongs to keeps it.")
     check_writable(path)
-    if path.exists() and (path.is_file() or any(path.iterdir())) and _stored(path).get("result") is None:
+    if path.exists() and any(path.iterdir()) and not ((path/"result.json").exists() and "result" in read_json(path/"result.json")):
         raise BadInput(f"{path} holds something that is no result: give another name.")
     encoder = _Encoder(kind.__name__, {}, {})
     about = result.meta | dict(fields=encoder.fields(result))
     with atomic_folder(path) as new:
-        for name, data in encoder.frames.items(): (new/name).write_bytes(data)
+        for name, data in encoder.frames.items(): (new/f"{name}.parquet").write_bytes(data)
         if encoder.arrays: write_tensors(new/"arrays.safetensors", encoder.arrays)
         write_json(new/"result.json", about)
     return path
-
-def _stored(path: Path) -> dict:
-    try: return read_json(path/"result.json")
-    except BadData: return {}
 
 # %% ../../nbs/core/95_results.ipynb #4d8e76b4
 def _load(kind: type[Result], path: Path) -> Any:
@@ -187,7 +189,7 @@ def _load(kind: type[Result], path: Path) -> Any:
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise BadData(f"{path} is damaged ({type(error).__name__}: {error}): make it again.") from None
 
-# %% ../../nbs/core/95_results.ipynb #93409e0b
+# %% ../../nbs/core/95_results.ipynb #23dcba67
 class Result:
     "A result: one sentence, a table, and the same display and files for all."
     _format = 1   # of the saved folder: raised when a field gets another meaning
@@ -217,7 +219,7 @@ class Result:
 
     def to_markdown(self) -> str:
         "The sentence and the first rows of the table."
-        return f"{self.summary()}\n\n{markdown_table(self._shown(), 10)}\n"
+        return f"{_without_tags(self.summary())}\n\n{markdown_table(self._shown(), 10)}\n"
 
     def save(self, path: str | Path) -> Path:
         "Write a folder, atomically; `BadInput` names a field that cannot be saved, and nothing is written."

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from ..activations.positions import count_summary
-from ..core import (BadData, BadInput, Result, atomic_folder, check_format, check_store, plain,
-                                       site_name)
+from neural_introspection.core import (BadData, BadInput, Result, atomic_folder, check_format, check_store, plain,
+    site_name)
 
 # %% auto #0
 __all__ = ['AtlasResult']

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..activations import Contexts, Position, SelectedTokens, TokenCounts, TokenSelection, find_site
 from ..activations.batches import ReadingPlan, plan_reading
 from ..core import (BadData, BadInput, Result, Target, atomic_write, check_format, check_index,
-                                       progress, read_frame, read_json, write_frame, write_json)
+    progress, read_frame, read_json, write_frame, write_json)
 from neural_introspection.models import (ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces,
     token_batches)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 import pandas as pd
-from ..core import (BadData, Result, RunFolder, Target, check_format, plain, read_frame, read_json,
-                                       shown_path, write_frame, write_json, write_text)
+from ..core import (BadData, Result, RunFolder, Target, check_format, plain, read_frame,
+    read_json, shown_path, write_frame, write_json, write_text)
 from .report import IntrospectionCard, confusion_figure
 from .trainer import TrainResult
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..activations import NeuronStats, Position, SelectedTokens, TokenSelection, text_statistics
 from ..activations.positions import count_summary
 from ..core import (BadAddress, BadData, BadInput, NeuronAddress, Result, check_format,
-                                       read_tensors, site_name, write_tensors)
+    read_tensors, site_name, write_tensors)
 from ..models import check_layer, describe, encode, layer_width, token_text
 
 # %% auto #0

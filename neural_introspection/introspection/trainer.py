@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..core import (BadData, BadInput, NeuralIntrospectionError, Result, Target,
-                                       load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors,
-                                       weight_hash, write_tensors)
+    load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, weight_hash, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
 from .monitors import ActivationDrift, GradientTracker
 from .predictor import ActivationPredictor, Head, set_scale, start_head

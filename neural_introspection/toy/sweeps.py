@@ -17,11 +17,10 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from ..core import (BadData, BadInput, BadRunFolder, Cancelled, Result, check_format,
-                                       check_run_folder, config_from, find_run, full_path, is_resumable, make_config,
-                                       open_run, options, pick_device, pick_jobs, plain, progress, read_frame,
-                                       read_json, read_tensors, shipped, shown_path, spread_calls, write_frame,
-                                       write_tensors)
+from neural_introspection.core import (BadData, BadInput, BadRunFolder, Cancelled, Result, check_format,
+    check_run_folder, config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device,
+    pick_jobs, plain, progress, read_frame, read_json, read_tensors, shipped, shown_path, spread_calls, write_frame,
+    write_tensors)
 from ..core.runs import finished_run
 from ..stats import interval_table, over_seeds
 from .config import PRESETS, SWEEPABLE, ToyConfig, preset_config

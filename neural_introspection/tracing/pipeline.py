@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from ..core import (BadData, BadInput, Result, RunFolder, atomic_folder, check_options, check_store,
-                                       config_from, find_run, load_optimizer_tensors, make_config, open_run,
-                                       optimizer_tensors, parse_integers, pick_device, plain, progress, read_json,
-                                       read_tensors, seed_everything, shown_path, weight_hash, write_tensors)
+from neural_introspection.core import (BadData, BadInput, Result, RunFolder, atomic_folder, check_options,
+    check_store, config_from, find_run, load_optimizer_tensors, make_config, open_run, optimizer_tensors,
+    parse_integers, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, weight_hash,
+    write_tensors)
 from ..data import DATA_SETS, ClassificationData, load_classification
 from ..data.classification import epoch_batches
 from ..models import accuracy, evaluating

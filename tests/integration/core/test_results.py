@@ -31,9 +31,7 @@ from neural_introspection.experiments import benchmark
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
 from neural_introspection.models import preflight
 from neural_introspection.tracing.clusters import cluster_neurons
-from neural_introspection.tracing.features import NeuronTable
 from neural_introspection.tracing.meta_model import MetaModel, MetaResult
-from neural_introspection.tracing.neuron_maps import map_stability
 from neural_introspection.tracing.order import HiddenChain, held_out_bits, neuron_states
 from traces import KEEP, X, Y, network, train
 
