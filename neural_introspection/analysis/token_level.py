@@ -72,9 +72,10 @@ class TokenActivations(Result):
 
     def summary(self) -> str:
         place, neuron = np.unravel_index(self.values.argmax(), self.values.shape)
-        return (f"{len(self.tokens)} tokens, {', '.join(map(str, self.addresses[:3]))}{' ...' * (len(self.addresses) > 3)}: "
-                f"the highest activation is {self.values[place, neuron]:.3g}, of {self.addresses[neuron]} on {self.tokens[place]!r}.")
-    def _repr_html_(self) -> str: return self._headline() + "".join(self.html(i).data for i in range(min(5, len(self.addresses))))
+        return (f"{len(self.tokens)} tokens and {len(self.addresses)} neurons: the highest activation is "
+                f"{self.values[place, neuron]:.3g}, of {self.addresses[neuron]} on {self.tokens[place]!r}.")
+    def _repr_html_(self) -> str:
+        return self._headline() + "".join(self.html(i).data for i in range(min(5, len(self.addresses))))
 
 # %% ../../nbs/analysis/20_token_level.ipynb #45442994
 def neurons_by_site(addresses: Sequence[NeuronAddress]) -> dict[str, list[int]]:

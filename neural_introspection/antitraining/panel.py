@@ -73,8 +73,9 @@ class LiveReading(Result):
         "A row for each neuron: loss_increase (nats), standard_error, accuracy_drop, dead, rank, core."
         return self.information.to_frame().assign(core=self.mask)
     def summary(self) -> str:
-        return (f"{self.phase}: {self.train_steps:,} training and {self.antitrain_steps:,} antitraining steps; test accuracy {self.accuracy:.3f}, "
-                f"with the core random {self.core_randomised:.3f}, with the spectators random {self.spectators_randomised:.3f}.")
+        return (f"{self.phase}: {self.train_steps:,} training and {self.antitrain_steps:,} antitraining steps; "
+                f"test accuracy {self.accuracy:.3f}, with the core random {self.core_randomised:.3f}, "
+                f"with the spectators random {self.spectators_randomised:.3f}.")
 
 # %% ../../nbs/antitraining/50_panel.ipynb #6fd7751a
 def live_reading(a: Antitraining, phase: str = "") -> LiveReading:

@@ -72,9 +72,10 @@ class ActivationComparison(Result):
 
     def summary(self) -> str:
         frame, (seeds, neurons) = self.to_frame(), self.shapes.shape
-        others = "; ".join(f"{name} minus tunable {row.minus_tunable:+.3f} ({row.difference_low:+.3f} to {row.difference_high:+.3f})"
-                           for name, row in frame.drop("tunable").iterrows())
-        return f"Tunable: accuracy {frame.accuracy.tunable:.3f} over {seeds} seeds; {others}; median shape of {neurons} neurons {np.median(self.shapes):.2f}."
+        others = "".join(f"; {name} minus tunable {r.minus_tunable:+.3f} ({r.difference_low:+.3f} to {r.difference_high:+.3f})"
+                         for name, r in frame.drop("tunable").iterrows())
+        return (f"Tunable: accuracy {frame.accuracy.tunable:.3f} over {seeds} seeds{others}; "
+                f"median shape of {neurons} neurons {np.median(self.shapes):.2f}.")
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #9258dbe3
 ACTIVATIONS = {"sigmoid": 0., "tunable": .5, "relu": 1.}   # where their shape starts

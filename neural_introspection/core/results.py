@@ -43,18 +43,19 @@ def html_table(
     more = f"<p>{len(frame) - rows:,} more rows</p>" if len(frame) > rows else ""
     return f'<div style="overflow-x:auto">{table}</div>{more}'
 
-# %% ../../nbs/core/95_results.ipynb #b44bf223
+# %% ../../nbs/core/95_results.ipynb #8b594467
 def markdown_table(frame: Any, rows: int = 10**9) -> str:
     "The table for Markdown; bars and tags in it are escaped."
     shown = frame.head(rows).reset_index() if _indexed(frame) else frame.head(rows)
     cell = lambda v: format_number(v) if isinstance(v, float) else " ".join(str(v).split())
-    lines = [[cell(v) for v in row] for row in (shown.columns, ["---"]*shown.shape[1], *shown.astype(object).to_numpy())]
+    rows_of = (shown.columns, ["---"]*shown.shape[1], *shown.astype(object).to_numpy())
+    lines = [[cell(v) for v in row] for row in rows_of]
     table = "\n".join("| " + " | ".join(v.replace("|", "\\|") for v in line) + " |" for line in lines)
     return _without_tags(table) + (f"\n\n{len(frame) - rows:,} more rows" if len(frame) > rows else "")
 
 def _without_tags(text: str) -> str: return re.sub(r"<(?=[a-zA-Z/!])", "&lt;", text)
 
-# %% ../../nbs/core/95_results.ipynb #f0912f2d
+# %% ../../nbs/core/95_results.ipynb #19a01498
 _TAG = "$"   # the key that marks a value which JSON alone would not return as it was
 _PACKAGE = "neural_introspection."   # the dataclasses that may be made from a file are of its modules
 
@@ -74,19 +75,20 @@ class _Encoder:
             return {k: self.encode(v, f"{where}.{k}") for k, v in value.items()}
         for name, (fits, encode, _) in _CODECS.items():
             if fits(value): return {_TAG: name, "value": encode(self, value, where)}
-        raise self.refused(where, f"is a {type(value).__name__}, and only numbers, texts, tables, arrays and dataclasses of these are written")
+        raise self.refused(where, f"is a {type(value).__name__}, which no file of a result can hold")
 
     def refused(self, where: str, reason: str) -> BadInput:
         return BadInput(f"this {self.owner} cannot be saved: its field {where} {reason}.")
 
     def fields(self, result: Any, where: str = "") -> dict:
-        return {f.name: self.encode(getattr(result, f.name), where + f.name) for f in dataclasses.fields(result) if f.init}
+        return {f.name: self.encode(getattr(result, f.name), where + f.name) for f in dataclasses.fields(result)}
 
     def frame(self, frame: Any, where: str) -> dict:
         "A Parquet file named after the field; Parquet does not tell columns of objects from text."
         buffer, name = io.BytesIO(), _unused(re.sub(r"\W+", "_", where).strip("_")[:60], self.frames)
         try: frame.to_parquet(buffer)
-        except Exception as error: raise self.refused(where, f"does not fit Parquet ({' '.join(str(error).split())[:120]})") from None
+        except Exception as error:
+            raise self.refused(where, f"does not fit Parquet ({' '.join(str(error).split())[:120]})") from None
         self.frames[name] = buffer.getvalue()
         return dict(name=name, objects=[i for i, kind in enumerate(map(str, frame.dtypes)) if kind == "object"])
 
@@ -96,14 +98,14 @@ class _Encoder:
         import torch
         name = _unused(where, self.arrays)
         try: self.arrays[name] = torch.tensor(array) if hasattr(array, "flags") else array
-        except TypeError: raise self.refused(where, f"has values of type {array.dtype}, which safetensors does not hold") from None
+        except TypeError: raise self.refused(where, f"is an array of {array.dtype}, which safetensors cannot hold") from None
         return name
 
 def _unused(name: str, taken: dict) -> str:
     while name in taken: name += "_"
     return name
 
-# %% ../../nbs/core/95_results.ipynb #f399e678
+# %% ../../nbs/core/95_results.ipynb #e5a53863
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
     "What was encoded, as it was."
@@ -129,7 +131,7 @@ class _Decoder:
     def instance(self, stored: dict) -> Any:
         module, name = stored["class"].split(":")
         if not module.startswith(_PACKAGE): raise ValueError(f"{module} is no module of this package")
-        kind = getattr(importlib.import_module(module), name)
+        kind: Any = getattr(importlib.import_module(module), name)
         if not dataclasses.is_dataclass(kind): raise ValueError(f"{name} is no dataclass")
         return kind(**self.decode(stored["fields"]))
 
@@ -138,10 +140,10 @@ def _objects(column: Any) -> Any:
     import pandas as pd
     return pd.Series([v.tolist() if hasattr(v, "tolist") else v for v in column], column.index, object)
 
-# %% ../../nbs/core/95_results.ipynb #b88141a4
+# %% ../../nbs/core/95_results.ipynb #2e7ac70f
 def _of(*names: str) -> Any:
     "Whether a value is of a class with one of these names, without loading the library that defines it."
-    return lambda value: any(f"{kind.__module__.split('.')[0]}.{kind.__name__}" in names for kind in type(value).__mro__)
+    return lambda value: any(f"{k.__module__.split('.')[0]}.{k.__name__}" in names for k in type(value).__mro__)
 
 def _ours(value: Any) -> bool:
     "A dataclass of this package; a nested result that has its own files is none."
@@ -151,11 +153,12 @@ def _ours(value: Any) -> bool:
 _CODECS = {   # tag -> (whether it fits a value, encode, decode); the first that fits is taken
     "float": (lambda v: isinstance(v, float), lambda e, v, where: str(float(v)), lambda d, v: float(v)),
     "tuple": (lambda v: type(v) is tuple, lambda e, v, where: e.encode([*v], where), lambda d, v: tuple(d.decode(v))),
-    "dict": (lambda v: type(v) is dict, lambda e, v, where: [e.encode([*item], f"{where}.{item[0]}") for item in v.items()],
+    "dict": (lambda v: type(v) is dict, lambda e, v, where: [e.encode([*kv], f"{where}.{kv[0]}") for kv in v.items()],
              lambda d, v: dict(d.decode(v))),
     "path": (lambda v: isinstance(v, Path), lambda e, v, where: str(v), lambda d, v: Path(v)),
     "frame": (_of("pandas.DataFrame"), lambda e, v, where: e.frame(v, where), lambda d, v: d.frame(v)),
-    "series": (_of("pandas.Series"), lambda e, v, where: e.frame(v.to_frame(), where), lambda d, v: d.frame(v).iloc[:, 0]),
+    "series": (_of("pandas.Series"), lambda e, v, where: e.frame(v.to_frame(), where),
+               lambda d, v: d.frame(v).iloc[:, 0]),
     "index": (_of("pandas.Index"), lambda e, v, where: e.frame(v.to_frame()[[]], where), lambda d, v: d.frame(v).index),
     "array": (_of("numpy.ndarray"), lambda e, v, where: e.array(v, where), lambda d, v: d.array(v)),
     "tensor": (_of("torch.Tensor"), lambda e, v, where: e.array(v, where), lambda d, v: d.arrays[v]),
@@ -164,13 +167,14 @@ _CODECS = {   # tag -> (whether it fits a value, encode, decode); the first that
                                            "fields": e.fields(v, f"{where}.")}, lambda d, v: d.instance(v)),
 }
 
-# %% ../../nbs/core/95_results.ipynb #ea7ac659
+# %% ../../nbs/core/95_results.ipynb #914f2f8e
 def _save(result: Result, path: Path) -> Path:
     kind = type(result)
     if not dataclasses.is_dataclass(result) or kind.load.__func__ is not Result.load.__func__:
         raise BadInput(f"a {kind.__name__} is not saved by itself: the run or store that it belongs to keeps it.")
     check_writable(path)
-    if path.exists() and any(path.iterdir()) and not ((path/"result.json").exists() and "result" in read_json(path/"result.json")):
+    about = read_json(path/"result.json") if (path/"result.json").exists() else {}
+    if path.exists() and any(path.iterdir()) and "result" not in about:
         raise BadInput(f"{path} holds something that is no result: give another name.")
     encoder = _Encoder(kind.__name__, {}, {})
     about = result.meta | dict(fields=encoder.fields(result))
@@ -189,7 +193,7 @@ def _load(kind: type[Result], path: Path) -> Any:
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise BadData(f"{path} is damaged ({type(error).__name__}: {error}): make it again.") from None
 
-# %% ../../nbs/core/95_results.ipynb #23dcba67
+# %% ../../nbs/core/95_results.ipynb #126c8431
 class Result:
     "A result: one sentence, a table, and the same display and files for all."
     _format = 1   # of the saved folder: raised when a field gets another meaning
@@ -208,8 +212,8 @@ class Result:
         return dict(result=type(self).__name__, format=self._format)
 
     def _shown(self) -> Any:   # the table that is displayed: the best rows first, where rows rank
-        frame = self.to_frame()
-        return self.top(len(frame)) if hasattr(self, "top") else frame
+        frame, top = self.to_frame(), getattr(self, "top", None)
+        return frame if top is None else top(len(frame))
 
     def __repr__(self) -> str: return self.summary()
     def _headline(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>"

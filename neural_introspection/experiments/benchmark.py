@@ -110,7 +110,8 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     "Rows as they are shown."
     words = {True: "yes", False: "no", None: ""}
     goal = lambda r: "" if r.goal is None else f"{'>=' if r.at_least else '<='} {r.goal:g}"
-    return pd.DataFrame([dict(id=r.id, work=r.work, against=r.against, ratio=f"{format_number(r.ratio)} {r.unit}".strip(), spread=f"{format_number(r.low)} to {format_number(r.high)}",
+    return pd.DataFrame([dict(id=r.id, work=r.work, against=r.against, ratio=f"{format_number(r.ratio)} {r.unit}".strip(),
+                              spread=f"{format_number(r.low)} to {format_number(r.high)}",
                               goal=goal(r), reached=words[r.reached], note=r.note) for r in rows])
 
 # %% ../../nbs/experiments/20_benchmark.ipynb #6bcacbdc
@@ -137,8 +138,9 @@ class Results(Result):
     def summary(self) -> str:
         "How many goals were reached, and which were not."
         missed = [r for r in self.rows if r.reached is False]
-        lines = "; ".join(f"{r.id} {r.work}: {format_number(r.ratio)}{' ' * bool(r.unit)}{r.unit}, goal {r.goal:g}" for r in missed)
-        return f"{sum(bool(r.reached) for r in self.rows)} goals reached, {len(missed)} missed" + f": {lines}" * bool(missed) + "."
+        lines = [f"{r.id} {r.work}: {f'{format_number(r.ratio)} {r.unit}'.strip()}, goal {r.goal:g}" for r in missed]
+        reached = sum(bool(r.reached) for r in self.rows)
+        return f"{reached} goals reached, {len(missed)} missed{': ' * bool(missed)}{'; '.join(lines)}."
 
     def plot(self) -> Any:
         "Every line with a goal as a share of it."

@@ -33,8 +33,8 @@ class Preflight(Result):
         return pd.DataFrame(self.rows, columns=["check", "value", "limit", "passed"])
 
     def summary(self) -> str:
-        failed = "".join(f"; {name}: {value:.2g}, limit {limit:g}" for name, value, limit, passed in self.rows if not passed)
-        return f"{self.model}: {sum(row[3] for row in self.rows)} of {len(self.rows)} checks passed{failed}."
+        failed = [f"; {name}: {value:.2g}, limit {limit:g}" for name, value, limit, passed in self.rows if not passed]
+        return f"{self.model}: {len(self.rows) - len(failed)} of {len(self.rows)} checks passed{''.join(failed)}."
 
 # %% ../../nbs/models/50_check.ipynb #1c63c93d
 PREFLIGHT_TEXTS = ("The", "The return value is a list of strings.", "def add(a, b):\n    return a + b",

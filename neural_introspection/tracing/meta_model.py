@@ -124,8 +124,8 @@ class MetaModel(Result):
 
     def summary(self) -> str:
         first = self.to_frame().iloc[0]
-        weight = f"the largest weight is {first.weight:+.2f}, of {first.name}" if first.weight == first.weight else "none has a weight"
-        return f"{self.estimator} of {len(self.features)} features; {weight}."
+        weight = f"; the largest weight is {first.weight:+.2f}, of {first.name}" * bool(first.weight == first.weight)
+        return f"{self.estimator} of {len(self.features)} features{weight}."
     def top(self, k: int = 10) -> pd.DataFrame: return self.to_frame().head(k)
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #1c2d9e14

@@ -87,8 +87,9 @@ class NeuronStates(Result):
         return pd.DataFrame(np.array(self.names)[self.symbols], self.index, pd.Index(self.epochs, name="epoch"))
     def summary(self) -> str:
         bits = self.entropy()
-        return (f"{len(self.symbols)} neurons in {len(self.names)} states at {len(self.epochs)} epochs: {self.changed().mean():.0%} change from one "
-                f"epoch to the next; entropy {bits.iloc[0]:.2f} bits at the first, {bits.iloc[-1]:.2f} at the last.")
+        return (f"{len(self.symbols)} neurons in {len(self.names)} states at {len(self.epochs)} epochs: "
+                f"{self.changed().mean():.0%} change from one epoch to the next; "
+                f"entropy {bits.iloc[0]:.2f} bits at the first, {bits.iloc[-1]:.2f} at the last.")
     def where(self, rows: Bool[np.ndarray, "neuron"]) -> NeuronStates:
         return dataclasses.replace(self, symbols=self.symbols[rows], index=self.index[rows])
     def shuffled(self, rng: np.random.Generator) -> NeuronStates:
@@ -158,8 +159,8 @@ class HiddenChain(Result):
         rows = pd.Index(range(len(self.start)), name="hidden state")
         return pd.DataFrame({"occupancy": self.occupancy, "stays": np.diag(self.transitions)}, rows).join(pd.DataFrame(self.emissions, rows, list(self.names)))
     def summary(self) -> str:
-        return (f"{len(self.start)} hidden states of {len(self.names)} visible ones: {self.bits:.2f} bits for each symbol of the neurons that it was "
-                f"fitted to; entropy rate {self.entropy_rate:.2f} bits for each epoch.")
+        return (f"{len(self.start)} hidden states of {len(self.names)} visible ones: {self.bits:.2f} bits for each symbol "
+                f"of the neurons that were fitted; entropy rate {self.entropy_rate:.2f} bits for each epoch.")
 
     def plot(self) -> Any:
         from neural_introspection.display import heat_map
@@ -225,8 +226,8 @@ class HeldOut(Result):
     def to_frame(self) -> pd.DataFrame: return pd.DataFrame(dict(bits=self.bits, n_states=self.n_states), self.index)
     def summary(self) -> str:
         means = ", ".join(f"{n}: {bits:.2f}" for n, bits in self.scores.mean(axis=1).items())
-        return (f"{self.bits.mean():.2f} bits for each symbol of neurons that were not fitted, with {self.typical} hidden states; "
-                f"by number of states {means}.")
+        return (f"{self.bits.mean():.2f} bits for each symbol of neurons that were not fitted, with {self.typical} hidden "
+                f"states; by number of states {means}.")
 
     @property
     def typical(self) -> int: return int(pd.Series(self.n_states).mode()[0])

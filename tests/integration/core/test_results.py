@@ -22,15 +22,17 @@ from neural_introspection.activations import TokenCounts
 from neural_introspection.analysis.clusters import correlation_clusters
 from neural_introspection.analysis.correlation import correlate
 from neural_introspection.analysis.firing import neuron_rates
+from neural_introspection.analysis.logits import logit_attribution
 from neural_introspection.analysis.neuron_index import layer_index
 from neural_introspection.analysis.neuron_page import browse_neuron
 from neural_introspection.analysis.polysemantic_scan import compare_corpora
 from neural_introspection.analysis.token_level import TokenActivations
 from neural_introspection.core import BadInput, NeuronAddress, Result
+from neural_introspection.data import Corpus
 from neural_introspection.experiments import benchmark
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
 from neural_introspection.models import preflight
-from neural_introspection.tracing.clusters import cluster_neurons
+
 from neural_introspection.tracing.meta_model import MetaModel, MetaResult
 from neural_introspection.tracing.order import HiddenChain, held_out_bits, neuron_states
 from traces import KEEP, X, Y, network, train
@@ -44,7 +46,8 @@ def all_results(kind=Result):
     for module in pkgutil.walk_packages(ni.__path__, "neural_introspection."):
         if not module.name.endswith("__main__"): importlib.import_module(module.name)
     below = lambda of: [one for sub in of.__subclasses__() for one in (sub, *below(sub))]
-    return sorted((one for one in set(below(kind)) if one.__module__.startswith("neural_introspection.")), key=lambda k: k.__name__)
+    found = {one for one in below(kind) if one.__module__.startswith("neural_introspection.")}
+    return sorted(found, key=lambda one: one.__name__)
 
 
 class Material:
@@ -103,27 +106,30 @@ def _drift(made):
 def _atlas(made):
     r2 = np.random.default_rng(0).beta(1, 6, (2, 8))
     names = dict.fromkeys(("r2", "selectivity", "penalty", "p", "q", "count"), (("layer", "neuron"), r2))
-    about = dict(model=dict(name=HOSTILE), layer_type="mlp_out", feature_site="blocks.1.hook_resid_post", token_pos="all", texts=9, groups=9, folds=3,
-                 leakage={"0": "downstream", "1": "upstream"})
-    return ni.AtlasResult(xarray.Dataset(names | dict(null=(("permutation", "sampled"), r2)), dict(layer=range(2), neuron=range(8))), about)
+    about = dict(model=dict(name=HOSTILE), layer_type="mlp_out", feature_site="blocks.1.hook_resid_post",
+                 token_pos="all", texts=9, groups=9, folds=3, leakage={"0": "downstream", "1": "upstream"})
+    names |= dict(null=(("permutation", "sampled"), r2))
+    return ni.AtlasResult(xarray.Dataset(names, dict(layer=range(2), neuron=range(8))), about)
 
 
 def _analysis(made):
-    claims = pd.DataFrame(dict(neuron=f"{MLP}[7]", kind="token", statement=f"reads {HOSTILE}", test="rank", value=[.3, .1], p=[.01, .4], q=[.02, .4],
-                               n=[40, 40], enough=True, strong=[True, False], words="", by="", about="{}", cell="1 + 1", verdict=["supported", "inconclusive"]))
+    claims = pd.DataFrame(dict(neuron=f"{MLP}[7]", kind="token", statement=f"reads {HOSTILE}", test="rank",
+                               value=[.3, .1], p=[.01, .4], q=[.02, .4], n=[40, 40], enough=True, strong=[True, False], words="", by="",
+                               about="{}", cell="1 + 1", verdict=["supported", "inconclusive"]))
     visits = pd.DataFrame(dict(state=["scan", "report"], then=["report", ""], why=["", ""], by=["rules", "rules"]))
     return ni.AnalysisResult(claims, visits, (HOSTILE,), dict(config=dict(level=.05), model=dict(name="pocket")))
 
 
 def _benchmark(made):
     results = benchmark.Results(HOSTILE, dict(what="nothing"), dict(cpu="one"))
-    results.keep("times", pd.DataFrame(dict(ours=[1., 2.], other=[2., 4.])), benchmark.Row("A1", HOSTILE, "other", .5, .4, .6, .3))
+    row = benchmark.Row("A1", HOSTILE, "other", .5, .4, .6, .3)
+    results.keep("times", pd.DataFrame(dict(ours=[1., 2.], other=[2., 4.])), row)
     return results
 
 
 def _meta(made):
     names = ["whole trace, logistic", "whole trace, boosting", "weight norm"]
-    draw = lambda columns: pd.DataFrame(np.random.default_rng(0).uniform(.4, .9, (4, len(columns))), columns=columns)
+    draw = lambda columns: pd.DataFrame(np.random.default_rng(0).uniform(.4, .9, (4, len(columns))), None, columns)
     return MetaResult(draw(names), draw(range(9)), dict(logistic=_meta_model(made)), (0, 1), (2, 3))
 
 
@@ -139,7 +145,8 @@ def _polysemantic(made, seed=0):
 
 def _certificate(made):
     run = made.antitraining
-    return ni.certify(run.model, run.layers[0], run.examples[torch.arange(200)], run.test[torch.arange(100)], relearn_steps=0)
+    some, others = run.examples[torch.arange(200)], run.test[torch.arange(100)]
+    return ni.certify(run.model, run.layers[0], some, others, relearn_steps=0)
 
 
 def _forced(made):
@@ -148,7 +155,8 @@ def _forced(made):
 
 
 def _comparison(made):
-    frame = pd.DataFrame([dict(activation=name, seed=seed, accuracy=.9 + .01 * seed, loss=.3) for name in ("sigmoid", "tunable", "relu") for seed in range(3)])
+    names, seeds = np.repeat(["sigmoid", "tunable", "relu"], 3), np.tile(range(3), 3)
+    frame = pd.DataFrame(dict(activation=names, seed=seeds, accuracy=.9 + .01 * seeds, loss=.3))
     return ActivationComparison(frame, np.full((3, 4), .5))
 
 
@@ -165,21 +173,23 @@ def _held_out(made):
     return held_out_bits(neuron_states(made.trace), (1, 2), folds=2, restarts=1)
 
 
+SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, draws=1,
+             certificate=False)
 EXAMPLES = dict(   # of each class, by name
     ActivationComparison=_comparison,
     ActivationDataset=lambda made: ni.ActivationDatasetGenerator(made.model, f"{MLP}[7]").generate(made.texts),
     ActivationDrift=_drift,
     AnalysisResult=_analysis,
-    AntitrainResult=lambda made: ni.run_antitrain(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, draws=1,
-                                                  certificate=False, device="cpu", output_dir=str(made.folder / "antitrain")),
+    AntitrainResult=lambda made: ni.run_antitrain(**SHORT, output_dir=str(made.folder / "antitrain")),
     AtlasResult=_atlas,
     BreadCrumbs=lambda made: ni.bread_crumbs(made.trace, k=3, draws=10),
     Certificate=_certificate,
     Comparison=lambda made: compare_corpora(_polysemantic(made), _polysemantic(made, 1), shuffles=19),
     Core=lambda made: made.antitraining.layers[0].core,
-    Corpus=lambda made: ni.load_texts("python-docs", 5, seed=0).__class__("mine", (HOSTILE, "b"), (0, 1), dict(source=HOSTILE)),
+    Corpus=lambda made: Corpus("mine", (HOSTILE, "b"), (0, 1), dict(source=HOSTILE)),
     Correlation=lambda made: correlate(made.rows[0], MLP, neurons=8, mask=made.rows[1], draws=10),
-    CorrelationClusters=lambda made: correlation_clusters(made.rows[0], MLP, neurons=12, mask=made.rows[1], splits=1, n_permutations=3),
+    CorrelationClusters=lambda made: correlation_clusters(made.rows[0], MLP, 12, None, made.rows[1], splits=1,
+                                                                  n_permutations=3),
     EpochTrace=lambda made: made.trace.sel(1),
     ForcedConcept=_forced,
     GradientTracker=_gradients,
@@ -193,7 +203,7 @@ EXAMPLES = dict(   # of each class, by name
     LayerIndex=lambda made: made.index,
     LayerTrace=lambda made: made.trace.sel(1, "output"),
     LiveReading=lambda made: made.reading,
-    LogitAttribution=lambda made: importlib.import_module("neural_introspection.analysis.logits").logit_attribution(made.model, made.texts[-1], 1, [3, 7]),
+    LogitAttribution=lambda made: logit_attribution(made.model, made.texts[-1], 1, [3, 7]),
     LogitView=lambda made: ni.logit_view(made.model, f"{MLP}[7]", k=3, others=9),
     MapStability=lambda made: made.analysis.maps,
     MetaModel=_meta_model,
@@ -210,21 +220,24 @@ EXAMPLES = dict(   # of each class, by name
     Preflight=lambda made: preflight(made.model),
     Results=_benchmark,
     ScanResult=lambda made: ni.introspection.NeuronScanner(made.model).scan(made.texts),
-    TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, " b"), (NeuronAddress(MLP, 7),), np.array([[1.], [.5]])),
+    TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
     TokenCounts=_token_counts,
     TokenProfile=lambda made: ni.token_profiles(made.model, made.texts, f"{MLP}[108]", shifts=19)[0],
-    ToyResult=lambda made: ni.run_toy(ni.preset_config("LR1", "smoke", sweep_values=(.003, .03), output_dir=str(made.folder / "toy"))),
+    ToyResult=lambda made: ni.run_toy(ni.preset_config("LR1", "smoke", sweep_values=(.01, .03),
+                                                       output_dir=str(made.folder / "toy"))),
     TraceAnalysis=lambda made: made.analysis,
-    TraceResult=lambda made: ni.run_trace(epochs=2, hidden_size="8", num_samples=200, output=str(made.folder / "run.zarr"), device="cpu"),
+    TraceResult=lambda made: ni.run_trace(epochs=2, hidden_size="8", num_samples=200,
+                                          output=str(made.folder / "run.zarr")),
     TrainResult=lambda made: made.run.training,
 )
-OWN_FILES = dict(ActivationDataset="a.parquet", AtlasResult="a.zarr", ScanResult="a.safetensors")   # and their own `load`
+OWN_FILES = dict(ActivationDataset="a.parquet", AtlasResult="a.zarr", ScanResult="a.safetensors")   # and own `load`
 NOT_SAVED = dict(   # what the message names
-    **dict.fromkeys(("AnalysisResult", "AntitrainResult", "IntrospectionResult", "ToyResult", "TraceResult"), "is not saved by itself"),
-    **dict.fromkeys(("EpochTrace", "LayerTrace", "NeuronTrace", "InferenceHistory"), "its field trace is a NetworkTrace"),
-    MetaModel="its field fitted is a LogisticRegression", MetaResult="its field models.logistic.fitted is a LogisticRegression",
+    **dict.fromkeys(("AnalysisResult", "AntitrainResult", "IntrospectionResult", "ToyResult", "TraceResult"),
+                    "is not saved by itself"),
+    **dict.fromkeys(("EpochTrace", "LayerTrace", "NeuronTrace", "InferenceHistory"), "field trace is a NetworkTrace"),
+    MetaModel="its field fitted is a LogisticRegression", MetaResult="its field models.logistic.fitted is",
     NeuronPage="its field index is a LayerIndex")
-RECORDERS = ("ActivationDrift", "GradientTracker", "LayerIndex", "NetworkTrace")   # their `save` writes what other calls read
+RECORDERS = ("ActivationDrift", "GradientTracker", "LayerIndex", "NetworkTrace")   # their `save` is for other readers
 
 
 @pytest.fixture(scope="module", params=all_results(), ids=lambda kind: kind.__name__)
