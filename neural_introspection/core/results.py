@@ -105,7 +105,7 @@ def _unused(name: str, taken: dict) -> str:
     while name in taken: name += "_"
     return name
 
-# %% ../../nbs/core/95_results.ipynb #e5a53863
+# %% ../../nbs/core/95_results.ipynb #623fca5e
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
     "What was encoded, as it was."
@@ -131,8 +131,8 @@ class _Decoder:
     def instance(self, stored: dict) -> Any:
         module, name = stored["class"].split(":")
         if not module.startswith(_PACKAGE): raise ValueError(f"{module} is no module of this package")
-        kind: Any = getattr(importlib.import_module(module), name)
-        if not dataclasses.is_dataclass(kind): raise ValueError(f"{name} is no dataclass")
+        kind = getattr(importlib.import_module(module), name)
+        if not hasattr(kind, "__dataclass_fields__"): raise ValueError(f"{name} is no dataclass")
         return kind(**self.decode(stored["fields"]))
 
 def _objects(column: Any) -> Any:

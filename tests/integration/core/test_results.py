@@ -114,8 +114,8 @@ def _atlas(made):
 
 def _analysis(made):
     claims = pd.DataFrame(dict(neuron=f"{MLP}[7]", kind="token", statement=f"reads {HOSTILE}", test="rank",
-                               value=[.3, .1], p=[.01, .4], q=[.02, .4], n=[40, 40], enough=True, strong=[True, False], words="", by="",
-                               about="{}", cell="1 + 1", verdict=["supported", "inconclusive"]))
+                               value=[.3, .1], p=[.01, .4], q=[.02, .4], n=[40, 40], enough=True, strong=[True, False],
+                               words="", by="", about="{}", cell="1 + 1", verdict=["supported", "inconclusive"]))
     visits = pd.DataFrame(dict(state=["scan", "report"], then=["report", ""], why=["", ""], by=["rules", "rules"]))
     return ni.AnalysisResult(claims, visits, (HOSTILE,), dict(config=dict(level=.05), model=dict(name="pocket")))
 
