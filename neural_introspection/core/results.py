@@ -55,7 +55,7 @@ def markdown_table(frame: Any, rows: int = 10**9) -> str:
 
 def _without_tags(text: str) -> str: return re.sub(r"<(?=[a-zA-Z/!])", "&lt;", text)
 
-# %% ../../nbs/core/95_results.ipynb #19a01498
+# %% ../../nbs/core/95_results.ipynb #c6daac4b
 _TAG = "$"   # the key that marks a value which JSON alone would not return as it was
 _PACKAGE = "neural_introspection."   # the dataclasses that may be made from a file are of its modules
 
@@ -101,6 +101,7 @@ class _Encoder:
         except TypeError: raise self.refused(where, f"is an array of {array.dtype}, which safetensors cannot hold") from None
         return name
 
+# %% ../../nbs/core/95_results.ipynb #4d8efa2b
 def _unused(name: str, taken: dict) -> str:
     while name in taken: name += "_"
     return name
