@@ -4,7 +4,6 @@
 
 # %% ../../nbs/activations/66_interventions.ipynb #6ceabe08
 from __future__ import annotations
-import html
 import math
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence, Union
@@ -20,7 +19,7 @@ from neural_introspection.activations.set_scores import (MEASURES, Measure, SetS
     score_replacements)
 from neural_introspection.activations.units import (SEQUENCES, Reference, Units, example_keys, find_units,
     make_reference)
-from ..core import BadInput, BadTexts, NeuronAddress, check_index
+from ..core import BadInput, BadTexts, NeuronAddress, Result, check_index
 from ..models import Examples
 from ..models.examples import text_examples
 from ..stats import interval, permutation_p, resamples
@@ -30,7 +29,7 @@ __all__ = ['intervene']
 
 # %% ../../nbs/activations/66_interventions.ipynb #4f93cc39
 @dataclass(frozen=True, repr=False)
-class InterventionEffect:
+class InterventionEffect(Result):
     "What replacing each set of units does to a model's loss, or to another measure."
     frame: pd.DataFrame      # a row for each replacement and set; columns as of `to_frame`
     sets: tuple[tuple[NeuronAddress, ...], ...]
@@ -51,9 +50,6 @@ class InterventionEffect:
         "The k largest effects, in magnitude."
         return _effect_figure(self, k)
 
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.summary())}</b>{self.top().to_html(float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/activations/66_interventions.ipynb #bede36b5
 def _summary(found: InterventionEffect) -> str:

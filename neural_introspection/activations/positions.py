@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..core import BadInput, BadTexts
+from ..core import BadInput, BadTexts, Result
 from ..models import TokenBatch
 
 # %% auto #0
@@ -131,8 +131,8 @@ class TokenSelection:
         return np.arange(length)[-1:] if self.token_pos == "last" else np.arange(length)[self.token_pos:][:1]
 
 # %% ../../nbs/activations/15_positions.ipynb #dd508049
-@dataclass(frozen=True)
-class TokenCounts:
+@dataclass(frozen=True, repr=False)
+class TokenCounts(Result):
     "How many texts and tokens count, and how many do not, and why. `vars()` of it goes into a result's `about`."
     token_pos: Position
     sink_ratio: Optional[float]
@@ -142,7 +142,11 @@ class TokenCounts:
     tokens: int     # that count
     sinks: int      # at the position, left out as attention sinks
 
-    def summary(self) -> str: return count_summary(vars(self))
+    def summary(self) -> str: return f"{count_summary(vars(self))}."
+    def to_frame(self) -> Any:
+        "One row."
+        import pandas as pd
+        return pd.DataFrame([vars(self)])
 
 # %% ../../nbs/activations/15_positions.ipynb #8170f191
 def count_summary(about: dict) -> str:

@@ -22,9 +22,9 @@ from .policies import make_policy
 from .states import (STATES, TRANSITIONS, AnalysisState, Workbench, allowed, check_agent,
     chosen_layers, first_state, split_list, split_texts)
 from .token_level import neuron_addresses
-from neural_introspection.core import (BadData, RunFolder, check_format, check_run_folder, full_path, make_config,
-    open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path, write_frame,
-    write_json, write_text)
+from ..core import (BadData, Result, RunFolder, check_format, check_run_folder, full_path,
+    make_config, open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path,
+    write_frame, write_json, write_text)
 from ..models.identity import model_identity
 from ..data import Corpus, load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
@@ -99,7 +99,7 @@ def claims_frame(config: AgentConfig, state: AnalysisState, changed: bool = Fals
 
 # %% ../../nbs/analysis/40_agent.ipynb #192fbb81
 @dataclass(frozen=True, repr=False)
-class AnalysisResult:
+class AnalysisResult(Result):
     "What an analysis found, and the way it took."
     claims: pd.DataFrame      # neuron, kind, statement, test, value, p, q, n, enough, strong, words, by, about, cell, verdict
     visits: pd.DataFrame      # state, then, why, by
@@ -123,10 +123,6 @@ class AnalysisResult:
         columns = ["neuron", "kind", "statement", "value", "p", "q", "n", "verdict"]
         return plain(dict(supported=len(self.supported), claims=self.claims[columns].to_dict("records"), steps=len(self.visits), notes=list(self.notes), model=self.about["model"], run_folder=self.run_folder and shown_path(self.run_folder)))
     def to_markdown(self) -> str: return _markdown(self)
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<b>Analysis</b>: {html.escape(self.summary())}{self.top().to_html(index=False, float_format='{:.3g}'.format)}<details><summary>Notes</summary><ul>{notes}</ul></details>"
 
     @classmethod
     def load(cls, run_folder: str | Path) -> AnalysisResult: return _read_result(Path(run_folder))

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/analysis/28_clusters.ipynb #7330d8f0
 from __future__ import annotations
-import html
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence, Union
 import numpy as np
@@ -17,7 +16,7 @@ from .correlation import (NO_VALUE_COLOUR, Reader, add_titles, correlate_columns
     correlation_distance, linkage_tree, matched_rows, select_for_pairs, standard_reader, thin_ticks)
 from neural_introspection.analysis.rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts, row_blocks,
     text_order)
-from ..core import BadInput, progress
+from ..core import BadInput, Result, progress
 from ..stats import permutation_p
 
 # %% auto #0
@@ -82,7 +81,7 @@ def _stability(read: Reader, places: Contexts, splits: int, seed: int,
 
 # %% ../../nbs/analysis/28_clusters.ipynb #5ca7e07c
 @dataclass(frozen=True, repr=False)
-class CorrelationClusters:
+class CorrelationClusters(Result):
     "Groups of neurons by correlation, how stable they are, and how stable those of surrogates without groups."
     layer: str
     frame: pd.DataFrame                      # neuron, cluster (from 1, the largest first), size, correlation (mean |r| with the others of it), agreement, surrogate_agreement
@@ -106,15 +105,13 @@ class CorrelationClusters:
 
     def summary(self) -> str:
         beside = f"adjusted Rand index {self.stability:.2f} between random halves of the texts, of surrogates {self.surrogates.mean():.2f} (at most {self.surrogates.max():.2f}), p = {self.p:.2g}"
-        if not self.stable: return f"no stable clusters: {beside}"
+        beside += f"; {len(self.frame)} neurons, {self.about['rows']:,} rows of {self.about['texts']} texts" + f", {self.about['constant']} constant neurons left out" * bool(self.about["constant"])
+        if not self.stable: return f"{self.layer}: no stable clusters: {beside}."
         several = int((self.frame.cluster.value_counts() > 1).sum())
         lone = self.n_clusters - several
-        return f"{several} cluster{'s' * (several != 1)}" + f" and {lone} neuron{'s' * (lone != 1)} in none" * (lone > 0) + f": {beside}"
+        return f"{self.layer}: {several} cluster{'s' * (several != 1)}" + f" and {lone} neuron{'s' * (lone != 1)} in none" * (lone > 0) + f": {beside}."
 
-    def __repr__(self) -> str: return f"{self.layer}: {self.summary()}; {len(self.frame)} neurons, {self.about['rows']:,} rows of {self.about['texts']} texts" + f", {self.about['constant']} constant neurons left out" * bool(self.about["constant"])
-    def _repr_html_(self) -> str:
-        shown = self.top(5) if self.stable else self.numbers
-        return f"<b>Clusters</b>: {html.escape(repr(self))}{shown.to_html(index=False, float_format='{:.3g}'.format)}"
+    def _shown(self) -> pd.DataFrame: return super()._shown() if self.stable else self.numbers
 
 # %% ../../nbs/analysis/28_clusters.ipynb #28c58b32
 def _shuffled(values: Float[Tensor, "row neuron"], places: Contexts,
@@ -230,5 +227,5 @@ def _cluster_figure(c: CorrelationClusters) -> Any:
         line = dict(color=COLOURS["green"], width=2)
         if c.stable: fig.add_shape(type="rect", x0=low, x1=high, y0=low, y1=high, line=line)
     beside = f"adjusted Rand index of random halves {c.stability:.2f}, of surrogates at most {c.surrogates.max():.2f}"
-    add_titles(fig, f"{c.layer}: {c.summary().split(':')[0]}", beside)
+    add_titles(fig, ": ".join(c.summary().split(": ")[:2]), beside)
     return thin_ticks(fig.update_layout(height=640, plot_bgcolor=NO_VALUE_COLOUR), names)

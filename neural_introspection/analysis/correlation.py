@@ -4,7 +4,6 @@
 
 # %% ../../nbs/analysis/27_correlation.ipynb #0c68f041
 from __future__ import annotations
-import html
 import math
 from dataclasses import dataclass
 from typing import Any, Callable, Literal, Optional, Sequence, Union
@@ -17,7 +16,7 @@ from ..activations import Contexts, NeuronStats
 from .firing import firing_threshold
 from neural_introspection.analysis.rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts,
     row_blocks, text_order)
-from ..core import BadAddress, BadInput, check_index, progress
+from ..core import BadAddress, BadInput, Result, check_index, progress
 from ..stats import permutation_p, adjust_fdr
 
 # %% auto #0
@@ -115,7 +114,7 @@ def matched_rows(order: np.ndarray, start: np.ndarray, length: np.ndarray, rng: 
 
 # %% ../../nbs/analysis/27_correlation.ipynb #f0ce3fa8
 @dataclass(frozen=True, repr=False)
-class Correlation:
+class Correlation(Result):
     "How the neurons of one layer, or of two, go together. Matrices are of the chosen neurons; NaN for a constant neuron."
     layers: tuple[str, str]
     neurons: tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]
@@ -138,9 +137,8 @@ class Correlation:
     def summary(self) -> str:
         a = self.about
         return (f"{self.significant:,} of {a['pairs']:,} pairs of {' and '.join(dict.fromkeys(self.layers))} go together by {a['test']} (q ≤ {a['level']}); {a['rows']:,} rows of {a['texts']:,} texts, "
-                f"{a['draws']} shuffles of {a['null']}, smallest possible p {a['smallest_p']:.2g}; firing is {' / '.join(dict.fromkeys(a['firing']))}")
-    __repr__ = summary
-    def _repr_html_(self) -> str: return f"<b>Correlation</b>: {html.escape(repr(self))}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
+                f"{a['draws']} shuffles of {a['null']}, smallest possible p {a['smallest_p']:.2g}; firing is {' / '.join(dict.fromkeys(a['firing']))}.")
+    def _shown(self) -> pd.DataFrame: return self.top()   # there may be millions
 
 # %% ../../nbs/analysis/27_correlation.ipynb #64d78ec8
 def _once(c: Correlation) -> Bool[np.ndarray, "a b"]:

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/analysis/25_firing.ipynb #8e70fb88
 from __future__ import annotations
-import html
 import math
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import NeuronStats
 from .rows import LayerRows, layer_rows, row_blocks
-from ..core import BadInput, progress
+from ..core import BadInput, Result, progress
 
 # %% auto #0
 __all__ = []
@@ -53,7 +52,7 @@ def rate_bounds(
 
 # %% ../../nbs/analysis/25_firing.ipynb #cba5e535
 @dataclass(frozen=True, repr=False)
-class NeuronRates:
+class NeuronRates(Result):
     "How often each neuron fires."
     frame: pd.DataFrame       # layer, neuron, count, fired, rate, low, high, texts, texts_high, dead, always_on, constant; mean, std, min, max and more of `NeuronStats`
     rules: dict[str, str]     # layer -> what counts as firing
@@ -74,11 +73,9 @@ class NeuronRates:
         silent = f" (silent so far: each may still fire in up to {bound:.2g} of the rows)" if len(self.dead) else ""
         rules = "; ".join(f"{rule} in {', '.join(l for l, r in self.rules.items() if r == rule)}" for rule in dict.fromkeys(self.rules.values()))
         return (f"{len(self.dead)} of {n} neurons never fire{silent}, {len(self.always_on)} always, {int(self.frame.constant.sum())} are constant; "
-                f"{self.about['rows']} rows of {self.about['texts']} texts; firing is {rules}")
-    __repr__ = summary
-    def _repr_html_(self) -> str:
-        shown = ["layer", "neuron", "count", "fired", "rate", "low", "high", "texts", "texts_high"]
-        return f"<b>Firing rates</b>: {html.escape(repr(self))}{self.top(5)[shown].to_html(index=False, float_format='{:.3g}'.format)}"
+                f"{self.about['rows']} rows of {self.about['texts']} texts; firing is {rules}.")
+    def _shown(self) -> pd.DataFrame:
+        return super()._shown()[["layer", "neuron", "count", "fired", "rate", "low", "high", "texts", "texts_high"]]
 
 # %% ../../nbs/analysis/25_firing.ipynb #a0c6c35e
 def _texts_fired(r: LayerRows, thresholds: Float[Tensor, "neuron"]) -> Int[Tensor, "neuron"]:

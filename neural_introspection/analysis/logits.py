@@ -4,7 +4,6 @@
 
 # %% ../../nbs/analysis/22_logits.ipynb #041820cb
 from __future__ import annotations
-import html
 from dataclasses import dataclass, field
 from typing import Any, Optional, Sequence
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from ..activations import capture
 from neural_introspection.analysis.token_level import (Address, TokenContrast, check_token_ids, neuron_addresses,
     neurons_by_site, random_neurons)
-from ..core import BadInput, NeuronAddress
+from ..core import BadInput, NeuronAddress, Result
 from neural_introspection.models import (check_layer, check_sites, encode, evaluating, layer_width, model_device, model_name,
     token_batch, token_strings)
 from ..stats import permutation_p
@@ -61,7 +60,7 @@ def _to_logits(model: Any, directions: Float[Tensor, "*row d_model"]) -> Float[T
 
 # %% ../../nbs/analysis/22_logits.ipynb #f82c60ea
 @dataclass(frozen=True, repr=False)
-class LogitView:
+class LogitView(Result):
     "The output tokens a neuron's direction raises and lowers the most."
     address: NeuronAddress
     frame: pd.DataFrame      # side (raises or lowers), token, z: in standard deviations over the vocabulary
@@ -78,9 +77,6 @@ class LogitView:
             f"{self.address} writes to {', '.join(map(repr, self.top(3).token[:3]))}; its strongest token, "
             f"{strongest.token!r} ({how}), is at {self.strength:.1f} standard deviations "
             f"(as strong in other neurons of the layer: p {self.p:.2g}).")
-
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str: return f"<b>{html.escape(self.summary())}</b>{self.top().to_html(index=False, float_format='{:.2f}'.format)}"
 
     def plot(self) -> Any:
         "The tokens as bars."
@@ -135,7 +131,7 @@ def logit_contrast(
 
 # %% ../../nbs/analysis/22_logits.ipynb #268ff6b6
 @dataclass(frozen=True, repr=False)
-class LogitAttribution:
+class LogitAttribution(Result):
     "What each neuron added, directly, to the logit of the next token at each place of a text."
     tokens: tuple[str, ...]      # the tokens that were read
     targets: tuple[str, ...]     # the token that came next
@@ -155,9 +151,10 @@ class LogitAttribution:
         from neural_introspection.display import heat_map
         best = np.argsort(-np.abs(self.values).max(0), kind="stable")[:k]
         return heat_map(self.values[:, best].T, [str(self.addresses[i]) for i in best], [f"{t}→{n}" for t, n in zip(self.tokens, self.targets)], "Direct logit attribution", "token read → token that came", "", "logits")
-    def summary(self) -> str: return f"direct logit attribution of {len(self.addresses)} neurons at {len(self.tokens)} places"
-    __repr__ = summary
-    def _repr_html_(self) -> str: return f"<b>{html.escape(repr(self))}</b>{self.top(5).to_html(index=False, float_format='{:.2f}'.format)}"
+    def summary(self) -> str:
+        place, neuron = np.unravel_index(np.abs(self.values).argmax(), self.values.shape)
+        return (f"Of {len(self.addresses)} neurons at {len(self.tokens)} positions, {self.addresses[neuron]} adds the most directly: "
+                f"{self.values[place, neuron]:+.2f} logits to {self.targets[place]!r} after {self.tokens[place]!r}, where all neurons of the site add {self.layer_total[place]:+.2f}.")
 
 # %% ../../nbs/analysis/22_logits.ipynb #2b156448
 @torch.no_grad()

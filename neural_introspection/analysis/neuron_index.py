@@ -5,7 +5,6 @@
 # %% ../../nbs/analysis/44_neuron_index.ipynb #8aa2e6a1
 from __future__ import annotations
 import functools
-import html
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from ..activations.interventions import unit_references
 from ..activations.units import Reference
 from .polysemantic import PolysemanticResult
 from .polysemantic_scan import senses_and_statistics
-from ..core import (BadData, BadInput, NeuronAddress, atomic_folder, check_format, check_index,
-    read_json, site_name, write_json)
+from ..core import (BadData, BadInput, NeuronAddress, Result, atomic_folder, check_format,
+    check_index, read_json, site_name, write_json)
 from ..models import check_layer, layer_width, model_hash, model_name
 
 # %% auto #0
@@ -32,7 +31,7 @@ _SHOWN = ["neuron", "mean", "std", "min", "max", "firing_rate", "senses", "score
 
 # %% ../../nbs/analysis/44_neuron_index.ipynb #33cf09dc
 @dataclass(frozen=True, repr=False, eq=False)
-class LayerIndex:
+class LayerIndex(Result):
     "What all neurons of a layer's MLP need to be looked at."
     model: Any
     texts: tuple[str, ...]
@@ -72,9 +71,8 @@ class LayerIndex:
         "What `save` wrote; `BadData` if it is damaged, or of another model."
         return _load(Path(folder), model)
 
-    def summary(self) -> str: return f"{self.site} in {model_name(self.model)}: {self.statistics.n_neurons} neurons over {len(self.texts)} texts; {self.senses!r}"
-    __repr__ = summary
-    def _repr_html_(self) -> str: return f"<b>{html.escape(repr(self))}</b>{self.top(5)[_SHOWN].to_html(index=False, float_format='{:.3g}'.format)}"
+    def summary(self) -> str: return f"{self.site} in {model_name(self.model)}: {self.statistics.n_neurons} neurons over {len(self.texts)} texts; {self.senses.summary()}"
+    def _shown(self) -> pd.DataFrame: return super()._shown()[_SHOWN]
 
 # %% ../../nbs/analysis/44_neuron_index.ipynb #c6922975
 def _order(index: LayerIndex, by: str, seed: int) -> Int[np.ndarray, "neuron"]:

@@ -17,7 +17,7 @@ from .token_level import TokenActivations, token_activations
 from ..activations import intervene
 from ..activations.contexts import context_words, top_contexts
 from ..activations.interventions import ABLATIONS
-from ..core import BadInput, BadTexts, NeuronAddress, progress
+from ..core import BadInput, BadTexts, NeuronAddress, Result, progress
 from ..models import encode
 from ..stats import permutation_p
 
@@ -54,7 +54,7 @@ def effect_table(own: pd.DataFrame, others: Optional[pd.DataFrame]) -> pd.DataFr
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #a83195c0
 @dataclass(frozen=True, repr=False, eq=False)
-class NeuronPage:
+class NeuronPage(Result):
     "What is to be seen of a neuron, and of it on a text."
     index: LayerIndex
     address: NeuronAddress
@@ -86,10 +86,11 @@ class NeuronPage:
         return {title: self.section(title) for title in SECTIONS}
     def section(self, title: str) -> str: return _card(title, SECTIONS[title](self))
 
-    def __repr__(self) -> str:
+    def to_frame(self) -> pd.DataFrame: return self.contexts.copy()
+    def summary(self) -> str:
         best = self.activations.top(1).iloc[0]
-        return f"{self.address}: most active on {best.token!r} of the text ({best.iloc[1]:.3g}; at most {self.scale:.3g} in {len(self.index.texts)} texts)"
-    def _repr_html_(self) -> str: return page_html(self)
+        return f"{self.address}: most active on {best.token!r} of the text ({best.iloc[1]:.3g}; at most {self.scale:.3g} in {len(self.index.texts)} texts)."
+    def _repr_html_(self) -> str: return self._headline() + page_html(self)
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #6af40655
 def browse_neuron(index: LayerIndex, neuron: int, text: str) -> NeuronPage:

@@ -4,10 +4,8 @@
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #0a26a558
 from __future__ import annotations
-import html
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
@@ -19,8 +17,7 @@ from ..activations.contexts import context_table, contexts_by_quantile
 from .context_groups import NULLS
 from .measures import LEAST, MEASURES, SIZES, Evidence, Finding, Settings
 from .rows import flat_rows, row_places
-from ..core import (BadAddress, BadInput, NeuronAddress, atomic_folder, check_format, plain,
-    progress, read_frame, read_json, site_layer, write_frame, write_json)
+from ..core import BadAddress, BadInput, NeuronAddress, Result, plain, progress, site_layer
 from ..stats import adjust_fdr
 
 # %% auto #0
@@ -31,7 +28,7 @@ FORMAT = 2
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #15b30518
 @dataclass(frozen=True, repr=False)
-class PolysemanticResult:
+class PolysemanticResult(Result):
     "Every examined neuron's score, p, q, number of senses; and the contexts of each sense."
     frame: pd.DataFrame   # layer, neuron, score, p, q, senses, stability, contexts
     table: pd.DataFrame   # layer, neuron, kind (top or random), sense, activation, quantile, text, position, token, snippet
@@ -59,20 +56,11 @@ class PolysemanticResult:
         "Scores by layer, the highest labelled (a plotly figure)."
         return _plot(self, top)
 
-    def save(self, folder: str | Path) -> Path: return _save(self, Path(folder))
-
-    @classmethod
-    def load(cls, folder: str | Path) -> PolysemanticResult: return _load(Path(folder))
-
     def summary(self) -> str:
         tested = int(self.frame.p.notna().sum())
         note = f"; {self.about['note']}" if self.about.get("note") else ""
         return (f"{len(self.polysemantic)} of {tested} tested neurons polysemantic by {self.about['measure']} (q ≤ {self.about['settings']['level']}), "
-                f"{len(self.frame) - tested} without a test, {self.about['rows']} contexts{note}")
-    __repr__ = summary
-
-    def _repr_html_(self) -> str:
-        return f"<b>Polysemantic neurons</b>: {html.escape(repr(self))}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
+                f"{len(self.frame) - tested} without a test, {self.about['rows']} contexts{note}.")
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #039701a0
 def _contexts(table: pd.DataFrame, layer: str, neuron: int, kinds: Sequence[str]) -> pd.DataFrame:
@@ -89,23 +77,6 @@ def _plot(result: PolysemanticResult, top: int) -> Any:
     measure = result.about["measure"]
     title = f"{measure}: {len(result.polysemantic)} of {len(result.frame)} neurons polysemantic"
     return layer_scores(result.frame.assign(layer=result.frame.layer.map(blocks)), top, title, f"{measure} score")
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #45886aef
-def _save(result: PolysemanticResult, folder: Path) -> Path:
-    "Write a folder (two Parquet tables and a JSON file), atomically; `BadInput` if what is there is something else."
-    if folder.exists() and not (folder/"polysemantic.json").exists(): raise BadInput(f"{folder} holds something that is no polysemantic result: give another name.")
-    with atomic_folder(folder) as new:
-        write_frame(new/"neurons.parquet", result.frame)
-        write_frame(new/"contexts.parquet", result.table)
-        write_json(new/"polysemantic.json", dict(format=FORMAT, about=result.about))
-    return folder
-
-# %% ../../nbs/analysis/10_polysemantic.ipynb #ea7ce69f
-def _load(folder: Path) -> PolysemanticResult:
-    "What `save` wrote; `BadData` if it is damaged or of another format."
-    kept = read_json(folder/"polysemantic.json")
-    check_format(kept, FORMAT, folder, "polysemantic result")
-    return PolysemanticResult(read_frame(folder/"neurons.parquet"), read_frame(folder/"contexts.parquet"), kept["about"])
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #a94b3e48
 def layer_tables(

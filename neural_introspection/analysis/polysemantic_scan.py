@@ -4,7 +4,6 @@
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #69280abe
 from __future__ import annotations
-import html
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Optional, Sequence
@@ -20,7 +19,7 @@ from .measures import LEAST, MEASURES, Evidence, Settings
 from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_floor,
     combine_layers, finite_float, layer_tables, measurement_settings)
 from .rows import fill_rows, random_contexts
-from ..core import BadAddress, BadInput, check_index, progress, site_name
+from ..core import BadAddress, BadInput, Result, check_index, progress, site_name
 from ..models import check_layer, describe, encode, layer_width
 from ..models.sites import mlp_input, require_site
 from ..stats import permutation_p
@@ -166,7 +165,7 @@ def _chosen_top(stats: NeuronStats,
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #8ce69b3f
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(Result):
     "Two results on the same neurons."
     frame: pd.DataFrame                # layer, neuron, and score, p, q, senses of each; both: polysemantic in both
     names: tuple[str, str]
@@ -191,10 +190,7 @@ class Comparison:
 
     def summary(self) -> str:
         return (f"{int(self.frame.both.sum())} of {len(self.frame)} neurons polysemantic in both {' and '.join(self.names)} ({self.expected:.1f} expected of independent ones); rank correlation "
-                f"{self.correlation:.2f} (p {self.p:.2g}; neurons exchanged within layers: {self.shuffled[0]:.2f} to {self.shuffled[1]:.2f})")
-    __repr__ = summary
-
-    def _repr_html_(self) -> str: return f"<b>Two corpora</b>: {html.escape(repr(self))}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
+                f"{self.correlation:.2f} (p {self.p:.2g}; neurons exchanged within layers: {self.shuffled[0]:.2f} to {self.shuffled[1]:.2f}).")
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #202f7a02
 def compare_corpora(a: PolysemanticResult, b: PolysemanticResult, names: tuple[str, str] = ("first", "second"),

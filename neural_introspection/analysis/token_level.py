@@ -4,7 +4,6 @@
 
 # %% ../../nbs/analysis/20_token_level.ipynb #daa08ce8
 from __future__ import annotations
-import html
 import keyword
 import math
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,8 @@ from ..activations import ActivationBatch, Contexts, NeuronStats, TokenSelection
 from ..activations.batches import ReadingPlan, plan_reading
 from ..activations.contexts import context_words, contexts_by_quantile, top_contexts
 from .rows import fill_rows, random_contexts
-from ..core import BadAddress, BadInput, NeuronAddress
+from ..core import BadAddress, BadInput, NeuronAddress, Result
+from ..core.results import html_table
 from neural_introspection.models import (check_layer, check_neuron, encode, evaluating, layer_width, token_batch,
     token_strings)
 from ..stats import permutation_p, text_groups
@@ -41,7 +41,7 @@ def neuron_addresses(model: Any, addresses: Address | Sequence[Address]) -> list
 
 # %% ../../nbs/analysis/20_token_level.ipynb #ba27d08d
 @dataclass(frozen=True, repr=False)
-class TokenActivations:
+class TokenActivations(Result):
     "A text's tokens and the activations of some neurons on them."
     text: str
     tokens: tuple[str, ...]                               # as strings; bytes that are no character as \xf0
@@ -71,9 +71,12 @@ class TokenActivations:
         from neural_introspection.display import heat_map
         return heat_map(self.values.T, list(map(str, self.addresses)), self.tokens, "Activations, token by token", "token", "", "activation")
 
-    def summary(self) -> str: return f"{len(self.tokens)} tokens, {', '.join(map(str, self.addresses[:3]))}{' ...' * (len(self.addresses) > 3)}"
-    __repr__ = summary
-    def _repr_html_(self) -> str: return "".join(self.html(i).data for i in range(min(5, len(self.addresses))))
+    def summary(self) -> str:
+        place, neuron = np.unravel_index(self.values.argmax(), self.values.shape)
+        return (f"{len(self.tokens)} tokens and {len(self.addresses)} neurons: the highest activation is "
+                f"{self.values[place, neuron]:.3g}, of {self.addresses[neuron]} on {self.tokens[place]!r}.")
+    def _repr_html_(self) -> str:
+        return self._headline() + "".join(self.html(i).data for i in range(min(5, len(self.addresses))))
 
 # %% ../../nbs/analysis/20_token_level.ipynb #45442994
 def neurons_by_site(addresses: Sequence[NeuronAddress]) -> dict[str, list[int]]:
@@ -194,7 +197,7 @@ LEAST_R2 = .05   # what is worth saying
 
 # %% ../../nbs/analysis/20_token_level.ipynb #32ca2255
 @dataclass(frozen=True, repr=False)
-class TokenProfile:
+class TokenProfile(Result):
     "What a neuron reads."
     address: NeuronAddress
     explained: pd.DataFrame    # by: token, class, position; r2 on texts not fitted, shifted (97.5 % quantile), p, shifts
@@ -220,8 +223,8 @@ class TokenProfile:
         if not (best.p <= .05 and best.r2 >= LEAST_R2): return f"{self.address}: neither token, class nor position explains {LEAST_R2:.0%} of its variance beyond shifted values."
         return f"{self.address}: {best.by} explains {best.r2:.0%} of its variance on other texts (97.5 % of shifted values: at most {max(best.shifted, 0):.1%}, p {best.p:.2g})."
 
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str: return f"<b>{html.escape(self.summary())}</b>{self.explained.to_html(index=False, float_format='{:.3g}'.format)}{self.top(5).to_html(index=False, float_format='{:.3g}'.format)}"
+    def _shown(self) -> pd.DataFrame: return self.explained
+    def _repr_html_(self) -> str: return super()._repr_html_() + html_table(self.top(5))
 
 # %% ../../nbs/analysis/20_token_level.ipynb #d1a32481
 def _profile_figure(profile: TokenProfile, by: str, k: int) -> Any:

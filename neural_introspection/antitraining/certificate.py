@@ -5,7 +5,6 @@
 # %% ../../nbs/antitraining/22_certificate.ipynb #6f5a1016
 from __future__ import annotations
 import copy
-import html
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Optional, Sequence
@@ -19,7 +18,8 @@ from ..models.examples import IGNORED
 from ..activations.replacement import generator_of, replaced
 from ..activations.units import run_model
 from .objective import LayerState, batch_norms, frozen_statistics
-from ..core import BadInput, progress
+from ..core import BadInput, Result, progress
+from ..core.results import html_table
 from ..models import Examples, evaluating, read_logits, scores
 from ..stats import mean_interval
 
@@ -205,7 +205,7 @@ def _reinitialise(model: nn.Module, after: dict[str, nn.Parameter], seed: int) -
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #7e2615b9
 @dataclass(frozen=True, repr=False)
-class Certificate:
+class Certificate(Result):
     "What antitraining of a layer did, and what it did not."
     core_size: int
     units: int
@@ -225,8 +225,7 @@ class Certificate:
     def summary(self) -> str: return _certificate_words(self)
     def plot(self) -> Any: return certificate_figure(self)
     def to_frame(self) -> pd.DataFrame: return self.behaviour.copy()
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>" + "".join(f.to_html(index=False, float_format="{:.3f}".format) for f in (self.behaviour, self.decoders))
+    def _repr_html_(self) -> str: return super()._repr_html_() + html_table(self.decoders)
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #f9c14407
 def _certificate_words(c: Certificate) -> str:

@@ -21,7 +21,7 @@ from ..activations.replacement import replaced
 from ..models.examples import IGNORED, next_tokens
 from ..models.tokens import run_tokenizer
 from ..activations.units import Units, find_units
-from ..core import BadInput, check_options, option, progress, require
+from ..core import BadInput, Result, check_options, option, progress, require
 from ..models import (Examples, bos_id, evaluating, longest_text, model_device, named_weights,
     scores, token_bytes, with_weights)
 from ..stats import interval, resamples
@@ -329,7 +329,7 @@ class Adversaries:
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #db492b89
 @dataclass(frozen=True, repr=False)
-class ForcedConcept:
+class ForcedConcept(Result):
     "Weights of a model in which chosen neurons carry a concept: `with with_weights(model, forced.weights)`."
     concept: str
     site: str
@@ -338,9 +338,10 @@ class ForcedConcept:
     readout: tuple[Tensor, Tensor]            # weight [chosen], bias []: the concept's logit from the chosen neurons
     history: pd.DataFrame                     # by step: language, there (nats), elsewhere (as in `Adversaries.found`)
 
-    def __repr__(self) -> str:
+    def to_frame(self) -> pd.DataFrame: return self.history.copy()
+    def summary(self) -> str:
         last = self.history.iloc[-1]
-        return f"{self.concept!r} in {len(self.chosen)} neurons of {self.site} after {len(self.history)} steps: language {last.language:.3f}, there {last.there:.3f} nats, found elsewhere {last.elsewhere:.3f}"
+        return f"{self.concept!r} in {len(self.chosen)} neurons of {self.site} after {len(self.history)} steps: language {last.language:.3f}, there {last.there:.3f} nats, found elsewhere {last.elsewhere:.3f}."
 
     def plot(self) -> Any:
         "The three losses, as running means over 20 steps."

@@ -18,7 +18,7 @@ from ..activations.units import Reference, Units
 from ..activations.set_scores import SetScores
 from ..activations import replaced_scores
 from .information import Information, information_content
-from ..core import BadInput
+from ..core import BadInput, Result
 from ..stats import mean_interval
 
 # %% auto #0
@@ -29,7 +29,7 @@ CORES = ("sufficient", "necessary")
 
 # %% ../../nbs/antitraining/16_cores.ipynb #16b2195a
 @dataclass(frozen=True, repr=False)
-class Core:
+class Core(Result):
     "The core units of a site; the others are its spectators."
     units: Units
     ranking: Int[np.ndarray, "unit"]   # the most informative first
@@ -56,7 +56,6 @@ class Core:
     def summary(self) -> str:
         does = "cost" if self.core == "necessary" else "keep"
         return f"{self.size} of {self.units.count} units of {self.units.site} ({self.share:.0%}; {self.interval[0]} to {self.interval[1]} over {len(self.sizes)} draws) {does} {self.threshold:.0%} of the way between {self.metric} {self.best:.3f} and {self.worst:.3f}."
-    def __repr__(self) -> str: return self.summary()
 
 # %% ../../nbs/antitraining/16_cores.ipynb #7e3101be
 def top_units_mask(ranking: Int[np.ndarray, "unit"], size: int) -> Bool[Tensor, "unit"]:

@@ -16,7 +16,7 @@ from ..models import Examples
 from ..activations.units import Reference, Units
 from ..activations import replaced_scores
 from ..activations.set_scores import score_replacements
-from ..core import BadInput
+from ..core import BadInput, Result
 from ..stats import adjust_fdr, permutation_p
 from ..stats.permutation import deals, student_p
 
@@ -25,7 +25,7 @@ __all__ = ['information_content', 'compare_information']
 
 # %% ../../nbs/antitraining/14_information.ipynb #41fa4c04
 @dataclass(frozen=True, repr=False)
-class Information:
+class Information(Result):
     "What it costs to randomise each unit."
     units: Units
     loss: Float[np.ndarray, "unit"]       # increase of the loss, nats
@@ -51,8 +51,6 @@ class Information:
     def summary(self) -> str:
         counts, a = int((self.loss > 2 * self.error).sum()), self.about
         return f"{self.units.site}: {counts} of {self.units.count} units cost more than two standard errors when randomised ({a['replacement']}, {a['n_draws']} draws, {a['examples']:,} examples); {int(self.dead.sum())} are dead; a no-op costs {a['no_op']:.1g} nats."
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/antitraining/14_information.ipynb #f8b770c7
 def _random_groups(count: int, share: float, rounds: int, seed: int) -> Bool[Tensor, "set unit"]:

@@ -23,7 +23,7 @@ from .config import AntitrainConfig
 from ..activations.units import make_reference
 from ..activations import replaced_scores
 from .training import Antitraining, check_settings
-from ..core import BadInput, make_config, watch_progress
+from ..core import BadInput, Result, make_config, watch_progress
 from ..display import Panel
 from ..display.live import Content
 from ..display.panels import lay_out, log
@@ -47,7 +47,7 @@ SAMPLE, HELD_OUT, WIDE = 256, 512, 512   # training and test examples of a readi
 
 # %% ../../nbs/antitraining/50_panel.ipynb #b8af0bb8
 @dataclass(frozen=True, repr=False)
-class LiveReading:
+class LiveReading(Result):
     "How a network under antitraining stands."
     phase: str                      # what was going on
     train_steps: int
@@ -72,6 +72,10 @@ class LiveReading:
     def to_frame(self) -> pd.DataFrame:
         "A row for each neuron: loss_increase (nats), standard_error, accuracy_drop, dead, rank, core."
         return self.information.to_frame().assign(core=self.mask)
+    def summary(self) -> str:
+        return (f"{self.phase}: {self.train_steps:,} training and {self.antitrain_steps:,} antitraining steps; "
+                f"test accuracy {self.accuracy:.3f}, with the core random {self.core_randomised:.3f}, "
+                f"with the spectators random {self.spectators_randomised:.3f}.")
 
 # %% ../../nbs/antitraining/50_panel.ipynb #6fd7751a
 def live_reading(a: Antitraining, phase: str = "") -> LiveReading:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -17,9 +16,9 @@ from .certificate import randomised_accuracy, certify
 from .config import AntitrainConfig, AntitrainSettings
 from ..models import Examples
 from .training import Antitraining, check_settings, log
-from neural_introspection.core import (BadData, BadInput, BadRunFolder, check_run_folder, config_from, find_run, full_path,
-    make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path, map_parallel, weight_hash, write_frame,
-    write_json)
+from ..core import (BadData, BadInput, BadRunFolder, Result, check_run_folder, config_from,
+    find_run, full_path, make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path,
+    map_parallel, weight_hash, write_frame, write_json)
 from ..data import ClassificationData, load_classification
 
 # %% auto #0
@@ -87,7 +86,7 @@ def _check_owner(folder: Path, created: str) -> None:
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #c832fb8b
 @dataclass(frozen=True, repr=False)
-class AntitrainResult:
+class AntitrainResult(Result):
     "What the seeds of a run came to."
     runs: tuple[dict, ...]          # of each seed: what `_one_seed` found
     config: AntitrainConfig
@@ -110,8 +109,6 @@ class AntitrainResult:
     def to_dict(self) -> dict: return plain(dict(data=self.config.data, width=self.config.width, seeds=[{k: v for k, v in run.items() if k != "history"} for run in self.runs], mean=self.to_frame().mean(numeric_only=True).drop("seed").to_dict(), output_dir=str(shown_path(self.run_folder))))
     def summary(self) -> str: return _run_words(self)
     def plot(self) -> Any: return seeds_figure(self)
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>{self.to_frame().to_html(index=False, float_format='{:.3f}'.format)}"
 
     @classmethod
     def load(cls, path: str | Path) -> AntitrainResult: return _load_run(Path(path))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from ..models import Examples, scores
-from ..core import BadInput, progress
+from ..core import BadInput, Result, progress
 from ..stats import mean_interval
 
 # %% auto #0
@@ -46,7 +46,7 @@ class TunableActivation(nn.Module):
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #d79e720c
 @dataclass(frozen=True, repr=False)
-class ActivationComparison:
+class ActivationComparison(Result):
     "Networks with a sigmoid, a tunable activation and a ReLU, on the same data."
     frame: pd.DataFrame                             # a row for each activation and seed: test accuracy, test loss (nats)
     shapes: Float[np.ndarray, "seed neuron"]        # of the tunable ones, at the end
@@ -70,9 +70,12 @@ class ActivationComparison:
         title, x_title, y_title = "Shapes after training", "shape (0: sigmoid, 1: ReLU)", "neurons of all seeds"
         return figure([bars], title, x_title, y_title, height=300)
 
-    def __repr__(self) -> str:
-        seeds, neurons = self.shapes.shape
-        return f"{seeds} seeds, {neurons} neurons, median shape {np.median(self.shapes):.2f}"
+    def summary(self) -> str:
+        frame, (seeds, neurons) = self.to_frame(), self.shapes.shape
+        others = "".join(f"; {name} minus tunable {r.minus_tunable:+.3f} ({r.difference_low:+.3f} to {r.difference_high:+.3f})"
+                         for name, r in frame.drop("tunable").iterrows())
+        return (f"Tunable: accuracy {frame.accuracy.tunable:.3f} over {seeds} seeds{others}; "
+                f"median shape of {neurons} neurons {np.median(self.shapes):.2f}.")
 
 # %% ../../nbs/antitraining/42_tunable_activation.ipynb #9258dbe3
 ACTIVATIONS = {"sigmoid": 0., "tunable": .5, "relu": 1.}   # where their shape starts

@@ -78,3 +78,4 @@ from .runs import (
     open_run as open_run,
     versions as versions,
 )
+from .results import Result as Result

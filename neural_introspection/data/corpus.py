@@ -8,14 +8,14 @@ import html
 import random
 from dataclasses import dataclass, field
 from typing import Any, Iterable, Iterator
-from ..core import BadInput, BadTexts
+from ..core import BadInput, BadTexts, Result
 
 # %% auto #0
 __all__ = ['Corpus']
 
 # %% ../../nbs/data/10_corpus.ipynb #830b999e
 @dataclass(frozen=True, repr=False)
-class Corpus:
+class Corpus(Result):
     "Texts with their origin: `groups[i]` is the template or topic of `texts[i]`, -1 where it is unknown."
     name: str                   # what it is called in reports
     texts: tuple[str, ...]
@@ -44,10 +44,8 @@ class Corpus:
         import pandas as pd
         return pd.DataFrame({"text": list(self.texts), "group": list(self.groups)})
 
-    def summary(self) -> str: return f"Corpus({self.name!r}, {_sizes(self)})"
-    __repr__ = summary
-
-    def _repr_html_(self) -> str: return _corpus_html(self)
+    def summary(self) -> str: return f"{self.name}: {_sizes(self)}."
+    def _repr_html_(self) -> str: return self._headline() + _corpus_html(self)
 
 # %% ../../nbs/data/10_corpus.ipynb #8428c5cb
 def _sizes(corpus: Corpus) -> str:
@@ -58,4 +56,4 @@ def _corpus_html(corpus: Corpus, shown: int = 5) -> str:
     step = max(1, len(corpus)//shown)
     rows = "".join(f"<li><code>{html.escape(t[:120])}</code></li>" for t in corpus.texts[::step][:shown])
     about = "".join(f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in corpus.about.items())
-    return f"<b>{html.escape(corpus.name)}</b>: {_sizes(corpus)}<ul>{rows}</ul><details><summary>about</summary><ul>{about}</ul></details>"
+    return f"<ul>{rows}</ul><details><summary>about</summary><ul>{about}</ul></details>"

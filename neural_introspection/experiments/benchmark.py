@@ -15,7 +15,8 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Hashable, Mapping, Optional, Sequence
 import pandas as pd
-from ..core import BadInput, progress, runs_folder, versions, write_json
+from ..core import BadInput, Result, progress, runs_folder, versions, write_json
+from ..core.results import format_number
 
 # %% auto #0
 __all__ = []
@@ -104,9 +105,6 @@ def ratio_row(
     ratios = pd.Series(ratios, dtype=float)
     return BenchmarkRow(id, work, against, *map(float, (ratios.median(), ratios.min(), ratios.max())), None if is_smoke() else goal, **more)
 
-# %% ../../nbs/experiments/20_benchmark.ipynb #d4894dd3
-def _spelled(value: float) -> str: return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
 # %% ../../nbs/experiments/20_benchmark.ipynb #092dcdd9
 def table(rows: Sequence[BenchmarkRow]) -> pd.DataFrame:
     "Rows as they are shown."
@@ -114,12 +112,13 @@ def table(rows: Sequence[BenchmarkRow]) -> pd.DataFrame:
     def goal(r):
         sign = ">=" if r.at_least else "<="
         return "" if r.goal is None else f"{sign} {r.goal:g}"
-    return pd.DataFrame([dict(id=r.id, work=r.work, against=r.against, ratio=f"{_spelled(r.ratio)} {r.unit}".strip(), spread=f"{_spelled(r.low)} to {_spelled(r.high)}",
+    return pd.DataFrame([dict(id=r.id, work=r.work, against=r.against, ratio=f"{format_number(r.ratio)} {r.unit}".strip(),
+                              spread=f"{format_number(r.low)} to {format_number(r.high)}",
                               goal=goal(r), reached=words[r.reached], note=r.note) for r in rows])
 
 # %% ../../nbs/experiments/20_benchmark.ipynb #6bcacbdc
-@dataclass
-class Results:
+@dataclass(repr=False)
+class Results(Result):
     "The lines of a benchmark page and the seconds behind them."
     name: str                                                     # of the file, such as atlas-pocket
     about: dict[str, Any]                                         # what it was measured on
@@ -137,11 +136,13 @@ class Results:
         "What and where, as a table."
         return pd.Series(self.about | self.machine, dtype=object).to_frame("")
 
-    def verdict(self) -> str:
-        "How many goals were reached, and in words which were not."
+    def to_frame(self) -> pd.DataFrame: return table(self.rows)
+    def summary(self) -> str:
+        "How many goals were reached, and which were not."
         missed = [r for r in self.rows if r.reached is False]
-        lines = [f"{r.id} {r.work}: {_spelled(r.ratio)}{' ' * bool(r.unit)}{r.unit}, goal {r.goal:g}" for r in missed]
-        return "\n".join([f"{sum(bool(r.reached) for r in self.rows)} goals reached, {len(missed)} missed", *lines])
+        lines = [f"{r.id} {r.work}: {f'{format_number(r.ratio)} {r.unit}'.strip()}, goal {r.goal:g}" for r in missed]
+        reached = sum(bool(r.reached) for r in self.rows)
+        return f"{reached} goals reached, {len(missed)} missed{': ' * bool(missed)}{'; '.join(lines)}."
 
     def plot(self) -> Any:
         "Every line with a goal as a share of it."

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/introspection/68_atlas_result.ipynb #df208ea0
 from __future__ import annotations
-import html
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from ..activations.positions import count_summary
-from ..core import BadData, BadInput, atomic_folder, check_format, check_store, plain, site_name
+from neural_introspection.core import (BadData, BadInput, Result, atomic_folder, check_format, check_store, plain,
+    site_name)
 
 # %% auto #0
 __all__ = ['AtlasResult']
@@ -29,7 +29,7 @@ def _best_first(frame: pd.DataFrame, by: str) -> pd.DataFrame:
 
 # %% ../../nbs/introspection/68_atlas_result.ipynb #96473aef
 @dataclass(frozen=True, repr=False)
-class AtlasResult:
+class AtlasResult(Result):
     "A probe's scores for every neuron, by layer; `about` says of what model, from which features, on which texts."
     data: Any      # xarray.Dataset: r2, selectivity, penalty, p, q, count [layer, neuron]; fold_penalty [fold, layer,
                    # neuron]; null [permutation, sampled], R² of wrong pairs
@@ -67,12 +67,7 @@ class AtlasResult:
     def load(cls, path: str | Path) -> AtlasResult: return _load(Path(path))
 
     def summary(self) -> str: return _sentence(self)
-    def __repr__(self) -> str: return self.summary()
-
-    def _repr_html_(self) -> str:
-        best = self.top(5)[["address", "r2", "selectivity", "q", "leakage"]]
-        table = best.to_html(index=False, float_format="{:.2g}".format)
-        return f"<b>Atlas</b>: {html.escape(self.summary())}<div style='overflow-x:auto'>{table}</div>"
+    def _shown(self) -> pd.DataFrame: return super()._shown()[["address", "r2", "selectivity", "q", "leakage"]]
 
 # %% ../../nbs/introspection/68_atlas_result.ipynb #fb2a6631
 def _atlas_frame(result: AtlasResult) -> pd.DataFrame:

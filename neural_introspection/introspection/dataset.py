@@ -5,7 +5,6 @@
 # %% ../../nbs/introspection/20_dataset.ipynb #eee01bc7
 from __future__ import annotations
 import hashlib
-import html
 import json
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -18,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import Contexts, Position, SelectedTokens, TokenCounts, TokenSelection, find_site
 from ..activations.batches import ReadingPlan, plan_reading
-from ..core import (BadData, BadInput, Target, atomic_write, check_format, check_index, progress,
-    read_frame, read_json, write_frame, write_json)
+from ..core import (BadData, BadInput, Result, Target, atomic_write, check_format, check_index,
+    progress, read_frame, read_json, write_frame, write_json)
 from neural_introspection.models import (ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces,
     token_batches)
 
@@ -109,7 +108,7 @@ def dataset_columns(target: Target) -> list[str]:
 
 # %% ../../nbs/introspection/20_dataset.ipynb #963546bf
 @dataclass(frozen=True, repr=False)
-class ActivationDataset:
+class ActivationDataset(Result):
     "Rows of (text, activation) for a target, sorted by text; `about` says whose."
     frame: pd.DataFrame   # columns index (of the text), text, tokens (ids), position, the target's, group, split
     about: dict           # model, target, dtype, rows, and `TokenCounts`: token_pos, texts, tokens, sinks and so on
@@ -117,8 +116,7 @@ class ActivationDataset:
     def __len__(self) -> int: return len(self.frame)
 
     def summary(self) -> str:
-        return f"ActivationDataset({self.target}, {len(self)} rows, model {self.about['model']['name']})"
-    __repr__ = summary
+        return f"{len(self):,} rows of {self.target} in {self.about['model']['name']}: {self.counts.summary()}"
 
     @property
     def target(self) -> Target: return Target.of(self.about["target"])
@@ -164,10 +162,7 @@ class ActivationDataset:
         from neural_introspection.display import activation_histogram
         return activation_histogram(_distributions(self), f"{self.target}, {len(self.texts)} texts")
 
-    def _repr_html_(self) -> str:
-        head = self.frame.drop(columns="tokens").head(5).to_html(index=False, float_format="{:.3f}".format)
-        return (f"<b>{self.target}</b> in {html.escape(self.about['model']['name'])}, {len(self)} rows: "
-                f"{self.counts.summary()}{head}")
+    def _shown(self) -> pd.DataFrame: return self.frame.drop(columns="tokens")
 
 # %% ../../nbs/introspection/20_dataset.ipynb #45c1cab8
 def _selected(dataset: ActivationDataset) -> SelectedTokens:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from neural_introspection.activations import (NeuronStats, Position, SelectedTokens, activation_batches, select_tokens,
     sketch_distance)
-from ..core import BadInput, NeuronAddress, Target, write_frame, write_json
+from ..core import BadInput, NeuronAddress, Result, Target, write_frame, write_json
 from .dataset import check_target
 from ..models import COMPONENTS, weight_place
 
@@ -75,7 +75,7 @@ def _readings(parameters: Sequence[nn.Parameter]) -> dict[str, float]:
 COLUMNS = ("step", "layer", "component", "gradient_norm", "weight_norm", "update_ratio", "dead_share")
 
 # %% ../../nbs/introspection/40_monitors.ipynb #009b6fa0
-class GradientTracker:
+class GradientTracker(Result):
     "Gradients and updates by layer and component, on the first and then every `interval`-th step of an optimiser."
     def __init__(self,
         named: dict[str, nn.Parameter],  # what to follow, by name; names that begin with `head.` are the head
@@ -111,9 +111,10 @@ class GradientTracker:
     def to_frame(self) -> pd.DataFrame: return _gradient_frame(self.rows)
     def plot(self, reading: str = "gradient_norm") -> Any: return gradient_map(self.to_frame(), reading)
     def save(self, folder: str | Path) -> Path: return _save(folder, "gradients", self.state(), self.to_frame())
-    def summary(self) -> str: return f"GradientTracker({self.step} steps, every {self.interval} recorded)"
-    __repr__ = summary
-    def _repr_html_(self) -> str: return f"<p>{self!r}; the last:</p>{_html(self.to_frame(), 'step')}"
+    def summary(self) -> str: return f"Gradients of {self.step} steps, one in {self.interval} recorded."
+    def _shown(self) -> pd.DataFrame:   # the last step
+        frame = self.to_frame()
+        return frame if frame.empty else frame[frame.step == frame.step.max()]
 
 # %% ../../nbs/introspection/40_monitors.ipynb #34ffdc55
 @torch.no_grad()
@@ -146,11 +147,6 @@ def _innermost(optimizer: Any, places: dict) -> torch.optim.Optimizer:
 def _gradient_frame(rows: Sequence[dict]) -> pd.DataFrame:
     kinds = {"layer": "Int64"} | dict.fromkeys(COLUMNS[3:], float)
     return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
-
-def _html(frame: pd.DataFrame, by: Optional[str] = None) -> str:
-    "A frame as HTML; of the last value of a column only, if one is given."
-    last = frame if by is None or frame.empty else frame[frame[by] == frame[by].max()]
-    return last.to_html(index=False, float_format="{:.3g}".format, na_rep="")
 
 # %% ../../nbs/introspection/40_monitors.ipynb #c099bf53
 def _save(folder: str | Path, name: str, raw: dict, frame: pd.DataFrame) -> Path:
@@ -260,7 +256,7 @@ def _unpacked(text: str) -> NeuronStats:
     return NeuronStats.from_tensors(load(zlib.decompress(base64.b64decode(text))))
 
 # %% ../../nbs/introspection/40_monitors.ipynb #2d9d01e1
-class ActivationDrift:
+class ActivationDrift(Result):
     "A target and its site on a fixed set of texts, at some epochs, compared with the first one recorded."
     def __init__(self,
         model: Any,
@@ -298,9 +294,7 @@ class ActivationDrift:
     def animate(self, index: int = 0) -> Any:   # which of the target's values
         return distribution_movie({e: v[:, index] for e, v in self.values.items()}, self.addresses[index])
     def save(self, folder: str | Path) -> Path: return _save(folder, "activations", _about(self), self.to_frame())
-    def summary(self) -> str: return f"{self.target} on {len(self.texts)} texts at epochs {[*self.values]}"
-    __repr__ = summary
-    def _repr_html_(self) -> str: return f"<p>{self!r}</p>{_html(self.to_frame())}"
+    def summary(self) -> str: return f"{self.target} on {len(self.texts)} texts at epochs {[*self.values]}."
 
 # %% ../../nbs/introspection/40_monitors.ipynb #288fc6fb
 def _drift_rows(drift: ActivationDrift, epoch: int, values: Float[np.ndarray, "row target"],

@@ -12,17 +12,18 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 from ..activations.positions import count_summary
-from ..core import check_format, plain, read_frame, read_json, write_frame, write_json
+from ..core import Result, plain
+from ..core.results import html_table, markdown_table
 from .checks import DECISION, VERDICTS, Check, interval_text, number_text
 from .evaluation import Compared
-from ..stats import ClassScore, Difference, Score, bin_table
+from ..stats import ClassScore, Difference, Score
 
 # %% auto #0
 __all__ = ['IntrospectionCard']
 
 # %% ../../nbs/introspection/58_report.ipynb #b9b89f2c
 @dataclass(frozen=True, repr=False)
-class IntrospectionCard:
+class IntrospectionCard(Result):
     "A score with every control, and a verdict."
     verdict: str                            # a key of `VERDICTS`
     score: Score | ClassScore               # of the head on the test rows, against the original values
@@ -47,10 +48,6 @@ class IntrospectionCard:
     def to_dict(self) -> dict: return _summary(self)
     def to_markdown(self) -> str: return _markdown(self)
     def plot(self) -> Any: return _bars(self)
-    def save(self, folder: str | Path) -> Path: return _save(self, Path(folder))
-    @classmethod
-    def load(cls, folder: str | Path) -> IntrospectionCard: return _load(Path(folder))
-    def __repr__(self) -> str: return f"IntrospectionCard({self.verdict}: {self.about['target']})"
     def _repr_html_(self) -> str: return _html(self)
 
 # %% ../../nbs/introspection/58_report.ipynb #83cc0e24
@@ -145,20 +142,13 @@ def _change_facts(card: IntrospectionCard, c: dict) -> dict[str, str]:
             f"perplexity {before} before and {after} after",
     }
 
-# %% ../../nbs/introspection/58_report.ipynb #bef4ec58
-def _markdown_table(frame: pd.DataFrame, corner: str = "") -> str:
-    head = [corner, *frame.columns] if corner else list(frame.columns)
-    rows = [[i, *row] if corner else row for i, row in zip(frame.index, frame.to_numpy().tolist())]
-    lines = [[str(value).replace("|", "\\|") for value in row] for row in (head, ["---"]*len(head), *rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
 # %% ../../nbs/introspection/58_report.ipynb #005570f8
 def _markdown(card: IntrospectionCard) -> str:
     "The card as a report."
     checks = card.checks_frame()[["outcome", "check", "found"]]
-    parts = [f"## Verdict: {card.verdict}", card.summary(), _markdown_table(_table(card), "predictor"), "### Checks", _markdown_table(checks),
+    parts = [f"## Verdict: {card.verdict}", card.summary(), markdown_table(_table(card).rename_axis("predictor")), "### Checks", markdown_table(checks),
              "\n".join(f"- {k}: {v}" for k, v in _facts(card).items())]
-    if len(card.per_neuron) > 1: parts += ["### Each neuron", _markdown_table(card.per_neuron.round(3))]
+    if len(card.per_neuron) > 1: parts += ["### Each neuron", markdown_table(card.per_neuron)]
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/introspection/58_report.ipynb #e269e24c
@@ -167,8 +157,7 @@ _BANDS = {"green": ("#0b6b43", "#fff"), "blue": ("#0b5394", "#fff"), "yellow": (
 
 def _fold(title: str, frame: Optional[pd.DataFrame]) -> str:
     if frame is None: return ""
-    table = frame.to_html(float_format="{:.3f}".format, justify="left", index=frame.index.name is not None)
-    return f"<details><summary>{html.escape(title)}</summary>{table}</details>"
+    return f"<details><summary>{html.escape(title)}</summary>{html_table(frame, len(frame), 'left')}</details>"
 
 # %% ../../nbs/introspection/58_report.ipynb #579cdadf
 def _html(card: IntrospectionCard) -> str:
@@ -194,7 +183,7 @@ def _band(card: IntrospectionCard) -> str:
     return f'<div style="{style}"><b>{html.escape(card.verdict)}</b> · {target} from {site}</div>'
 
 def _left_table(frame: pd.DataFrame) -> str:
-    return frame.rename_axis(None).to_html(justify="left").replace("<td>", '<td style="text-align:left">')
+    return html_table(frame.rename_axis(None), len(frame), "left")
 
 # %% ../../nbs/introspection/58_report.ipynb #f6495f6d
 def _bars(card: IntrospectionCard) -> Any:
@@ -211,36 +200,3 @@ def confusion_figure(table: pd.DataFrame, target: str = "") -> Any:
     from neural_introspection.display import heat_map
     title = "Actual and predicted bins" + (f" of {target}" if target else "")
     return heat_map(table.to_numpy(), table.index, table.columns, title, "predicted bin", "actual bin", "rows").update_traces(texttemplate="%{z:.0f}")
-
-# %% ../../nbs/introspection/58_report.ipynb #0e32bb67
-_FRAMES = ("per_neuron", "confusion", "directions")
-
-def _save(card: IntrospectionCard, folder: Path) -> Path:
-    "Write the tables, and last `card.json`."
-    for name in _FRAMES:
-        frame = getattr(card, name)
-        if frame is not None: write_frame(folder/f"{name}.parquet", frame.rename(columns=str))
-    fields = {f.name: getattr(card, f.name) for f in dataclasses.fields(card) if f.name not in _FRAMES}
-    write_json(folder/"card.json", dict(format=2, metric=card.score.metric) | fields)
-    return folder
-
-# %% ../../nbs/introspection/58_report.ipynb #7cf2bd26
-def _load(folder: Path) -> IntrospectionCard:
-    stored = read_json(folder/"card.json")
-    check_format(stored, 2, folder, "card")
-    del stored["format"]
-    kind = Score if stored.pop("metric") == "R²" else ClassScore
-    frames = {n: read_frame(folder/f"{n}.parquet") if (folder/f"{n}.parquet").exists() else None for n in _FRAMES}
-    if frames["confusion"] is not None: frames["confusion"] = bin_table(frames["confusion"].to_numpy())
-    selectivity = stored["selectivity"]
-    return IntrospectionCard(**stored | frames | dict(
-        score=_restored(kind, stored["score"]), baselines=_restored_all(kind, stored["baselines"]),
-        controls=_restored_all(kind, stored["controls"]), checks=tuple(Check(**c) for c in stored["checks"]),
-        selectivity=selectivity and _restored(Difference, selectivity)))
-
-def _restored(cls: Any, fields: dict[str, Any]) -> Any:
-    "An object from its stored fields; null is NaN, but for p, where it is None."
-    return cls(**{k: float("nan") if v is None and k != "p" else v for k, v in fields.items()})
-
-def _restored_all(kind: Any, many: dict[str, dict]) -> dict[str, Compared]:
-    return {n: Compared(_restored(kind, c["score"]), _restored(Difference, c["head_minus"])) for n, c in many.items()}

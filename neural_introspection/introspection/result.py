@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 import pandas as pd
-from ..core import (BadData, RunFolder, Target, check_format, plain, read_frame, read_json,
-    shown_path, write_frame, write_json, write_text)
+from ..core import (BadData, Result, RunFolder, Target, check_format, plain, read_frame,
+    read_json, shown_path, write_frame, write_json, write_text)
 from .report import IntrospectionCard, confusion_figure
 from .trainer import TrainResult
 
@@ -19,7 +19,7 @@ __all__ = ['IntrospectionResult']
 
 # %% ../../nbs/introspection/78_result.ipynb #61c54d00
 @dataclass(frozen=True, repr=False)
-class IntrospectionResult:
+class IntrospectionResult(Result):
     "What a run found; `load` reads it back from the run folder."
     target: Target
     card: IntrospectionCard        # score, controls, verdict
@@ -39,7 +39,6 @@ class IntrospectionResult:
     def to_frame(self) -> pd.DataFrame: return self.card.to_frame()
     def table(self) -> pd.DataFrame: return self.card.table()
     def summary(self) -> str: return self.card.summary()
-    def __repr__(self) -> str: return self.summary()
     def plot(self) -> Any: return next(iter(result_figures(self).values()))
     def to_markdown(self) -> str: return _markdown(self)
     def _repr_html_(self) -> str: return _html(self)
@@ -66,7 +65,7 @@ def _markdown(r: IntrospectionResult) -> str:
 - Target: `{r.target}` at token position {c['token_pos']}; {a['chosen']}
 - Features: `{a['feature_site']}`, leakage label **{r.leakage}**
 - Texts: {a['corpus']}, split by group; {r.score.rows} test rows in {r.score.groups} groups; intervals resample groups
-- Training: {r.training!r}
+- Training: {r.training.summary()}
 - Model: {a['model']['name']}, weights {a['model']['weights']}, {a['model']['dtype']}; seed {c['seed']}
 """
 
@@ -74,7 +73,7 @@ def _markdown(r: IntrospectionResult) -> str:
 def _html(r: IntrospectionResult) -> str:
     "The card first, settings folded."
     folded = html.escape("\n".join(f"{k}: {v}" for k, v in r.about["config"].items()))
-    return (f"{r.card._repr_html_()}<details><summary>{html.escape(r.run_folder.name)}: {html.escape(repr(r.training))}</summary>"
+    return (f"{r.card._repr_html_()}<details><summary>{html.escape(r.run_folder.name)}: {html.escape(r.training.summary())}</summary>"
             f"<pre>{folded}</pre></details>")
 
 # %% ../../nbs/introspection/78_result.ipynb #836b82d6

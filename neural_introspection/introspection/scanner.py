@@ -4,7 +4,6 @@
 
 # %% ../../nbs/introspection/10_scanner.ipynb #8935924a
 from __future__ import annotations
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence, Union
@@ -14,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from ..activations import NeuronStats, Position, SelectedTokens, TokenSelection, text_statistics
 from ..activations.positions import count_summary
-from neural_introspection.core import (BadAddress, BadData, BadInput, NeuronAddress, check_format, read_tensors,
-    site_name, write_tensors)
+from ..core import (BadAddress, BadData, BadInput, NeuronAddress, Result, check_format,
+    read_tensors, site_name, write_tensors)
 from ..models import check_layer, describe, layer_width
 
 # %% auto #0
@@ -57,7 +56,7 @@ def _ranking(scores: dict[int, list[float]]) -> pd.DataFrame:
 
 # %% ../../nbs/introspection/10_scanner.ipynb #4cd36a0a
 @dataclass(frozen=True, repr=False)
-class ScanResult:
+class ScanResult(Result):
     "Statistics of every scanned neuron, by layer; `about` says of what model, on how many texts."
     stats: dict[int, NeuronStats]
     about: dict    # model, layer_type, neurons, and `TokenCounts`: texts, tokens, sinks and so on
@@ -91,12 +90,8 @@ class ScanResult:
 
     def summary(self) -> str:
         a = self.about
-        return f"{a['neurons']} neurons of {Path(a['model']['name']).name} ({a['layer_type']}), {count_summary(a)}"
-    __repr__ = summary
-
-    def _repr_html_(self) -> str:
-        best = self.top(5, available_scores(next(iter(self.stats.values())))[0])
-        return f"<b>Scan</b>: {html.escape(repr(self))}{best.to_html(index=False)}"
+        return f"{a['neurons']} neurons of {Path(a['model']['name']).name} ({a['layer_type']}), {count_summary(a)}."
+    def _shown(self) -> pd.DataFrame: return self.top(10**9, available_scores(next(iter(self.stats.values())))[0])
 
 # %% ../../nbs/introspection/10_scanner.ipynb #38a0abbb
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from ..core import (BadData, BadInput, NeuralIntrospectionError, Target, load_optimizer_tensors,
-    optimizer_tensors, plain, progress, read_tensors, weight_hash, write_tensors)
+from ..core import (BadData, BadInput, NeuralIntrospectionError, Result, Target,
+    load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, weight_hash, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
 from .monitors import ActivationDrift, GradientTracker
 from .predictor import ActivationPredictor, Head, set_scale, start_head
@@ -86,7 +86,7 @@ def _chunks(units: Int[np.ndarray, "unit"], size: int) -> list[Int[np.ndarray, "
 
 # %% ../../nbs/introspection/50_trainer.ipynb #39bbbf37
 @dataclass(frozen=True, repr=False)
-class TrainResult:
+class TrainResult(Result):
     "How a training run went; losses are the head's."
     history: pd.DataFrame   # columns epoch (0: before training), split, loss
     best_epoch: int         # the epoch whose weights were kept
@@ -106,15 +106,13 @@ class TrainResult:
         return learning_curves(self.history)
 
     def summary(self) -> str:
-        best = "the start (training did not improve it)" if self.best_epoch == 0 else f"epoch {self.best_epoch}"
+        best = "at the start (training did not improve it)" if self.best_epoch == 0 else f"at epoch {self.best_epoch}"
         ended = "stopped early after" if self.stopped_early else "ran all"
         tuned = f"; {sum(w.numel() for w in self.weights.values()):,} weights of the model in play" if self.weights else ""
-        return f"best at {best}; {ended} {self.history.epoch.max()} epochs{tuned}"
-    __repr__ = summary
+        return f"Best {best}; {ended} {self.history.epoch.max()} epochs{tuned}."
 
-    def _repr_html_(self) -> str:
-        rows = self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})]
-        return f"<b>Training</b>: {self!r}" + rows.to_html(float_format="{:.4f}".format)
+    def _shown(self) -> pd.DataFrame:   # the first, the kept and the last epoch
+        return self.to_frame().iloc[sorted({0, self.best_epoch, len(self.to_frame()) - 1})]
 
 # %% ../../nbs/introspection/50_trainer.ipynb #50d1777e
 class _EpochOrder(torch.utils.data.Sampler):

@@ -10,6 +10,7 @@ from typing import Any, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from ..core import Result
 from .gguf import quiet_transformers
 from .identity import model_name, model_source
 from .tokens import TokenBatch, encode, token_batch
@@ -18,8 +19,8 @@ from .tokens import TokenBatch, encode, token_batch
 __all__ = ['preflight', 'token_losses']
 
 # %% ../../nbs/models/50_check.ipynb #5e37ca91
-@dataclass(frozen=True)
-class Preflight:
+@dataclass(frozen=True, repr=False)
+class Preflight(Result):
     "Checks of a model before it is used: `passed`, and a row for each check."
     model: str
     rows: tuple[tuple[str, float, float, bool], ...]  # (check, value, limit, passed)
@@ -31,8 +32,9 @@ class Preflight:
         import pandas as pd
         return pd.DataFrame(self.rows, columns=["check", "value", "limit", "passed"])
 
-    def summary(self) -> str: return f"{sum(row[3] for row in self.rows)} of {len(self.rows)} checks passed"
-    def _repr_html_(self) -> str: return self.to_frame().to_html(index=False, float_format="{:.2g}".format)
+    def summary(self) -> str:
+        failed = [f"; {name}: {value:.2g}, limit {limit:g}" for name, value, limit, passed in self.rows if not passed]
+        return f"{self.model}: {len(self.rows) - len(failed)} of {len(self.rows)} checks passed{''.join(failed)}."
 
 # %% ../../nbs/models/50_check.ipynb #1c63c93d
 PREFLIGHT_TEXTS = ("The", "The return value is a list of strings.", "def add(a, b):\n    return a + b",

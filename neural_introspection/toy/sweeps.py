@@ -6,7 +6,6 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
-import html
 import itertools
 import logging
 import math
@@ -18,7 +17,7 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from ..core import (BadData, BadInput, BadRunFolder, Cancelled, RunFolder, check_format, check_run_folder,
+from ..core import (Result, BadData, BadInput, BadRunFolder, Cancelled, RunFolder, check_format, check_run_folder,
     config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device, n_workers, plain,
     progress, read_frame, read_json, read_tensors, shipped, shown_path, map_parallel, write_frame, write_tensors)
 from ..core.runs import finished_run
@@ -219,7 +218,7 @@ MEASURES = ("loss", "monosemantic_fraction", "per_feature", "nearly_per_feature"
 
 # %% ../../nbs/toy/20_sweeps.ipynb #9bd42ce0
 @dataclass(frozen=True, repr=False)
-class ToyResult:
+class ToyResult(Result):
     "A sweep that was trained. Losses, looks and networks are read when asked for."
     config: ToyConfig
     runs: pd.DataFrame       # a row for each value and seed
@@ -262,8 +261,7 @@ class ToyResult:
         "`sweep_curves`; the training, where nothing was swept."
         return sweep_curves(self) if self.config.sweep_var else training_figure(self)
     def plot_training(self, seed: Optional[int] = None) -> Any: return training_figure(self, seed)
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str: return f"<p><b>{html.escape(self.summary())}</b></p>{self.table().to_html()}"
+    def _shown(self) -> pd.DataFrame: return self.table()
 
     @classmethod
     def load(cls, path: str | Path) -> ToyResult: return _load_result(Path(path))

@@ -11,7 +11,7 @@ from typing import Any, Iterator, Union
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from ..core import BadAddress
+from ..core import BadAddress, Result
 from .metrics import CLASS_METRICS
 from .store import load_values, number_range, stored_array
 
@@ -68,8 +68,8 @@ def parse_neuron(trace: Mapping, layer: str, key: Any) -> int:
 GROUPS = ("activation", "weight", "bias", "gradient")   # a metric belongs to the group that its name begins with
 
 # %% ../../nbs/tracing/18_addresses.ipynb #d4587f90
-@dataclass(frozen=True)
-class NeuronTrace:
+@dataclass(frozen=True, repr=False)
+class NeuronTrace(Result):
     "One neuron at one epoch."
     trace: Mapping = field(repr=False)   # the NetworkTrace
     epoch: int
@@ -117,14 +117,15 @@ class NeuronTrace:
         "Its metrics at every epoch."
         return self.trace.history(self.layer, self.neuron)
 
-    def _repr_html_(self) -> str:
+    def summary(self) -> str: return f"{self.signature} is {self.neuron_id} of the network."
+    def to_frame(self) -> pd.DataFrame:
+        "Its metrics: a column for each group."
         groups = {g: self._group(g) for g in GROUPS}
-        table = pd.DataFrame({g: pd.Series(v, dtype=float) for g, v in groups.items()}).dropna(how="all").dropna(how="all", axis=1)
-        return f"<p><b>{self.signature}</b> {self.neuron_id} of the network</p>{table.to_html(float_format='{:.4g}'.format, na_rep='')}"
+        return pd.DataFrame({g: pd.Series(v, dtype=float) for g, v in groups.items()}).dropna(how="all").dropna(how="all", axis=1)
 
 # %% ../../nbs/tracing/18_addresses.ipynb #97ea3d3d
-@dataclass(frozen=True)
-class LayerTrace(Mapping):
+@dataclass(frozen=True, repr=False)
+class LayerTrace(Result, Mapping):
     "One layer at one epoch: a mapping from `n_0`, `n_1`, ... to `NeuronTrace`s."
     trace: Mapping = field(repr=False)   # the NetworkTrace
     epoch: int
@@ -141,11 +142,11 @@ class LayerTrace(Mapping):
     def __hash__(self) -> int: return hash((self.trace, self.epoch, self.layer))
     def to_frame(self) -> pd.DataFrame:
         return self.trace.to_frame(epochs=[self.epoch], layers=[self.layer]).droplevel(["epoch", "layer"])
-    def _repr_html_(self) -> str: return f"<p><b>[E_{self.epoch}][L_{self.layer}]</b> {self.width} neurons</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"
+    def summary(self) -> str: return f"[E_{self.epoch}][L_{self.layer}] has {self.width} neurons."
 
 # %% ../../nbs/tracing/18_addresses.ipynb #168eff6b
-@dataclass(frozen=True)
-class EpochTrace(Mapping):
+@dataclass(frozen=True, repr=False)
+class EpochTrace(Result, Mapping):
     "The network at one epoch: a mapping from `L_input`, `L_hidden_1`, ... to `LayerTrace`s. `n_70` is the network's 70th neuron."
     trace: Mapping = field(repr=False)   # the NetworkTrace
     epoch: int
@@ -165,7 +166,8 @@ class EpochTrace(Mapping):
         return self.trace.properties.get(self.epoch, {})
 
     def to_frame(self) -> pd.DataFrame: return self.trace.to_frame(epochs=[self.epoch]).droplevel("epoch")
-    def _repr_html_(self) -> str: return f"<p><b>[E_{self.epoch}]</b> {', '.join(self)}</p>{self.to_frame().groupby('layer', sort=False).mean().to_html(float_format='{:.3g}'.format)}"
+    def summary(self) -> str: return f"[E_{self.epoch}] has the layers {', '.join(self)}."
+    def _shown(self) -> pd.DataFrame: return self.to_frame().groupby("layer", sort=False).mean()
 
 # %% ../../nbs/tracing/18_addresses.ipynb #97e92630
 def _unit_neuron(trace: Mapping, epoch: int, key: str) -> NeuronTrace:

@@ -7,12 +7,11 @@ from __future__ import annotations
 import math
 import html
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from ..core import BadInput, MissingExtra, write_frame, write_json
+from ..core import BadInput, MissingExtra, Result
 from .clusters import NeuronClusters, cluster_neurons
 from .features import (BEYOND, SHUFFLED, STRUCTURE, SURROGATES, UNTESTED, TraceFinding, NeuronTable,
     neuron_features, trace_name, with_verdicts)
@@ -102,8 +101,8 @@ def _history_findings(
     return [in_order, bits, rate], {"real": chain, BASELINE: other}
 
 # %% ../../nbs/tracing/40_analysis.ipynb #6f8b7b0e
-@dataclass(frozen=True)
-class TraceAnalysis:
+@dataclass(frozen=True, repr=False)
+class TraceAnalysis(Result):
     "What was found in a trace, each beside its surrogate."
     name: str                                     # of the trace
     rows: tuple[TraceFinding, ...]
@@ -114,36 +113,24 @@ class TraceAnalysis:
     chains: dict[str, HiddenChain]                # real, and the baseline's; empty without classes or hmmlearn
     notes: tuple[str, ...] = ()                   # what was left out
 
-    def findings(self) -> pd.DataFrame:
+    def to_frame(self) -> pd.DataFrame:
         "A row for each thing that was looked at: finding, value, surrogate, surrogate_value, p, low, high, expected, baseline_value, baseline_p, q, verdict."
         return with_verdicts(self.rows)
 
     def summary(self) -> str:
         "How much is structure and how much is beyond a network that did not learn the task, counted apart."
-        found = self.findings()
+        found = self.to_frame()
         shuffled, tested = found[found.surrogate.isin(SHUFFLED)], found[~found.surrogate.isin(SHUFFLED) & found.p.notna()]
         known = shuffled[shuffled.baseline_p.notna()]
         also = f"; the baseline by itself: {(known.baseline_p <= .05).sum()} of {len(known)}" if len(known) else ""
         learned = "nothing is compared with a network that learned shuffled labels" if tested.empty else \
                   f"{(tested.verdict == BEYOND).sum()} of {len(tested)} beyond the {' and the '.join(tested.surrogate.unique())}"
-        return f"{(shuffled.verdict == STRUCTURE).sum()} of {len(shuffled)} beyond shuffled numbers ({STRUCTURE}{also}); {learned}"
+        return f"{self.name}: {(shuffled.verdict == STRUCTURE).sum()} of {len(shuffled)} beyond shuffled numbers ({STRUCTURE}{also}); {learned}."
 
     def plot(self) -> Any: return self.maps.plot()
-
-    def save(self, folder: Union[str, Path]) -> Path:
-        "Findings, table, map and clusters as Parquet, notes as JSON; returns the folder."
-        neurons = self.table.to_frame().assign(cluster=self.clusters.cluster).join(self.maps.maps["real"].to_frame())
-        frames = dict(findings=self.findings(), neurons=neurons.reset_index(), map_draws=self.maps.draws, cluster_draws=self.clusters.draws)
-        frames |= {f"order_{name.replace(' ', '_')}": order.reset_index() for name, order in self.orders.items()}
-        for name, frame in frames.items(): write_frame(Path(folder)/f"{name}.parquet", frame)
-        return write_json(Path(folder)/"notes.json", dict(trace=self.name, notes=self.notes)).parent
-
-    def __repr__(self) -> str: return f"TraceAnalysis({self.name}: {self.summary()})"
+    def _shown(self) -> pd.DataFrame: return self.to_frame().drop(columns=["expected", "p"])
     def _repr_html_(self) -> str:
-        shown = self.findings().drop(columns=["expected", "p"]).to_html(index=False, float_format="{:.3f}".format, na_rep="")
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        parts = "".join(f"<p>{html.escape(part.summary())}</p>" for part in (self.maps, self.clusters))
-        return f"<p>{html.escape(repr(self))}</p>{shown}{parts}<ul>{notes}</ul>"
+        return super()._repr_html_() + "".join(f"<p>{html.escape(part.summary())}</p>" for part in (self.maps, self.clusters))
 
 # %% ../../nbs/tracing/40_analysis.ipynb #d14383db
 def _fitting(trace: NetworkTrace) -> dict[str, Any]:

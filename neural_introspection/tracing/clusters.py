@@ -9,7 +9,8 @@ from typing import Any, Mapping, Optional
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from ..core import BadInput, progress
+from ..core import BadInput, Result, progress
+from ..core.results import html_table
 from ..stats import permutation_p
 from .features import STRUCTURE, SURROGATES, NeuronTable
 from .neuron_maps import METHODS, check_map
@@ -59,8 +60,8 @@ def _judged(table: NeuronTable, least: int, rng: np.random.Generator, n_resample
     return dict(clusters=int(found.max() + 1), noise=float((found < 0).mean()), separation=separation(table.values, found), stability=stability), found
 
 # %% ../../nbs/tracing/36_clusters.ipynb #3ac1e4c5
-@dataclass(frozen=True)
-class NeuronClusters:
+@dataclass(frozen=True, repr=False)
+class NeuronClusters(Result):
     "Clusters of a table, and what its surrogates gave."
     table: NeuronTable
     cluster: Int[np.ndarray, "row"]     # -1: noise
@@ -99,7 +100,7 @@ class NeuronClusters:
         return pd.concat([names.value_counts().rename("neurons").sort_index(), *tables], axis=1)
 
     def plot(self) -> Any: return _null_figure(self)
-    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}{self.responds().to_html()}"
+    def _repr_html_(self) -> str: return super()._repr_html_() + html_table(self.responds())
 
 # %% ../../nbs/tracing/36_clusters.ipynb #ae20b7a2
 def cluster_neurons(

@@ -5,13 +5,12 @@
 # %% ../../nbs/tracing/32_features.ipynb #a393c0fd
 from __future__ import annotations
 import dataclasses
-import html
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from ..core import BadInput
+from ..core import BadInput, Result
 from ..stats import adjust_fdr
 from .trace import NetworkTrace
 
@@ -21,8 +20,8 @@ __all__ = []
 # %% ../../nbs/tracing/32_features.ipynb #d4af8262
 FEATURES = ("activation_mean", "activation_std", "activation_firing_rate", "weight_norm", "gradient_mean")   # metrics, unless others are asked for
 
-@dataclass(frozen=True)
-class NeuronTable:
+@dataclass(frozen=True, repr=False)
+class NeuronTable(Result):
     "Neurons as rows of numbers. Each feature has mean 0 and standard deviation 1 over the rows of a layer."
     values: Float[np.ndarray, "row feature"]
     index: pd.MultiIndex            # (epoch, layer, neuron) of each row
@@ -54,11 +53,7 @@ class NeuronTable:
     def cloud(self, rng: np.random.Generator) -> NeuronTable: return _by_group(self, lambda x: _gaussian(x, rng))
 
     def summary(self) -> str:
-        return f"NeuronTable({len(self)} rows of {len(self.features)} features, {len(self.notes)} notes)"
-    __repr__ = summary
-    def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<p>{self!r}</p><ul>{notes}</ul>{self.to_frame().head().to_html(float_format='{:.2f}'.format)}"
+        return f"{len(self):,} neurons with {len(self.features)} features, {len(self.notes)} notes."
 
 # %% ../../nbs/tracing/32_features.ipynb #634e1c05
 SURROGATES = ("permuted", "cloud")

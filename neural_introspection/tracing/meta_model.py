@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
-from ..core import BadInput, progress
+from ..core import BadInput, Result, progress
 from ..stats import mean_interval, permutation_p
 from ..activations.interventions import InterventionEffect
 from .ablation import ablate
@@ -105,8 +105,8 @@ def _estimator(name: str, seed: int) -> Any:
     return HistGradientBoostingClassifier(max_iter=100, learning_rate=.05, max_leaf_nodes=8, min_samples_leaf=10, l2_regularization=1., random_state=seed)
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #12e304a2
-@dataclass(frozen=True)
-class MetaModel:
+@dataclass(frozen=True, repr=False)
+class MetaModel(Result):
     "Predicts from its trace whether taking a neuron away hurts."
     estimator: str                                # one of `ESTIMATORS`
     features: tuple[str, ...]
@@ -123,6 +123,10 @@ class MetaModel:
         weights = getattr(self.fitted, "coef_", np.full((1, len(self.features)), math.nan))[0]
         return pd.DataFrame({"weight": weights}, index=pd.Index(self.features, name="feature")).sort_values("weight", key=abs, ascending=False)
 
+    def summary(self) -> str:
+        first = self.to_frame().iloc[0]
+        weight = f"; the largest weight is {first.weight:+.2f}, of {first.name}" * bool(first.weight == first.weight)
+        return f"{self.estimator} of {len(self.features)} features{weight}."
     def top(self, k: int = 10) -> pd.DataFrame: return self.to_frame().head(k)
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #1c2d9e14
@@ -163,8 +167,8 @@ def _shuffled_labels(train: pd.DataFrame, test: pd.DataFrame, n_permutations: in
     return pd.concat([aucs(test, fit_meta_model(mixed(), seed=seed).predict(test)) for _ in progress(range(n_permutations), "shuffled labels", unit="fit")], axis=1)
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #60a4fd58
-@dataclass(frozen=True)
-class MetaResult:
+@dataclass(frozen=True, repr=False)
+class MetaResult(Result):
     "How well a trace tells which neurons matter, on networks that the meta-model never saw."
     scores: pd.DataFrame                        # AUC by (test network, predictor)
     shuffled: pd.DataFrame                      # the same of meta-models fitted to shuffled labels, by (test network, shuffle)
@@ -191,8 +195,7 @@ class MetaResult:
     def summary(self) -> str: return _meta_verdict(self)
     def top(self, k: int = 10) -> pd.DataFrame: return self.models["logistic"].top(k)
     def plot(self) -> Any: return _meta_figure(self)
-    def _repr_html_(self) -> str:
-        return f"<p>{self.summary()}</p>{self.to_frame().to_html(float_format='{:.3f}'.format)}"
+    def _shown(self) -> pd.DataFrame: return self.to_frame()
 
 # %% ../../nbs/tracing/56_meta_model.ipynb #1939ffcd
 def _lead_words(row: Any) -> str:

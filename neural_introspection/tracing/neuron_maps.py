@@ -5,14 +5,13 @@
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #ce7c7c00
 from __future__ import annotations
 import dataclasses
-import html
 import warnings
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from ..core import BadInput, progress, require
+from ..core import BadInput, Result, progress, require
 from ..stats import permutation_p
 from .features import STRUCTURE, NeuronTable
 
@@ -44,8 +43,8 @@ def check_map(table: NeuronTable, method: str) -> None:
         raise BadInput(f"{len(table)} rows of {len(table.features)} features are too few: at least {LEAST} of 3 are needed.")
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #e4f297af
-@dataclass(frozen=True)
-class NeuronMap:
+@dataclass(frozen=True, repr=False)
+class NeuronMap(Result):
     "Neurons in the plane."
     positions: Float[np.ndarray, "row 2"]   # in no unit
     table: NeuronTable
@@ -55,7 +54,7 @@ class NeuronMap:
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.positions, self.table.index, ["x", "y"]).assign(responds_to=self.table.responds_to)
     def plot(self) -> Any: return _map_movie(self)
-    def __repr__(self) -> str: return f"NeuronMap({self.method} of {len(self.table)} rows, seed {self.seed})"
+    def summary(self) -> str: return f"{self.method} map of {len(self.table)} neurons, seed {self.seed}."
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #b3c3bdc9
 def map_neurons(
@@ -135,8 +134,8 @@ def _map_quality(table: NeuronTable, method: str, seeds: Sequence[int], n_neighb
     return dict(agreement=float(np.mean(agree)), trustworthiness=float(np.mean(trust))), maps[0]
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #dd275d02
-@dataclass(frozen=True)
-class MapStability:
+@dataclass(frozen=True, repr=False)
+class MapStability(Result):
     "Maps of a table, of its permuted surrogate and of other tables, with their numbers."
     method: str
     maps: dict[str, NeuronMap]   # real, permuted (the first draw), and the others
@@ -160,12 +159,9 @@ class MapStability:
         p, reading = self.p("trustworthiness"), "trustworthiness"
         others = "".join(f" {name}: {self.value(name, reading):.3f}." for name in self.maps if name not in ("real", "permuted"))
         found = f"better than those of permuted columns: {STRUCTURE}" if p <= .05 else "not significantly better than those of permuted columns"
-        return f"The {self.method} map keeps neighbours {found} (trustworthiness {self.value('real', reading):.3f}, permuted {self.value('permuted', reading):.3f}, p = {p:.3f}).{others}"
+        return f"The {self.method} map keeps neighbours {found} (trustworthiness {self.value('real', reading):.3f}, permuted {self.value('permuted', reading):.3f}, p = {p:.3f}).{others} By chance two maps share {self.k / (len(self.maps['real'].table) - 1):.0%} of {self.k} neighbours."
 
     def plot(self) -> Any: return _panels(self)
-    def _repr_html_(self) -> str:
-        chance = self.k / (len(self.maps["real"].table) - 1)
-        return f"<p>{html.escape(self.summary())}</p><p>{self.method} maps, {self.k} neighbours; by chance two maps share {chance:.0%} of them</p>{self.to_frame().to_html(float_format='{:.3f}'.format, na_rep='')}"
 
 # %% ../../nbs/tracing/34_neuron_maps.ipynb #db230cd6
 def map_stability(

@@ -12,7 +12,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from ..core import BadInput, progress, require
+from ..core import BadInput, Result, progress, require
 from ..stats import permutation_p
 from .features import trace_name, traced_layers
 from .trace import NetworkTrace
@@ -74,8 +74,8 @@ def order_curves(
 STATES = ("class", "firing")
 _LEVELS = ("silent", "below 25 %", "25 to 50 %", "50 to 75 %", "75 % and more", "always")
 
-@dataclass(frozen=True)
-class NeuronStates:
+@dataclass(frozen=True, repr=False)
+class NeuronStates(Result):
     "The state of each neuron at each epoch."
     symbols: Int[np.ndarray, "neuron epoch"]
     names: tuple[str, ...]            # of the symbols
@@ -85,6 +85,11 @@ class NeuronStates:
 
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(np.array(self.names)[self.symbols], self.index, pd.Index(self.epochs, name="epoch"))
+    def summary(self) -> str:
+        bits = self.entropy()
+        return (f"{len(self.symbols)} neurons in {len(self.names)} states at {len(self.epochs)} epochs: "
+                f"{self.changed().mean():.0%} change from one epoch to the next; "
+                f"entropy {bits.iloc[0]:.2f} bits at the first, {bits.iloc[-1]:.2f} at the last.")
     def where(self, rows: Bool[np.ndarray, "neuron"]) -> NeuronStates:
         return dataclasses.replace(self, symbols=self.symbols[rows], index=self.index[rows])
     def shuffled(self, rng: np.random.Generator) -> NeuronStates:
@@ -134,8 +139,8 @@ def neuron_states(
     return NeuronStates(symbols, names, index, tuple(trace.epochs), notes).where(awake)
 
 # %% ../../nbs/tracing/38_order.ipynb #eb8225c1
-@dataclass(frozen=True)
-class HiddenChain:
+@dataclass(frozen=True, repr=False)
+class HiddenChain(Result):
     "A hidden Markov model of the histories of neurons."
     start: Float[np.ndarray, "hidden"]
     transitions: Float[np.ndarray, "hidden hidden"]
@@ -153,6 +158,9 @@ class HiddenChain:
     def to_frame(self) -> pd.DataFrame:
         rows = pd.Index(range(len(self.start)), name="hidden state")
         return pd.DataFrame({"occupancy": self.occupancy, "stays": np.diag(self.transitions)}, rows).join(pd.DataFrame(self.emissions, rows, list(self.names)))
+    def summary(self) -> str:
+        return (f"{len(self.start)} hidden states of {len(self.names)} visible ones: {self.bits:.2f} bits for each symbol "
+                f"of the neurons that were fitted; entropy rate {self.entropy_rate:.2f} bits for each epoch.")
 
     def plot(self) -> Any:
         from neural_introspection.display import heat_map
@@ -207,8 +215,8 @@ def hidden_chain(states: NeuronStates, n_states: int, restarts: int = 3, seed: i
     return HiddenChain(model.startprob_, model.transmat_, model.emissionprob_, inside.mean(0), states.names, float(-score / np.log(2) / states.symbols.size))
 
 # %% ../../nbs/tracing/38_order.ipynb #9cbf5153
-@dataclass(frozen=True)
-class HeldOut:
+@dataclass(frozen=True, repr=False)
+class HeldOut(Result):
     "How many bits the history of each neuron takes, coded with a model of other neurons."
     bits: Float[np.ndarray, "neuron"]       # for each symbol
     n_states: Int[np.ndarray, "neuron"]     # hidden states of the model that it was coded with
@@ -216,6 +224,10 @@ class HeldOut:
     index: pd.MultiIndex                    # (layer, neuron)
 
     def to_frame(self) -> pd.DataFrame: return pd.DataFrame(dict(bits=self.bits, n_states=self.n_states), self.index)
+    def summary(self) -> str:
+        means = ", ".join(f"{n}: {bits:.2f}" for n, bits in self.scores.mean(axis=1).items())
+        return (f"{self.bits.mean():.2f} bits for each symbol of neurons that were not fitted, with {self.typical} hidden "
+                f"states; by number of states {means}.")
 
     @property
     def typical(self) -> int: return int(pd.Series(self.n_states).mode()[0])

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from ..core import BadInput, check_index, progress
+from ..core import BadInput, Result, check_index, progress
 from ..stats import adjust_fdr, permutation_p
 from .connections import (
     Connections, ScoredConnections, read_connections, score_connections, shuffled)
@@ -126,8 +126,8 @@ def _with_p(frame: pd.DataFrame, expected: Any, p: Any, prefix: str = "") -> pd.
     return frame.assign(**{f"{prefix}expected": np.asarray(expected), f"{prefix}p": p, f"{prefix}q": adjust_fdr(p)})
 
 # %% ../../nbs/tracing/52_paths.ipynb #88ebf1b4
-@dataclass(frozen=True)
-class BreadCrumbs:
+@dataclass(frozen=True, repr=False)
+class BreadCrumbs(Result):
     "The strongest consistent paths of a network, beside those of shuffled ones."
     best: pd.DataFrame           # the k best of all paths
     by_output: pd.DataFrame      # the k best into each output
@@ -165,7 +165,6 @@ class BreadCrumbs:
         "One picture of the inputs for each output: `net` shares, or where the best `paths` begin."
         return _input_pictures(self, shape, what)
 
-    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.top().to_html(float_format='{:.3g}'.format)}"
 
 # %% ../../nbs/tracing/52_paths.ipynb #93902fe5
 def _neurons_on(paths: pd.DataFrame, hidden: Sequence[str]) -> pd.Series:

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #0a0ab1f6
 from __future__ import annotations
-import html
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from ..core import (BadData, BadInput, RunFolder, atomic_folder, check_options, check_store,
-    config_from, find_run, load_optimizer_tensors, make_config, open_run, optimizer_tensors, parse_integers, pick_device, plain,
-    progress, read_json, read_tensors, seed_everything, shown_path, weight_hash, write_tensors)
+from neural_introspection.core import (BadData, BadInput, Result, RunFolder, atomic_folder, check_options,
+    check_store, config_from, find_run, load_optimizer_tensors, make_config, open_run, optimizer_tensors,
+    parse_integers, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, weight_hash,
+    write_tensors)
 from ..data import DATA_SETS, ClassificationData, load_classification
 from ..data.classification import epoch_batches
 from ..models import accuracy, evaluating
@@ -152,7 +152,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #bb8935ac
 @dataclass(frozen=True, repr=False)
-class TraceResult:
+class TraceResult(Result):
     "A traced training run; `load` reads it back from its store."
     trace: NetworkTrace
     history: pd.DataFrame          # epoch, loss, train_accuracy (on what it was trained on), test_accuracy, traced: a row for each epoch
@@ -177,9 +177,7 @@ class TraceResult:
     def plot(self) -> Any: return accuracy_figure(self)
     def to_dict(self) -> dict: return _summary(self)
     def summary(self) -> str: return _sentence(self)
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.summary())}</p>{self.trace.layer_frame().to_html()}{self.history.tail(1).to_html(index=False, float_format='{:.3f}'.format)}"
+    def _shown(self) -> pd.DataFrame: return self.trace.layer_frame()
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #07ec0593
 def _load_result(path: Path) -> TraceResult:

@@ -11,7 +11,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from ..core import BadInput
+from ..core import BadInput, Result
 from ..stats import adjust_fdr, permutation_p
 from .addresses import parse_layer
 
@@ -62,8 +62,8 @@ def _gaps_within(classes: Sequence[Bool[np.ndarray, "sample"]], weights: Float[n
     return found
 
 # %% ../../nbs/tracing/20_samples.ipynb #aa653b37
-@dataclass(frozen=True)
-class InferenceHistory:
+@dataclass(frozen=True, repr=False)
+class InferenceHistory(Result):
     "What each sample of a data set did in the finished network. Nothing is loaded until it is asked for."
     trace: Mapping = field(repr=False)   # the NetworkTrace
     name: str
@@ -98,5 +98,4 @@ class InferenceHistory:
         acts, known = self.data.activation.values, right | wrong
         return contrast_groups(acts[known], right[known], self.data.label.values[known], n_permutations, seed).set_axis(self.trace.units)
 
-    def summary(self) -> str: return f"{self.name}: {self.data.sizes['sample']:,} samples, accuracy {self.accuracy:.3f}"
-    def _repr_html_(self) -> str: return f"<p>{self.summary()}</p>{self.to_frame().head().to_html(float_format='{:.3g}'.format)}"
+    def summary(self) -> str: return f"{self.name}: {self.data.sizes['sample']:,} samples, accuracy {self.accuracy:.3f}."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
-from ..core import BadData, BadInput, atomic_folder, check_store
+from ..core import BadData, BadInput, Result, atomic_folder, check_store
 from .addresses import (EpochTrace, LayerTrace, NeuronTrace, parse_epoch, parse_layer,
     parse_neuron, split_signature, strip_key)
 from .layers import Layer
@@ -24,7 +24,7 @@ from .store import (load_values, number_range, open_data, open_group, read_attrs
 __all__ = ['NetworkTrace']
 
 # %% ../../nbs/tracing/22_trace.ipynb #7cb6102a
-class NetworkTrace(Mapping):
+class NetworkTrace(Result, Mapping):
     "A trace on disk: a mapping from `E_0`, `E_1`, ... to `EpochTrace`s, or from a whole signature to its `NeuronTrace`. Nothing is loaded until it is asked for."
     path: Path
     about: dict                    # layers, metrics, classes, what was dropped
@@ -141,13 +141,9 @@ class NetworkTrace(Mapping):
 
     def summary(self) -> str:
         kept = [w for w in ("batches", "weights", "biases") if w not in self.about["dropped"]]
-        return f"NetworkTrace({self.path.name}: {len(self)} epochs ({number_range(self.epochs)}), {len(self.layers)} layers, {self.n_neurons:,} neurons, {len(self.metrics)} metrics{', with ' * bool(kept)}{', '.join(kept)})"
-    __repr__ = summary
-
-    def _repr_html_(self) -> str:
         rest = self.about.get("untraced", [])
-        words = f"<p>Parameters in no layer: {number_range(rest)}.</p>" if rest else ""
-        return f"<p>{self!r}</p>{self.layer_frame().to_html()}{words}"
+        return f"{self.path.name}: {len(self)} epochs ({number_range(self.epochs)}), {len(self.layers)} layers, {self.n_neurons:,} neurons, {len(self.metrics)} metrics{', with ' * bool(kept)}{', '.join(kept)}" + f"; parameters in no layer: {number_range(rest)}" * bool(rest) + "."
+    def _shown(self) -> pd.DataFrame: return self.layer_frame()
 
 # %% ../../nbs/tracing/22_trace.ipynb #5485c52a
 def _read_store(trace: NetworkTrace, attrs: dict) -> None:

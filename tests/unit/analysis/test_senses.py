@@ -176,7 +176,7 @@ def test_save_load_without_pickle(planted, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(back.frame, found.frame)
     pd.testing.assert_frame_equal(back.table, found.table)
     found.save(tmp_path / "r")
-    (tmp_path / "r" / "contexts.parquet").write_bytes(b"damaged")
+    (tmp_path / "r" / "table.parquet").write_bytes(b"damaged")
     with pytest.raises(BadData): PolysemanticResult.load(tmp_path / "r")
     with pytest.raises(BadData): PolysemanticResult.load(tmp_path / "none")
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".pkl", ".pt", ".pickle")]
