@@ -194,10 +194,6 @@ def _target_weights(examples: Examples) -> Float[np.ndarray, "example"]:
     if not weights.sum(): raise BadTexts("no text has a second token, and nothing is predicted: give longer ones.")
     return weights
 
-# %% ../../nbs/activations/66_interventions.ipynb #488babf2
-Sets = Union[Address, Sequence[Union[Address, Sequence[Address]]], Mapping[Any, Sequence[Address]]]
-Usual = Union[None, Examples, Sequence[str], Mapping[str, Union[Reference, Units]]]
-
 # %% ../../nbs/activations/66_interventions.ipynb #37de6f3f
 @torch.no_grad()
 def intervene(

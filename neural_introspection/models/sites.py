@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from ..core import BadInput, check_index, site_name
+from ..core import BadInput, Result, check_index, site_name
 from .evaluation import evaluating
 from .gguf import quiet_transformers
 from .identity import model_name
@@ -23,7 +23,7 @@ __all__ = ['check_sites', 'layer_width', 'check_layer', 'check_neuron']
 
 # %% ../../nbs/models/52_sites.ipynb #66360219
 @dataclass(frozen=True, repr=False)
-class SiteCheck:
+class SiteCheck(Result):
     "What a model's sites hold: a row for each check, with the largest difference of all layers and the layers that fail."
     model: str
     frame: pd.DataFrame                  # check, value, limit, passed, layers, reason
@@ -48,16 +48,14 @@ class SiteCheck:
         failed = "" if bad.empty else f"; failed: {', '.join(bad.check)}"
         return f"{self.model}: {n - len(bad)} of {n} checks of its sites passed{failed}; the MLP {order}."
 
-    def __repr__(self) -> str: return self.summary()
-    def _repr_html_(self) -> str:
-        return f"<p>{self.summary()}</p>{self.frame.to_html(index=False, float_format='{:.2g}'.format)}"
+
 
 # %% ../../nbs/models/52_sites.ipynb #d7f42b2b
 CHECK_TEXTS = ("The", "def add(a, b):\n    return a + b")
 _PLACES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post", "mlp.hook_post")
 
 # %% ../../nbs/models/52_sites.ipynb #52a3a9fb
-def _shown(point: nn.Module, flow: Tensor) -> Tensor:
+def _shown(point: Any, flow: Tensor) -> Tensor:
     "What flows at a hook point, as the point shows it: by text and token."
     return flow if point.hook_conversion is None else point.hook_conversion.convert(flow)
 
@@ -71,7 +69,7 @@ def _points(model: Any) -> dict[tuple[int, str], nn.Module]:
     return {key: model.hook_dict[name] for key, name in names.items() if name in model.hook_dict}
 
 # %% ../../nbs/models/52_sites.ipynb #ab4e96c2
-def _look(model: Any, run: Callable[[], Any]) -> tuple[dict[tuple[int, str], Tensor], Any]:
+def _look(model: Any, run: Callable[[], Any]) -> tuple[dict[Any, Any], Any]:
     """What flows at every compared place (and into the last linear layer of each MLP, as `down`; what the first block
     returns, as `block`), and what `run` returns."""
     seen, handles = {}, []
@@ -94,7 +92,7 @@ def _changed(model: Any, amounts: list[float], run: Callable[[], Any]) -> dict[t
     attention's output."""
     n, handles = model.cfg.n_layers, []
     def raised(row: int, columns: Callable[[int], Any], amount: float) -> Callable:
-        def hook(point: nn.Module, args: Any, output: Tensor) -> Tensor:
+        def hook(point: Any, args: Any, output: Tensor) -> Tensor:
             new = _shown(point, output).clone()
             new[row, ..., columns(new.shape[-1])] += amount
             return new if point.hook_conversion is None else point.hook_conversion.revert(new)
@@ -156,11 +154,11 @@ def _mlp_rows(model: Any, seen: dict, changed: dict, amounts: list[float], limit
     same = [_difference(post, seen.get((layer, "down"))) for layer, post in zip(layers, posts)]
     widths = {post.shape[-1] for post in posts if post is not None}
     if len(widths) > 1: same = [math.inf]*len(layers)
-    gains, far = [None]*len(layers), [math.nan]*len(layers)
+    gains, far = [math.nan]*len(layers), [math.nan]*len(layers)
     for layer in layers:
-        if not same[layer] <= limit or (layer, "hook_resid_post") not in changed: continue
-        after, written = changed[layer, "hook_resid_post"], _written(_down(model, layer), posts[layer], amounts[layer])
-        gains[layer], far[layer] = _gain(after[1 + layer] - after[0], written)
+        down, post, after = _down(model, layer), posts[layer], changed.get((layer, "hook_resid_post"))
+        if down is None or post is None or after is None or not same[layer] <= limit: continue
+        gains[layer], far[layer] = _gain(after[1 + layer] - after[0], _written(down, post, amounts[layer]))
     linear = [gain if value <= limit else None for gain, value in zip(gains, far)]
     neurons = "mlp.hook_post is not what one linear layer of each block reads, as with experts and blocks without an MLP"
     direction = "what a neuron adds passes a norm, or experts, before it reaches the residual stream: it has no direction"
@@ -171,7 +169,7 @@ def _stream_rows(model: Any, seen: dict, states: tuple[Tensor, ...], limit: floa
     "The checks of the residual stream."
     layers = range(model.cfg.n_layers)
     def at(layer: int, place: str) -> Tensor: return seen.get((layer, place), torch.tensor(math.nan))
-    sums = [sum(at(l, place) for place in _PLACES[:3]) for l in layers]
+    sums = [at(l, "hook_resid_pre") + at(l, "hook_attn_out") + at(l, "hook_mlp_out") for l in layers]
     parts = [_difference(found, at(l, "hook_resid_post")) for l, found in zip(layers, sums)]
     # the last state has passed the final norm, so the last layer is that of the sum alone
     hidden = [_hidden_state(at(l, "hook_resid_post"), states, l) for l in layers[:-1]]

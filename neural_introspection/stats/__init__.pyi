@@ -13,7 +13,6 @@ from .scores import (
     Difference as Difference,
     METRICS as METRICS,
     Score as Score,
-    bin_table as bin_table,
     confusion as confusion,
     difference as difference,
     paired_difference as paired_difference,

@@ -15,7 +15,7 @@ from .permutation import permutation_p, sign_flips
 
 # %% auto #0
 __all__ = ['METRICS', 'varies', 'Score', 'score_predictions', 'Difference', 'difference', 'paired_difference', 'ClassScore',
-           'score_bins', 'confusion', 'bin_table']
+           'score_bins', 'confusion']
 
 # %% ../../nbs/stats/40_scores.ipynb #5a8a54a3
 def varies(values: Float[np.ndarray, "row"]) -> bool:
@@ -204,8 +204,8 @@ def confusion(actual: Int[np.ndarray, "row"], predicted: Int[np.ndarray, "row"],
     "How many rows of each actual bin (row) were predicted to be in each bin (column)."
     from sklearn.metrics import confusion_matrix
     counts = confusion_matrix(np.ravel(actual).astype(int), np.ravel(predicted).astype(int), labels=range(n))
-    return bin_table(counts)
+    return _bin_table(counts)
 
-def bin_table(counts: Int[np.ndarray, "bin bin"]) -> pd.DataFrame:
+def _bin_table(counts: Int[np.ndarray, "bin bin"]) -> pd.DataFrame:
     "A confusion matrix as a table: actual bins as rows, predicted bins as columns."
     return pd.DataFrame(counts, pd.RangeIndex(len(counts), name="bin"), pd.RangeIndex(len(counts), name="predicted"))

@@ -31,7 +31,7 @@ from neural_introspection.core import BadInput, NeuronAddress, Result
 from neural_introspection.data import Corpus
 from neural_introspection.experiments import benchmark
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
-from neural_introspection.models import preflight
+from neural_introspection.models import check_sites, preflight
 
 from neural_introspection.tracing.meta_model import MetaModel, MetaResult
 from neural_introspection.tracing.order import HiddenChain, held_out_bits, neuron_states
@@ -73,7 +73,7 @@ class Material:
     @functools.cached_property
     def trace(self): return self.net.network_trace
     @functools.cached_property
-    def analysis(self): return ni.analyse_trace(self.trace, method="PCA", map_draws=9, cluster_draws=9)
+    def analysis(self): return ni.analyse_trace(self.trace, method="PCA", n_map_permutations=9, n_cluster_permutations=9)
     @functools.cached_property
     def antitraining(self):
         begun, _ = open_antitraining(SMALL, 0)
@@ -219,6 +219,7 @@ EXAMPLES = dict(   # of each class, by name
     PolysemanticResult=_polysemantic,
     Preflight=lambda made: preflight(made.model),
     Results=_benchmark,
+    SiteCheck=lambda made: check_sites(made.model),
     ScanResult=lambda made: ni.introspection.NeuronScanner(made.model).scan(made.texts),
     TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
     TokenCounts=_token_counts,
