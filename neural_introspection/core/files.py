@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Iterator
 from .errors import BadData, BadRunFolder
@@ -56,6 +57,15 @@ def runs_folder(name: str) -> Path:
     here = Path.cwd().resolve()
     return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").exists()), here)/"runs"/name
 
+# %% ../../nbs/core/50_files.ipynb #38d80e01
+def replace_path(source: Path, target: Path, tries: int = 10) -> None:
+    "`os.replace`, tried again for a second while another program (a virus scanner, on Windows) holds a file; then `BadRunFolder`."
+    for left in reversed(range(tries)):
+        try: return os.replace(source, target)
+        except PermissionError as error:
+            if not left: raise BadRunFolder(f"{target} cannot be replaced ({error.strerror}): close what has it open.") from None
+            time.sleep(1/tries)
+
 # %% ../../nbs/core/50_files.ipynb #b3fee34c
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -69,7 +79,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file: os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        replace_path(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../../nbs/core/50_files.ipynb #d9016cc6
@@ -116,8 +126,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         try:
             (work/"new").mkdir(parents=True)
             yield work/"new"
-            if path.exists(): os.replace(path, work/"old")
-            os.replace(work/"new", path)
+            if path.exists(): replace_path(path, work/"old")
+            replace_path(work/"new", path)
         finally: _settle(work, path)
 
 # %% ../../nbs/core/50_files.ipynb #51f229d1

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Iterable, Optional
 from .errors import BadData
@@ -54,13 +55,22 @@ def write_frame(path: str | Path, frame: Any) -> Path:
         else: frame.to_parquet(temporary, index=False)
     return Path(path)
 
+# %% ../../nbs/core/60_tables.ipynb #87c9eacd
+def read_csv(file: Any, types: Any = None) -> Any:
+    "The table in a CSV file as it is written: empty fields stay empty, no column becomes an index. ValueError for rows with more fields than the header."
+    import pandas as pd
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try: return pd.read_csv(file, keep_default_na=False, index_col=False, dtype=types)
+        except pd.errors.ParserWarning: raise ValueError("its rows have more fields than its header names") from None
+
 # %% ../../nbs/core/60_tables.ipynb #6fed8795
 def read_frame(path: str | Path, strings: Iterable[str] = ()) -> Any:
     "The frame in a .csv or Parquet file (`strings`: CSV columns that stay text); `BadData` if missing or damaged."
     import pandas as pd
     try:
         if Path(path).suffix != ".csv": return pd.read_parquet(Path(path).absolute())   # else `~` and colons mean something of their own
-        return pd.read_csv(path, keep_default_na=False, dtype={name: str for name in strings})
+        return read_csv(path, dict.fromkeys(strings, str))
     except Exception as error:
         raise BadData(f"{path} is not a readable table: {' '.join(str(error).split())[:200]}.") from None
 

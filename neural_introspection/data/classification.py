@@ -74,7 +74,7 @@ def _file_table(path: Path, label: Optional[str]) -> Table:
         raise BadInput(
             f"data {str(path)!r} is no data set: "
             f"choose {', '.join(DATA_SETS)}, or give a .csv or .parquet file that exists.")
-    try: frame = read_frame(path)
+    try: frame = read_frame(path, [label] if label else [])
     except BadData:
         raise BadData(f"{path.name} is not a readable table: it is damaged, or not what its ending says.") from None
     if label not in frame:
@@ -83,8 +83,14 @@ def _file_table(path: Path, label: Optional[str]) -> Table:
     x, y = frame.drop(columns=label), frame[label]
     _check_features(path, x)
     if y.isna().any() or (y == "").any(): raise BadInput(f"some rows of {path.name} have no {label}: leave those rows out.")
-    names, classes = np.unique(y if pd.api.types.is_numeric_dtype(y) else y.astype(str), return_inverse=True)
+    names, classes = np.unique(_numbers_in_order(y), return_inverse=True)
     return x, classes, tuple(map(str, names))
+
+def _numbers_in_order(y: pd.Series) -> pd.Series:
+    "Whole numbers as numbers, so that 10 comes after 9; as they are written if the spelling says more, as 01 does."
+    if pd.api.types.is_numeric_dtype(y): return y
+    y = y.astype(str)
+    return y.astype(int) if y.str.fullmatch("0|-?[1-9][0-9]{0,17}").all() else y
 
 def _check_features(path: Path, x: pd.DataFrame) -> None:
     "`BadInput` unless there are features, all of finite numbers."

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Optional, Sequence
 from ..core import BadInput, BadTexts, progress, read_frame, shipped
+from ..core.tables import read_csv
 from .corpus import Corpus
 from .synthetic import synthetic_texts
 
@@ -88,7 +89,7 @@ def _read_table(path: Path, column: str) -> list[Any]:
     file = io.BytesIO(_bytes(path))
     try:
         if path.suffix.lower() == ".parquet": frame = pd.read_parquet(file)
-        elif path.suffix.lower() == ".csv": frame = pd.read_csv(file, keep_default_na=False)
+        elif path.suffix.lower() == ".csv": frame = read_csv(file, str)   # 007 and 1e5 are texts here
         else: frame = pd.read_json(file, lines=True, dtype=False, convert_dates=False)
     except (OSError, ValueError) as error: raise BadTexts(f"table {path} cannot be read: {' '.join(str(error).split())[:200]}.") from None
     if column not in frame: raise BadTexts(f"{path} has no column {column!r}: choose one of {', '.join(map(str, frame.columns))}.")

@@ -143,7 +143,7 @@ class _Row:
 
     def of(self) -> dict:
         bad = [layer for layer, value in enumerate(self.values) if not value <= self.limit]
-        worst = max(self.values, key=lambda value: math.inf if math.isnan(value) else value)
+        worst = max(self.values, key=lambda value: math.inf if math.isnan(value) else value, default=0.)
         return dict(check=self.check, value=worst, limit=self.limit, passed=not bad, layers=bad, reason=self.reason if bad else "")
 
 # %% ../../nbs/models/52_sites.ipynb #0298233b
