@@ -46,7 +46,7 @@ class ModelInterface:
     def activations(self, layers: Sequence[str], inputs: Any, stop_early: bool = True) -> dict[str, Tensor]:
         "The output of each layer for the inputs: text(s), a tensor or array, or a tuple or dict of arguments."
         self.mask = None
-        early = stop_early and hasattr(self.model, "hook_dict")   # a module of another model may be called again further on
+        early = stop_early and hasattr(self.model, "hook_dict")   # another model may call a module again later
         with torch.no_grad(), capture(self.model, layers, stop_early=early) as acts: self.run(inputs)
         return acts
 

@@ -59,11 +59,12 @@ def runs_folder(name: str) -> Path:
 
 # %% ../../nbs/core/50_files.ipynb #38d80e01
 def replace_path(source: Path, target: Path, tries: int = 10) -> None:
-    "`os.replace`, tried again for a second while another program (a virus scanner, on Windows) holds a file; then `BadRunFolder`."
+    "`os.replace`, tried again for a second while another program (on Windows) holds a file; then `BadRunFolder`."
     for left in reversed(range(tries)):
         try: return os.replace(source, target)
         except PermissionError as error:
-            if not left: raise BadRunFolder(f"{target} cannot be replaced ({error.strerror}): close what has it open.") from None
+            why = f"{target} cannot be replaced ({error.strerror}): close what has it open."
+            if not left: raise BadRunFolder(why) from None
             time.sleep(1/tries)
 
 # %% ../../nbs/core/50_files.ipynb #b3fee34c

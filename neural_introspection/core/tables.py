@@ -57,7 +57,8 @@ def write_frame(path: str | Path, frame: Any) -> Path:
 
 # %% ../../nbs/core/60_tables.ipynb #87c9eacd
 def read_csv(file: Any, types: Any = None) -> Any:
-    "The table in a CSV file as it is written: empty fields stay empty, no column becomes an index. ValueError for rows with more fields than the header."
+    """The table in a CSV file as it is written: empty fields stay empty, no column becomes an index. ValueError for
+    rows with more fields than the header."""
     import pandas as pd
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)

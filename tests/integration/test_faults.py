@@ -1,7 +1,7 @@
 """Faults that users of other projects reported, tried here: one test for each kind, named after it.
 
-The numbers are the rows of the list of faults in the issue on any model. Families of models, as a whole, are tried on the
-page `explanations/03_families`.
+The numbers are the rows of the list of faults in the issue on any model. Families of models, as a whole, are tried on
+the page `explanations/03_families`.
 """
 import copy
 import io
@@ -130,7 +130,8 @@ def folder(tmp_path): return shutil.copytree(pocket_folder(), tmp_path / "model"
 
 def test_25_quantised_weights_are_refused_before_loading(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | dict(quantization_config=dict(quant_method="bitsandbytes"))))
+    config["quantization_config"] = dict(quant_method="bitsandbytes")
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelNotFound, match=r"quantised \(bitsandbytes\)"): load_model(folder)
 
 

@@ -92,8 +92,11 @@ def test_a_layer_used_twice_and_one_within_another():
     inner = keras.Model(entry, shared(entry), name="inner")
     model, seen = keras.Model(entry, shared(inner(shared(entry)))), []
     assert {"shared", "inner", "inner.shared"} <= set(site_names(model))
-    with hooks(model, {"shared": lambda a: seen.append(a)}): model(X)
+    with hooks(model, {"shared": lambda a: seen.append(a)}, every_call=True): model(X)
     assert len(seen) == 3
+    with capture(model, ["shared:2", "inner"]) as acts: out = model(X)
+    assert torch.equal(acts["shared:2"], torch.as_tensor(np.array(out)))
+    with pytest.raises(BadInput, match="shared:0 or shared:1"), capture(model, ["shared"]): model(X)
     assert left(model) == []
 
 

@@ -122,7 +122,7 @@ def _analysis(made):
 
 def _benchmark(made):
     results = benchmark.Results(HOSTILE, dict(what="nothing"), dict(cpu="one"))
-    row = benchmark.Row("A1", HOSTILE, "other", .5, .4, .6, .3)
+    row = benchmark.BenchmarkRow("A1", HOSTILE, "other", .5, .4, .6, .3)
     results.keep("times", pd.DataFrame(dict(ours=[1., 2.], other=[2., 4.])), row)
     return results
 
@@ -173,7 +173,7 @@ def _held_out(made):
     return held_out_bits(neuron_states(made.trace), (1, 2), folds=2, restarts=1)
 
 
-SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, draws=1,
+SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,
              certificate=False)
 EXAMPLES = dict(   # of each class, by name
     ActivationComparison=_comparison,
@@ -182,7 +182,7 @@ EXAMPLES = dict(   # of each class, by name
     AnalysisResult=_analysis,
     AntitrainResult=lambda made: ni.run_antitrain(**SHORT, output_dir=str(made.folder / "antitrain")),
     AtlasResult=_atlas,
-    BreadCrumbs=lambda made: ni.bread_crumbs(made.trace, k=3, draws=10),
+    BreadCrumbs=lambda made: ni.bread_crumbs(made.trace, n_paths=3, n_permutations=10),
     Certificate=_certificate,
     Comparison=lambda made: compare_corpora(_polysemantic(made), _polysemantic(made, 1), shuffles=19),
     Core=lambda made: made.antitraining.layers[0].core,
