@@ -57,7 +57,7 @@ def test_2_an_output_direction_is_what_reaches_the_stream(tiny):
 
 
 def test_4_experts_are_no_neurons(tiny):
-    mixtral = tiny(MixtralConfig, num_local_experts=4)
+    mixtral = tiny(MixtralConfig, num_key_value_heads=2, num_local_experts=4)
     with pytest.raises(BadInput, match="mlp_out of Mixtral cannot be used"): layer_width(mixtral, "mlp_out")
     assert layer_width(mixtral, "resid_post") == 32
 
