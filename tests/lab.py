@@ -158,8 +158,8 @@ def expect_idle(start, cancel):
 
 
 def note_error(seen, message):
-    """Note an error of the console, with the address it is about. One is jupyter_server's own: it answers 500 when asked
-    for its kernels while one of them starts (`last_activity` is None), and is asked again."""
+    """Note an error of the console, with the address it is about. One is jupyter_server's own: it answers 500 when it
+    lists its kernels while one of them starts (`last_activity` is None), and is asked again."""
     if message.type != "error": return
     about = urlsplit(message.location.get("url", "")).path
     if "500" in message.text and about == "/api/kernels": return
