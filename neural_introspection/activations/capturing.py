@@ -61,17 +61,26 @@ class _Stop(Exception):
 
 # %% ../../nbs/activations/20_capturing.ipynb #7a95747a
 NOTHING_FLOWED = ("nothing flowed at {}: within the block, call the model itself in a way that runs this site (compiled code, as "
-                  "of torch.compile and Keras' predict and fit, runs no hooks; a module that is not used has none).")
+                  "of torch.compile and Keras' predict and fit, runs no hooks; a module that is not used has none; other threads' "
+                  "passes are not seen).")
 
 class _Calls:
-    "Counts the calls of each site's module within one pass of the model."
-    def __init__(self) -> None: self.running, self.counts = False, {}
-    def begin(self, flowing: Any) -> None: self.running, self.counts = True, {}
-    def end(self, flowing: Any) -> None: self.running = False
+    "Counts the calls of each site's module within one pass of the model, with the passes within it."
+    def __init__(self, nested: bool) -> None:
+        self.nested, self.depth, self.counts, self.thread = nested, 0, {}, threading.get_ident()
+
+    def begin(self, flowing: Any) -> None:
+        self.depth = self.depth + 1 if self.nested else 1
+        if self.depth == 1: self.counts = {}
+
+    def end(self, flowing: Any) -> None: self.depth = max(0, self.depth - 1)
 
     def is_wanted(self, site: str, call: Optional[int]) -> bool:
         "Whether this call is the site's; `BadInput` for a second call of a site that names none."
-        if not self.running: return call in (None, 0)   # the module itself was called, and not the model
+        if threading.get_ident() != self.thread: return call in (None, 0)   # a replica, whose pass is its own
+        if not self.depth and call is not None:
+            raise BadInput(f"{site} numbers the calls of one pass: call the model itself, and not a part of it.")
+        if not self.depth: return True
         count = self.counts[site] = self.counts.get(site, -1) + 1
         if call is None and count:
             raise BadInput(f"{site} is called more than once in a pass: name the call, as in {site}:0 or {site}:{count}.")
@@ -107,7 +116,7 @@ def hooks(
     """Within the block the functions see (and may replace) what flows at their sites, in passes of this thread.
     `BadAddress` for an unknown site; `BadInput` for a module that is called several times in one pass, whose calls are
     the sites `name:0`, `name:1` and so on, and for a `required` function that was not called."""
-    waiting, handles, calls = set(functions), [], _Calls()
+    waiting, handles, calls = set(functions), [], _Calls(isinstance(model, nn.Module))
     def watch(site, function):
         convert = getattr(places[site].module, "hook_conversion", None)  # TransformerLens hook points may show another shape
         def see(flowing):
@@ -121,7 +130,7 @@ def hooks(
         return see
     places = {site: _place(model, site) for site in functions}
     try:
-        handles += [_listen(model, True, calls.begin), _listen(model, False, calls.end)]
+        handles += [_listen(model, True, calls.begin), _listen(model, False, calls.end, always=True)]
         for site, function in functions.items(): handles.append(_listen(*places[site][:2], watch(site, function)))
         yield
         if required and waiting: raise BadInput(NOTHING_FLOWED.format(", ".join(sorted(waiting))))
@@ -131,11 +140,13 @@ def hooks(
         for handle in handles: handle.remove()
 
 # %% ../../nbs/activations/20_capturing.ipynb #8e50ac05
-def _listen(module: Any, before: bool, see: Callable) -> Any:
-    "Call `see` with what goes into the module (arguments and keyword arguments) or comes out; the handle that ends it."
+def _listen(module: Any, before: bool, see: Callable, always: bool = False) -> Any:
+    """Call `see` with what goes into the module (arguments and keyword arguments) or comes out (`always`: also when the
+    pass raises); the handle that ends it."""
     if backend := backend_of(module): return backend.listen(module, before, see)
     hook = ModuleHook(module, before, see)
-    return module.register_forward_pre_hook(hook, with_kwargs=True) if before else module.register_forward_hook(hook)
+    if before: return module.register_forward_pre_hook(hook, with_kwargs=True)
+    return module.register_forward_hook(hook, always_call=always)
 
 # %% ../../nbs/activations/20_capturing.ipynb #26aed7a4
 class CapturedActivations(dict):

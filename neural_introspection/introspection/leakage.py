@@ -16,10 +16,12 @@ LEAKAGE = {
     "trivial": "the features are the input of the neuron's own MLP: its pre-activation is a linear function of them",
     "downstream": "the features come after the neuron and contain its output: a high score may be leakage",
 }
-_ORDER = (("hook_resid_pre", "hook_in"), ("ln1", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input"),
-          ("attn.",), ("hook_attn_out",), ("hook_resid_mid",), ("ln2", "hook_mlp_in", "mlp.hook_in", "mlp.in.hook_in"),
+_ORDER = (("hook_resid_pre", "hook_in"), ("ln1", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input",
+           "attn.hook_in", "attn.q.hook_in", "attn.k.hook_in", "attn.v.hook_in"),
+          ("attn.",), ("hook_attn_out", "ln1_post"), ("hook_resid_mid",),
+          ("ln2", "hook_mlp_in", "mlp.hook_in", "mlp.in.hook_in", "mlp.gate.hook_in"),
           ("mlp.hook_pre", "mlp.in.hook_out", "mlp.gate"), ("mlp.hook_post", "mlp.out.hook_in"),
-          ("hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out"), ("hook_resid_post", "hook_out"))
+          ("hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out", "ln2_post"), ("hook_resid_post", "hook_out"))
 _OWN_INPUT = (4, 5)  # places whose values are the MLP's input
 _BESIDE = (0, 1, 5)  # the same where the MLP reads the stream beside attention: the stream that enters, and its norms
 
@@ -29,7 +31,8 @@ def _written(site: str) -> tuple[int, int]:
     layer = site_layer(site)
     if layer is None: return (-1, 0) if "embed" in site and "un" not in site else (10**6, 0)
     rest = site.split(".", 2)[2]
-    return layer, next((i for i, names in enumerate(_ORDER) if rest.startswith(names)), len(_ORDER))
+    found = [(len(name), i) for i, names in enumerate(_ORDER) for name in names if rest.startswith(name)]
+    return layer, max(found, default=(0, len(_ORDER)))[1]   # the longest name that fits
 
 # %% ../../nbs/introspection/52_leakage.ipynb #5eac82fd
 def leakage_label(

@@ -4,16 +4,17 @@
 
 # %% ../../nbs/models/15_identity.ipynb #33ee35a8
 from __future__ import annotations
+import contextlib
 import secrets
 import weakref
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 import torch
 from torch import nn
 from ..core import weight_hash
 
 # %% auto #0
-__all__ = ['ModelInfo', 'model_name', 'model_hash', 'describe', 'model_device', 'is_as_loaded']
+__all__ = ['ModelInfo', 'model_name', 'model_hash', 'describe', 'model_device', 'is_as_loaded', 'without_hooks']
 
 # %% ../../nbs/models/15_identity.ipynb #04111216
 SOURCES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (name as given, what transformers loads)
@@ -88,9 +89,28 @@ def is_as_loaded(model: Any) -> bool:
 def _has_hooks(model: nn.Module) -> bool:
     "Whether there are hooks other than those that its libraries set themselves."
     if any("forward" in vars(m) for m in model.modules()): return True   # replaced in this object
-    found = (f for m in model.modules() for group in (m._forward_hooks, m._forward_pre_hooks) for f in group.values())
-    own = ("transformers.", "transformer_lens.model_bridge.")
-    return any(not str(getattr(f, "__module__", "")).startswith(own) for f in found)
+    return any(_is_foreign(f) for group in _hook_groups(model) for f in group.values())
+
+def _hook_groups(model: nn.Module) -> list[dict]:
+    return [group for m in model.modules() for group in (m._forward_hooks, m._forward_pre_hooks)]
+
+def _is_foreign(hook: Any) -> bool:
+    "Whether a hook is other than those that transformers and TransformerLens set."
+    return not str(getattr(hook, "__module__", "")).startswith(("transformers.", "transformer_lens.model_bridge."))
+
+@contextlib.contextmanager
+def without_hooks(model: nn.Module) -> Iterator[None]:
+    "Within the block the model runs without anybody's hooks; then they are back, in their order."
+    before = [(group, list(group.items())) for group in _hook_groups(model) if group]
+    try:
+        for group, items in before:
+            for key, hook in items:
+                if _is_foreign(hook): del group[key]
+        yield
+    finally:
+        for group, items in before:
+            group.clear()
+            group.update(items)
 
 # %% ../../nbs/models/15_identity.ipynb #3f084f66
 def model_identity(model: Any) -> dict:

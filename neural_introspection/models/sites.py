@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core import BadInput, Result, check_index, site_name
 from .evaluation import evaluating
 from .gguf import quiet_transformers
-from .identity import model_name
+from .identity import model_name, without_hooks
 from .tokens import encode, token_batch
 
 # %% auto #0
@@ -159,7 +159,8 @@ def _mlp_rows(model: Any, seen: dict, changed: dict, amounts: list[float], limit
         down, post, after = _down(model, layer), posts[layer], changed.get((layer, "hook_resid_post"))
         if down is None or post is None or after is None or not same[layer] <= limit: continue
         gains[layer], far[layer] = _gain(after[1 + layer] - after[0], _written(down, post, amounts[layer]))
-    linear = [gain if value <= limit else None for gain, value in zip(gains, far)]
+    exact = [1. if abs(gain - 1) <= limit else gain for gain in gains]   # most blocks add what the MLP writes
+    linear = [gain if value <= limit else None for gain, value in zip(exact, far)]
     neurons = "mlp.hook_post is not what one linear layer of each block reads, as with experts and blocks without an MLP"
     direction = "what a neuron adds passes a norm, or experts, before it reaches the residual stream: it has no direction"
     return [_Row("neurons", limit, same, neurons), _Row("output direction", limit, far, direction)], linear
@@ -194,7 +195,7 @@ def _measure(model: Any) -> SiteCheck:
     posts = [seen[l, "mlp.hook_post"] for l in range(n) if (l, "mlp.hook_post") in seen]
     width = posts[0].shape[-1] if posts and rows[2].of()["passed"] else 0
     frame = pd.DataFrame([row.of() for row in rows])
-    return SiteCheck(model_name(model), frame, isinstance(seen["block"], tuple), width, _is_parallel(changed, n), tuple(gains))
+    return SiteCheck(model_name(model), frame, isinstance(seen["block"], tuple), width, _is_parallel(changed, n, limit), tuple(gains))
 
 # %% ../../nbs/models/52_sites.ipynb #bc4f2f68
 def _amount(model: Any, seen: dict, layer: int) -> float:
@@ -203,10 +204,10 @@ def _amount(model: Any, seen: dict, layer: int) -> float:
     if down is None or stream is None or (layer, "mlp.hook_post") not in seen: return 1.
     return float(stream.abs().max()/_written(down, seen[layer, "mlp.hook_post"], 1.).abs().max().clamp(min=1e-6))
 
-def _is_parallel(changed: dict, n_layers: int) -> bool:
+def _is_parallel(changed: dict, n_layers: int, limit: float) -> bool:
     "Whether another attention output leaves every block's own neurons as they are."
     posts = [(l, changed[l, "mlp.hook_post"]) for l in range(n_layers) if (l, "mlp.hook_post") in changed]
-    return bool(posts) and all(torch.equal(post[1 + n_layers + l], post[0]) for l, post in posts)
+    return bool(posts) and all(_difference(post[1 + n_layers + l], post[0]) <= limit for l, post in posts)
 
 # %% ../../nbs/models/52_sites.ipynb #1a3be27a
 _CHECKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> its check
@@ -217,7 +218,7 @@ def check_sites(model: Any) -> SiteCheck:
     if model not in _CHECKS:
         if not hasattr(model, "blocks"):
             raise BadInput(f"{model_name(model)} has no single stack of blocks (an encoder and a decoder?): load a decoder.")
-        with evaluating(model), quiet_transformers(): _CHECKS[model] = _measure(model)
+        with evaluating(model), quiet_transformers(), without_hooks(model): _CHECKS[model] = _measure(model)
     return _CHECKS[model]
 
 # %% ../../nbs/models/52_sites.ipynb #5a79301e
