@@ -60,9 +60,9 @@ class _Stop(Exception):
     _keras_call_info_injected = True   # so that Keras lets it pass as it is
 
 # %% ../../nbs/activations/20_capturing.ipynb #7a95747a
-NOTHING_FLOWED = ("nothing flowed at {}: within the block, call the model itself in a way that runs this site (compiled code, as "
-                  "of torch.compile and Keras' predict and fit, runs no hooks; a module that is not used has none; other threads' "
-                  "passes are not seen).")
+NOTHING_FLOWED = ("nothing flowed at {}: within the block, call the model itself in a way that runs this site (compiled "
+                  "code, as of torch.compile and Keras' predict and fit, runs no hooks; a module that is not used has none; "
+                  "other threads' passes are not seen).")
 
 class _Calls:
     "Counts the calls of each site's module within one pass of the model, with the passes within it."
@@ -83,7 +83,8 @@ class _Calls:
         if not self.depth: return True
         count = self.counts[site] = self.counts.get(site, -1) + 1
         if call is None and count:
-            raise BadInput(f"{site} is called more than once in a pass: name the call, as in {site}:0 or {site}:{count}.")
+            which = f"{site}:0 or {site}:{count}"
+            raise BadInput(f"{site} is called more than once in a pass: name the call, as in {which}.")
         return call in (None, count)
 
 # %% ../../nbs/activations/20_capturing.ipynb #5ce93214
@@ -186,8 +187,8 @@ def edit(
     mask: Optional[Bool[Tensor, "batch pos"]] = None,
     required: bool = True,                             # False for sites that may not be reached
 ) -> Iterator[None]:
-    """Within the block the model runs with activations changed by the functions. `BadInput` at its end if one of them was
-    never called: then nothing was changed there."""
+    """Within the block the model runs with activations changed by the functions. `BadInput` at its end if one of them
+    was never called: then nothing was changed there."""
     def change(function):
         def new(x):
             place = parse_position(positions)

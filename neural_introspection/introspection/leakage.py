@@ -43,7 +43,7 @@ def leakage_label(
     "A key of `LEAKAGE`, from the order in which a transformer block writes its sites."
     feature, target = _written(feature_site), _written(target_site)
     if feature_site == target_site: return "same site"
-    entering = (feature[0] + 1, 0) if feature[1] == len(_ORDER) - 1 else feature   # a block's end is the next one's start
+    entering = (feature[0] + 1, 0) if feature[1] == len(_ORDER) - 1 else feature   # its end is the next one's start
     own_input = entering[0] == target[0] and entering[1] in (_BESIDE if parallel else _OWN_INPUT)
     if ".mlp." in target_site and own_input: return "trivial"
     return "upstream" if feature < target else "downstream"
