@@ -18,7 +18,7 @@ from ..core import BadAddress, BadInput, BadTexts
 from ..models import check_sites
 
 # %% auto #0
-__all__ = ['NOTHING_FLOWED', 'find_site', 'hooks', 'capture', 'edit', 'run_from']
+__all__ = ['find_site', 'hooks', 'capture', 'edit', 'run_from']
 
 # %% ../../nbs/activations/20_capturing.ipynb #29af694b
 def site_names(model: Any) -> list[str]:
@@ -59,11 +59,12 @@ class _Stop(Exception):
     "Ends a forward pass from within; `args` holds the list of waiting sites whose block it belongs to."
     _keras_call_info_injected = True   # so that Keras lets it pass as it is
 
-# %% ../../nbs/activations/20_capturing.ipynb #7a95747a
+# %% ../../nbs/activations/20_capturing.ipynb #25e7a40d
 NOTHING_FLOWED = ("nothing flowed at {}: within the block, call the model itself in a way that runs this site (compiled "
                   "code, as of torch.compile and Keras' predict and fit, runs no hooks; a module that is not used has none; "
                   "other threads' passes are not seen).")
 
+# %% ../../nbs/activations/20_capturing.ipynb #7a95747a
 class _Calls:
     "Counts the calls of each site's module within one pass of the model, with the passes within it."
     def __init__(self, nested: bool) -> None:

@@ -31,7 +31,7 @@ def output_directions(model: Any, addresses: Sequence[NeuronAddress]) -> Float[T
         first, rows = addresses[places[0]], torch.tensor([addresses[i].neuron for i in places])
         units = nn.functional.one_hot(rows, layer_width(model, first.layer_type)).to(model_device(model), model.cfg.dtype)
         if first.layer_type == "resid_post": found[places] = units.float()
-        else: found[places] = _gain_of(model, first.layer)*(_out(model, first.layer, units) - _out(model, first.layer, torch.zeros_like(units[:1]))).float()
+        else: found[places] = _block_factor(model, first.layer)*(_out(model, first.layer, units) - _out(model, first.layer, torch.zeros_like(units[:1]))).float()
     return found
 
 # %% ../../nbs/analysis/22_logits.ipynb #d3b9dfc4
@@ -39,14 +39,14 @@ def _out(model: Any, layer: int, activations: Float[Tensor, "row d_mlp"]) -> Flo
     "What an MLP's last linear layer makes of its neurons' activations."
     return model.blocks[layer].mlp.out(activations[None])[0]
 
-def _gain_of(model: Any, layer: int) -> float:
+def _block_factor(model: Any, layer: int) -> float:
     "What the block multiplies its MLP's output by."
     sites = check_sites(model)
     if sites.gains[layer] is not None: return sites.gains[layer]
     raise BadInput(f"a neuron of layer {layer} of {model_name(model)} has no output direction: {sites.failed('output direction')}.")
 
 # %% ../../nbs/analysis/22_logits.ipynb #79327bb5
-def _gain(model: Any) -> Float[Tensor, "d_model"]:
+def _norm_weight(model: Any) -> Float[Tensor, "d_model"]:
     weight = getattr(model.ln_final, "weight", None)   # OLMo's norm has none
     if weight is None: return torch.ones(model.cfg.d_model, device=model_device(model))
     return weight.float() + float(getattr(model.cfg, "rmsnorm_uses_offset", False))
@@ -55,7 +55,7 @@ def _gain(model: Any) -> Float[Tensor, "d_model"]:
 def _to_logits(model: Any, directions: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_vocab"]:
     "Directions through the final norm, its scale left out, to logits (less their mean, which changes no probability)."
     if not model.cfg.uses_rms_norm: directions = directions - directions.mean(-1, keepdim=True)
-    logits = (directions * _gain(model)) @ model.unembed.weight.float().T
+    logits = (directions * _norm_weight(model)) @ model.unembed.weight.float().T
     return logits - logits.mean(-1, keepdim=True)
 
 # %% ../../nbs/analysis/22_logits.ipynb #f82c60ea
@@ -176,18 +176,18 @@ def logit_attribution(
     directions = output_directions(model, found)
     with capture(model, [site, scale, stream]) as acts, evaluating(model): logits = model(batch.ids)[0].float()
     own = batch.mask[0].nonzero()[:-1, 0]
-    gain = _logit_gain(model, acts[stream][0].float()/acts[scale][0].float(), logits)
+    gain = _logit_factor(model, acts[stream][0].float()/acts[scale][0].float(), logits)
     reads = gain * _to_logits_of(model, ids[1:]) / acts[scale][0, own].float()   # [pos, d_model]
     own_acts = acts[site][0, own][:, [a.neuron for a in found]].float()
     values = own_acts * (reads @ directions.T)
     constant = _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1]))
     written = _out(model, found[0].layer, acts[site][0, own]) - constant   # BLOOM's `mlp.hook_out` has the stream in it
-    total = _gain_of(model, found[0].layer)*(reads * written.float()).sum(1)
+    total = _block_factor(model, found[0].layer)*(reads * written.float()).sum(1)
     names = tuple(token_strings(model, ids.tolist()))
     return LogitAttribution(names[:-1], names[1:], tuple(found), values.cpu().numpy(), total.cpu().numpy())
 
 # %% ../../nbs/analysis/22_logits.ipynb #4c6f5307
-def _logit_gain(model: Any, scaled: Float[Tensor, "pos d_model"], logits: Float[Tensor, "pos d_vocab"]) -> float:
+def _logit_factor(model: Any, scaled: Float[Tensor, "pos d_model"], logits: Float[Tensor, "pos d_vocab"]) -> float:
     "What a model multiplies its unembedding's logits by; `BadInput` if no number gives the logits (capped ones)."
     def steps(x: Tensor) -> Tensor: return (x - x.mean(-1, keepdim=True)).diff(dim=0)   # from token to token: no constants
     own, direct = steps(logits), steps(_to_logits(model, scaled))
@@ -200,5 +200,5 @@ def _logit_gain(model: Any, scaled: Float[Tensor, "pos d_model"], logits: Float[
 def _to_logits_of(model: Any, targets: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_model"]:
     "The direction of the stream that each target's logit, less the mean logit, reads; the norm's scale left out."
     unembed = model.unembed.weight.float()
-    reads = (unembed[targets] - unembed.mean(0)) * _gain(model)
+    reads = (unembed[targets] - unembed.mean(0)) * _norm_weight(model)
     return reads if model.cfg.uses_rms_norm else reads - reads.mean(-1, keepdim=True)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/models/52_sites.ipynb #32a85987
 from __future__ import annotations
+import functools
 import math
 import weakref
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ __all__ = ['check_sites', 'layer_width', 'check_layer', 'check_neuron']
 # %% ../../nbs/models/52_sites.ipynb #66360219
 @dataclass(frozen=True, repr=False)
 class SiteCheck(Result):
-    "What a model's sites hold: a row for each check, with the largest difference of all layers and the layers that fail."
+    "What a model's sites hold: a row for each check, its largest difference of all layers and the layers that fail."
     model: str
     frame: pd.DataFrame                  # check, value, limit, passed, layers, reason
     tuples: bool                         # whether a block returns a tuple, whose first part is the stream
@@ -37,10 +38,15 @@ class SiteCheck(Result):
 
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
 
+    @functools.cached_property
+    def reasons(self) -> dict[str, str]:
+        "Why each check that failed did; asked for every neuron that is named."
+        bad = self.frame[~self.frame.passed]
+        return dict(zip(bad.check, bad.reason))
+
     def failed(self, check: str) -> Optional[str]:
         "Why a check failed, or None."
-        rows = self.frame[(self.frame.check == check) & ~self.frame.passed]
-        return None if rows.empty else str(rows.reason.iloc[0])
+        return self.reasons.get(check)
 
     def summary(self) -> str:
         bad, n = self.frame[~self.frame.passed], len(self.frame)
@@ -73,8 +79,10 @@ def _look(model: Any, run: Callable[[], Any]) -> tuple[dict[Any, Any], Any]:
     """What flows at every compared place (and into the last linear layer of each MLP, as `down`; what the first block
     returns, as `block`), and what `run` returns."""
     seen, handles = {}, []
-    def after(key: tuple[int, str]) -> Callable: return lambda point, args, output: seen.update({key: _shown(point, output).detach()})
-    def before(key: tuple[int, str]) -> Callable: return lambda module, args: seen.update({key: args[0].detach()})
+    def after(key: tuple[int, str]) -> Callable:
+        return lambda point, args, output: seen.update({key: _shown(point, output).detach()})
+    def before(key: tuple[int, str]) -> Callable:
+        return lambda module, args: seen.update({key: args[0].detach()})
     try:
         for key, point in _points(model).items(): handles.append(point.register_forward_hook(after(key)))
         for layer in range(model.cfg.n_layers):
@@ -100,8 +108,10 @@ def _changed(model: Any, amounts: list[float], run: Callable[[], Any]) -> dict[t
     try:
         for layer in range(n):
             post, attention = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.attn.hook_out"
-            changes = {attention: raised(1 + n + layer, lambda width: slice(0, width, 2), amounts[layer])}
-            if _down(model, layer) is not None: changes[post] = raised(1 + layer, lambda width: width//2, amounts[layer])
+            every_second, middle = (lambda width: slice(0, width, 2)), (lambda width: width//2)
+            changes = {attention: raised(1 + n + layer, every_second, amounts[layer])}
+            if _down(model, layer) is not None:
+                changes[post] = raised(1 + layer, middle, amounts[layer])
             for name, change in changes.items():
                 if name in model.hook_dict: handles.append(model.hook_dict[name].register_forward_hook(change))
         return _look(model, run)[0]
@@ -110,14 +120,15 @@ def _changed(model: Any, amounts: list[float], run: Callable[[], Any]) -> dict[t
 
 # %% ../../nbs/models/52_sites.ipynb #dc66cf61
 def _difference(a: Optional[Tensor], b: Optional[Tensor]) -> float:
-    "The largest absolute difference, relative to the largest absolute value of `b`; infinite for other shapes, NaN if one is missing."
+    """The largest absolute difference, relative to the largest absolute value of `b`; infinite for other shapes, NaN if
+    one is missing."""
     if a is None or b is None: return math.nan
     if a.numel() != b.numel() or a.shape[-1:] != b.shape[-1:]: return math.inf
     b = b.reshape(a.shape)   # some models put the texts of a batch one after the other
     return float((a.float() - b.float()).abs().max()/b.float().abs().max().clamp(min=1e-30))
 
 def _hidden_state(seen: Tensor, states: tuple[Tensor, ...], layer: int) -> float:
-    "The difference from Hugging Face's state after the layer (some models do not count the embedding as the first)."
+    "The difference from Hugging Face's state after the layer (for some models the embedding is not the first)."
     return min((_difference(seen, state) for state in states[layer:layer + 2]), default=math.nan)
 
 # %% ../../nbs/models/52_sites.ipynb #8abe4f9d
@@ -144,7 +155,8 @@ class _Row:
     def of(self) -> dict:
         bad = [layer for layer, value in enumerate(self.values) if not value <= self.limit]
         worst = max(self.values, key=lambda value: math.inf if math.isnan(value) else value, default=0.)
-        return dict(check=self.check, value=worst, limit=self.limit, passed=not bad, layers=bad, reason=self.reason if bad else "")
+        reason = self.reason if bad else ""
+        return dict(check=self.check, value=worst, limit=self.limit, passed=not bad, layers=bad, reason=reason)
 
 # %% ../../nbs/models/52_sites.ipynb #0298233b
 def _mlp_rows(model: Any, seen: dict, changed: dict, amounts: list[float], limit: float) -> tuple[list[_Row], list]:
@@ -161,8 +173,10 @@ def _mlp_rows(model: Any, seen: dict, changed: dict, amounts: list[float], limit
         gains[layer], far[layer] = _gain(after[1 + layer] - after[0], _written(down, post, amounts[layer]))
     exact = [1. if abs(gain - 1) <= limit else gain for gain in gains]   # most blocks add what the MLP writes
     linear = [gain if value <= limit else None for gain, value in zip(exact, far)]
-    neurons = "mlp.hook_post is not what one linear layer of each block reads, as with experts and blocks without an MLP"
-    direction = "what a neuron adds passes a norm, or experts, before it reaches the residual stream: it has no direction"
+    neurons = ("mlp.hook_post is not what one linear layer of each block reads, "
+               "as with experts and blocks without an MLP")
+    direction = ("what a neuron adds passes a norm, or experts, before it reaches the residual stream: "
+                 "it has no direction")
     return [_Row("neurons", limit, same, neurons), _Row("output direction", limit, far, direction)], linear
 
 # %% ../../nbs/models/52_sites.ipynb #141560c9
@@ -180,7 +194,7 @@ def _stream_rows(model: Any, seen: dict, states: tuple[Tensor, ...], limit: floa
 # %% ../../nbs/models/52_sites.ipynb #7052bd99
 @torch.no_grad()
 def _measure(model: Any) -> SiteCheck:
-    "The check, in three passes."
+    "The check, in four passes: of two texts by both ways in, of one alone, and of one changed in every layer."
     n, limit = model.cfg.n_layers, 1e-4 if model.cfg.dtype == torch.float32 else 0.05
     ids = encode(model, CHECK_TEXTS)
     batch, alone = token_batch(model, ids), token_batch(model, ids[:1])
@@ -190,12 +204,14 @@ def _measure(model: Any) -> SiteCheck:
     copies = alone.ids.repeat(1 + 2*n, 1)
     changed = _changed(model, amounts, lambda: model(copies))
     mlp, gains = _mlp_rows(model, seen, changed, amounts, limit)
-    padding = _Row("padding", limit, [_difference(padded, single)], "a text in a padded batch is not what it is alone, as with models that read in both directions")
+    why = "a text in a padded batch is not what it is alone, as with models that read in both directions"
+    padding = _Row("padding", limit, [_difference(padded, single)], why)
     rows = [*_stream_rows(model, seen, output.hidden_states, limit), *mlp, padding]
     posts = [seen[l, "mlp.hook_post"] for l in range(n) if (l, "mlp.hook_post") in seen]
     width = posts[0].shape[-1] if posts and rows[2].of()["passed"] else 0
     frame = pd.DataFrame([row.of() for row in rows])
-    return SiteCheck(model_name(model), frame, isinstance(seen["block"], tuple), width, _is_parallel(changed, n, limit), tuple(gains))
+    tuples, parallel = isinstance(seen["block"], tuple), _is_parallel(changed, n, limit)
+    return SiteCheck(model_name(model), frame, tuples, width, parallel, tuple(gains))
 
 # %% ../../nbs/models/52_sites.ipynb #bc4f2f68
 def _amount(model: Any, seen: dict, layer: int) -> float:
@@ -217,7 +233,8 @@ def check_sites(model: Any) -> SiteCheck:
     for a model that does not read a text as a decoder does."""
     if model not in _CHECKS:
         if not hasattr(model, "blocks"):
-            raise BadInput(f"{model_name(model)} has no single stack of blocks (an encoder and a decoder?): load a decoder.")
+            raise BadInput(f"{model_name(model)} has no single stack of blocks (an encoder and a decoder?): "
+                           "load a decoder.")
         with evaluating(model), quiet_transformers(), without_hooks(model): _CHECKS[model] = _measure(model)
     return _CHECKS[model]
 
