@@ -15,6 +15,7 @@ from neural_introspection.activations.positions import (Contexts, Position, Sele
     fitting_texts, sink_tokens, stream_sites)
 from ..core import BadTexts, progress
 from ..models import TokenBatch, encode_texts, evaluating, token_batch, token_batches
+from ..models.tokens import run_batch
 from ..models.sites import require_check
 
 # %% auto #0
@@ -65,7 +66,7 @@ def read_batch(
             if sink_ratio and site in stream: sinks.logical_or_(sink_tokens(x, batch.mask, sink_ratio))
         return see
     functions = {site: look(site) for site in dict.fromkeys([*sites, *stream])}
-    with evaluating(model), hooks(model, functions, stop_early=True): model(batch.ids)
+    with evaluating(model), hooks(model, functions, stop_early=True): run_batch(model, batch)
     row, _ = chosen.nonzero(as_tuple=True)
     rank = (batch.mask.int().cumsum(1) - 1)[chosen]
     found = ActivationBatch(acts, batch.index[row.cpu()], rank.cpu().long(), batch.ids[chosen].cpu())

@@ -12,6 +12,7 @@ from .backends import backend_of, framework_name, framework_of
 from .capturing import capture, find_site, site_names
 from ..core import BadInput
 from ..models import encode, token_batch
+from ..models.tokens import run_batch
 
 # %% auto #0
 __all__ = ['neuron_axis', 'ModelInterface', 'ActivationMonitor']
@@ -55,7 +56,7 @@ class ModelInterface:
         if texts := self.texts(inputs):
             batch = token_batch(self.model, encode(self.model, texts))
             self.mask = batch.mask
-            inputs = batch.ids
+            return run_batch(self.model, batch)
         if backend := backend_of(self.model): return backend.call_model(self.model, inputs)
         if isinstance(inputs, dict): return self.model(**inputs)
         return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)

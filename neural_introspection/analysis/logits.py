@@ -17,6 +17,7 @@ from neural_introspection.analysis.token_level import (Address, TokenContrast, c
 from ..core import BadInput, NeuronAddress, Result
 from neural_introspection.models import (check_layer, check_sites, encode, evaluating, layer_width, model_device, model_name,
     token_batch, token_strings)
+from ..models.sites import require_next_tokens
 from ..stats import permutation_p
 
 # %% auto #0
@@ -100,6 +101,7 @@ def logit_view(
     seed: int = 0,
 ) -> LogitView:
     "What a neuron's output direction does to the logits, directly."
+    require_next_tokens(model, "the effect on logits")
     a, = neuron_addresses(model, address)
     if not 0 < k <= model.cfg.d_vocab // 2: raise BadInput(f"k is {k}, but must be between 1 and {model.cfg.d_vocab // 2}.")
     random = random_neurons(model, a, others, seed)
@@ -121,6 +123,7 @@ def logit_contrast(
     seed: int = 0,
 ) -> TokenContrast:
     "How far a neuron's output direction raises the named tokens' logits (mean, in standard deviations over the vocabulary); p against the best of as many tokens of other neurons of its layer."
+    require_next_tokens(model, "the effect on logits")
     a, = neuron_addresses(model, address)
     if not len(tokens): raise BadInput("there are no tokens: give at least one.")
     check_token_ids(model, tokens)
@@ -166,6 +169,7 @@ def logit_attribution(
 ) -> LogitAttribution:
     """What a layer's MLP neurons added, directly, to the logit of each token that came next; `BadInput` for a text of
     one token."""
+    require_next_tokens(model, "the attribution of logits")
     block = f"blocks.{check_layer(model, layer)}.mlp"
     site, scale, stream = f"{block}.hook_post", "ln_final.hook_scale", "ln_final.hook_in"
     indices = range(layer_width(model, "mlp_out")) if neurons is None else neurons

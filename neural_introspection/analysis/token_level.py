@@ -21,6 +21,7 @@ from ..core import BadAddress, BadInput, NeuronAddress, Result
 from ..core.results import html_table
 from neural_introspection.models import (check_layer, check_neuron, encode, evaluating, layer_width, token_batch,
     token_strings)
+from ..models.tokens import run_batch
 from ..stats import permutation_p, text_groups
 
 # %% auto #0
@@ -94,7 +95,7 @@ def token_activations(
     found = neuron_addresses(model, addresses)
     ids = encode(model, [text])
     batch, values = token_batch(model, ids), np.empty((len(ids[0]), len(found)), "f4")
-    with evaluating(model), capture(model, list(neurons_by_site(found)), stop_early=True) as acts: model(batch.ids)
+    with evaluating(model), capture(model, list(neurons_by_site(found)), stop_early=True) as acts: run_batch(model, batch)
     for site, places in neurons_by_site(found).items():
         values[:, places] = acts[site][0, batch.mask[0]][:, [found[i].neuron for i in places]].float().cpu().numpy()
     return TokenActivations(text, tuple(token_strings(model, ids[0])), tuple(found), values)

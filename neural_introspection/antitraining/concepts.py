@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from ..activations import capture
 from ..activations.replacement import replaced
 from ..models.examples import IGNORED, next_tokens
-from ..models.tokens import run_tokenizer
+from ..models.sites import require_next_tokens
+from ..models.tokens import added_tokens, run_tokenizer
 from ..activations.units import Units, find_units
 from ..core import BadInput, Result, check_options, option, progress, require
-from ..models import (Examples, bos_id, evaluating, longest_text, model_device, named_weights,
+from ..models import (Examples, evaluating, longest_text, model_device, named_weights,
     scores, token_bytes, with_weights)
 from ..stats import interval, resamples
 
@@ -90,7 +91,8 @@ def concept_tokens(
     seed: int = 0,
 ) -> ConceptTokens:
     "Windows that start where the concept is absent. Documents that `mark` refuses are left out; `BadInput` if nothing is left."
-    bos, found = [] if bos_id(model) is None else [bos_id(model)], []
+    require_next_tokens(model, "the loss on windows")
+    bos, found = added_tokens(model)[0], []
     width = _window_length(model, length, len(bos))
     for number, text in enumerate(progress(documents.values(), "label", unit="document")):
         try: ids, marked = label_tokens(model, text, mark(text))

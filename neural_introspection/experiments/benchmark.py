@@ -218,9 +218,10 @@ def text_windows(
     width: int = 64,   # tokens of each
 ) -> list[str]:
     "The first `n_windows` windows, or as many as there are."
-    from neural_introspection.models import bos_id, encode
+    from neural_introspection.models import encode
+    from neural_introspection.models.tokens import added_tokens
     from neural_introspection.data.loading import python_docs
-    width -= bos_id(model) is not None
+    width -= len(added_tokens(model)[0])
     ids = [token for text in encode(model, python_docs().texts) for token in text]
     cut = [ids[i:i + width] for i in range(0, min(len(ids) - width, 2 * n_windows * width), width)]
     texts = model.tokenizer.batch_decode(cut)

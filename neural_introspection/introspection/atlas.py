@@ -107,8 +107,8 @@ def _folds(atlas: NeuronAtlas, groups: Shaped[np.ndarray, "text"], chosen: Seque
 # %% ../../nbs/introspection/70_atlas.ipynb #8a7dfe68
 def _about(atlas: NeuronAtlas, plan: AtlasPlan, chosen: Sequence[int]) -> dict:
     "What the result is about: model, sites, texts, settings, and the leakage label of each layer."
-    parallel = check_sites(atlas.model).parallel
-    leakage = {str(l): leakage_label(plan.feature_site, s, parallel) for l, s in zip(plan.layers, plan.sites)}
+    layout = check_sites(atlas.model).layout
+    leakage = {str(l): leakage_label(plan.feature_site, s, layout) for l, s in zip(plan.layers, plan.sites)}
     settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "permutations", "control_tasks", "seed")}
     groups = plan.groups[chosen]
     return settings | dict(model=vars(describe(atlas.model)), feature_site=plan.feature_site,

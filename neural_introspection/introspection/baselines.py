@@ -20,6 +20,7 @@ from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, Bins, Head
 from .trainer import PredictorTrainer, fit_heads
 from ..models import as_bridge, layer_width, longest_text, model_device, model_name
+from ..models.identity import auto_class, is_encoder
 from ..models.tokens import run_tokenizer
 from ..stats import Difference, interval
 
@@ -102,23 +103,23 @@ def shuffle_targets(dataset: ActivationDataset, seed: int = 0) -> ActivationData
 # %% ../../nbs/introspection/53_baselines.ipynb #87063385
 @torch.no_grad()
 def input_features(model: Any, dataset: ActivationDataset) -> Float[Tensor, "row d"]:
-    "For each row: own embedding, mean embedding so far, log of the position."
+    "For each row: own embedding, mean embedding so far (for an encoder, of the whole text), log of the position."
     table, rows = model.W_E.float().cpu(), []
     for _, text in dataset.frame.groupby("index", sort=True):
         position = torch.as_tensor(text.position.to_numpy(copy=True))
         embedded = table[torch.as_tensor(np.asarray(text.tokens.iloc[0]))]
         so_far = embedded.cumsum(0)/torch.arange(1, len(embedded) + 1)[:, None]
+        if is_encoder(model): so_far = so_far[-1:].expand_as(so_far)
         rows.append(torch.cat([embedded[position], so_far[position], (position + 1).log()[:, None]], 1))
     return torch.cat(rows)
 
 # %% ../../nbs/introspection/53_baselines.ipynb #92f22be2
 def random_weights_model(model: Any, seed: int = 0) -> Any:
     "The model's architecture and tokenizer with freshly initialised weights."
-    from transformers import AutoModelForCausalLM
     device, dtype = model_device(model), next(model.parameters()).dtype
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = AutoModelForCausalLM.from_config(model.original_model.config).to(device, dtype)
+        fresh = auto_class(model).from_config(model.original_model.config).to(device, dtype)
         untrained = as_bridge(fresh, model.tokenizer, model.cfg.model_name)
     untrained.cfg.default_prepend_bos = model.cfg.default_prepend_bos
     return untrained

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/57_checks.ipynb #519e46ae
 from __future__ import annotations
+import math
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence
 import numpy as np
@@ -150,14 +151,16 @@ def change_checks(change: Optional[dict]) -> list[Check]:
     spread = f"the standard deviation on the test texts is {number_text(min(ratios))} of what it was"
     if len(ratios) > 1:
         spread += f" for the neuron that kept least, {number_text(max(ratios))} for the one that kept most"
-    before, after = change["perplexity_before"], change["perplexity_after"]
-    return [Check("spread kept", ratio, bool(min(ratios) >= .5 and max(ratios) <= 2), spread),
+    found = [Check("spread kept", ratio, bool(min(ratios) >= .5 and max(ratios) <= 2), spread),
             Check("original still predicted", change["gap"], _still(change, followed),
                   f"against the current activation the score is {number_text(change['current'])}, "
-                  f"against the original {number_text(change['original'])}"),
-            Check("language kept", change["kl"], bool(change["kl"] < .1 and after < 1.1*before),
-                  f"KL from the base model is {number_text(change['kl'], 3)} nats per token, "
-                  f"perplexity {number_text(before, 1)} before and {number_text(after, 1)} after")]
+                  f"against the original {number_text(change['original'])}")]
+    before, after = change["perplexity_before"], change["perplexity_after"]
+    if math.isnan(change["kl"]): return found   # a model that predicts no next token
+    kept = bool(change["kl"] < .1 and after < 1.1*before)
+    return [*found, Check("language kept", change["kl"], kept,
+                          f"KL from the base model is {number_text(change['kl'], 3)} nats per token, "
+                          f"perplexity {number_text(before, 1)} before and {number_text(after, 1)} after")]
 
 # %% ../../nbs/introspection/57_checks.ipynb #be104315
 def _still(change: dict, followed: bool) -> Optional[bool]:

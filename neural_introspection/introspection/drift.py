@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/54_drift.ipynb #11422e46
 from __future__ import annotations
+import math
 from typing import Any, Sequence
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ..core import progress
 from .dataset import collect_activations
 from .predictor import ActivationPredictor
 from ..models import encode, token_batch, token_batches, with_weights
+from ..models.identity import MISSING, is_encoder
 
 # %% auto #0
 __all__ = []
@@ -26,7 +28,10 @@ def language_drift(
     texts: Sequence[str],
     batch_size: int = 16,
 ) -> dict[str, float]:
-    "`kl`: mean KL(base || tuned) of the next-token distributions in nats; `perplexity_before` and `perplexity_after`."
+    """`kl`: mean KL(base || tuned) of the next-token distributions in nats; `perplexity_before` and `perplexity_after`.
+    All NaN for a model that predicts no next token."""
+    if is_encoder(model) or MISSING.get(model):
+        return dict.fromkeys(("kl", "perplexity_before", "perplexity_after"), math.nan)
     ids, sums = encode(model, texts), np.zeros(3)
     tokens = positions = 0
     for group in progress(token_batches(model, ids, batch_size), "language drift", unit="batch"):

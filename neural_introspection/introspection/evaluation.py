@@ -72,7 +72,7 @@ class Case:
     @property
     def leakage(self) -> str:
         p = self.predictor
-        return leakage_label(p.feature_site, p.target.site, check_sites(p.model).parallel)
+        return leakage_label(p.feature_site, p.target.site, check_sites(p.model).layout)
     @property
     def groups(self) -> Shaped[np.ndarray, "row"]: return self.dataset.part("test").group.to_numpy()
     @property

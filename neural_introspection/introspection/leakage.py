@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/52_leakage.ipynb #c0fe2f81
 from __future__ import annotations
+from typing import Sequence
 from ..core import site_layer
 
 # %% auto #0
@@ -22,28 +23,32 @@ _ORDER = (("hook_resid_pre", "hook_in"), ("ln1", "hook_attn_in", "hook_q_input",
           ("ln2", "hook_mlp_in", "mlp.hook_in", "mlp.in.hook_in", "mlp.gate.hook_in"),
           ("mlp.hook_pre", "mlp.in.hook_out", "mlp.gate"), ("mlp.hook_post", "mlp.out.hook_in"),
           ("hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out", "ln2_post"), ("hook_resid_post", "hook_out"))
-_OWN_INPUT = (4, 5)  # places whose values are the MLP's input
-_BESIDE = (0, 1, 5)  # the same where the MLP reads the stream beside attention: the stream that enters, and its norms
+_POST_NORM = (_ORDER[0], ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", *_ORDER[1][4:]), ("attn.",),
+              ("hook_attn_out", "attn.hook_out", "ln1"), ("hook_mlp_in", "mlp.hook_in", "mlp.in.hook_in"), *_ORDER[6:8],
+              ("hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out"), ("hook_resid_mid", "ln2"), _ORDER[9])   # as in BERT
+# By layout: the order of a block's sites, and the places in it whose values are the MLP's input.
+_BLOCKS = {"sequential": (_ORDER, (4, 5)), "parallel": (_ORDER, (0, 1, 5)), "post-norm": (_POST_NORM, (3, 4))}
 
 # %% ../../nbs/introspection/52_leakage.ipynb #56aab281
-def _written(site: str) -> tuple[int, int]:
-    "When a site is computed: (block, place in it)."
+def _written(site: str, order: Sequence[tuple[str, ...]]) -> tuple[int, int]:
+    "When a site is computed: (block, place in its order)."
     layer = site_layer(site)
     if layer is None: return (-1, 0) if "embed" in site and "un" not in site else (10**6, 0)
     rest = site.split(".", 2)[2]
-    found = [(len(name), i) for i, names in enumerate(_ORDER) for name in names if rest.startswith(name)]
-    return layer, max(found, default=(0, len(_ORDER)))[1]   # the longest name that fits
+    found = [(len(name), i) for i, names in enumerate(order) for name in names if rest.startswith(name)]
+    return layer, max(found, default=(0, len(order)))[1]   # the longest name that fits
 
 # %% ../../nbs/introspection/52_leakage.ipynb #5eac82fd
 def leakage_label(
     feature_site: str,
     target_site: str,
-    parallel: bool = False,   # whether attention and MLP read the same stream, as `check_sites` finds
+    layout: str = "sequential",   # of a block, as `check_sites` finds it
 ) -> str:
     "A key of `LEAKAGE`, from the order in which a transformer block writes its sites."
-    feature, target = _written(feature_site), _written(target_site)
+    order, inputs = _BLOCKS[layout]
+    feature, target = _written(feature_site, order), _written(target_site, order)
     if feature_site == target_site: return "same site"
-    entering = (feature[0] + 1, 0) if feature[1] == len(_ORDER) - 1 else feature   # its end is the next one's start
-    own_input = entering[0] == target[0] and entering[1] in (_BESIDE if parallel else _OWN_INPUT)
+    entering = (feature[0] + 1, 0) if feature[1] == len(order) - 1 else feature   # its end is the next one's start
+    own_input = entering[0] == target[0] and entering[1] in inputs
     if ".mlp." in target_site and own_input: return "trivial"
     return "upstream" if feature < target else "downstream"

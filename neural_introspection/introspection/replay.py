@@ -13,7 +13,9 @@ from ..activations import hooks, run_from
 from ..core import progress
 from .dataset import ActivationDataset
 from .predictor import ActivationPredictor
-from ..models import bos_id, encode, token_batch, token_batches, weight_place
+from ..models import encode, token_batch, token_batches, weight_place
+from ..models.identity import is_encoder
+from ..models.tokens import added_tokens, run_batch
 
 # %% auto #0
 __all__ = []
@@ -32,7 +34,7 @@ def _entering(model: Any, ids: Sequence[Sequence[int]], block: int, batch_size: 
         batch = token_batch(model, [ids[i] for i in group])
         def keep(x):
             for row, i in enumerate(group): found[i] = x[row, :batch.ids.shape[1] - _padding(batch.mask[row])].cpu().clone()
-        with hooks(model, {f"blocks.{block}.hook_resid_pre": keep}, stop_early=True): model(batch.ids)
+        with hooks(model, {f"blocks.{block}.hook_resid_pre": keep}, stop_early=True): run_batch(model, batch)
     return found
 
 # %% ../../nbs/introspection/46_replay.ipynb #1c36a0f1
@@ -43,11 +45,11 @@ class Replay(nn.Module):
     "Runs texts of a data set through the part of the model that can change."
     def __init__(self, predictor: ActivationPredictor, dataset: ActivationDataset, block: int = 0, moving: bool = False):
         super().__init__()
-        block = min(block, predictor.feature_layer)
+        block = 0 if is_encoder(predictor.model) else min(block, predictor.feature_layer)   # a block alone has no mask
         self.model, self.predictor, self.block = predictor.model, [predictor], block   # a list: no second registration
         self.ids, index = encode(predictor.model, dataset.texts), dataset.frame["index"].to_numpy()
         _, self.text = np.unique(index, return_inverse=True)
-        self.column = dataset.frame.position.to_numpy() + (bos_id(predictor.model) is not None)
+        self.column = dataset.frame.position.to_numpy() + len(added_tokens(predictor.model)[0])
         self.sites = [predictor.feature_site] + [predictor.target.site] * moving
         self.residual = _entering(self.model, self.ids, block, predictor.batch_size) if block else None
 
@@ -69,6 +71,6 @@ class Replay(nn.Module):
 
     def _run(self, texts: Int[np.ndarray, "text"]) -> None:
         batch = token_batch(self.model, [self.ids[t] for t in texts])
-        if self.residual is None: return self.model(batch.ids)
+        if self.residual is None: return run_batch(self.model, batch)
         kept = nn.utils.rnn.pad_sequence([self.residual[t] for t in texts], batch_first=True)
         run_from(self.model, self.block, kept.to(batch.ids.device))

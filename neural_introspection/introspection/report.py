@@ -6,6 +6,7 @@
 from __future__ import annotations
 import dataclasses
 import html
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -132,11 +133,13 @@ def _change_facts(card: IntrospectionCard, c: dict) -> dict[str, str]:
     moving, metric = "recomputed" if c["moving_target"] else "fixed", card.score.metric
     original, current = number_text(c["original"]), number_text(c["current"])
     before, after = (number_text(c[f"perplexity_{when}"], 1) for when in ("before", "after"))
-    return {
+    own = {
         "Self-modification":
             f"{card.about['unfreeze']}, target {moving}: {metric} {original} against the original activation, "
             f"{current} against the current one; "
-            f"std ratio {number_text(c['std_ratio'])}, {c['dead_share']:.1%} of the site's neurons dead",
+            f"std ratio {number_text(c['std_ratio'])}, {c['dead_share']:.1%} of the site's neurons dead"}
+    if math.isnan(c["kl"]): return own   # a model that predicts no next token
+    return own | {
         "Language model":
             f"KL from the base model {number_text(c['kl'], 3)} nats per token, "
             f"perplexity {before} before and {after} after",

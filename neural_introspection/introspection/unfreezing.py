@@ -14,6 +14,7 @@ from ..activations import hooks
 from ..core import BadInput, Target, require
 from .config import Strategy
 from ..models import check_layer, model_name, named_weights, token_batch, weight_place, with_weights
+from ..models.tokens import run_batch
 
 # %% auto #0
 __all__ = ['Unfreezing']
@@ -75,7 +76,7 @@ def learning_weights(
     chosen = [named[n] for n in names]
     look = {s: lambda x, s=s: seen.__setitem__(s, x.sum()) for s in sites}
     with torch.enable_grad(), _asking(chosen):
-        with hooks(model, look, stop_early=True): model(token_batch(model, [[0, 1]]).ids)
+        with hooks(model, look, stop_early=True): run_batch(model, token_batch(model, [[0, 1]]))
         found = {s: _reached(seen[s], names, chosen) for s in dict.fromkeys(sites)}
     if not found[sites[0]]:
         raise BadInput(f"--unfreeze {unfreezing.strategy} leaves nothing to train: no such weight of {model_name(model)} lies "

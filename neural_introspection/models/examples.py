@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from ..core import BadInput, BadTexts
 from .evaluation import read_logits
-from .tokens import bos_id, encode, token_batch
+from .sites import require_next_tokens
+from .tokens import added_tokens, encode, token_batch
 
 # %% auto #0
 __all__ = ['Examples', 'scores']
@@ -76,7 +77,8 @@ def token_windows(
     seed: int = 0,                     # chooses which
 ) -> Examples:
     "Windows of the texts' tokens that do not overlap, in a random order, each after the model's BOS token if it has one. `BadTexts` if there is none."
-    begin = [] if bos_id(model) is None else [bos_id(model)]
+    require_next_tokens(model, "the loss on texts")
+    begin = added_tokens(model)[0]
     step = width - len(begin)
     cut = [begin + row[i:i + step] for row in encode(model, texts) for i in range(0, len(row) - step + 1, step)]
     if not cut: raise BadTexts(f"no text has {step} tokens: give longer texts, or a smaller width.")
@@ -86,6 +88,7 @@ def token_windows(
 def text_examples(model: Any, texts: Sequence[str]) -> Examples:
     """Texts as examples: the targets are their next tokens; `mask` tells their own tokens from BOS and padding.
     `BadTexts` for a text without tokens."""
+    require_next_tokens(model, "the loss on texts")
     batch = token_batch(model, encode(model, texts))
     targets = torch.full_like(batch.ids, IGNORED)
     targets[:, :-1] = torch.where(batch.mask[:, 1:], batch.ids[:, 1:], IGNORED)

@@ -50,11 +50,14 @@ def _save_gguf(path: Path, target: Path) -> None:
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name,
-                                                         dtype=torch.float32).eval()
+            options = dict(gguf_file=path.name, dtype=torch.float32, output_loading_info=True)
+            model, info = AutoModelForCausalLM.from_pretrained(str(path.parent), **options)
     except Exception as error:
         raise ModelNotFound(f"{path} is not a GGUF file that transformers can read: "
                             f"{' '.join(str(error).split())[:200]}.") from None
+    if missing := sorted(info["missing_keys"]):
+        raise ModelNotFound(f"{path} holds no weights for {len(missing)} of its model's parameters "
+                            f"({', '.join(missing[:3])}).")
     model.hf_quantizer = None  # the weights are plain float32 now; save_pretrained must not think otherwise
     if hasattr(model.config, "quantization_config"): del model.config.quantization_config
     for name in ("is_quantized", "quantization_method"): model.__dict__.pop(name, None)

@@ -8,7 +8,7 @@ import contextlib
 import secrets
 import weakref
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Optional, Sequence
 import torch
 from torch import nn
 from ..core import weight_hash
@@ -19,10 +19,11 @@ __all__ = ['ModelInfo', 'model_name', 'model_hash', 'describe', 'model_device', 
 # %% ../../nbs/models/15_identity.ipynb #04111216
 SOURCES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> (name as given, what transformers loads)
 LOADED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()   # model -> (state of its loaded parameters, hash)
+MISSING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> weights of its output layer that are random
 
-def note_loaded(model: Any, name: str, source: str) -> None:
-    "Remember by what name a model was loaded, from where, and the state of its weights then."
-    SOURCES[model], LOADED[model] = (name, source), (_weight_state(model), None)
+def note_loaded(model: Any, name: str, source: str, missing: Sequence[str] = ()) -> None:
+    "Remember by what name a model was loaded, from where, the state of its weights then, and which were in no file."
+    SOURCES[model], LOADED[model], MISSING[model] = (name, source), (_weight_state(model), None), tuple(missing)
 
 # %% ../../nbs/models/15_identity.ipynb #e4c8ec51
 def _weight_state(model: Any) -> Optional[tuple]:
@@ -73,6 +74,16 @@ def describe(model: Any) -> ModelInfo:
     c = model.cfg
     return ModelInfo(model_name(model), model_hash(model), c.n_layers, c.d_model, c.d_mlp, c.n_heads, c.n_ctx,
                      c.d_vocab, str(c.dtype).removeprefix("torch."), str(model_device(model)))
+
+# %% ../../nbs/models/15_identity.ipynb #enc0d1a1
+def is_encoder(model: Any) -> bool:
+    "Whether each token of a text sees those after it too, as in BERT."
+    return getattr(model.cfg, "attention_dir", "causal") == "bidirectional"
+
+def auto_class(model: Any) -> type:
+    "The class of transformers that makes such a model with its output layer."
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    return AutoModelForMaskedLM if is_encoder(model) else AutoModelForCausalLM
 
 # %% ../../nbs/models/15_identity.ipynb #19ff0d2f
 def model_device(model: Any) -> torch.device:

@@ -70,6 +70,21 @@ def _check_files(source: str, name: str | Path) -> None:
             raise ModelNotFound(f"model {name} cannot be loaded: its weights are quantised ({method}); "
                                 "give a folder with the full weights, or a .gguf file, which is converted.")
 
+# %% ../../nbs/models/54_loading.ipynb #10ad1a01
+class _Loads:
+    "Loads as the class of transformers that fits, and keeps the names of the weights that were in no file."
+    def __init__(self, source: str):
+        from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+        from transformer_lens.model_bridge.sources.transformers.helpers import get_hf_model_class_for_architecture
+        from transformers import AutoConfig
+        architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(source))
+        self.kind, self.missing = get_hf_model_class_for_architecture(architecture), ()
+
+    def from_pretrained(self, *args: Any, **options: Any) -> Any:
+        model, info = self.kind.from_pretrained(*args, output_loading_info=True, **options)
+        self.missing = tuple(sorted(info["missing_keys"]))
+        return model
+
 # %% ../../nbs/models/54_loading.ipynb #cafa930a
 def load_model(
     name: str | Path = "pocket",     # `pocket`, a hub name, a folder, or a .gguf file
@@ -86,7 +101,9 @@ def load_model(
     from transformer_lens.model_bridge import TransformerBridge
     try:
         with quiet_transformers():
-            model = TransformerBridge.boot_transformers(source, device=device, dtype=DTYPES[dtype or "float32"])
+            loads = _Loads(source)
+            kind = DTYPES[dtype or "float32"]
+            model = TransformerBridge.boot_transformers(source, model_class=loads, device=device, dtype=kind)
     except torch.OutOfMemoryError: raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         why = " ".join(str(error).split())[:300].rstrip(".")
@@ -97,8 +114,11 @@ def load_model(
     if tokens > rows:
         raise ModelNotFound(f"model {name} cannot be used: its tokenizer knows {tokens:,} tokens and its embedding {rows:,}; "
                             "resize the embedding, or save the tokenizer it was trained with.")
+    if inner := [key for key in loads.missing if key.startswith(f"{model.original_model.base_model_prefix}.")]:
+        raise ModelNotFound(f"model {name} cannot be loaded: its files hold no weights for {len(inner)} of its "
+                            f"parameters ({', '.join(inner[:3])}); save the model again, with all of them.")
     model.eval().requires_grad_(False)
-    note_loaded(model, str(name), source)
+    note_loaded(model, str(name), source, loads.missing)
     return _checked(model)
 
 def _checked(model: Any) -> Any:

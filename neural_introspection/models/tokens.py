@@ -13,10 +13,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from ..core import BadTexts
 from .gguf import quiet_transformers
-from .identity import model_device
+from .identity import is_encoder, model_device
 
 # %% auto #0
-__all__ = ['TokenBatch', 'encode_texts', 'encode', 'longest_text', 'bos_id', 'token_batch', 'token_batches', 'token_bytes',
+__all__ = ['TokenBatch', 'encode_texts', 'encode', 'longest_text', 'added_tokens', 'token_batch', 'token_batches', 'token_bytes',
            'token_text', 'token_strings']
 
 # %% ../../nbs/models/40_tokens.ipynb #b75c2937
@@ -26,6 +26,7 @@ class TokenBatch:
     ids: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]   # true for the text's own tokens: no BOS, no padding
     index: Int[Tensor, "batch"]       # which text each row is
+    attended: Optional[Bool[Tensor, "batch pos"]] = None   # of an encoder: all but the padding
 
     def __len__(self) -> int: return len(self.ids)
 
@@ -58,12 +59,15 @@ def encode(model: Any, texts: Sequence[str]) -> list[list[int]]:
 
 # %% ../../nbs/models/40_tokens.ipynb #dedf8348
 def longest_text(model: Any) -> int:
-    "How many tokens of a text fit, beside BOS."
-    return model.cfg.n_ctx - (bos_id(model) is not None)
+    "How many tokens of a text fit, beside BOS, or an encoder's own two."
+    return model.cfg.n_ctx - sum(map(len, added_tokens(model)))
 
-def bos_id(model: Any) -> Optional[int]:
-    "The token put before each text, or None."
-    return model.tokenizer.bos_token_id if model.cfg.default_prepend_bos else None
+def added_tokens(model: Any) -> tuple[list[int], list[int]]:
+    "The token ids put before and after each text: BOS and nothing, or an encoder's own two; empty where there is none."
+    tokenizer = model.tokenizer
+    if is_encoder(model): before, after = tokenizer.cls_token_id, tokenizer.sep_token_id
+    else: before, after = tokenizer.bos_token_id if model.cfg.default_prepend_bos else None, None
+    return [before]*(before is not None), [after]*(after is not None)
 
 # %% ../../nbs/models/40_tokens.ipynb #0343a4f9
 def token_batch(
@@ -72,15 +76,22 @@ def token_batch(
     index: Optional[Sequence[int]] = None,       # which text each row is; 0, 1, 2, ... by default
 ) -> TokenBatch:
     "One right-padded batch on the model's device."
-    bos = [] if bos_id(model) is None else [bos_id(model)]
+    before, after = added_tokens(model)
     pad = next((t for t in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id) if t is not None), 0)
-    width = len(bos) + max(map(len, ids))
-    rows = torch.tensor([bos + list(row) + [pad] * (width - len(bos) - len(row)) for row in ids])
-    place, length = torch.arange(width), torch.tensor([len(row) for row in ids])[:, None]
-    mask = (place >= len(bos)) & (place < len(bos) + length)
+    rows = [[*before, *row, *after] for row in ids]
+    width = max(map(len, rows))
+    place, length = torch.arange(width), torch.tensor([len(row) for row in rows])[:, None]
+    mask = (place >= len(before)) & (place < length - len(after))
     index = torch.arange(len(ids)) if index is None else torch.as_tensor(list(index))
     device = model_device(model)
-    return TokenBatch(rows.to(device), mask.to(device), index)
+    attended = (place < length).to(device) if is_encoder(model) else None
+    padded = torch.tensor([row + [pad]*(width - len(row)) for row in rows])
+    return TokenBatch(padded.to(device), mask.to(device), index, attended)
+
+# %% ../../nbs/models/40_tokens.ipynb #enc0d1a2
+def run_batch(model: Any, batch: TokenBatch) -> Any:
+    "What the model makes of a batch: its logits."
+    return model(batch.ids) if batch.attended is None else model(batch.ids, attention_mask=batch.attended.long())
 
 # %% ../../nbs/models/40_tokens.ipynb #db3d5f2b
 def token_batches(model: Any, ids: Sequence[Sequence[int]], batch_size: int = 16) -> list[list[int]]:
@@ -96,17 +107,19 @@ def _byte_table() -> dict[str, int]:
     return {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in shown)}
 
 # %% ../../nbs/models/40_tokens.ipynb #5e235c3f
-def _is_byte_level(tokenizer: Any) -> bool:
-    return "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
+def _decodes_by(tokenizer: Any, kind: str) -> bool:
+    return kind in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
 
 # %% ../../nbs/models/40_tokens.ipynb #9756f705
 def token_bytes(model: Any, ids: Sequence[int]) -> list[bytes]:
     "The bytes of each token; of a special token, its name."
     tokenizer, table = model.tokenizer, _byte_table()
-    level, special = _is_byte_level(tokenizer), set(tokenizer.all_special_tokens)
+    level, pieces = (_decodes_by(tokenizer, kind) for kind in ("ByteLevel", "WordPiece"))
+    special = set(tokenizer.all_special_tokens)
     def one(i, name):
         if name is None: return b""   # beyond the vocabulary: models are padded to round sizes
         if name in special: return name.encode()
+        if pieces: return (name.removeprefix("##") if name.startswith("##") else f" {name}").encode()
         if level and all(c in table for c in name): return bytes(table[c] for c in name)
         if re.fullmatch("<0x[0-9A-F]{2}>", name): return bytes([int(name[3:5], 16)])
         return (name.replace("▁", " ") if "▁" in name else tokenizer.decode([i])).encode()

@@ -66,7 +66,7 @@ def test_4_experts_are_no_neurons(tiny):
 def test_5_and_24_blocks_side_by_side(parallel, label, tiny):
     neox = tiny(GPTNeoXConfig, use_parallel_residual=parallel)
     assert check_sites(neox).parallel == parallel
-    assert leakage_label("blocks.0.hook_resid_post", "blocks.1.mlp.hook_post", parallel) == label
+    assert leakage_label("blocks.0.hook_resid_post", "blocks.1.mlp.hook_post", check_sites(neox).layout) == label
     assert mlp_input(neox, 1) == f"blocks.1.hook_resid_{'pre' if parallel else 'mid'}"
 
 
