@@ -95,7 +95,8 @@ def token_activations(
     found = neuron_addresses(model, addresses)
     ids = encode(model, [text])
     batch, values = token_batch(model, ids), np.empty((len(ids[0]), len(found)), "f4")
-    with evaluating(model), capture(model, list(neurons_by_site(found)), stop_early=True) as acts: run_batch(model, batch)
+    with evaluating(model), capture(model, list(neurons_by_site(found)), stop_early=True) as acts:
+        run_batch(model, batch)
     for site, places in neurons_by_site(found).items():
         values[:, places] = acts[site][0, batch.mask[0]][:, [found[i].neuron for i in places]].float().cpu().numpy()
     return TokenActivations(text, tuple(token_strings(model, ids[0])), tuple(found), values)

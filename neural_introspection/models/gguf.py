@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 import torch
 from ..core import ModelNotFound
 
@@ -51,7 +51,8 @@ def _save_gguf(path: Path, target: Path) -> None:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
             options = dict(gguf_file=path.name, dtype=torch.float32, output_loading_info=True)
-            model, info = AutoModelForCausalLM.from_pretrained(str(path.parent), **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), **options)
+            model, info = loaded
     except Exception as error:
         raise ModelNotFound(f"{path} is not a GGUF file that transformers can read: "
                             f"{' '.join(str(error).split())[:200]}.") from None

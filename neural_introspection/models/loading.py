@@ -81,7 +81,8 @@ class _Loads:
         self.kind, self.missing = get_hf_model_class_for_architecture(architecture), ()
 
     def from_pretrained(self, *args: Any, **options: Any) -> Any:
-        model, info = self.kind.from_pretrained(*args, output_loading_info=True, **options)
+        loaded: Any = self.kind.from_pretrained(*args, output_loading_info=True, **options)
+        model, info = loaded
         self.missing = tuple(sorted(info["missing_keys"]))
         return model
 

@@ -67,7 +67,7 @@ def added_tokens(model: Any) -> tuple[list[int], list[int]]:
     tokenizer = model.tokenizer
     if is_encoder(model): before, after = tokenizer.cls_token_id, tokenizer.sep_token_id
     else: before, after = tokenizer.bos_token_id if model.cfg.default_prepend_bos else None, None
-    return [before]*(before is not None), [after]*(after is not None)
+    return [] if before is None else [before], [] if after is None else [after]
 
 # %% ../../nbs/models/40_tokens.ipynb #0343a4f9
 def token_batch(
@@ -82,11 +82,11 @@ def token_batch(
     width = max(map(len, rows))
     place, length = torch.arange(width), torch.tensor([len(row) for row in rows])[:, None]
     mask = (place >= len(before)) & (place < length - len(after))
-    index = torch.arange(len(ids)) if index is None else torch.as_tensor(list(index))
+    texts = torch.arange(len(ids)) if index is None else torch.as_tensor(list(index))
     device = model_device(model)
     attended = (place < length).to(device) if is_encoder(model) else None
     padded = torch.tensor([row + [pad]*(width - len(row)) for row in rows])
-    return TokenBatch(padded.to(device), mask.to(device), index, attended)
+    return TokenBatch(padded.to(device), mask.to(device), texts, attended)
 
 # %% ../../nbs/models/40_tokens.ipynb #enc0d1a2
 def run_batch(model: Any, batch: TokenBatch) -> Any:
