@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from neural_introspection.core import triton_first
 
 TESTS = Path(__file__).resolve().parent
@@ -13,6 +14,11 @@ sys.path.insert(0, str(ROOT / ".ci"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 triton_first()   # some tests import keras at once
+
+# Property tests: the same examples each time, none judged by its time. HYPOTHESIS=search looks for new ones, at length.
+settings.register_profile("ci", derandomize=True, database=None, deadline=None, max_examples=60)
+settings.register_profile("search", database=None, deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS", "ci"))
 
 RUN = "run --model pocket --num-samples 120 --output-dir out --device cpu"  # a whole run that takes seconds
 

@@ -45,7 +45,7 @@ class NeuronAddress:
     @classmethod
     def parse(cls, text: str) -> NeuronAddress:
         "The address that prints as `text`; raises `BadAddress` if none does."
-        found = re.fullmatch(r"(\S+)\[(\d+)\]", text.strip())
+        found = re.fullmatch(r"(\S+)\[([0-9]+)\]", text.strip())
         if not found:
             raise BadAddress(f"{text!r} is not a neuron's address: write it like blocks.6.mlp.hook_post[500].")
         return cls(found[1], int(found[2]))
@@ -61,7 +61,7 @@ class NeuronAddress:
 # %% ../../nbs/core/30_addresses.ipynb #1e07ef71
 def site_layer(site: str) -> Optional[int]:
     "The block index in a dotted site name, or None if the site is in no block."
-    found = re.match(r"blocks\.(\d+)\.", site)
+    found = re.match(r"blocks\.([0-9]+)\.", site)
     return int(found[1]) if found else None
 
 # %% ../../nbs/core/30_addresses.ipynb #10c73042
@@ -108,7 +108,7 @@ class Target:
 
 # %% ../../nbs/core/30_addresses.ipynb #83e815cc
 def _parse_target(text: str) -> Target:
-    found = re.fullmatch(r"(\S+)\[(norm|\d+(?:,\d+)*)\]", text.strip())
+    found = re.fullmatch(r"(\S+)\[(norm|[0-9]+(?:,[0-9]+)*)\]", text.strip())
     if not found:
         raise BadAddress(f"{text!r} is not a target: write it like blocks.6.mlp.hook_post[500], blocks.6.mlp.hook_post[1,2,3] "
                          "or blocks.6.hook_resid_post[norm].")

@@ -25,7 +25,7 @@ from .weights import (
 )
 from .tokens import (
     TokenBatch as TokenBatch,
-    bos_id as bos_id,
+    added_tokens as added_tokens,
     encode as encode,
     encode_texts as encode_texts,
     longest_text as longest_text,

@@ -1,0 +1,199 @@
+"""Every writer, with every one of its file operations made to fail, or to be its process's last: what was there before is
+whole, or what was to come. A writer that ends well has written; and the next one succeeds whatever was left."""
+import functools
+import os
+import shutil
+import sys
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray  # noqa: F401  (imported once for all forks)
+import zarr  # noqa: F401
+from neural_introspection import ActivationDatasetGenerator, ActivationPredictor, load_model
+from neural_introspection.activations import NeuronStats
+from neural_introspection.analysis.neuron_index import LayerIndex, layer_index
+from neural_introspection.core import atomic_folder, read_frame, read_json, read_tensors, write_frame, write_json, write_tensors, write_text
+from neural_introspection.core.tables import weight_hash
+from neural_introspection.data import load_texts
+from neural_introspection.introspection import ActivationDataset, AtlasResult, ScanResult
+from neural_introspection.introspection.atlas import NeuronAtlas
+from neural_introspection.introspection.scanner import NeuronScanner
+from neural_introspection.introspection.predictor import load_predictor
+from neural_introspection.models import preflight
+from neural_introspection.models.check import Preflight
+from neural_introspection.tracing import NetworkTrace
+from neural_introspection.tracing.store import TraceWarning
+from traces import network, train
+
+# What Python tells its audit hooks of: reading and writing of files, renaming, removing, new folders.
+OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.utime", "os.link", "os.truncate"}
+ARMED: dict[str, Any] = dict(folder=None)
+
+
+def _audit(event, args):
+    if ARMED["folder"] is None or event not in OPERATIONS or not isinstance(args[0], (str, os.PathLike)): return
+    if not os.fspath(args[0]).startswith(ARMED["folder"]): return
+    ARMED["count"] += 1
+    if ARMED["count"] != ARMED["number"]: return
+    if ARMED["how"] == "dies": os._exit(9)
+    raise OSError(5, "injected")
+
+
+sys.addaudithook(_audit)
+
+
+def in_child(function):
+    "What a function returns, a number from 0 to 99, in a fork of this process: threads of one try are not left to the next."
+    pid = os.fork()
+    if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try: os._exit(function())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(100)
+
+
+def attempt(write, folder, number, how):
+    """Write while operation `number` in the folder fails or ends the process: 0 if there was no such operation, 2 if it
+    ended well all the same, 1 if it raised, 9 if it died."""
+    def run():
+        ARMED.update(folder=str(folder), number=number, how=how, count=0)
+        try: write()
+        except Exception: return 1
+        finally: ARMED["folder"] = None
+        return 2 if ARMED["count"] >= number > 0 else 0
+    return in_child(run)
+
+
+@dataclass
+class Writer:
+    "Writes one of two versions to a path in a folder, and tells which one is there."
+    write: Callable[[Path, int], Any]
+    read: Callable[[Path], Any]     # comparable, by repr
+    name: str = "it"
+
+
+def same(value):
+    "A text that is the same for equal contents."
+    if isinstance(value, pd.DataFrame): return value.to_csv()
+    if isinstance(value, dict): return {k: same(v) for k, v in sorted(value.items())}
+    if isinstance(value, torch.Tensor): value = value.numpy()
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+class Material:
+    "Two versions of everything, made when asked for."
+    groups = [0, 0, 1, 1, 2, 2]
+
+    @functools.cached_property
+    def model(self): return load_model("pocket", device="cpu")
+    @functools.cached_property
+    def halves(self):
+        texts = load_texts("synthetic", 12, seed=0).texts
+        return texts[:6], texts[6:]
+    @functools.cached_property
+    def datasets(self):
+        split = ["train", "train", "val", "val", "test", "test"]
+        made = ActivationDatasetGenerator(self.model, "blocks.1.mlp.hook_post[3]").generate(self.halves[0], self.groups, split)
+        return made, made.with_values(made.values() + 1)
+    @functools.cached_property
+    def predictors(self):
+        return [ActivationPredictor(self.model, self.datasets[0].target, feature_layer=1).untrained(seed) for seed in (0, 1)]
+    @functools.cached_property
+    def scans(self): return [NeuronScanner(self.model, "mlp_out", "all").scan(half) for half in self.halves]
+    @functools.cached_property
+    def atlases(self):
+        atlas = NeuronAtlas(self.model, layers=[1], feature_layer=0, permutations=2, folds=3)
+        return [atlas.probe(half, self.groups) for half in self.halves]
+    @functools.cached_property
+    def indexes(self): return [layer_index(self.model, half, 1) for half in self.halves]
+    @functools.cached_property
+    def checks(self): return [preflight(self.model, half, reference=False) for half in self.halves]
+    @functools.cached_property
+    def statistics(self): return [NeuronStats(2).update(torch.full((3, 2), float(i))) for i in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def material(): return Material()
+
+
+def _epochs(path, version):
+    "A trace of one epoch, or of two: the second is added to the first by another network."
+    if version and not path.exists(): _epochs(path, 0)
+    train(network(path), [version])
+
+
+def _trace(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TraceWarning)   # an epoch that was lost is told
+        return NetworkTrace.open(path).to_frame()
+
+
+def writers(m):
+    "name -> writer, of the material."
+    frames, numbers = [pd.DataFrame(dict(x=[i, i + 1])) for i in (0, 5)], [{"a": torch.full((3,), float(i))} for i in (0, 1)]
+    def folder(path, i):
+        with atomic_folder(path) as new:
+            for name in "ab": write_text(new/name, f"{name}{i}")
+    def index(path, i): m.indexes[i].save(path)
+    return {
+        "text": Writer(lambda p, i: write_text(p, f"version {i}"), lambda p: p.read_text()),
+        "json": Writer(lambda p, i: write_json(p, [i]), lambda p: read_json(p, list)),
+        "csv": Writer(lambda p, i: write_frame(p, frames[i]), read_frame, "it.csv"),
+        "parquet": Writer(lambda p, i: write_frame(p, frames[i]), read_frame, "it.parquet"),
+        "tensors": Writer(lambda p, i: write_tensors(p, numbers[i], dict(i=i)), lambda p: read_tensors(p)[0]),
+        "folder": Writer(folder, lambda p: [(p/name).read_text() for name in "ab"]),
+        "statistics": Writer(lambda p, i: m.statistics[i].save(p), lambda p: NeuronStats.load(p).tensors()),
+        "result": Writer(lambda p, i: m.checks[i].save(p), lambda p: Preflight.load(p).to_frame()),
+        "data set": Writer(lambda p, i: m.datasets[i].save(p), lambda p: ActivationDataset.load(p).frame.activation.tolist(), "it.parquet"),
+        "predictor": Writer(lambda p, i: m.predictors[i].save(p),
+                            lambda p: weight_hash(load_predictor(p, m.model).head.named_parameters())),
+        "scan": Writer(lambda p, i: m.scans[i].save(p), lambda p: ScanResult.load(p).to_frame()),
+        "atlas": Writer(lambda p, i: m.atlases[i].save(p), lambda p: AtlasResult.load(p).to_frame()),
+        "neuron index": Writer(index, lambda p: LayerIndex.load(p, m.model).frame),
+        "trace": Writer(_epochs, _trace, "it.zarr"),
+    }
+
+
+NAMES = ("text", "json", "csv", "parquet", "tensors", "folder", "statistics", "result", "data set", "predictor", "scan", "atlas",
+         "neuron index", "trace")
+
+
+@pytest.mark.parametrize("how", ["raises", "dies"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_old_or_the_new_is_whole(name, how, material, tmp_path):
+    writer = writers(material)[name]
+
+    def version(folder):
+        "0 or 1: which of the two is there; 2: neither."
+        def look():
+            there = same(writer.read(folder/writer.name))
+            return next((i for i in (0, 1) if there == same(writer.read(tmp_path/str(i)/writer.name))), 2)
+        return in_child(look)
+
+    def copy_of(i, folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(tmp_path/str(i), folder))
+
+    if name not in ("trace", "atlas"): writer.read(writer.write(tmp_path/writer.name, 0) or tmp_path/writer.name)   # imports what the forks need
+    for i in (0, 1):
+        (tmp_path/str(i)).mkdir()
+        assert attempt(lambda i=i: writer.write(tmp_path/str(i)/writer.name, i), tmp_path, -1, how) == 0
+    assert [version(tmp_path/str(i)) for i in (0, 1)] == [0, 1]
+    ends = []
+    while 0 not in ends:
+        folder = copy_of(0, tmp_path/"now")
+        write = lambda: writer.write(folder/writer.name, 1)
+        ends.append(attempt(write, folder, len(ends) + 1, how))
+        assert version(folder) in ((1,) if ends[-1] in (0, 2) else (0, 1)), ends
+        if version(folder) == 0:
+            assert attempt(write, folder, -1, how) == 0, ends   # the next one succeeds
+            assert version(folder) == 1, ends
+    assert len(ends) > 3
+    assert set(ends) <= {0, 1, 2, 9}
