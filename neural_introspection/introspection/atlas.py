@@ -145,8 +145,8 @@ def _solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: di
     "The result, from the sums of every fold. `BadTexts` if masking left a fold without a row."
     folds = [sums[k] for k in sorted(sums)]
     empty = [k for k, s in enumerate(folds) if s["xx"][-1, -1] < 1]
-    if empty: raise BadTexts(f"no token is left in fold {empty[0]} after masking attention sinks: give more texts, "
-                             "or another position.")
+    if empty: raise BadTexts(f"no token is left in fold {empty[0]} without attention sinks and values that are not "
+                             "finite: give more texts, another position, or a model in float32.")
     total = sum(s["xx"] for s in folds)
     bases = [fold_basis(total, s["xx"]) for s in folds]
     _, shares = score_block(bases, folds, "control", atlas.penalties)

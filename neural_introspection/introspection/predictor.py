@@ -16,7 +16,8 @@ from neural_introspection.core import (BadData, BadInput, BadTexts, Target, chec
     write_tensors)
 from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
-from ..models import check_layer, check_sites, describe, encode, model_device, with_weights
+from neural_introspection.models import (check_layer, check_sites, describe, encode, model_device, model_name,
+    with_weights)
 from ..stats import permutation_p
 
 # %% auto #0
@@ -84,8 +85,17 @@ class Head(nn.Module):
         return scores.argmax(1, keepdim=True).float() if self.bins else scores * self.target_std + self.target_mean
 
 # %% ../../nbs/introspection/30_predictor.ipynb #4eed6300
+def check_finite(x: Float[Tensor, "row d"], what: str) -> Float[Tensor, "row d"]:
+    "The rows; `BadData` if some have a number that is not finite."
+    bad = int((~x.isfinite().all(1)).sum())
+    if bad: raise BadData(f"{bad} of {len(x)} rows of {what} are not finite: load the model with dtype float32, or "
+                          "leave those rows out.")
+    return x
+
 def set_scale(head: Head, features: Float[Tensor, "row d_model"], targets: Float[Tensor, "row target"]) -> Head:
-    "Take means and standard deviations from the training rows; a constant feature or target keeps a scale of 1."
+    """Take means and standard deviations from the training rows; a constant feature or target keeps a scale of 1.
+    `BadData` for a number that is not finite."""
+    for x, what in ((features, "the features"), (targets, "the targets")): check_finite(x, what)
     fill = lambda std: torch.where(std > 1e-6 * (1 + std.abs().max()), std, 1.0)
     head.feature_mean.copy_(features.mean(0))
     head.feature_std.copy_(fill(features.std(0, correction=0)))
@@ -208,12 +218,12 @@ class ActivationPredictor:
         texts: Union[Sequence[str], SelectedTokens],   # of texts every token at the position, attention sinks too
         folder: Optional[str | Path] = None,
     ) -> Float[Tensor, "row d_model"]:
-        "The features of the tokens, on the CPU: one forward pass, kept in `folder` if given."
+        "The features of the tokens, on the CPU: one pass, kept in `folder` if given. `BadData` if not all are finite."
         with with_weights(self.model, self.weights):
             rule = TokenSelection(self.token_pos, None)
             acts = collect_activations(self.model, texts, {self.feature_site: None}, rule, self.batch_size, folder,
                                        "features")
-        return acts.values[self.feature_site]
+        return check_finite(acts.values[self.feature_site], f"{self.feature_site} of {model_name(self.model)}")
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str]) -> Float[Tensor, "row target"]:

@@ -268,7 +268,7 @@ def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)): return "hidden unit"
     if isinstance(module, _CONVOLUTIONS) and shape and len(shape) != len(module.kernel_size) + 2:
         raise BadInput(f"{site} put out {tuple(shape)}, which has no batch: give an example with samples along its first axis.")
-    return "channel" if neuron_axis(module, len(shape)) == 1 else "neuron"
+    return "channel" if neuron_axis(model, site, shape) == 1 else "neuron"
 
 # %% ../../nbs/tracing/10_layers.ipynb #124b8c4b
 def _width(kind: str, shape: Sequence[int], parts: Sequence[Part]) -> int:

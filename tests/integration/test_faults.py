@@ -12,14 +12,24 @@ import threading
 import numpy as np
 import pytest
 import torch
-from neural_introspection import capture, edit, load_model
-from neural_introspection.activations import ModelInterface
+from neural_introspection import capture, edit, load_model, load_texts
+from neural_introspection.activations import Contexts, ModelInterface
+from neural_introspection.activations.contexts import contexts_by_quantile
+from neural_introspection.activations.positions import sink_tokens
+from neural_introspection.activations.statistics import layer_statistics
+from neural_introspection.activations.units import find_units
 from neural_introspection.analysis.logits import output_directions
-from neural_introspection.core import BadInput, ModelNotFound, NeuronAddress
+from neural_introspection.analysis.measures import _standard
+from neural_introspection.core import BadData, BadInput, BadTexts, ModelNotFound, NeuronAddress
+from neural_introspection.introspection import NeuronScanner
+from neural_introspection.introspection.atlas import NeuronAtlas
+from neural_introspection.introspection.dataset import ActivationDatasetGenerator
 from neural_introspection.introspection.leakage import leakage_label
-from neural_introspection.models import as_bridge, check_sites, encode, layer_width
+from neural_introspection.models import Examples, as_bridge, check_sites, encode, layer_width
 from neural_introspection.models.loading import pocket_folder
 from neural_introspection.models.sites import mlp_input
+from neural_introspection.stats import score_predictions
+from neural_introspection.tracing import TraceableNN
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GraniteConfig, MixtralConfig, Olmo2Config
 
@@ -97,6 +107,34 @@ def test_7_calls_of_one_module_have_their_own_sites():
     with pytest.raises(BadInput, match="relu:0 or relu:1"): interface.activations(["relu"], X)
 
 
+class ConvNeXt(nn.Module):
+    "A convolution, and linear layers with the channels last around an activation."
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU()
+        self.up, self.act, self.drop, self.down = nn.Linear(8, 32), nn.GELU(), nn.Dropout(), nn.Linear(32, 8)
+
+    def forward(self, x):
+        x = self.relu(self.bn(self.conv(x))).movedim(1, -1)
+        return self.down(self.drop(self.act(self.up(x)))).movedim(-1, 1)
+
+
+def test_8_neurons_are_along_the_axis_of_the_layer_before():
+    torch.manual_seed(0)
+    net, x = ConvNeXt(), torch.randn(2, 3, 16, 12)
+    widths = dict(conv=8, bn=8, relu=8, up=32, act=32, drop=32, down=8)
+    assert {site: find_units(net, site, Examples(x, torch.zeros(2))).count for site in widths} == widths
+    stats = layer_statistics(ModelInterface(net), list(widths), [x])
+    assert {site: found.n_neurons for site, found in stats.items()} == widths
+    assert {layer.name: layer.width for layer in TraceableNN(net, example=x, layers=list(widths)).layers} == widths
+
+
+def test_8_an_axis_that_is_not_known_is_an_error():
+    net = nn.Sequential(nn.Conv1d(3, 8, 1), nn.Flatten(), nn.Unflatten(1, (2, 20)), nn.ReLU())
+    with pytest.raises(BadInput, match=r"which axis of 3 has the neurons is not known"):
+        find_units(net, "3", Examples(torch.randn(2, 3, 5), torch.zeros(2)))
+
+
 def test_9_copies_and_saved_models_carry_nothing(net):
     with capture(net, ["0"]) as acts:
         copied, saved = copy.deepcopy(net), io.BytesIO()
@@ -107,6 +145,51 @@ def test_9_copies_and_saved_models_carry_nothing(net):
     assert torch.equal(acts["0"], net[0](X))
     saved.seek(0)
     assert torch.equal(torch.load(saved, weights_only=False)(X), net(X))
+
+
+@pytest.fixture
+def overflow():
+    "Makes one token of each text infinite, as half precision does with large values."
+    def change(x):
+        x = x.clone()
+        x[:, 2] = torch.inf
+        return x
+    return change
+
+
+def test_12_values_that_are_not_finite_are_left_out_and_counted(model, overflow):
+    texts = load_texts("synthetic", 40, seed=0).texts
+    tokens = sum(map(len, encode(model, texts)))
+    with edit(model, {"blocks.3.mlp.hook_post": overflow}):
+        atlas = NeuronAtlas(model, feature_layer=1, layers=[0, 3], permutations=1, control_tasks=1).probe(texts)
+        scan = NeuronScanner(model, token_pos="all", layers=[3]).scan(texts)
+        rows = ActivationDatasetGenerator(model, "blocks.3.mlp.hook_post[7]", "all").generate(texts)
+    assert (atlas.about["tokens"], atlas.about["nonfinite"]) == (tokens - 40, 40)
+    assert np.isfinite(atlas.data.r2.values).all()   # none is called constant
+    assert scan.about["nonfinite_values"] == 40 * 512
+    assert (len(rows), rows.counts.nonfinite) == (tokens - 40, 40)
+    for result in (atlas, scan, rows): assert "not finite" in result.summary()
+
+
+def test_12_nothing_finite_is_an_error(model):
+    with edit(model, {"blocks.3.mlp.hook_post": lambda x: x * torch.nan}):
+        with pytest.raises(BadTexts, match="of all 2 tokens at position last are not finite"):
+            ActivationDatasetGenerator(model, "blocks.3.mlp.hook_post[7]").generate(["one two", "three"])
+    with pytest.raises(BadData, match="1 of 2 rows have a value or prediction that is not finite"):
+        score_predictions([1., np.nan], [1., 2.], [0, 1])
+
+
+def test_12_an_overflow_is_no_attention_sink():
+    stream, mask = torch.ones(1, 4, 8), torch.ones(1, 4, dtype=torch.bool)
+    stream[0, 1], stream[0, 2] = torch.inf, 500
+    assert sink_tokens(stream, mask).tolist() == [[False, False, True, False]]
+
+
+def test_12_contexts_and_measures_leave_out_what_is_not_finite():
+    values = torch.tensor([[1.], [torch.inf], [2.], [torch.nan]])
+    table = contexts_by_quantile(values, Contexts(np.arange(4), np.zeros(4, int)), [0])
+    assert table.activation.tolist() == [2, 1]
+    assert float(_standard(torch.tensor([[1.], [torch.inf], [3.]]))[1]) == 0   # filled with the mean of the others
 
 
 def test_13_the_name_of_a_special_token_is_text(model):
