@@ -15,10 +15,11 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from ..activations import Position, TokenSelection
 from ..activations.batches import plan_reading
+from ..activations.moments import as_float64
 from ..core import BadAddress, BadInput, BadTexts, plain, progress, site_name
 from ..data import group_texts
 from .atlas_result import AtlasResult
-from .crossfit import PENALTIES, Sums, as_float64, control_r2, fold_basis, score_block
+from .crossfit import PENALTIES, Sums, control_r2, fold_basis, score_block
 from .dataset import text_hash
 from .leakage import leakage_label
 from .predictor import fold_of

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..activations import Position, SelectedTokens, TokenSelection, fitting_texts, parse_position
+from ..activations.moments import as_float64
 from neural_introspection.core import (BadData, BadInput, BadTexts, Target, check_format, read_tensors, site_name,
     write_tensors)
 from .config import BinKind
@@ -73,7 +74,8 @@ class Head(nn.Module):
     def encode(self, values: Float[Tensor, "row target"]) -> Shaped[Tensor, "row *target"]:
         "What `loss` compares scores with: standardised values, or bins."
         if self.bins is None: return (values - self.target_mean)/self.target_std
-        return torch.bucketize(values[:, 0].double(), torch.tensor(self.bins.borders, device=values.device).double(), right=True)
+        borders = torch.tensor(self.bins.borders, dtype=torch.float64)   # compared on the CPU: MPS has no float64
+        return torch.bucketize(values[:, 0].cpu().double(), borders, right=True).to(values.device)
 
     def loss(self, scores: Float[Tensor, "row output"], encoded: Shaped[Tensor, "row *target"]) -> Float[Tensor, ""]:
         "Mean squared error in units of the targets' variance; for bins, cross-entropy in nats."
@@ -113,9 +115,9 @@ def ridge(
     penalties: Sequence[float] = PENALTIES,
 ) -> Float[Tensor, "penalty d target"]:
     "Weights minimising |Y - ZW|² + penalty |W|², for each penalty, through one eigendecomposition in float64."
-    values, vectors = torch.linalg.eigh(gram.double())
-    shrink = values.clamp(min=0) + torch.tensor(penalties, dtype=torch.float64, device=gram.device)[:, None]
-    return vectors @ ((vectors.T @ moment.double()) / shrink[..., None])
+    values, vectors = torch.linalg.eigh(as_float64(gram))
+    shrink = values.clamp(min=0) + torch.tensor(penalties, dtype=torch.float64, device=values.device)[:, None]
+    return vectors @ ((vectors.T @ as_float64(moment)) / shrink[..., None])
 
 # %% ../../nbs/introspection/30_predictor.ipynb #22abf33d
 def fold_of(groups: Shaped[np.ndarray, "row"], folds: int = 5, seed: int = 0) -> Int[np.ndarray, "row"]:
