@@ -183,8 +183,8 @@ def capture(
     grad: bool = False,                              # keep the graph, for gradients with respect to activations
 ) -> Iterator[dict[str, Tensor]]:
     """Read activations: `with capture(model, sites) as acts: model(tokens)`. Of an output with several parts it is its
-    `logits`, else the first that is more than a number; `site@1` or `site@loss` name another. `BadTexts` if a text has no
-    such position."""
+    `logits`, else the first that is more than a number; `site@1` or `site@loss` name another. `BadTexts` if a text has
+    no such position."""
     acts = CapturedActivations(model)
     def keep(site):
         def store(x):

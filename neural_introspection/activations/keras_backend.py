@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 import torch
 from torch import Tensor
-from .backends import first_tensor, part_path, replace_at
+from .backends import part_at, part_path, replace_at
 from ..core import BadInput, require
 
 # %% auto #0
@@ -101,10 +101,11 @@ def _wrap(layer: Any) -> None:
 # %% ../../nbs/activations/50_keras_backend.ipynb #2ab3af25
 def _shown(see: Callable, flowing: Any, kind: type) -> Any:
     "What flows on after a listener saw its first tensor."
-    first = first_tensor(flowing, kind)
+    path = part_path(flowing, kind)
+    first = None if path is None else part_at(flowing, path)
     if first is not None and not hasattr(first, "numpy"): return flowing   # a graph is being made: there are no values yet
     new = see(None if first is None else to_torch(first))
-    return flowing if new is None else replace_at(flowing, part_path(flowing, kind), from_torch(new, first))
+    return flowing if new is None or path is None else replace_at(flowing, path, from_torch(new, first))
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #adeba58e
 def listen(layer: Any, before: bool, see: Callable) -> _Handle:

@@ -261,6 +261,7 @@ def _layer_rows(interface: ModelInterface, layers: Sequence[str], batch: Any) ->
         return {layer: rows.float() for layer, rows in found.values.items()}
     def rows(layer, x):
         if x.ndim < 2:
-            raise BadInput(f"the activations of {layer} have shape {tuple(x.shape)}: give a layer with (sample, ..., neuron).")
+            raise BadInput(f"the activations of {layer} have shape {tuple(x.shape)}: "
+                           "give a layer with (sample, ..., neuron).")
         return x.movedim(neuron_axis(interface.model, layer, x.shape), -1).flatten(0, -2).float()
     return {layer: rows(layer, x) for layer, x in interface.activations(layers, batch).items()}

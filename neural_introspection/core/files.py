@@ -47,8 +47,8 @@ def check_unicode(texts: Sequence[str], where: str = "") -> None:
     try: "".join(texts).encode()
     except UnicodeEncodeError:
         bad = [i for i, text in enumerate(texts) if re.search("[\ud800-\udfff]", text)]
-        raise BadTexts(f"{len(bad)} of {len(texts)} texts{where} have half a character (a lone surrogate), such as text "
-                       f"{bad[0]} ({ascii(texts[bad[0]][:80])}): repair them, or leave them out.") from None
+        raise BadTexts(f"{len(bad)} of {len(texts)} texts{where} have half a character (a lone surrogate), such as "
+                       f"text {bad[0]} ({texts[bad[0]][:80]!a}): repair them, or leave them out.") from None
 
 # %% ../../nbs/core/50_files.ipynb #b7b0c05a
 def shown_path(path: str | Path) -> Path:
@@ -111,8 +111,8 @@ def restore_folder(path: str | Path) -> None:
 
 # %% ../../nbs/core/50_files.ipynb #7a10c3e5
 def take_lock(path: Path, name: str = "lock", again: bool = False) -> Any:
-    """The lock of this process on a path, a file beside it; `filelock.Timeout` if another one holds it. `again`: the same
-    process may take it several times, and releases it as often."""
+    """The lock of this process on a path, a file beside it; `filelock.Timeout` if another one holds it. `again`: the
+    same process may take it several times, and releases it as often."""
     import filelock
     lock = filelock.FileLock(path.parent/f".{path.resolve().name}.{name}", timeout=0, thread_local=not again,
                              is_singleton=again)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ..activations import NeuronStats, find_site, hooks
 from ..activations.capturing import ModuleHook
 from ..core import BadInput
@@ -127,6 +128,7 @@ class EpochRecorder:
         self.labels: Optional[Int[Tensor, "sample"]] = None
         self.given, self.paused, self.forwards = None, False, 0
         self.batch_interval, self.skips, self.sequence_first = batch_interval, False, False
+        self.steps, self.in_step, self.closures = 0, False, 0   # of an optimiser; passes within them
         self.thread, self.loss_scale = threading.get_ident(), None   # of the loss, where a GradScaler multiplied it
 
     @contextlib.contextmanager
@@ -139,7 +141,7 @@ class EpochRecorder:
         try:
             if self.keep_gradients: _hook_gradients(self, handles)
             watch = {site: _activation_hook(self, some, find_site(model, site)) for site, some in seen.items()}
-            with _loss_scales(self), hooks(model, watch, every_call=True): yield self
+            with _loss_scales(self), _optimizer_steps(self), hooks(model, watch, every_call=True): yield self
         finally:
             for handle in handles: handle.remove()
 
@@ -147,6 +149,9 @@ class EpochRecorder:
         "What the epoch was, layer by layer."
         unfit = [f"L_{name}" for name, counter in self.counters.items() if counter.unfit]
         if unfit: log.warning("the labels did not fit the activations of %s: those have no class", ", ".join(unfit))
+        if self.closures > self.steps:
+            log.warning("%d passes within %d optimiser steps were counted: its closure runs the model several times a step",
+                        self.closures, self.steps)
         if self.keep_batches and self.forwards: _close_batch(self)
         if not self.forwards and (self.keep_batches or self.batch_interval > 1):
             log.warning("the model's own forward was not called, so its batches could not be told apart: batch_interval and drop_batches had no effect")
@@ -165,6 +170,7 @@ def _begin_forward(recorder: EpochRecorder, args: Any, kwargs: dict) -> None:
     if recorder.keep_batches and recorder.forwards and not recorder.skips: _close_batch(recorder)
     recorder.forwards += 1
     recorder.loss_scale = None
+    recorder.closures += recorder.in_step
 
 # %% ../../nbs/tracing/14_recorder.ipynb #c9b28885
 _WATCHING: list[EpochRecorder] = []
@@ -189,6 +195,16 @@ def _loss_scales(recorder: EpochRecorder) -> Iterator[None]:
         with _LOCK:
             _WATCHING.remove(recorder)
             if not _WATCHING: GradScaler.scale = _SCALE
+
+@contextlib.contextmanager
+def _optimizer_steps(recorder: EpochRecorder) -> Iterator[None]:
+    "Within the block the recorder knows whether a pass is one of an optimiser's closure, as of LBFGS."
+    def begin(*step): recorder.steps, recorder.in_step = recorder.steps + 1, True
+    def end(*step): recorder.in_step = False
+    handles = [register_optimizer_step_pre_hook(begin), register_optimizer_step_post_hook(end)]
+    try: yield
+    finally:
+        for handle in handles: handle.remove()
 
 def _hook_gradients(recorder: EpochRecorder, handles: list) -> None:
     "A hook on every weight that has a gradient; its handle is added to the list."

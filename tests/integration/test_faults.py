@@ -446,3 +446,25 @@ def test_30_a_traced_network_says_what_to_save(net):
 def test_a_model_made_from_a_configuration_says_its_architecture(tiny):
     granite = tiny(GraniteConfig)   # such a configuration names none
     assert np.isfinite(granite(torch.tensor([[5, 6]])).detach().numpy()).all()
+
+
+def test_small_a_compiled_model_does_not_blame_keras(net):
+    with pytest.raises(BadInput, match=r"as of torch\.compile, runs no hooks"), edit(net, {"1": torch.zeros_like}): net[0](X)
+
+
+def test_small_passes_of_a_closure_are_named(net, caplog):
+    traced, optimizer = TraceableNN(net), torch.optim.LBFGS(net.parameters(), max_iter=4)
+    def closure():
+        optimizer.zero_grad()
+        loss = traced(X).square().mean()
+        loss.backward()
+        return loss
+    with traced.trace_epoch(0): optimizer.step(closure)
+    assert "passes within 1 optimiser steps were counted" in caplog.text
+
+
+def test_small_an_array_of_a_trace_is_netcdf(net, tmp_path):
+    traced = TraceableNN(net)
+    with traced.trace_epoch(0): traced(X)
+    traced.network_trace.to_xarray("hidden_1").to_netcdf(tmp_path / "hidden.nc")
+    assert (tmp_path / "hidden.nc").stat().st_size
