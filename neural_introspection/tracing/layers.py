@@ -90,7 +90,7 @@ class Part:
     def tensor(self) -> Tensor:
         "The weight that the next pass uses."
         if self.name in self.owner._parameters: return self.owner._parameters[self.name]
-        for hook in self.owner._forward_pre_hooks.values():   # these set the weight anew as a pass begins
+        for hook in self.owner._forward_pre_hooks.values():   # these compute the weight as a pass begins
             if getattr(hook, "_tensor_name", None) == self.name: return hook.apply_mask(self.owner)
             if getattr(hook, "name", None) != self.name or not hasattr(hook, "compute_weight"): continue
             return hook.compute_weight(self.owner, *[False] * isinstance(hook, SpectralNorm))
