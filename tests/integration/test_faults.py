@@ -14,6 +14,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import neural_introspection
@@ -372,6 +373,8 @@ def test_26_a_tokenizer_with_one_token_more_than_the_embedding(folder):
     with pytest.raises(ModelNotFound, match="knows 2,049 tokens and its embedding 2,048"): load_model(folder)
 
 
+needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="needs Keras: install the extra tensorflow")
+
 KERAS_ON_PYTORCH = """
 import keras, torch
 from neural_introspection import ModelInterface, capture, edit
@@ -386,8 +389,8 @@ for model in (graph, row):
 """
 
 
+@needs_keras
 def test_28_keras_on_pytorch():
-    pytest.importorskip("keras")
     subprocess.run([sys.executable, "-c", KERAS_ON_PYTORCH], env=os.environ | dict(KERAS_BACKEND="torch"), check=True)
 
 
@@ -405,8 +408,8 @@ assert acts["d"].shape == (3, 2)
 """
 
 
+@needs_keras
 def test_28_keras_sees_passes_of_its_own_thread():
-    pytest.importorskip("keras")
     subprocess.run([sys.executable, "-c", KERAS_THREADS], env=os.environ | dict(KERAS_BACKEND="torch"), check=True)
 
 
