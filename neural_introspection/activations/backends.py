@@ -9,12 +9,12 @@ import dataclasses
 import importlib
 import types
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 from torch import Tensor, nn
 from ..core import BadInput
 
 # %% auto #0
-__all__ = ['first_tensor']
+__all__ = ['part_path', 'named_path', 'part_at', 'first_tensor']
 
 # %% ../../nbs/activations/10_backends.ipynb #be0ffa85
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ register_backend(Backend("keras", ("tensorflow",), ("keras", "tensorflow"), "neu
 # %% ../../nbs/activations/10_backends.ipynb #b3534462
 def framework_of(model: Any) -> str:
     "`pytorch`, or the name of a registered backend; `BadInput` for anything else."
-    if isinstance(model, nn.Module): return "pytorch"
     packages = {c.__module__.split(".")[0] for c in type(model).__mro__}
-    for backend in _BACKENDS.values():
+    for backend in _BACKENDS.values():   # first: on PyTorch, Keras' models are modules as well
         if packages & set(backend.packages): return backend.name
+    if isinstance(model, nn.Module): return "pytorch"
     raise BadInput(f"a {type(model).__name__} is no model of a known framework: give a torch.nn.Module or a {' or '.join(_BACKENDS).title()} model.")
 
 # %% ../../nbs/activations/10_backends.ipynb #bec83ae7
@@ -59,25 +59,47 @@ def _parts(flowing: Any) -> dict:
     "The parts of a dict, tuple, list or dataclass by key, index or name; none of anything else."
     if isinstance(flowing, dict): return flowing
     if isinstance(flowing, (tuple, list)): return dict(enumerate(flowing))
-    return vars(flowing) if dataclasses.is_dataclass(flowing) else {}
+    if not dataclasses.is_dataclass(flowing) or isinstance(flowing, type): return {}
+    return {f.name: getattr(flowing, f.name) for f in dataclasses.fields(flowing) if hasattr(flowing, f.name)}
+
+def part_path(flowing: Any, kind: type = Tensor) -> Optional[tuple]:
+    """Keys of the part of a possibly nested output that is read: its `logits`, else its first tensor (of `kind`) that
+    is more than a number, such as a loss, else its first number; None if there is none."""
+    if isinstance(flowing, kind): return ()
+    parts, number = _parts(flowing), None
+    for key in sorted(parts, key=lambda key: key != "logits"):   # the others stay in order
+        path = part_path(parts[key], kind)
+        if path is None: continue
+        if part_at(parts[key], path).shape != (): return key, *path
+        number = (key, *path) if number is None else number
+    return number
+
+def named_path(flowing: Any, names: Sequence[str], kind: type = Tensor) -> Optional[tuple]:
+    "Keys of the part that these names lead to, and of what is read of it; None if there is no such tensor."
+    if not names: return part_path(flowing, kind)
+    for key, part in _parts(flowing).items():
+        if str(key) == names[0] and (path := named_path(part, names[1:], kind)) is not None: return key, *path
+
+def part_at(flowing: Any, path: Sequence[Any]) -> Any:
+    "The part of a nested output that these keys lead to."
+    for key in path: flowing = _parts(flowing)[key]
+    return flowing
 
 # %% ../../nbs/activations/10_backends.ipynb #3cb04b41
 def first_tensor(flowing: Any, kind: type = Tensor) -> Any:
-    "The first tensor (of `kind`) in a possibly nested output; None if there is none."
-    if isinstance(flowing, kind): return flowing
-    for part in flowing if isinstance(flowing, (tuple, list)) else _parts(flowing).values():
-        if (found := first_tensor(part, kind)) is not None: return found
+    "The tensor (of `kind`) that is read of a possibly nested output, as of `part_path`; None if there is none."
+    path = part_path(flowing, kind)
+    return None if path is None else part_at(flowing, path)
 
 # %% ../../nbs/activations/10_backends.ipynb #d8d7fcbd
-def replace_first(flowing: Any, new: Any, kind: type = Tensor) -> Any:
-    "A copy of a possibly nested output, of the same type, with its first tensor (of `kind`) replaced."
-    if isinstance(flowing, kind): return new
-    key, part = next((key, part) for key, part in _parts(flowing).items() if first_tensor(part, kind) is not None)
-    new = replace_first(part, new, kind)
+def replace_at(flowing: Any, path: Sequence[Any], new: Any) -> Any:
+    "A copy of a possibly nested output, of the same type, with the part replaced that these keys lead to."
+    if not path: return new
+    key, new = path[0], replace_at(_parts(flowing)[path[0]], path[1:], new)
     if isinstance(flowing, (tuple, list)):
         parts = [new if i == key else part for i, part in enumerate(flowing)]
         return type(flowing)(*parts) if hasattr(flowing, "_fields") else type(flowing)(parts)
-    if not isinstance(flowing, dict): return dataclasses.replace(flowing, **{key: new})
     flowing = copy.copy(flowing)
-    flowing[key] = new
+    if isinstance(flowing, dict): flowing[key] = new
+    else: object.__setattr__(flowing, key, new)   # the dataclass may be frozen, and the field not one of __init__
     return flowing

@@ -30,15 +30,22 @@ class ActivationBatch:
     position: Int[Tensor, "row"]               # which of the text's own tokens, from 0
     token: Int[Tensor, "row"]                  # its token id
     sinks: int = 0                             # tokens at the position that were left out as attention sinks
+    nonfinite: int = 0                         # and as having an activation that is not finite
 
     def __len__(self) -> int: return len(self.text)
     contexts = property(lambda self: torch.stack([self.text, self.position], 1), doc="(text, position) of each row.")
     codes = property(lambda self: Contexts(self.text, self.position).codes, doc="The same as one int64.")
 
     @property
-    def tally(self) -> Int[np.ndarray, "3"]:
-        "Texts, tokens, sinks."
-        return np.array([len(self.text.unique()), len(self), self.sinks])
+    def tally(self) -> Int[np.ndarray, "4"]:
+        "Texts, tokens, sinks, tokens that are not finite."
+        return np.array([len(self.text.unique()), len(self), self.sinks, self.nonfinite])
+
+    def finite(self) -> ActivationBatch:
+        "The rows whose activations (and the length of them, in float32) are finite at all sites."
+        lengths = torch.stack([x.float().norm(dim=1) for x in self.values.values()])
+        known = lengths.isfinite().all(0).cpu()
+        return self if bool(known.all()) else replace(self[known], nonfinite=int((~known).sum()))
 
     def by_text(self, text_ids: Sequence[int]) -> dict[int, Int[np.ndarray, "some"]]:
         "The positions of the rows of each text, in order."
@@ -47,7 +54,7 @@ class ActivationBatch:
     def __getitem__(self, rows: Any) -> ActivationBatch:
         "Some of the rows."
         values = {site: x[torch.as_tensor(rows, device=x.device)] for site, x in self.values.items()}
-        return type(self)(values, self.text[rows], self.position[rows], self.token[rows], self.sinks)
+        return type(self)(values, self.text[rows], self.position[rows], self.token[rows], self.sinks, self.nonfinite)
 
 # %% ../../nbs/activations/25_batches.ipynb #2d45a7a2
 @torch.no_grad()
@@ -75,8 +82,7 @@ def read_batch(
 # %% ../../nbs/activations/25_batches.ipynb #e9c6d074
 def without_sinks(found: ActivationBatch, sink: Bool[Tensor, "row"]) -> ActivationBatch:
     "The rows that are no sinks, with the number of those that are."
-    kept = found[~sink.cpu()]
-    return ActivationBatch(kept.values, kept.text, kept.position, kept.token, int(sink.sum()))
+    return replace(found[~sink.cpu()], sinks=int(sink.sum()))
 
 # %% ../../nbs/activations/25_batches.ipynb #5535d4f1
 @dataclass(frozen=True)
@@ -100,16 +106,21 @@ class ReadingPlan:
         selected = None if self.selected is None else self.selected.part(texts)
         return replace(self, ids={i: self.ids[i] for i in texts}, groups=groups, selected=selected)
 
-    def counts(self, tally: Int[np.ndarray, "3"]) -> TokenCounts:
+    def counts(self, tally: Int[np.ndarray, "4"]) -> TokenCounts:
         "What the batches' tallies come to; `BadTexts` if no token counts."
-        if self.selected is not None: return self.selected.counts
-        rule, (texts, tokens, sinks) = self.selection, map(int, tally)
-        check_tokens(tokens, sinks, rule)
-        return TokenCounts(rule.token_pos, rule.sink_ratio, texts, len(self.ids) - texts, len(self.cut), tokens, sinks)
+        rule, (texts, tokens, sinks, nonfinite) = self.selection, map(int, tally)
+        if self.selected is not None and not nonfinite: return self.selected.counts
+        if self.selected is not None: sinks = self.selected.counts.sinks
+        check_tokens(tokens, sinks, rule, nonfinite)
+        return TokenCounts(rule.token_pos, rule.sink_ratio, texts, len(self.ids) - texts, len(self.cut), tokens, sinks,
+                           nonfinite)
 
-def check_tokens(n_tokens: int, sinks: int, rule: TokenSelection) -> None:
+def check_tokens(n_tokens: int, sinks: int, rule: TokenSelection, nonfinite: int = 0) -> None:
     "`BadTexts` if no token counts."
     if n_tokens: return
+    if nonfinite:
+        raise BadTexts(f"the activations of all {nonfinite} tokens at position {rule.token_pos} are not finite: "
+                       "load the model with dtype float32, or name other sites.")
     raise BadTexts(f"all {sinks} tokens at position {rule.token_pos} are attention sinks: "
                    "give other texts, or sink_ratio=None.")
 

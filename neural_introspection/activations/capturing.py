@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from .backends import backend_of, first_tensor, replace_first
+from .backends import backend_of, named_path, part_at, replace_at
 from .positions import Position, parse_position, pick_positions, position_index
 from ..core import BadAddress, BadInput, BadTexts
 from ..models import check_sites
@@ -38,6 +38,7 @@ class _Place(NamedTuple):
     module: Any
     before: bool = False         # its input
     call: Optional[int] = None   # of several in one pass; None: the only one
+    part: tuple[str, ...] = ()   # of a nested output; none: the one that `part_path` takes
 
 def _place(model: Any, site: str) -> _Place:
     "The place of a site; names of the model's own come first."
@@ -49,6 +50,8 @@ def _place(model: Any, site: str) -> _Place:
         with contextlib.suppress(AttributeError): return _Place(model.get_submodule(site))   # a second name of a module
     path, _, end = site.rpartition(".")
     if end == "hook_in" and path in modules: return _Place(modules[path], True)
+    if part := re.fullmatch(r"(.+)@([\w.]+)", site):
+        return _place(model, part[1])._replace(part=tuple(part[2].split(".")))
     if call := re.fullmatch(r"(.+):(\d+)", site): return _place(model, call[1])._replace(call=int(call[2]))
     names = site_names(model) if points or end != "hook_in" else [f"{name}.hook_in" for name in site_names(model)]
     near = difflib.get_close_matches(site, names, 3, 0.4)
@@ -60,9 +63,12 @@ class _Stop(Exception):
     _keras_call_info_injected = True   # so that Keras lets it pass as it is
 
 # %% ../../nbs/activations/20_capturing.ipynb #25e7a40d
-NOTHING_FLOWED = ("nothing flowed at {}: within the block, call the model itself in a way that runs this site (compiled "
-                  "code, as of torch.compile and Keras' predict and fit, runs no hooks; a module that is not used has none; "
-                  "other threads' passes are not seen).")
+def _nothing_flowed(model: Any, sites: str) -> BadInput:
+    "The error where no pass of the model reached these sites."
+    compiler = "Keras' predict and fit" if backend_of(model) else "torch.compile"
+    return BadInput(f"nothing flowed at {sites}: within the block, call the model itself in a way that runs this site "
+                    f"(compiled code, as of {compiler}, runs no hooks; a module that is not used has none; other "
+                    "threads' passes are not seen).")
 
 # %% ../../nbs/activations/20_capturing.ipynb #7a95747a
 class _Calls:
@@ -107,6 +113,12 @@ def _nothing(*flow: Any) -> None: return None
 def _no_hook() -> Callable: return _nothing
 
 # %% ../../nbs/activations/20_capturing.ipynb #ab42cdbb
+def _dense(x: Tensor, site: str) -> Tensor:
+    "The tensor; `BadInput` for one that is nested or sparse."
+    if not x.is_nested and x.layout == torch.strided: return x
+    raise BadInput(f"the tensor at {site} is {'nested' if x.is_nested else 'sparse'}, and its neurons have no axis: "
+                   "choose a site where it is dense (padded, or `.to_dense()`).")
+
 @contextlib.contextmanager
 def hooks(
     model: Any,                                                  # of PyTorch or Keras
@@ -123,19 +135,20 @@ def hooks(
         convert = getattr(places[site].module, "hook_conversion", None)  # TransformerLens hook points may show another shape
         def see(flowing):
             if not every_call and not calls.is_wanted(site, places[site].call): return None
-            seen = first_tensor(flowing)
-            if seen is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
+            path = named_path(flowing, places[site].part)
+            if path is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
+            seen = _dense(part_at(flowing, path), site)
             new = function(seen if convert is None else convert.convert(seen))
             waiting.discard(site)
             if stop_early and not waiting: raise _Stop(waiting)
-            if new is not None: return replace_first(flowing, new if convert is None else convert.revert(new))
+            if new is not None: return replace_at(flowing, path, new if convert is None else convert.revert(new))
         return see
     places = {site: _place(model, site) for site in functions}
     try:
         handles += [_listen(model, True, calls.begin), _listen(model, False, calls.end, always=True)]
         for site, function in functions.items(): handles.append(_listen(*places[site][:2], watch(site, function)))
         yield
-        if required and waiting: raise BadInput(NOTHING_FLOWED.format(", ".join(sorted(waiting))))
+        if required and waiting: raise _nothing_flowed(model, ", ".join(sorted(waiting)))
     except _Stop as stop:
         if stop.args[0] is not waiting: raise  # an outer block's
     finally:
@@ -152,9 +165,12 @@ def _listen(module: Any, before: bool, see: Callable, always: bool = False) -> A
 
 # %% ../../nbs/activations/20_capturing.ipynb #26aed7a4
 class CapturedActivations(dict):
-    "Activations by site. Asking for one that did not flow is a `BadInput`."
-    def __missing__(self, site: str) -> Tensor:
-        raise BadInput(NOTHING_FLOWED.format(site))
+    "Activations of a model by site. Asking for one that did not flow is a `BadInput`."
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def __missing__(self, site: str) -> Tensor: raise _nothing_flowed(self.model, site)
 
 # %% ../../nbs/activations/20_capturing.ipynb #6d1435e4
 @contextlib.contextmanager
@@ -166,8 +182,10 @@ def capture(
     stop_early: bool = False,                        # end the forward pass at the last of the sites
     grad: bool = False,                              # keep the graph, for gradients with respect to activations
 ) -> Iterator[dict[str, Tensor]]:
-    "Read activations: `with capture(model, sites) as acts: model(tokens)`. `BadTexts` if a text has no such position."
-    acts = CapturedActivations()
+    """Read activations: `with capture(model, sites) as acts: model(tokens)`. Of an output with several parts it is its
+    `logits`, else the first that is more than a number; `site@1` or `site@loss` name another. `BadTexts` if a text has
+    no such position."""
+    acts = CapturedActivations(model)
     def keep(site):
         def store(x):
             picked = pick_positions(x, positions, mask)

@@ -107,9 +107,14 @@ def contexts_by_quantile(
     neurons: Sequence[int],                # a number for each column
     shown: int = 8,                        # rows of each neuron
 ) -> pd.DataFrame:
-    "Random contexts of each neuron at equal steps of its distribution, the strongest first."
+    """Random contexts of each neuron at equal steps of its distribution, the strongest first. Rows at which the neuron
+    is not finite are left out."""
+    if not bool((finite := values.isfinite()).all()):
+        own = [contexts_by_quantile(values[rows, i:i + 1], where[rows.cpu().numpy()], [n], shown)
+               for i, (n, rows) in enumerate(zip(neurons, finite.T))]
+        return pd.concat(own, ignore_index=True)
     by_code = np.argsort(where.codes)
-    ordered = values[by_code].float().nan_to_num(-math.inf).sort(dim=0, stable=True)
+    ordered = values[by_code].float().sort(dim=0, stable=True)
     last = max(1, len(values) - 1)
     step = np.linspace(0, len(values) - 1, min(shown, len(values))).round().astype(int)[::-1]
     pick = lambda x: np.asarray(x)[step].T.ravel()   # neuron by neuron

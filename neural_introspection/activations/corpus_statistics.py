@@ -46,7 +46,7 @@ def text_statistics(
     groups = _small_groups(model, plan, sites)[::-1]   # long texts first: a part that lasts must not come last
     parts = [plan.part(groups[i:i + PART]) for i in range(0, len(groups), PART)]
     read = partial(_part_statistics, sites=tuple(sites), quantiles=quantiles, top_k=top_k)
-    stats, tally = {}, np.zeros(3, int)
+    stats, tally = {}, np.zeros(4, int)
     for state, some in spread(read, model, parts, desc, [len(part.groups) for part in parts]):
         tally += np.asarray(some)
         for site in sites: stats[site] = _added(stats.get(site), state.get(site))
@@ -67,7 +67,7 @@ def _small_groups(model: Any, plan: ReadingPlan, sites: Sequence[str]) -> list[l
 def _part_statistics(model: Any, part: ReadingPlan, sites: Sequence[str], quantiles: bool,
                      top_k: int) -> tuple[dict[str, dict[str, Tensor]], list[int]]:
     "(state of each site's statistics, on the CPU; texts, tokens and sinks) of some batches."
-    stats, tally = {}, np.zeros(3, int)
+    stats, tally = {}, np.zeros(4, int)
     for group in progress(part.groups, "statistics", unit="batch"):
         for batch in _few_sites(model, part, group, sites):
             for site, x in batch.values.items():

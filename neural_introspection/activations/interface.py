@@ -4,7 +4,7 @@
 
 # %% ../../nbs/activations/30_interface.ipynb #3b73838d
 from __future__ import annotations
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, cast
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -19,13 +19,40 @@ __all__ = ['neuron_axis', 'ModelInterface', 'ActivationMonitor']
 
 # %% ../../nbs/activations/30_interface.ipynb #7126c844
 _POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, *_POOLS)
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd, nn.modules.batchnorm._NormBase,
+                   nn.GroupNorm, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, *_POOLS)
+_FEATURES_LAST = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase, nn.LayerNorm, nn.RMSNorm)
+_WIDTHS = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim", "embed_dim", "nf")
 
-def neuron_axis(module: Any, ndim: int) -> int:
-    "The axis of a module's output along which its neurons (or channels) are, counted from the end if it is the last: 1 or -1."
-    if backend := backend_of(module): return backend.neuron_axis(module, ndim)
-    rows = isinstance(module, (nn.Linear, nn.LayerNorm)) or type(module).__name__ == "Conv1D"   # GPT-2's linear layer
-    return 1 if ndim > 2 and (isinstance(module, _CHANNELS_FIRST) or (ndim in (4, 5) and not rows)) else -1
+def _own_axis(module: nn.Module) -> Optional[int]:
+    "1 for a module of channels, -1 for one of features; None for one that takes any axes."
+    if isinstance(module, _CHANNELS_FIRST): return 1
+    if len(getattr(module, "normalized_shape", [1])) > 1: return None   # a norm over channels and places
+    last = isinstance(module, _FEATURES_LAST) or type(module).__name__ == "Conv1D"   # GPT-2's linear layer
+    return -1 if last else None
+
+def _fits(module: nn.Module, shape: Sequence[int]) -> bool:
+    "Whether an output of this shape has as many channels (or features) as the module puts out, along its axis."
+    axis = _own_axis(module)
+    widths = [getattr(module, name) for name in _WIDTHS if hasattr(module, name)]
+    return axis is not None and [*widths, *getattr(module, "normalized_shape", [])][:1] == [shape[axis]]
+
+def neuron_axis(model: Any, site: str, shape: Sequence[int]) -> int:
+    """The axis along which the neurons (or channels) of a site's tensor of this shape are: 1, or -1 for the last. Of a
+    module that takes any axes it is that of the nearest module before it that fits; `BadInput` if none does."""
+    module = find_site(model, site)
+    if backend := backend_of(model): return backend.neuron_axis(module, len(shape))
+    if len(shape) < 3: return -1
+    if site in getattr(model, "hook_dict", {}): return 1 if site.endswith(("hook_pattern", "hook_attn_scores")) else -1
+    own, modules = _own_axis(module), list(model.modules())
+    if own: return own
+    start = next(i for i, m in enumerate(modules) if m is module)
+    end = start if site.endswith(".hook_in") else start + len(list(module.modules()))
+    for other in (*modules[:end][::-1], *modules[end:]):
+        if _fits(other, shape): return cast(int, _own_axis(other))
+    if not any(isinstance(m, _CHANNELS_FIRST) for m in modules): return -1
+    raise BadInput(f"which axis of {site} has the neurons is not known: its shape {tuple(shape)} fits the channels or "
+                   "features of no layer. Name the convolution or linear layer before it.")
 
 # %% ../../nbs/activations/30_interface.ipynb #70ec225a
 class ModelInterface:

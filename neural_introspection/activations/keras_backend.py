@@ -5,11 +5,12 @@
 # %% ../../nbs/activations/50_keras_backend.ipynb #8f07824d
 from __future__ import annotations
 import functools
+import threading
 from collections.abc import Mapping
 from typing import Any, Callable
 import torch
 from torch import Tensor
-from .backends import first_tensor, replace_first
+from .backends import part_at, part_path, replace_at
 from ..core import BadInput, require
 
 # %% auto #0
@@ -38,15 +39,16 @@ def neuron_axis(layer: Any, ndim: int) -> int:
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #b39458b1
 def _tensor_type() -> type:
-    "The type of the tensors that flow in Keras; `BadInput` if it does not run on TensorFlow. (On PyTorch its models are PyTorch's, and do not come here.)"
+    "The type of the tensors that flow in Keras; `BadInput` if it runs on neither TensorFlow nor PyTorch."
     backend = require("keras", "tensorflow").backend.backend()
+    if backend == "torch": return Tensor
     if backend != "tensorflow": raise BadInput(f"Keras runs on {backend} here: set KERAS_BACKEND=tensorflow (or torch) before it is imported.")
     return require("tensorflow", "tensorflow").Tensor
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #2f59c4ec
 def to_torch(x: Any) -> Tensor:
     "A Keras tensor's values as a torch tensor of its own; half precision stays what it is."
-    if isinstance(x, Tensor): return x.detach()
+    if isinstance(x, Tensor): return x   # Keras on PyTorch
     keras = require("keras", "tensorflow")
     if keras.backend.standardize_dtype(x.dtype) == "bfloat16": return torch.tensor(keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))).bfloat16()
     return torch.tensor(keras.ops.convert_to_numpy(x))
@@ -54,6 +56,7 @@ def to_torch(x: Any) -> Tensor:
 # %% ../../nbs/activations/50_keras_backend.ipynb #476a944d
 def from_torch(new: Tensor, like: Any) -> Any:
     "A Keras tensor with the values of a torch tensor and the type of another."
+    if isinstance(like, Tensor): return new.to(like)
     keras = require("keras", "tensorflow")
     new = new.detach().cpu()
     return keras.ops.cast(keras.ops.convert_to_tensor((new.float() if new.dtype == torch.bfloat16 else new).numpy()), like.dtype)   # numpy has no bfloat16
@@ -71,7 +74,7 @@ def call_model(model: Any, inputs: Any) -> Any:
 class _Handle:
     "One listener of a layer; `remove` ends it."
     def __init__(self, layer: Any, before: bool, see: Callable):
-        self.layer, self.before, self.see = layer, before, see
+        self.layer, self.before, self.see, self.thread = layer, before, see, threading.get_ident()
         if "_ni_listeners" not in vars(layer): _wrap(layer)
         vars(layer)["_ni_listeners"].append(self)
 
@@ -87,9 +90,10 @@ def _wrap(layer: Any) -> None:
     call, listeners, kind = layer.call, [], _tensor_type()
     @functools.wraps(call)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        for listener in [l for l in listeners if l.before]: args, kwargs = _shown(listener.see, (args, kwargs), kind)
+        own = [l for l in listeners if l.thread == threading.get_ident()]   # passes of other threads are not seen
+        for listener in [l for l in own if l.before]: args, kwargs = _shown(listener.see, (args, kwargs), kind)
         output = call(*args, **kwargs)
-        for listener in [l for l in listeners if not l.before]: output = _shown(listener.see, output, kind)
+        for listener in [l for l in own if not l.before and l in listeners]: output = _shown(listener.see, output, kind)
         return output
     object.__setattr__(layer, "_ni_listeners", listeners)
     object.__setattr__(layer, "call", wrapped)
@@ -97,10 +101,11 @@ def _wrap(layer: Any) -> None:
 # %% ../../nbs/activations/50_keras_backend.ipynb #2ab3af25
 def _shown(see: Callable, flowing: Any, kind: type) -> Any:
     "What flows on after a listener saw its first tensor."
-    first = first_tensor(flowing, kind)
+    path = part_path(flowing, kind)
+    first = None if path is None else part_at(flowing, path)
     if first is not None and not hasattr(first, "numpy"): return flowing   # a graph is being made: there are no values yet
     new = see(None if first is None else to_torch(first))
-    return flowing if new is None else replace_first(flowing, from_torch(new, first), kind)
+    return flowing if new is None or path is None else replace_at(flowing, path, from_torch(new, first))
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #adeba58e
 def listen(layer: Any, before: bool, see: Callable) -> _Handle:

@@ -15,6 +15,11 @@ from torch import Tensor
 # %% auto #0
 __all__ = []
 
+# %% ../../nbs/activations/32_moments.ipynb #9b2f6c11
+def as_float64(x: Tensor) -> Tensor:
+    "float64, on the CPU if the device (MPS) has none."
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
 # %% ../../nbs/activations/32_moments.ipynb #2350ab02
 def block_shape(
     acts: Float[Tensor, "row neuron"],

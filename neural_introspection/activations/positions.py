@@ -91,10 +91,10 @@ def sink_tokens(
     mask: Bool[Tensor, "batch pos"],            # the text's own tokens
     ratio: float = SINK,
 ) -> Bool[Tensor, "batch pos"]:
-    "Tokens whose norm is over `ratio` times the median norm of their text."
+    "Tokens whose norm is finite and over `ratio` times the median norm of their text."
     norm = resid.float().norm(dim=-1)
     median = norm.masked_fill(~mask, math.nan).nanmedian(1, keepdim=True).values
-    return mask & (norm > ratio * median)
+    return mask & (norm > ratio * median) & norm.isfinite()
 
 # %% ../../nbs/activations/15_positions.ipynb #a32b9f16
 def stream_sites(model: Any) -> list[str]:
@@ -137,10 +137,11 @@ class TokenCounts(Result):
     token_pos: Position
     sink_ratio: Optional[float]
     texts: int      # with a token that counts
-    skipped: int    # too short for the position, or with nothing but sinks at it
+    skipped: int    # too short for the position, or with no token at it that counts
     cut: int        # longer than the context: their ends were not read
     tokens: int     # that count
     sinks: int      # at the position, left out as attention sinks
+    nonfinite: int = 0   # left out because an activation read there is not finite
 
     def summary(self) -> str: return f"{count_summary(vars(self))}."
     def to_frame(self) -> Any:
@@ -154,6 +155,8 @@ def count_summary(about: dict) -> str:
     said = f"{about['tokens']:,} tokens of " if "tokens" in about else ""
     said += f"{about['texts']:,} texts (position {about['token_pos']})"
     if about.get("sinks"): said += f", without {about['sinks']:,} attention sinks"
+    if about.get("nonfinite"): said += f", without {about['nonfinite']:,} tokens whose activations are not finite"
+    if about.get("nonfinite_values"): said += f", without {about['nonfinite_values']:,} values that are not finite"
     if about.get("skipped"): said += f"; {about['skipped']:,} texts without such a token"
     if about.get("cut"): said += f"; {about['cut']:,} texts cut to the context"
     return said

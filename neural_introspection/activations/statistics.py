@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from .batches import activation_batches
-from .capturing import find_site
 from .contexts import Top, batch_top
 from .interface import ModelInterface, neuron_axis
 from .moments import Moments, batch_sums, joint_moments
@@ -261,5 +260,8 @@ def _layer_rows(interface: ModelInterface, layers: Sequence[str], batch: Any) ->
         (found,) = activation_batches(interface.model, texts, layers, "all", len(texts))
         return {layer: rows.float() for layer, rows in found.values.items()}
     def rows(layer, x):
-        return x.movedim(neuron_axis(find_site(interface.model, layer), x.ndim), -1).flatten(0, -2).float()
+        if x.ndim < 2:
+            raise BadInput(f"the activations of {layer} have shape {tuple(x.shape)}: "
+                           "give a layer with (sample, ..., neuron).")
+        return x.movedim(neuron_axis(interface.model, layer, x.shape), -1).flatten(0, -2).float()
     return {layer: rows(layer, x) for layer, x in interface.activations(layers, batch).items()}

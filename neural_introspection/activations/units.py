@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from .capturing import capture, find_site
+from .capturing import capture
 from .interface import neuron_axis
 from .statistics import NeuronStats
 from ..core import BadInput, NeuronAddress
@@ -74,7 +74,7 @@ def find_units(
         raise BadInput(f"the activations at {site} have shape {tuple(x.shape)} for one example: "
                        "units need floats of shape (example, ..., unit), batch first.")
     if x.ndim == 4 and site.rpartition(".")[2] in HEAD_SITES: return Units(site, x.shape[2], x.shape[3], -2)
-    axis = neuron_axis(find_site(model, site), x.ndim)
+    axis = neuron_axis(model, site, x.shape)
     count = heads or x.shape[axis]
     if count < 1 or x.shape[axis] % count:
         raise BadInput(f"the {x.shape[axis]} values of {site} cannot be shared by {count} units: "

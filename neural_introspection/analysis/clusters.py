@@ -106,6 +106,7 @@ class CorrelationClusters(Result):
     def summary(self) -> str:
         beside = f"adjusted Rand index {self.stability:.2f} between random halves of the texts, of surrogates {self.surrogates.mean():.2f} (at most {self.surrogates.max():.2f}), p = {self.p:.2g}"
         beside += f"; {len(self.frame)} neurons, {self.about['rows']:,} rows of {self.about['texts']} texts" + f", {self.about['constant']} constant neurons left out" * bool(self.about["constant"])
+        beside += f", {self.about['nonfinite']} that are never finite left out" * bool(self.about["nonfinite"])
         if not self.stable: return f"{self.layer}: no stable clusters: {beside}."
         several = int((self.frame.cluster.value_counts() > 1).sum())
         lone = self.n_clusters - several
@@ -146,14 +147,14 @@ def _enough_texts(rows: dict[str, LayerRows], layer: str) -> LayerRows:
         f"{r.n_texts} texts of {layer} are too few to compare halves: "
         "capture at least 8, or say texts=, which text each row is of.")
 
-def _varying(r: LayerRows, neurons: Int[np.ndarray, "neuron"]) -> Int[np.ndarray, "chosen"]:
-    "Those of the neurons that vary; `BadInput` if they are too few for clusters."
+def _varying(r: LayerRows, neurons: Int[np.ndarray, "neuron"]) -> tuple[Int[np.ndarray, "chosen"], int]:
+    "(those of the neurons that vary, how many are never finite); `BadInput` if they are too few for clusters."
     stats = NeuronStats(len(neurons), quantiles=False)
     for part in row_blocks(len(r)): stats.update(r.values[part][:, torch.from_numpy(neurons)])
     chosen = neurons[(stats.variance > 0).numpy()]
     if len(chosen) < 4:
         raise BadInput(f"{len(chosen)} neurons of {r.layer} that vary are too few for clusters: give at least 4.")
-    return chosen
+    return chosen, int((stats.count == 0).sum())
 
 def _checked_numbers(clusters: Optional[int], neurons: int) -> Sequence[int]:
     "The numbers of clusters to try: the given one, or those of `cluster_numbers`."
@@ -188,7 +189,7 @@ def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, cl
     if splits < 1 or n_permutations < 1:
         raise BadInput(f"{splits} splits and {n_permutations} permutations are too few: give at least 1 of each.")
     requested = select_for_pairs(r, neurons)
-    chosen = _varying(r, requested)
+    chosen, nonfinite = _varying(r, requested)
     numbers = _checked_numbers(clusters, len(chosen))
     read, all_rows = standard_reader(r.values, chosen), torch.arange(len(r))
     stability, k, by_number, agreement = _stability(read, r.places, splits, seed, numbers)
@@ -198,7 +199,7 @@ def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, cl
     frame = frame.assign(agreement=agreement, surrogate_agreement=null.agreement)
     about = dict(
         rows=len(r), texts=r.n_texts, splits=splits, n_permutations=n_permutations, seed=seed,
-        constant=len(requested) - len(chosen))
+        constant=len(requested) - len(chosen) - nonfinite, nonfinite=nonfinite)
     by_number["surrogate_silhouette"] = null.silhouette
     return CorrelationClusters(r.layer, frame, by_number, stability, null.stability, pearson, about)
 

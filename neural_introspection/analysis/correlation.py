@@ -372,7 +372,7 @@ def _matrix_figure(c: Correlation, measure: str) -> Any:
     layers = " and ".join(dict.fromkeys(c.layers))
     values = np.array(getattr(c, measure), "f4")
     if not np.isfinite(values).any():
-        raise BadInput(f"no pair of {layers} has a {measure}: the neurons are constant.")
+        raise BadInput(f"no pair of {layers} has a {measure}: no neuron has two different finite values.")
     if c.layers[0] == c.layers[1]: np.fill_diagonal(values, np.nan)
     i, j = _matrix_order(c)
     y, x = [f"n{n}" for n in c.neurons[0][i]], [f"n{n}" for n in c.neurons[1][j]]

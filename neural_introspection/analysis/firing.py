@@ -71,8 +71,11 @@ class NeuronRates(Result):
     def summary(self) -> str:
         n, bound = len(self.frame), self.frame[self.frame.dead].high.max()
         silent = f" (silent so far: each may still fire in up to {bound:.2g} of the rows)" if len(self.dead) else ""
+        broken = int((self.frame.nonfinite > 0).sum())
+        broken = f", {broken} had values that are not finite, which do not count" * bool(broken)
         rules = "; ".join(f"{rule} in {', '.join(l for l, r in self.rules.items() if r == rule)}" for rule in dict.fromkeys(self.rules.values()))
-        return (f"{len(self.dead)} of {n} neurons never fire{silent}, {len(self.always_on)} always, {int(self.frame.constant.sum())} are constant; "
+        return (f"{len(self.dead)} of {n} neurons never fire{silent}, {len(self.always_on)} always, "
+                f"{int(self.frame.constant.sum())} are constant{broken}; "
                 f"{self.about['rows']} rows of {self.about['texts']} texts; firing is {rules}.")
     def _shown(self) -> pd.DataFrame:
         return super()._shown()[["layer", "neuron", "count", "fired", "rate", "low", "high", "texts", "texts_high"]]

@@ -144,7 +144,8 @@ def _context_points(
 # %% ../../nbs/analysis/08_measures.ipynb #231647c7
 def _standard(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
     "Columns of mean 0 and mean square 1, what is not finite filled with the mean; a constant one is all 0."
-    x = torch.where(x.isfinite(), x, x.nanmean(0) if not x.isinf().any() else 0.).double()
+    finite = x.isfinite()
+    x = torch.where(finite, x, torch.where(finite, x, 0.).sum(0)/finite.sum(0).clamp(min=1)).double()
     x = x - x.mean(0)
     std = x.square().mean(0).sqrt()
     return torch.where(std > 1e-9, x/std.clamp(min=1e-30), 0.)
@@ -182,7 +183,9 @@ def max_over_sum(evidence: Evidence, settings: Settings) -> Finding:
     alone = on.sum(1) == 1
     if not bool(alone.any()): raise BadInput("max_over_sum needs rows in which exactly one feature is on, such as an identity matrix: there are none.")
     which = on[alone].float()
-    answers = (which.T @ evidence.activations[alone].float().nan_to_num(0, 0, 0).clamp(min=0))/which.sum(0).clamp(min=1)[:, None]
+    acts = evidence.activations[alone].float()
+    rows = (which.T @ acts.isfinite().float()).clamp(min=1)   # of each feature at which the neuron is finite
+    answers = which.T @ acts.nan_to_num(0, 0, 0).clamp(min=0)/rows
     score = (1 - answers.amax(0)/answers.sum(0)).numpy()
     return Finding(score, np.full(len(score), np.nan), _shares(answers.double())[1])
 

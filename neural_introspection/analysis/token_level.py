@@ -284,7 +284,7 @@ class _Reading:
 def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Tensor, "text"],
               found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
               names: dict[str, Sequence[str]]) -> list[TokenProfile]:
-    ids, tally = list(plan.ids.values()), np.zeros(3, int)
+    ids, tally = list(plan.ids.values()), np.zeros(4, int)
     half_of_group = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2
     half, read = half_of_group[group], _Reading(ids, names, len(found), k, shifts, seed)
     for batch, values, finite in neuron_batches(model, texts, found, batch_size):

@@ -126,7 +126,7 @@ def decoder_accuracies(
                 right, by_chance = (decode(x, y, z, y_test, decoder, seed) for y in (y_train, shuffled))
                 accuracy = _with_interval(mean_interval(right, text))
                 found.append(dict(who=who, what=what, decoder=decoder, **accuracy, shuffled=by_chance.mean()))
-    return pd.DataFrame(found).assign(majority=float((y_test == y_train.mode().values).double().mean()))
+    return pd.DataFrame(found).assign(majority=float((y_test == y_train.mode().values).cpu().double().mean()))
 
 # %% ../../nbs/antitraining/22_certificate.ipynb #75623f69
 def _decodable_sides(
@@ -272,7 +272,7 @@ def certify(
         curves = relearning_accuracy(
             model, layer, train, test, relearn_steps, every, replacement=replacement, seed=seed)
     most_frequent = train.targets[train.targets != IGNORED].mode().values
-    majority = float((test.targets[test.targets != IGNORED] == most_frequent).double().mean())
+    majority = float((test.targets[test.targets != IGNORED] == most_frequent).cpu().double().mean())
     measured = randomised_accuracy(model, layer, test, replacement, seed=seed)
     decoded = decoder_accuracies(model, layer, train, test, noise, seed=seed)
     size, units = layer.core.size, layer.reference.units.count

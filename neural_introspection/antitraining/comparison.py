@@ -20,6 +20,7 @@ from .cores import Core
 from ..models import Examples, scores
 from ..activations.units import Reference, make_reference
 from ..activations import replaced_scores
+from ..activations.moments import as_float64
 from .information import information_content
 from .objective import LayerState
 from .pipeline import two_layer_network
@@ -111,7 +112,7 @@ class Erased(nn.Module):
     def fit(self, x: Float[Tensor, "row unit"], y: Int[Tensor, "row"]) -> None:
         leace, self.eraser = require("concept_erasure", "compare"), None
         if self.core.all(): return
-        found = leace.LeaceFitter.fit(x[:, ~self.core].double(), nn.functional.one_hot(y).double()).eraser
+        found = leace.LeaceFitter.fit(as_float64(x[:, ~self.core]), as_float64(nn.functional.one_hot(y))).eraser
         self.eraser = dataclasses.replace(found, **{f.name: getattr(found, f.name).to(x) for f in dataclasses.fields(found) if getattr(found, f.name) is not None})
 
 # %% ../../nbs/antitraining/32_comparison.ipynb #173c9383

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from ..activations import capture
+from ..activations.moments import as_float64
 from ..activations.replacement import replaced
 from ..models.examples import IGNORED, next_tokens
 from ..models.sites import require_next_tokens
@@ -247,8 +248,8 @@ def best_neurons(model: Any, site: str, tokens: ConceptTokens, n_neurons: int = 
 def linear_eraser(x: Float[Tensor, "token neuron"], concept: Float[Tensor, "token"]) -> Callable[[Tensor], Tensor]:
     "LEACE for a binary concept: a function after which no neuron covaries with it, and which moves the rows as little as possible (in the whitened norm). `MissingExtra` without the package concept-erasure."
     if len(set(concept.tolist())) < 2: return lambda y: y   # nothing to erase
-    eraser = require("concept_erasure", "compare").LeaceFitter.fit(x.double(), concept.double()[:, None]).eraser
-    return lambda y: eraser(y.double()).to(y.dtype)
+    eraser = require("concept_erasure", "compare").LeaceFitter.fit(as_float64(x), as_float64(concept)[:, None]).eraser
+    return lambda y: eraser(as_float64(y)).to(y)
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #2420d8e1
 @torch.no_grad()

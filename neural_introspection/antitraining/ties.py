@@ -38,11 +38,12 @@ def tie_scores(
     a, b = np.triu_indices(count, 1)
     found = shared_information(model, reference, examples, list(zip(a.tolist(), b.tolist())), n_draws, seed)
     with evaluating(model), capture(model, [site]) as acts: model(examples.inputs)
-    x = acts[site].double() - acts[site].double().mean(0)
+    x = acts[site].cpu().double()
     def cosine(rows):
         return (torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T)[a, b].numpy()
     alone = np.sqrt(found["first"].clip(1e-4) * found["second"].clip(1e-4))   # nats
-    return found.assign(together_share=found.together / alone, weight_cosine=cosine(layer.weight.double()), correlation=cosine(x.T))
+    return found.assign(together_share=found.together / alone, weight_cosine=cosine(layer.weight.cpu().double()),
+                        correlation=cosine((x - x.mean(0)).T))
 
 # %% ../../nbs/antitraining/44_ties.ipynb #7f0a75aa
 def disjoint_pairs(scores: pd.DataFrame, by: str, n_pairs: int) -> list[tuple[int, int]]:

@@ -16,8 +16,8 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Iterator
-from .errors import BadData, BadRunFolder
+from typing import Any, Iterator, Sequence
+from .errors import BadData, BadRunFolder, BadTexts
 
 # %% auto #0
 __all__ = ['full_path', 'shown_path', 'shipped', 'runs_folder', 'atomic_write', 'atomic_folder', 'write_text', 'write_json',
@@ -40,6 +40,15 @@ def full_path(
         raise BadRunFolder(f"{str(path)[:60]!r} cannot be a folder here: give names of at most {longest} plain letters, "
                            "and a home folder that is there.")
     return path.absolute()
+
+# %% ../../nbs/core/50_files.ipynb #5d0e88a1
+def check_unicode(texts: Sequence[str], where: str = "") -> None:
+    "`BadTexts` names the texts with a lone surrogate: half a character, as cut JSON has it, which no file can hold."
+    try: "".join(texts).encode()
+    except UnicodeEncodeError:
+        bad = [i for i, text in enumerate(texts) if re.search("[\ud800-\udfff]", text)]
+        raise BadTexts(f"{len(bad)} of {len(texts)} texts{where} have half a character (a lone surrogate), such as "
+                       f"text {bad[0]} ({texts[bad[0]][:80]!a}): repair them, or leave them out.") from None
 
 # %% ../../nbs/core/50_files.ipynb #b7b0c05a
 def shown_path(path: str | Path) -> Path:
@@ -99,6 +108,16 @@ def restore_folder(path: str | Path) -> None:
     import filelock
     for work in sorted(Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.part")):
         with contextlib.suppress(filelock.Timeout), _locked(work, timeout=0): _settle(work, Path(path))
+
+# %% ../../nbs/core/50_files.ipynb #7a10c3e5
+def take_lock(path: Path, name: str = "lock", again: bool = False) -> Any:
+    """The lock of this process on a path, a file beside it; `filelock.Timeout` if another one holds it. `again`: the
+    same process may take it several times, and releases it as often."""
+    import filelock
+    lock = filelock.FileLock(path.parent/f".{path.resolve().name}.{name}", timeout=0, thread_local=not again,
+                             is_singleton=again)
+    lock.acquire()
+    return lock
 
 # %% ../../nbs/core/50_files.ipynb #f2e1a380
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 from .errors import BadData, BadInput, BadRunFolder, Cancelled
-from .files import LONGEST, full_path, half_written, plain, read_json, shown_path, write_json
+from neural_introspection.core.files import (LONGEST, full_path, half_written, plain, read_json, shown_path, take_lock,
+    write_json)
 from .tables import read_tensors, write_tensors
 
 # %% auto #0
@@ -265,17 +266,17 @@ def _lock_run(path: Path, folder: Path) -> Any:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         what = "a link" if path.is_symlink() else "a file"
         raise BadRunFolder(f"{path} is {what}: give a folder for the run.")
-    lock = filelock.FileLock(path.parent/f".{path.resolve().name}.lock", timeout=0)
+    lock = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent): pass  # filelock takes some unwritable folders for locked ones
-        lock.acquire()
+        lock = take_lock(path)
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): pass
     except filelock.Timeout:
         raise BadRunFolder(f"another process is working in {path}: wait for it or give another folder.") from None
     except OSError as error:
-        lock.release()
+        if lock is not None: lock.release()
         raise BadRunFolder(f"{path} cannot be written ({error.strerror}): give another folder.") from None
     return lock
 

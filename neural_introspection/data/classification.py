@@ -45,7 +45,7 @@ class ClassificationData:
     @property
     def majority(self) -> float:
         "The test accuracy of always naming the training rows' most frequent class."
-        return float((self.y_test == self.y_train.mode().values).double().mean())
+        return float((self.y_test == self.y_train.mode().values).cpu().double().mean())
 
     def to(self, device: str) -> ClassificationData: return dataclasses.replace(self, **{k: t.to(device) for k, t in self.tensors.items()})
 

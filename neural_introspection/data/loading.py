@@ -6,10 +6,12 @@
 from __future__ import annotations
 import io
 import itertools
+import json
 import re
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Optional, Sequence
 from ..core import BadInput, BadTexts, progress, read_frame, shipped
+from ..core.files import check_unicode
 from ..core.tables import read_csv
 from .corpus import Corpus
 from .synthetic import synthetic_texts
@@ -90,7 +92,9 @@ def _read_table(path: Path, column: str) -> list[Any]:
     try:
         if path.suffix.lower() == ".parquet": frame = pd.read_parquet(file)
         elif path.suffix.lower() == ".csv": frame = read_csv(file, str)   # 007 and 1e5 are texts here
-        else: frame = pd.read_json(file, lines=True, dtype=False, convert_dates=False)
+        else:
+            lines = file.read().decode("utf-8-sig").split("\n")
+            frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
     except (OSError, ValueError) as error: raise BadTexts(f"table {path} cannot be read: {' '.join(str(error).split())[:200]}.") from None
     if column not in frame: raise BadTexts(f"{path} has no column {column!r}: choose one of {', '.join(map(str, frame.columns))}.")
     return frame[column].astype(object).where(frame[column].notna(), None).tolist()
@@ -101,6 +105,7 @@ def _strings(source: str, column: str, values: Iterable[Any]) -> list[str]:
     values = ["" if v is None else v for v in values]
     odd = next((v for v in values if not isinstance(v, str)), None)
     if odd is not None: raise BadTexts(f"column {column!r} of {source} holds {type(odd).__name__} values, not texts: choose another column.")
+    check_unicode(values, f" of {source}")
     return [v.strip() for v in values]
 
 # %% ../../nbs/data/30_loading.ipynb #dd47059e
@@ -153,6 +158,7 @@ def given_texts(texts: Iterable[str]) -> Corpus:
     wrong = next((k for k, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
     if wrong is not None: raise BadTexts(f"text {wrong} is {texts[wrong]!r}: give texts that are strings and not empty.")
     if not texts: raise BadTexts("no texts were given: give at least one.")
+    check_unicode(texts)
     return Corpus("given texts", tuple(texts), (-1,) * len(texts), {"source": "given"})
 
 # %% ../../nbs/data/30_loading.ipynb #32f587fb

@@ -80,8 +80,9 @@ def error_html(
     lines = "<br>".join(html.escape(line) for line in [words, *getattr(error, "__notes__", [])])
     trace = html.escape("".join(traceback.format_exception(error))) if details else ""
     fold = f"<details><summary>Where it happened</summary><pre style='overflow:auto'>{trace}</pre></details>" if details else ""
-    colour = "--jp-border-color1,#9E9E9E" if isinstance(error, Cancelled) else "--jp-error-color1,#D32F2F"
-    style = f"border-left:4px solid var({colour});padding-left:8px;line-height:1.4;overflow-wrap:anywhere"
+    colour = "--jp-content-font-color2,#757575" if isinstance(error, Cancelled) else "--jp-error-color1,#D32F2F"
+    style = (f"color:var(--jp-content-font-color1,inherit);border-left:4px solid var({colour});padding-left:8px;"
+             "line-height:1.4;overflow-wrap:anywhere")
     return f"<div role='alert' style='{style}'>{lines}{fold}</div>"
 
 # %% ../../nbs/display/16_forms.ipynb #0afa6313

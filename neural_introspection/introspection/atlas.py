@@ -15,10 +15,11 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from ..activations import Position, TokenSelection
 from ..activations.batches import plan_reading
+from ..activations.moments import as_float64
 from ..core import BadAddress, BadInput, BadTexts, plain, progress, site_name
 from ..data import group_texts
 from .atlas_result import AtlasResult
-from .crossfit import PENALTIES, Sums, as_float64, control_r2, fold_basis, score_block
+from .crossfit import PENALTIES, Sums, control_r2, fold_basis, score_block
 from .dataset import text_hash
 from .leakage import leakage_label
 from .predictor import fold_of
@@ -145,8 +146,8 @@ def _solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: di
     "The result, from the sums of every fold. `BadTexts` if masking left a fold without a row."
     folds = [sums[k] for k in sorted(sums)]
     empty = [k for k, s in enumerate(folds) if s["xx"][-1, -1] < 1]
-    if empty: raise BadTexts(f"no token is left in fold {empty[0]} after masking attention sinks: give more texts, "
-                             "or another position.")
+    if empty: raise BadTexts(f"no token is left in fold {empty[0]} without attention sinks and values that are not "
+                             "finite: give more texts, another position, or a model in float32.")
     total = sum(s["xx"] for s in folds)
     bases = [fold_basis(total, s["xx"]) for s in folds]
     _, shares = score_block(bases, folds, "control", atlas.penalties)

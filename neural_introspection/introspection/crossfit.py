@@ -9,6 +9,7 @@ from typing import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from ..activations.moments import as_float64
 
 # %% auto #0
 __all__ = []
@@ -20,9 +21,7 @@ def with_ones(x: Float[Tensor, "row d"]) -> Float[Tensor, "row d1"]:
     "The features and a column of ones."
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
 
-def as_float64(x: Tensor) -> Tensor:
-    "float64, on the CPU if the device (MPS) has none."
-    return (x.cpu() if x.device.type == "mps" else x).double()
+
 
 # %% ../../nbs/introspection/62_crossfit.ipynb #55bbfc72
 def add_sums(sums: Sums, more: Sums) -> Sums:

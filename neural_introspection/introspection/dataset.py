@@ -48,13 +48,15 @@ def collect_activations(
     batch_size: int = 16,
     folder: Optional[str | Path] = None,      # where pieces are kept, to resume from
     desc: str = "activations",
+    finite: bool = False,                     # leave out tokens with a value that is not finite, and count them
 ) -> Activations:
     "float32 activations on the CPU. Texts without a token that counts are left out; `BadTexts` if all are."
     plan = plan_reading(model, texts, selection, batch_size)
     fit = sorted(i for group in plan.groups for i in group)
     parts = [_piece(model, plan, fit[i:i + PIECE], batch_size) for i in range(0, len(fit), PIECE)]
-    collect, steps = partial(_collect_piece, sites=sites), [len(part.groups) for part in parts]
-    pieces = spread_pieces(collect, model, parts, desc, steps, folder, _identity(model, plan, fit, sites, batch_size))
+    collect, steps = partial(_collect_piece, sites=sites, finite=finite), [len(part.groups) for part in parts]
+    identity = _identity(model, plan, fit, sites, batch_size) | dict(finite=finite)
+    pieces = spread_pieces(collect, model, parts, desc, steps, folder, identity)
     joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0] if k != "tally"}
     counts = plan.counts(sum(p["tally"] for p in pieces).numpy())
     return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined, counts)
@@ -78,13 +80,15 @@ def _collect_piece(
     model: Any,
     part: ReadingPlan,
     sites: dict[str, Optional[Target]],
+    finite: bool,
 ) -> dict[str, Tensor]:
     "Rows of the texts by name: text, position, token, and a site's values under its name; and the batches' tally."
-    found, tally = [], np.zeros(3, int)
+    found, tally = [], np.zeros(4, int)
     for group in progress(part.groups, "activations", unit="batch"):
         b = part.read(model, group, list(sites))
-        kept = {site: _pick(b.values[site], site, target) for site, target in sites.items()}
-        found.append(dict(text=b.text, position=b.position, token=b.token, **kept))
+        b = replace(b, values={site: _pick(b.values[site], site, target) for site, target in sites.items()})
+        if finite: b = b.finite()
+        found.append(dict(text=b.text, position=b.position, token=b.token, **b.values))
         tally += b.tally
     rows = {name: torch.cat([f[name] for f in found]) for name in found[0]}
     order = torch.argsort(Contexts(rows["text"], rows["position"]).codes)
@@ -222,7 +226,7 @@ class ActivationDatasetGenerator:
         selection, site = TokenSelection(self.token_pos, self.sink_ratio), self.target.site
         check_target(self.model, self.target)
         sites = {site: self.target, feature_site: None} if feature_site else {site: self.target}
-        acts = collect_activations(self.model, texts, sites, selection, self.batch_size, folder, "data set")
+        acts = collect_activations(self.model, texts, sites, selection, self.batch_size, folder, "data set", True)
         of_target = acts.values[site]
         if sites[site] is None: of_target = self.target.values(of_target)   # it is the feature site
         columns = dict(zip(self.target.columns, of_target.numpy().astype(np.float64).T))

@@ -102,6 +102,9 @@ def _dataset(p: Prepared, run: RunFolder, target: Target) -> tuple[ActivationDat
         dataset = made
         dataset.save(path)
     for split in ("train", "test"):
+        if not len(dataset.part(split)):
+            raise BadData(f"{target} has no {split} row left: {dataset.counts.summary()} Give more texts, or load the "
+                          "model with dtype float32.")
         if not all(varies(values) for values in dataset.values(split).T):
             raise BadData(f"{target} has the same value on every {split} text at token position "
                           f"{p.config.token_pos}: choose another neuron or position.")

@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..activations import Position, SelectedTokens, TokenSelection, fitting_texts, parse_position
+from ..activations.moments import as_float64
 from neural_introspection.core import (BadData, BadInput, BadTexts, Target, check_format, read_tensors, site_name,
     write_tensors)
 from .config import BinKind
 from .dataset import check_same_model, check_target, collect_activations
-from ..models import check_layer, check_sites, describe, encode, model_device, with_weights
+from neural_introspection.models import (check_layer, check_sites, describe, encode, model_device, model_name,
+    with_weights)
 from ..stats import permutation_p
 
 # %% auto #0
@@ -72,7 +74,8 @@ class Head(nn.Module):
     def encode(self, values: Float[Tensor, "row target"]) -> Shaped[Tensor, "row *target"]:
         "What `loss` compares scores with: standardised values, or bins."
         if self.bins is None: return (values - self.target_mean)/self.target_std
-        return torch.bucketize(values[:, 0].double(), torch.tensor(self.bins.borders, device=values.device).double(), right=True)
+        borders = torch.tensor(self.bins.borders, dtype=torch.float64)   # compared on the CPU: MPS has no float64
+        return torch.bucketize(values[:, 0].cpu().double(), borders, right=True).to(values.device)
 
     def loss(self, scores: Float[Tensor, "row output"], encoded: Shaped[Tensor, "row *target"]) -> Float[Tensor, ""]:
         "Mean squared error in units of the targets' variance; for bins, cross-entropy in nats."
@@ -84,8 +87,17 @@ class Head(nn.Module):
         return scores.argmax(1, keepdim=True).float() if self.bins else scores * self.target_std + self.target_mean
 
 # %% ../../nbs/introspection/30_predictor.ipynb #4eed6300
+def check_finite(x: Float[Tensor, "row d"], what: str) -> Float[Tensor, "row d"]:
+    "The rows; `BadData` if some have a number that is not finite."
+    bad = int((~x.isfinite().all(1)).sum())
+    if bad: raise BadData(f"{bad} of {len(x)} rows of {what} are not finite: load the model with dtype float32, or "
+                          "leave those rows out.")
+    return x
+
 def set_scale(head: Head, features: Float[Tensor, "row d_model"], targets: Float[Tensor, "row target"]) -> Head:
-    "Take means and standard deviations from the training rows; a constant feature or target keeps a scale of 1."
+    """Take means and standard deviations from the training rows; a constant feature or target keeps a scale of 1.
+    `BadData` for a number that is not finite."""
+    for x, what in ((features, "the features"), (targets, "the targets")): check_finite(x, what)
     fill = lambda std: torch.where(std > 1e-6 * (1 + std.abs().max()), std, 1.0)
     head.feature_mean.copy_(features.mean(0))
     head.feature_std.copy_(fill(features.std(0, correction=0)))
@@ -103,9 +115,9 @@ def ridge(
     penalties: Sequence[float] = PENALTIES,
 ) -> Float[Tensor, "penalty d target"]:
     "Weights minimising |Y - ZW|² + penalty |W|², for each penalty, through one eigendecomposition in float64."
-    values, vectors = torch.linalg.eigh(gram.double())
-    shrink = values.clamp(min=0) + torch.tensor(penalties, dtype=torch.float64, device=gram.device)[:, None]
-    return vectors @ ((vectors.T @ moment.double()) / shrink[..., None])
+    values, vectors = torch.linalg.eigh(as_float64(gram))
+    shrink = values.clamp(min=0) + torch.tensor(penalties, dtype=torch.float64, device=values.device)[:, None]
+    return vectors @ ((vectors.T @ as_float64(moment)) / shrink[..., None])
 
 # %% ../../nbs/introspection/30_predictor.ipynb #22abf33d
 def fold_of(groups: Shaped[np.ndarray, "row"], folds: int = 5, seed: int = 0) -> Int[np.ndarray, "row"]:
@@ -208,12 +220,12 @@ class ActivationPredictor:
         texts: Union[Sequence[str], SelectedTokens],   # of texts every token at the position, attention sinks too
         folder: Optional[str | Path] = None,
     ) -> Float[Tensor, "row d_model"]:
-        "The features of the tokens, on the CPU: one forward pass, kept in `folder` if given."
+        "The features of the tokens, on the CPU: one pass, kept in `folder` if given. `BadData` if not all are finite."
         with with_weights(self.model, self.weights):
             rule = TokenSelection(self.token_pos, None)
             acts = collect_activations(self.model, texts, {self.feature_site: None}, rule, self.batch_size, folder,
                                        "features")
-        return acts.values[self.feature_site]
+        return check_finite(acts.values[self.feature_site], f"{self.feature_site} of {model_name(self.model)}")
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str]) -> Float[Tensor, "row target"]:

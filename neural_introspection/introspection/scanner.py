@@ -116,7 +116,8 @@ class NeuronScanner:
         selection = TokenSelection(self.token_pos, self.sink_ratio)
         found = text_statistics(self.model, texts, list(sites.values()), selection, self.quantiles, self.top_k,
                                 self.batch_size, "scan")
-        about = dict(model=vars(describe(self.model)), layer_type=self.layer_type, neurons=width * len(layers))
+        about = dict(model=vars(describe(self.model)), layer_type=self.layer_type, neurons=width * len(layers),
+                     nonfinite_values=sum(int(s.nonfinite.sum()) for s in found.stats.values()))
         return ScanResult({layer: found.stats[site] for layer, site in sites.items()}, about | vars(found.counts))
 
 # %% ../../nbs/introspection/10_scanner.ipynb #552cd5e3

@@ -65,8 +65,8 @@ def plan_parts(model: Any, ids: Sequence[Sequence[int]], chosen: Sequence[int], 
 
 # %% ../../nbs/introspection/66_sums.ipynb #c05f5460
 def read_sites(model: Any, plan: AtlasPlan, texts: Sequence[int]) -> tuple[dict[str, Tensor], ActivationBatch]:
-    "(values by site, float32 `[row, d]`; the batch they come from) of some texts."
-    found = plan.reading.read(model, list(texts), list(dict.fromkeys((*plan.sites, plan.feature_site))))
+    "(values by site, float32 `[row, d]`, all finite; the batch they come from) of some texts."
+    found = plan.reading.read(model, list(texts), list(dict.fromkeys((*plan.sites, plan.feature_site)))).finite()
     return {site: x.float() for site, x in found.values.items()}, found
 
 # %% ../../nbs/introspection/66_sums.ipynb #5f74c23c

@@ -61,7 +61,7 @@ class Examples:
     def majority(self) -> float:
         "The accuracy of always naming the most frequent target."
         known = self.targets[self.targets != IGNORED]
-        return float((known == known.mode().values).double().mean())
+        return float((known == known.mode().values).cpu().double().mean())
 
 # %% ../../nbs/models/62_examples.ipynb #e4c1f7fd
 def next_tokens(ids: Int[Tensor, "example pos"]) -> Examples:

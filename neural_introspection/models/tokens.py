@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from ..core import BadTexts
+from ..core.files import check_unicode
 from .gguf import quiet_transformers
 from .identity import is_encoder, model_device
 
@@ -47,6 +48,7 @@ def run_tokenizer(model: Any, texts: Sequence[str], **more: Any) -> Any:
 def encode_texts(model: Any, texts: Sequence[str]) -> EncodedTexts:
     "The texts as token ids, and which of them were cut; `BadTexts` if a text has no token."
     if not len(texts): raise BadTexts("there are no texts: give at least one.")
+    check_unicode(texts)
     found = run_tokenizer(model, texts)["input_ids"]
     empty = next((i for i, row in enumerate(found) if not row), None)
     if empty is not None: raise BadTexts(f"text {empty} ({texts[empty]!r}) has no tokens: leave it out.")

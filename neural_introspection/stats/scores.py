@@ -83,9 +83,14 @@ class Score:
     def high(self) -> float: return self.r2_high
 
 # %% ../../nbs/stats/40_scores.ipynb #76efebaa
-def _enough(actual: Any) -> None:
+def _check_rows(actual: Any, *predicted: Any) -> None:
+    "`BadData` for too few rows, and for rows with a number that is not finite."
     if len(actual) < 2:
         raise BadData(f"{len(actual)} rows are too few for a score: give more texts, or a larger test split.")
+    finite = np.logical_and.reduce([np.isfinite(as_columns(x)).all(1) for x in (actual, *predicted)])
+    if not finite.all():
+        raise BadData(f"{(~finite).sum()} of {len(finite)} rows have a value or prediction that is not finite: leave "
+                      "them out, and say how many.")
 
 # %% ../../nbs/stats/40_scores.ipynb #eaa6399a
 def score_predictions(
@@ -95,9 +100,9 @@ def score_predictions(
     n_resamples: int = 1000,                      # of the bootstrap
     seed: int = 0,
 ) -> Score:
-    "R² with its interval, Spearman and standardised error; `BadData` with fewer than two rows."
+    "R² with its interval, Spearman and standardised error; `BadData` for under two rows, and for NaN."
     actual, predicted = as_columns(actual), as_columns(predicted)
-    _enough(actual)
+    _check_rows(actual, predicted)
     sample = resamples(groups, n_resamples, seed)
     r2, pairs = r_squared(actual, predicted, sample), list(zip(actual.T, predicted.T))
     ranks = np.mean([_rank_correlation(a, p) for a, p in pairs])
@@ -190,7 +195,7 @@ def score_bins(
     "Accuracy with its interval, macro-F1 and ordinal error; `BadData` with fewer than two rows."
     from sklearn.metrics import f1_score
     actual, predicted = np.asarray(actual).ravel().astype(int), np.asarray(predicted).ravel().astype(int)
-    _enough(actual)
+    _check_rows(actual, predicted)
     sample = resamples(groups, n_resamples, seed)
     hits = accuracy(actual, predicted, sample)
     f1 = f1_score(actual, predicted, labels=np.unique(actual), average="macro",

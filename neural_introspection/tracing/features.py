@@ -97,7 +97,7 @@ def _complete(frame: pd.DataFrame, alive: Bool[np.ndarray, "row"], alive_only: b
     notes, rows = [], len(frame)
     if alive_only:
         frame = frame[alive]
-        if len(frame) < rows: notes.append(f"{rows - len(frame)} of {rows} rows left out: the neuron was constant in that epoch, or had no activation.")
+        if len(frame) < rows: notes.append(f"{rows - len(frame)} of {rows} rows left out: the neuron was constant in that epoch, or had no finite activation.")
     elif not alive.all():
         frame = frame.fillna({name: 0. for name in frame if name.startswith("class ")})   # a flat profile
     missing = [name for name in frame if frame[name].isna().mean() > .5 or frame[name].nunique() < 2]

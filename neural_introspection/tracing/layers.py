@@ -12,11 +12,12 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, Union
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 from ..activations import ModelInterface, find_site, hooks, neuron_axis
 from ..core import BadInput, NeuralIntrospectionError
 from ..models import evaluating
@@ -81,12 +82,18 @@ class Part:
 
     @property
     def parameter(self) -> Optional[nn.Parameter]:
-        "None if the weight is not a parameter itself but computed from others (a parametrization)."
-        return self.owner._parameters.get(self.name)
+        "What is trained in its place if it is pruned; None if it is computed from several (a parametrization)."
+        own = self.owner._parameters
+        return own[self.name] if self.name in own else own.get(f"{self.name}_orig")
 
     @property
     def tensor(self) -> Tensor:
-        if self.parameter is not None: return self.parameter
+        "The weight that the next pass uses."
+        if self.name in self.owner._parameters: return self.owner._parameters[self.name]
+        for hook in self.owner._forward_pre_hooks.values():   # these compute the weight as a pass begins
+            if getattr(hook, "_tensor_name", None) == self.name: return hook.apply_mask(self.owner)
+            if getattr(hook, "name", None) != self.name or not hasattr(hook, "compute_weight"): continue
+            return hook.compute_weight(self.owner, *[False] * isinstance(hook, SpectralNorm))
         with evaluating(self.owner):
             return getattr(self.owner, self.name)   # a parametrization may change its state in training mode
 
@@ -124,7 +131,9 @@ def module_parts(module: nn.Module) -> list[Part]:
     "How a module's parameters fall apart into its neurons; none for a module that has no neurons of its own."
     if isinstance(module, nn.RNNBase): return _recurrent_parts(module)
     if isinstance(module, nn.RNNCellBase):
-        return [Part(module, name, _gates(module.hidden_size), name.startswith("bias")) for name, _ in module.named_parameters(recurse=False)]
+        names = [f"{kind}_{of}" for of in ("ih", "hh") for kind in ("weight", "bias")]
+        return [Part(module, name, _gates(module.hidden_size), name.startswith("bias")) for name in names
+                if getattr(module, name, None) is not None]
     rows = _weight_rows(module)
     if rows is None: return []
     bias = [Part(module, "bias", _column, True)] if module.bias is not None else []
@@ -268,7 +277,7 @@ def _kind(model: nn.Module, site: str, shape: Sequence[int]) -> str:
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)): return "hidden unit"
     if isinstance(module, _CONVOLUTIONS) and shape and len(shape) != len(module.kernel_size) + 2:
         raise BadInput(f"{site} put out {tuple(shape)}, which has no batch: give an example with samples along its first axis.")
-    return "channel" if neuron_axis(module, len(shape)) == 1 else "neuron"
+    return "channel" if neuron_axis(model, site, shape) == 1 else "neuron"
 
 # %% ../../nbs/tracing/10_layers.ipynb #124b8c4b
 def _width(kind: str, shape: Sequence[int], parts: Sequence[Part]) -> int:
@@ -286,16 +295,28 @@ def _notes(seen: _Seen, parts: Sequence[Part], owners: dict[int, list[str]], nam
     others = sorted({other for p in owned if p is not None for other in owners[id(p)]} - {name})
     if others: notes.append(f"shares parameters with {', '.join(others)}: gradients are of all uses")
     if any(p is None for p in owned): notes.append("weights computed by a parametrization: no gradient")
-    elif owned and not any(p.requires_grad for p in owned): notes.append("frozen: no gradient")
+    if any(p is not None and part.name not in part.owner._parameters for part, p in zip(parts, owned)):
+        notes.append("gradients are those of the parameter before pruning or normalisation")
+    if owned and None not in owned and not any(p.requires_grad for p in owned): notes.append("frozen: no gradient")
     return tuple(notes)
 
 # %% ../../nbs/tracing/10_layers.ipynb #b5f03dc4
 Layers = Union[None, Sequence[str], Mapping]   # sites to trace, {name: site}, or {name: (site, module whose weights are the neurons')}; None: the default ones
 
+def _distinct_names(paths: Iterable[str]) -> list[str]:
+    "Module paths as parts of addresses: other signs as `_`, numbered where two became equal (or differ in case only)."
+    found: dict[str, str] = {}
+    for path in paths:
+        name = clean = re.sub(r"[^\w.-]", "_", path)
+        numbers = itertools.count(2)
+        while name.casefold() in found: name = f"{clean}_{next(numbers)}"
+        found[name.casefold()] = name
+    return list(found.values())
+
 def _wanted(model: nn.Module, layers: Layers) -> dict[str, tuple[str, tuple[str, ...]]]:
     "name -> (site, modules) of the layers asked for."
     known = _default_sites(model)
-    if layers is None: return {re.sub(r"[^\w.-]", "_", name): found for name, found in known.items()}
+    if layers is None: return dict(zip(_distinct_names(known), known.values()))
     named = layers if isinstance(layers, Mapping) else {site: site for site in layers}
     paths = dict(model.named_modules())
     def one(site):
@@ -305,11 +326,16 @@ def _wanted(model: nn.Module, layers: Layers) -> dict[str, tuple[str, tuple[str,
     return {name: one(site) for name, site in named.items()}
 
 # %% ../../nbs/tracing/10_layers.ipynb #a48dc9c5
-def check_name(name: str) -> str:
-    "The name, if it can be part of an address and of a path; else `BadInput`."
-    if not re.fullmatch(r"(?!L_)\w[\w.-]{0,199}", str(name)) or name == "zarr.json":
-        raise BadInput(f"layer name {name!r} cannot be part of an address: use letters, digits, dots and dashes, such as layers={{'good_name': 'its.site'}}.")
-    return name
+def check_names(names: Sequence[str]) -> None:
+    "`BadInput` unless the names can be parts of addresses and of paths, also on a disk that ignores case."
+    seen: dict[str, str] = {}
+    for name in names:
+        if not re.fullmatch(r"(?!L_)\w[\w.-]{0,199}", str(name)) or name == "zarr.json":
+            raise BadInput(f"layer name {name!r} cannot be part of an address: use letters, digits, dots and dashes, "
+                           "such as layers={'good_name': 'its.site'}.")
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise BadInput(f"layers {other!r} and {name!r} would share a folder where case does not count: give other "
+                           "names, such as layers={'good_name': 'its.site'}.")
 
 # %% ../../nbs/tracing/10_layers.ipynb #b6a1d55c
 def find_layers(
@@ -322,7 +348,7 @@ def find_layers(
     example = example_input(model) if example is None else example
     chain = _linear_chain(model, example) if layers is None else []
     found = _chain_layers(chain) if chain else _named_layers(model, layers)
-    for layer in found: check_name(layer.name)
+    check_names([layer.name for layer in found])
     if not found:
         raise BadInput(
             f"a {type(model).__name__} has no linear, convolutional or recurrent layer: "

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from ..activations import NeuronStats
+from ..activations.moments import as_float64
 from ..core import BadInput
 from .layers import Layer
 
@@ -54,7 +55,7 @@ _READ = {"activation": ("activation", ("mean", "std", "skewness", "kurtosis", "m
          "weight": ("weight_stats", ("mean", "std", "min", "max", "nonfinite")), "gradient": ("gradient", ("mean", "std", "max", "nonfinite"))}
 
 METRICS: dict[str, Metric] = {f"{group}_{name}": _reading(source, name) for group, (source, names) in _READ.items() for name in names}
-METRICS["bias_mean"] = lambda state: None if state.bias is None else state.bias.double().mean(1)   # a neuron of a linear layer has one
+METRICS["bias_mean"] = lambda state: None if state.bias is None else as_float64(state.bias).mean(1)   # most have one
 METRICS["weight_norm"] = lambda state: None if state.weight is None else state.weight.norm(dim=1)
 QUANTILE_METRICS: dict[str, Metric] = {f"activation_{name}": _reading("activation", name) for name in ("iqr", "entropy")}
 QUANTILE_METRICS["activation_median"] = lambda state: state.activation.quantile(.5)

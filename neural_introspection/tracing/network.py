@@ -6,17 +6,21 @@
 from __future__ import annotations
 import atexit
 import contextlib
+import copy
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
+import filelock
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from ..activations import NeuronStats
-from ..core import BadData, BadInput, check_store, plain
+from ..core import BadData, BadInput, BadRunFolder, check_store, plain
+from ..core.files import take_lock
 from .addresses import GROUPS
 from .layers import Layer, Layers, Part, find_layers, layer_parts, part_rows
 from .metrics import METRICS, QUANTILE_METRICS, LayerState, Metric, measure
@@ -118,7 +122,7 @@ class TraceableNN(nn.Module):
             batches=drop_batches, weights=drop_weights, biases=drop_biases, gradients=drop_gradients)
         _try_metrics(self, metrics)
         self.recorder: Optional[EpochRecorder] = None   # of the epoch that is being traced
-        self._properties, self._trace = None, None
+        self._properties, self._trace, self._owned = None, None, None
         _open_store(self, path, overwrite)
 
     def attach(self, trace: NetworkTrace | str | Path) -> TraceableNN:
@@ -189,12 +193,22 @@ class TraceableNN(nn.Module):
 
     def rewind(self, epoch: int) -> TraceableNN:
         "Forget the traced epochs from this one on, to trace them again: training went back to an earlier checkpoint."
+        _own(self)
         gone = [e for e in read_attrs(self.path)["epochs"] if e >= epoch]
         if gone:
             self._writer.rewind(epoch)
             self._stale = True
             log.warning("%s: epoch %s dropped, to be traced again", self.path.name, number_range(gone))
         return self
+
+    def __deepcopy__(self, memo: dict) -> TraceableNN:
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise BadInput("a TraceableNN cannot be saved as a whole: save its model, as in "
+                       f"torch.save(net.model.state_dict(), ...); its trace stays in {self.path}.")
 
     def extra_repr(self) -> str:
         return f"trace: {self.path.name}, {sum(l.width for l in self.layers):,} neurons in {len(self.layers)} layers"
@@ -234,19 +248,31 @@ def _untraced(net: TraceableNN) -> list[str]:
     return [name for name, p in net.model.named_parameters() if id(p) not in own]
 
 # %% ../../nbs/tracing/24_network.ipynb #dea0b579
+def _own(net: TraceableNN) -> None:
+    "Hold the lock on the trace until the network is gone. `BadRunFolder` if another process writes there."
+    if net._owned == net.path: return
+    net.path.parent.mkdir(parents=True, exist_ok=True)
+    try: lock = take_lock(net.path, "trace-lock", again=True)
+    except filelock.Timeout:
+        raise BadRunFolder(f"another process writes to {net.path}: wait until it ends, or give another path.") from None
+    weakref.finalize(net, lock.release)
+    net._owned = net.path
+
 def _open_store(net: TraceableNN, path: Optional[str | Path], overwrite: bool) -> None:
     "Open the trace that is there, or a new one."
     folder = tempfile.mkdtemp(prefix="trace-") if path is None else None
     net.path = Path(folder)/"trace.zarr" if path is None else Path(path).absolute()
     check_store(net.path, "a trace")
     if overwrite or not (net.path/"zarr.json").exists():
+        _own(net)
         create_store(net.path, _about(net) | dict(untraced=_untraced(net)))
     net.attach(net.path)
     if folder: atexit.register(shutil.rmtree, folder, ignore_errors=True)   # arrays that are not loaded yet may outlive the network
 
 # %% ../../nbs/tracing/24_network.ipynb #51bb48b4
 def _check_new(net: TraceableNN, epoch: int) -> None:
-    "`BadInput` if whole epochs of the trace would be lost."
+    "`BadInput` if whole epochs of the trace would be lost, or another process writes to it."
+    _own(net)
     if not any(e >= epoch for e in read_attrs(net.path)["epochs"]): return
     there = [e for e in net._trace.refresh().epochs if e >= epoch]
     if there: raise BadInput(f"{net.path.name} has epoch {number_range(there)} already: continue with epoch {there[-1] + 1}, call rewind({epoch}) to trace from there again, or start again with overwrite=True.")

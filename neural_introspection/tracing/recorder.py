@@ -9,12 +9,15 @@ import functools
 import logging
 import math
 import operator
+import threading
 from collections.abc import Mapping
 from typing import Any, Callable, Iterator, Optional, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ..activations import NeuronStats, find_site, hooks
 from ..activations.capturing import ModuleHook
 from ..core import BadInput
@@ -125,6 +128,8 @@ class EpochRecorder:
         self.labels: Optional[Int[Tensor, "sample"]] = None
         self.given, self.paused, self.forwards = None, False, 0
         self.batch_interval, self.skips, self.sequence_first = batch_interval, False, False
+        self.steps, self.in_step, self.closures = 0, False, 0   # of an optimiser; passes within them
+        self.thread, self.loss_scale = threading.get_ident(), None   # of the loss, where a GradScaler multiplied it
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[EpochRecorder]:
@@ -136,7 +141,7 @@ class EpochRecorder:
         try:
             if self.keep_gradients: _hook_gradients(self, handles)
             watch = {site: _activation_hook(self, some, find_site(model, site)) for site, some in seen.items()}
-            with hooks(model, watch, every_call=True): yield self
+            with _loss_scales(self), _optimizer_steps(self), hooks(model, watch, every_call=True): yield self
         finally:
             for handle in handles: handle.remove()
 
@@ -144,6 +149,9 @@ class EpochRecorder:
         "What the epoch was, layer by layer."
         unfit = [f"L_{name}" for name, counter in self.counters.items() if counter.unfit]
         if unfit: log.warning("the labels did not fit the activations of %s: those have no class", ", ".join(unfit))
+        if self.closures > self.steps:
+            log.warning("%d passes within %d optimiser steps were counted: its closure runs the model several times a step",
+                        self.closures, self.steps)
         if self.keep_batches and self.forwards: _close_batch(self)
         if not self.forwards and (self.keep_batches or self.batch_interval > 1):
             log.warning("the model's own forward was not called, so its batches could not be told apart: batch_interval and drop_batches had no effect")
@@ -161,8 +169,43 @@ def _begin_forward(recorder: EpochRecorder, args: Any, kwargs: dict) -> None:
     recorder.skips = recorder.forwards % recorder.batch_interval != 0
     if recorder.keep_batches and recorder.forwards and not recorder.skips: _close_batch(recorder)
     recorder.forwards += 1
+    recorder.loss_scale = None
+    recorder.closures += recorder.in_step
 
 # %% ../../nbs/tracing/14_recorder.ipynb #c9b28885
+_WATCHING: list[EpochRecorder] = []
+_SCALE, _LOCK = GradScaler.scale, threading.Lock()
+
+def _scale_and_tell(scaler: GradScaler, outputs: Any) -> Any:
+    "`GradScaler.scale`, after which the recorders of this thread know the scale."
+    scaled = _SCALE(scaler, outputs)
+    for recorder in _WATCHING:
+        if scaler.is_enabled() and recorder.thread == threading.get_ident():
+            recorder.loss_scale = torch.as_tensor(scaler._scale).detach().clone()   # update() writes into it
+    return scaled
+
+@contextlib.contextmanager
+def _loss_scales(recorder: EpochRecorder) -> Iterator[None]:
+    "Within the block the recorder knows by what a GradScaler multiplied the loss: gradients are divided by it."
+    with _LOCK:
+        _WATCHING.append(recorder)
+        GradScaler.scale = _scale_and_tell
+    try: yield
+    finally:
+        with _LOCK:
+            _WATCHING.remove(recorder)
+            if not _WATCHING: GradScaler.scale = _SCALE
+
+@contextlib.contextmanager
+def _optimizer_steps(recorder: EpochRecorder) -> Iterator[None]:
+    "Within the block the recorder knows whether a pass is one of an optimiser's closure, as of LBFGS."
+    def begin(*step): recorder.steps, recorder.in_step = recorder.steps + 1, True
+    def end(*step): recorder.in_step = False
+    handles = [register_optimizer_step_pre_hook(begin), register_optimizer_step_post_hook(end)]
+    try: yield
+    finally:
+        for handle in handles: handle.remove()
+
 def _hook_gradients(recorder: EpochRecorder, handles: list) -> None:
     "A hook on every weight that has a gradient; its handle is added to the list."
     for layer in recorder.layers:
@@ -187,6 +230,7 @@ def _activation_hook(recorder: EpochRecorder, layers: Sequence[Layer], module: n
 def _gradient_hook(recorder: EpochRecorder, layer: Layer, i: int, part: Part) -> Callable[[Tensor], None]:
     def see(gradient: Tensor) -> None:
         if not recorder.paused and not recorder.skips:
+            if recorder.loss_scale is not None: gradient = gradient.float()/recorder.loss_scale.to(gradient.device)
             recorder.gradients[layer.name].add(i, part.start, part.rows(gradient.detach()))
     return see
 

@@ -159,6 +159,8 @@ def open_data(trace: Mapping) -> Any:
     "The metrics of a trace, with all axes labelled."
     import xarray
     data, classes = open_group(trace), trace.about["classes"] or 0
+    plain_ones = {k: v if isinstance(v, (int, str)) else json.dumps(v) for k, v in data.attrs.items()}
+    data = data.assign_attrs(plain_ones)   # netCDF takes no dicts
     labels = {"metric": trace.metrics, "class": list(range(classes)), "class_metric": list(CLASS_METRICS), "batch_metric": list(CLASS_METRICS)}
     data = data.assign_coords({k: v for k, v in labels.items() if k in data.dims})
     return data.assign_coords(xarray.Coordinates.from_pandas_multiindex(trace.units, "unit")) if "unit" in data.dims else data

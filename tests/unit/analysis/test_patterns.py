@@ -169,7 +169,7 @@ def test_constant_and_empty_neurons_have_no_pairs():
     everything = correlate({"a": torch.ones(30, 3)}, "a", draws=10)
     assert everything.significant == 0
     assert everything.top().empty
-    with pytest.raises(BadInput, match="the neurons are constant"): everything.plot()
+    with pytest.raises(BadInput, match="no neuron has two different"): everything.plot()
 
 
 def test_the_same_again_and_symmetric():
