@@ -1,4 +1,4 @@
-"""Every writer, with every one of its file operations made to fail, or to be its process's last: what was there before is
+"""Every writer, with every one of its file operations made to fail, or to be the last of its process: what was there is
 whole, or what was to come. A writer that ends well has written; and the next one succeeds whatever was left."""
 import functools
 import os
@@ -19,7 +19,8 @@ import zarr  # noqa: F401
 from neural_introspection import ActivationDatasetGenerator, ActivationPredictor, load_model
 from neural_introspection.activations import NeuronStats
 from neural_introspection.analysis.neuron_index import LayerIndex, layer_index
-from neural_introspection.core import atomic_folder, read_frame, read_json, read_tensors, write_frame, write_json, write_tensors, write_text
+from neural_introspection.core import (atomic_folder, read_frame, read_json, read_tensors, write_frame, write_json,
+                                       write_tensors, write_text)
 from neural_introspection.core.tables import weight_hash
 from neural_introspection.data import load_texts
 from neural_introspection.introspection import ActivationDataset, AtlasResult, ScanResult
@@ -33,7 +34,7 @@ from neural_introspection.tracing.store import TraceWarning
 from traces import network, train
 
 # What Python tells its audit hooks of: reading and writing of files, renaming, removing, new folders.
-OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.utime", "os.link", "os.truncate"}
+OPERATIONS = {"open", *(f"os.{name}" for name in "rename mkdir remove rmdir chmod utime link truncate".split())}
 ARMED: dict[str, Any] = dict(folder=None)
 
 
@@ -50,7 +51,7 @@ sys.addaudithook(_audit)
 
 
 def in_child(function):
-    "What a function returns, a number from 0 to 99, in a fork of this process: threads of one try are not left to the next."
+    "What a function returns, 0 to 99, in a fork of this process: threads of one try are not left to the next."
     pid = os.fork()
     if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     try: os._exit(function())
@@ -100,11 +101,13 @@ class Material:
     @functools.cached_property
     def datasets(self):
         split = ["train", "train", "val", "val", "test", "test"]
-        made = ActivationDatasetGenerator(self.model, "blocks.1.mlp.hook_post[3]").generate(self.halves[0], self.groups, split)
+        generator = ActivationDatasetGenerator(self.model, "blocks.1.mlp.hook_post[3]")
+        made = generator.generate(self.halves[0], self.groups, split)
         return made, made.with_values(made.values() + 1)
     @functools.cached_property
     def predictors(self):
-        return [ActivationPredictor(self.model, self.datasets[0].target, feature_layer=1).untrained(seed) for seed in (0, 1)]
+        predictor = ActivationPredictor(self.model, self.datasets[0].target, feature_layer=1)
+        return [predictor.untrained(seed) for seed in (0, 1)]
     @functools.cached_property
     def scans(self): return [NeuronScanner(self.model, "mlp_out", "all").scan(half) for half in self.halves]
     @functools.cached_property
@@ -137,7 +140,8 @@ def _trace(path):
 
 def writers(m):
     "name -> writer, of the material."
-    frames, numbers = [pd.DataFrame(dict(x=[i, i + 1])) for i in (0, 5)], [{"a": torch.full((3,), float(i))} for i in (0, 1)]
+    frames = [pd.DataFrame(dict(x=[i, i + 1])) for i in (0, 5)]
+    numbers = [{"a": torch.full((3,), float(i))} for i in (0, 1)]
     def folder(path, i):
         with atomic_folder(path) as new:
             for name in "ab": write_text(new/name, f"{name}{i}")
@@ -151,7 +155,8 @@ def writers(m):
         "folder": Writer(folder, lambda p: [(p/name).read_text() for name in "ab"]),
         "statistics": Writer(lambda p, i: m.statistics[i].save(p), lambda p: NeuronStats.load(p).tensors()),
         "result": Writer(lambda p, i: m.checks[i].save(p), lambda p: Preflight.load(p).to_frame()),
-        "data set": Writer(lambda p, i: m.datasets[i].save(p), lambda p: ActivationDataset.load(p).frame.activation.tolist(), "it.parquet"),
+        "data set": Writer(lambda p, i: m.datasets[i].save(p), lambda p: ActivationDataset.load(p).values(),
+                           "it.parquet"),
         "predictor": Writer(lambda p, i: m.predictors[i].save(p),
                             lambda p: weight_hash(load_predictor(p, m.model).head.named_parameters())),
         "scan": Writer(lambda p, i: m.scans[i].save(p), lambda p: ScanResult.load(p).to_frame()),
@@ -161,8 +166,8 @@ def writers(m):
     }
 
 
-NAMES = ("text", "json", "csv", "parquet", "tensors", "folder", "statistics", "result", "data set", "predictor", "scan", "atlas",
-         "neuron index", "trace")
+NAMES = ("text", "json", "csv", "parquet", "tensors", "folder", "statistics", "result", "data set", "predictor", "scan",
+         "atlas", "neuron index", "trace")
 
 
 @pytest.mark.parametrize("how", ["raises", "dies"])
@@ -181,7 +186,9 @@ def test_the_old_or_the_new_is_whole(name, how, material, tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
         return Path(shutil.copytree(tmp_path/str(i), folder))
 
-    if name not in ("trace", "atlas"): writer.read(writer.write(tmp_path/writer.name, 0) or tmp_path/writer.name)   # imports what the forks need
+    if name not in ("trace", "atlas"):   # the forks find imported what they need; Zarr starts threads, which forks lack
+        writer.write(tmp_path/writer.name, 0)
+        writer.read(tmp_path/writer.name)
     for i in (0, 1):
         (tmp_path/str(i)).mkdir()
         assert attempt(lambda i=i: writer.write(tmp_path/str(i)/writer.name, i), tmp_path, -1, how) == 0

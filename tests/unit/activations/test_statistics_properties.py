@@ -28,7 +28,8 @@ def same(a, b, **tolerance): return np.allclose(a.numpy(), b, equal_nan=True, **
 @example(np.full((3, 1), np.nan, np.float32), [1])
 @example(np.float32([[1e6], [1e6], [np.inf]]), [2])
 def test_moments_are_numpys_of_the_finite_values(x, cuts):
-    stats, finite = fed(x, [c for c in cuts if c <= len(x)]), [x[np.isfinite(x[:, i]), i].astype(float) for i in range(x.shape[1])]
+    stats = fed(x, [c for c in cuts if c <= len(x)])
+    finite = [x[np.isfinite(x[:, i]), i].astype(float) for i in range(x.shape[1])]
     assert stats.count.tolist() == [len(v) for v in finite]
     assert stats.nonfinite.tolist() == [len(x) - len(v) for v in finite]
     of = lambda f: np.array([f(v) if len(v) else np.nan for v in finite])
@@ -50,7 +51,8 @@ def test_quantiles_are_numpys_order_statistics_within_the_error(x, q):
             assert np.isnan(found[i])
             continue
         exact = finite[int(np.floor(q*(len(finite) - 1)))]
-        if abs(exact) <= 65504: assert abs(found[i] - exact) <= quantile_error(torch.tensor(exact)) + 1e-30   # the sketch ends there
+        if abs(exact) > 65504: continue   # the sketch ends there
+        assert abs(found[i] - exact) <= quantile_error(torch.tensor(exact)) + 1e-30
 
 
 @given(rows, st.integers(0, 30), st.integers(0, 30))

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from neural_introspection.core import BadAddress, NeuronAddress, Target, site_layer
 from neural_introspection.core.addresses import LAYER_TYPES

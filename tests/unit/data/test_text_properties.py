@@ -12,7 +12,8 @@ from neural_introspection.data import load_texts
 
 characters = st.characters(exclude_categories=("Cs",))
 texts = st.lists(st.text(characters), min_size=1, max_size=6)
-ODD = ["NA", "null", "nan", "None", "007", "1e5", "True", '"quoted"', "a,b", "#", "a\tb", "\u2028x\x85y", "\ufeff", "'", "\\n"]
+ODD = ["NA", "null", "nan", "None", "007", "1e5", "True", '"quoted"', "a,b", "#", "a\tb", "\u2028x\x85y", "\ufeff", "'",
+       "\\n"]
 
 
 def written(texts, suffix):
@@ -53,7 +54,8 @@ def test_a_text_file_is_read_line_by_line(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("lines")/"texts.txt"
     path.write_bytes("\n".join(lines).encode())
     kept = [line.strip() for line in lines if line.strip()]
-    if lines[0].startswith("\ufeff"): kept = [line for line in [lines[0][1:].strip(), *(l.strip() for l in lines[1:])] if line]
+    if lines[0].startswith("\ufeff"):   # the mark that some editors begin a file with
+        kept = [line.strip() for line in (lines[0][1:], *lines[1:]) if line.strip()]
     try: corpus = load_texts(path)
     except BadTexts:
         assert kept == []
