@@ -117,7 +117,7 @@ def is_inherited(number):
 
 def stand_for(path, *words):
     "Be the Python that a server's fork is: the same files, signals and end."
-    files = [number for number in range(50) if number < 3 or is_inherited(number)]
+    files = [number for number in range(250) if number < 3 or is_inherited(number)]
     pid, _, replies = ask(path, files, numbers=files, words=words, cwd=os.getcwd(), first="", nice=0, env={k: v for k, v in os.environ.items() if k != "JPY_PARENT_PID"})
     for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda number, _: os.kill(pid, number))
     code = int(replies.readline())

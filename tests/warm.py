@@ -47,7 +47,7 @@ gc.enable()
 
 def receive(connection):
     "(what is asked, open files) of a new connection; {} asks for nothing but that the server stays."
-    head, files, *_ = socket.recv_fds(connection, 8, 50)
+    head, files, *_ = socket.recv_fds(connection, 8, 250)
     with connection.makefile("rb") as rest: return json.loads(rest.read(int(head or 0)) or "{}"), files
 
 
@@ -115,9 +115,12 @@ def serve(path):
                 if asked and not (pid := os.fork()):
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    for file in [key.fileobj for key in selector.get_map().values() if key.fileobj != ended]: file.close()
+                    connection.close()
+                    selector.close()
                     os.close(ended)
                     os.close(wake)
-                    return asked, files   # the sockets are closed with their names
+                    return asked, files
                 if asked: forks[pid] = connection
                 with contextlib.suppress(OSError): connection.sendall(b"%d\n" % (pid if asked else 0))
                 for file in files: os.close(file)
