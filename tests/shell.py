@@ -52,6 +52,25 @@ def started(*options, cwd, first=""):
         process.wait()
 
 
+# Sends this process a signal as soon as the nth file of that name is in place.
+AT_FILE = """
+import fnmatch, os
+from neural_introspection.core import files
+replace, there = files.replace_path, []
+def replace_path(source, path):
+    replace(source, path)
+    if not fnmatch.fnmatch(str(path), {pattern!r}): return
+    there.append(path)
+    if len(there) == {nth}: os.kill(os.getpid(), {number:d})
+files.replace_path = replace_path
+"""
+
+
+def at_file(pattern, nth=1, number=signal.SIGKILL):
+    "What a command begins with that gets a signal, by default a kill, as soon as the nth file of that name is in place."
+    return AT_FILE.format(pattern=f"*/{pattern}", nth=nth, number=number)
+
+
 @functools.cache
 def server():
     """The socket of the process of warm.py, which becomes a command in no time, where a new Python needs ten seconds.
