@@ -76,7 +76,7 @@ def lab_environment(folder):
 
 
 def start_lab(folder, env, fresh=False):
-    "A JupyterLab on a free port of 127.0.0.1, for the notebooks in folder/nbs; their kernels are `Forked` ones, or new Pythons `fresh`."
+    "A JupyterLab on a free port of 127.0.0.1, for folder/nbs; its kernels are forks of warm.py, or new Pythons `fresh`."
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if not fresh: command.append(f"--KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}")
@@ -180,7 +180,8 @@ def serve_voila(folder, env, what="dashboard"):
     "`make dashboard` (or another) on a free port of 127.0.0.1: its process and address. Nothing is installed: what is there counts as up to date."
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
     flags = f"--no-browser --port={port} --KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}"
-    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", what, f"VOILA_FLAGS={flags}"]
+    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}",
+               what, f"VOILA_FLAGS={flags}"]
     with open(folder / "voila.log", "w") as log:
         return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
 

@@ -34,12 +34,15 @@ def shell(*options, cwd, timeout=300, **more):
 
 def python(*words, cwd, timeout=300, fresh=False, env=None, first=""):
     "What `python` says and ends with: a `Forked` one, or a new one."
-    if fresh: return subprocess.run([sys.executable, *words], cwd=cwd, env=os.environ | (env or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    if fresh:
+        return subprocess.run([sys.executable, *words], cwd=cwd, env=os.environ | (env or {}), timeout=timeout,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as folder:
         process = Forked(words, cwd, folder, first, env=env)
         try: code = process.wait(timeout)
         finally: process.kill()
-        return subprocess.CompletedProcess(words, code, *((Path(folder) / name).read_text() for name in ("stdout", "stderr")))
+        said = [(Path(folder) / name).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(words, code, *said)
 
 
 @contextlib.contextmanager
@@ -67,7 +70,7 @@ files.replace_path = replace_path
 
 
 def at_file(pattern, nth=1, number=signal.SIGKILL):
-    "What a command begins with that gets a signal, by default a kill, as soon as the nth file of that name is in place."
+    "What a command begins with that gets a signal, else is killed, as soon as the nth file of that name is in place."
     return AT_FILE.format(pattern=f"*/{pattern}", nth=nth, number=number)
 
 
@@ -82,11 +85,14 @@ def server():
         try: HELD.append(ask(path))
         except (OSError, EOFError):
             Path(path).unlink(missing_ok=True)
-            begin = subprocess.Popen([sys.executable, Path(__file__).with_name("warm.py"), path], stdout=subprocess.PIPE, start_new_session=True,
-                                     env={k: v for k, v in os.environ.items() if k != "PLOTLY_RENDERER"})
+            begin = subprocess.Popen([sys.executable, Path(__file__).with_name("warm.py"), path], start_new_session=True,
+                                     stdout=subprocess.PIPE, env=without("PLOTLY_RENDERER"))
             assert begin.stdout.readline() == b"ready\n", "warm.py does not start"
             HELD.append(ask(path))
     return path
+
+
+def without(name): return {k: v for k, v in os.environ.items() if k != name}
 
 
 HELD = []   # a connection for as long as this process lives
@@ -97,7 +103,7 @@ def ask(path, files=(), numbers=(0, 1, 2), **asked):
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     content = json.dumps(asked and dict(asked, files=numbers)).encode()
-    socket.send_fds(connection, [b"%8d" % len(content)], [file if isinstance(file, int) else file.fileno() for file in files])
+    socket.send_fds(connection, [b"%8d" % len(content)], files)
     connection.sendall(content)
     replies = connection.makefile("rb")
     if not (first := replies.readline()): raise EOFError(path)
@@ -108,13 +114,15 @@ class Forked:
     "A Python in a fork of the `server`, asked to run these words and watched as `subprocess.Popen` is."
     def __init__(self, words, cwd, said, first="", nice=0, env=None):
         self.code = None
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(open(os.devnull))] + [stack.enter_context(open(Path(said) / name, "w")) for name in ("stdout", "stderr")]
-            self.pid, self.connection, self.replies = ask(server(), files, words=list(map(str, words)), cwd=str(cwd), env=dict(os.environ) | (env or {}), first=first, nice=nice)
+        asked = dict(words=list(map(str, words)), cwd=str(cwd), env=os.environ | (env or {}), first=first, nice=nice)
+        with open(os.devnull) as none, open(Path(said) / "stdout", "w") as out, open(Path(said) / "stderr", "w") as err:
+            files = [file.fileno() for file in (none, out, err)]
+            self.pid, self.connection, self.replies = ask(server(), files, **asked)
 
     def wait(self, timeout=None):
         if self.code is None:
-            if not select.select([self.connection], [], [], timeout)[0]: raise subprocess.TimeoutExpired(self.pid, timeout)
+            ready, *_ = select.select([self.connection], [], [], timeout)
+            if not ready: raise subprocess.TimeoutExpired(self.pid, timeout)
             self.code = int(self.replies.readline())
         return self.code
 
@@ -137,7 +145,8 @@ def is_inherited(number):
 def stand_for(path, *words):
     "Be the Python that a server's fork is: the same files, signals and end."
     files = [number for number in range(250) if number < 3 or is_inherited(number)]
-    pid, _, replies = ask(path, files, numbers=files, words=words, cwd=os.getcwd(), first="", nice=0, env={k: v for k, v in os.environ.items() if k != "JPY_PARENT_PID"})
+    asked = dict(words=words, cwd=os.getcwd(), env=without("JPY_PARENT_PID"), first="", nice=0)
+    pid, _connection, replies = ask(path, files, numbers=files, **asked)
     for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda number, _: os.kill(pid, number))
     code = int(replies.readline())
     if code < 0:
@@ -196,7 +205,7 @@ def standing_in():
 
 @contextlib.contextmanager
 def warm_python(folder):
-    "Processes that this one starts with `sys.executable`, as joblib and Ray do, are forks of the server; the word for it is a script in `folder`."
+    "Processes that this one starts with `sys.executable`, as joblib does, are forks of the server: a script in `folder`."
     (script := folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join(standing_in())} "$@"\n')
     script.chmod(0o755)
     with mock.patch.object(sys, "executable", str(script)): yield
@@ -206,7 +215,8 @@ def warm_kernels(folder):
     "Make `folder` one of kernels, where `python3` is a fork of the server; returns it."
     (folder / "python3").mkdir(parents=True)
     argv = [*standing_in(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (folder / "python3" / "kernel.json").write_text(json.dumps(dict(argv=argv, display_name="Python 3", language="python")))
+    about = dict(argv=argv, display_name="Python 3", language="python")
+    (folder / "python3" / "kernel.json").write_text(json.dumps(about))
     return folder
 
 

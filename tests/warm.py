@@ -1,8 +1,8 @@
 """Python processes that need no ten seconds for their imports: `python warm.py SOCKET` has done them, and forks.
 
-Who connects sends what `python` is asked (words, folder, environment) and its open files; a fork becomes that, with them.
-It is told the fork's process id, and its exit code in the end; the fork is killed when who asked is gone. The server ends
-with the last connection. Ask it through `shell.Forked`, or through `python shell.py SOCKET -m module` as if that were Python.
+Who connects sends what `python` is asked (words, folder, environment) and its open files; a fork becomes that.
+It is told the fork's process id, and its exit code in the end; the fork is killed when who asked is gone. The server
+ends with the last connection. Ask it through `shell.Forked`, or `python shell.py SOCKET ...` as if that were Python.
 """
 # ruff: noqa: E402, F401
 import gc
@@ -38,7 +38,6 @@ from neural_introspection.models import load_model
 from neural_introspection.toy import sweeps
 from neural_introspection.tracing import TraceableNN
 
-BEFORE = random.getstate()
 load_model("pocket", device="cpu")  # brings transformer_lens and what it needs
 gc.collect()
 gc.freeze()   # else the first collection of a fork copies all of it
@@ -115,7 +114,8 @@ def serve(path):
                 if asked and not (pid := os.fork()):
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    for file in [key.fileobj for key in selector.get_map().values() if key.fileobj != ended]: file.close()
+                    sockets = [key.fileobj for key in selector.get_map().values() if key.fileobj != ended]
+                    for file in sockets: file.close()
                     connection.close()
                     selector.close()
                     os.close(ended)
@@ -129,10 +129,12 @@ def serve(path):
                 os.read(ended, 1000)
                 for pid in list(forks):
                     if (found := os.waitpid(pid, os.WNOHANG))[0]:
-                        with contextlib.suppress(OSError): forks[pid].sendall(b"%d\n" % os.waitstatus_to_exitcode(found[1]))
+                        code = os.waitstatus_to_exitcode(found[1])
+                        with contextlib.suppress(OSError): forks[pid].sendall(b"%d\n" % code)
                         del forks[pid]
             else:   # who asked is gone
-                for pid in [pid for pid, connection in forks.items() if connection is key.fileobj]: os.killpg(pid, signal.SIGKILL)
+                for pid, connection in forks.items():
+                    if connection is key.fileobj: os.killpg(pid, signal.SIGKILL)
                 selector.unregister(key.fileobj)
                 key.fileobj.close()
         if len(selector.get_map()) == 2 and not forks: return os.unlink(path)

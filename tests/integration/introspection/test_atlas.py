@@ -68,7 +68,8 @@ def test_killed_and_resumed(model, tmp_path):
 
 @pytest.mark.slow
 def test_the_same_with_two_processes(model, corpus, serial, tmp_path):
-    with warm_python(tmp_path), joblib.parallel_config("loky", n_jobs=2): parallel = NeuronAtlas(model, batch_size=4).probe(*corpus)
+    with warm_python(tmp_path), joblib.parallel_config("loky", n_jobs=2):
+        parallel = NeuronAtlas(model, batch_size=4).probe(*corpus)
     assert parallel.data.identical(serial.data)
     assert parallel.about == serial.about
 

@@ -46,7 +46,8 @@ def train(folder, processes):
     "Train by both strategies, one after the other, in that many processes."
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, "--no-python", *standing_in()]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
+              "--no-python", *standing_in()]
     done = python(*launch * (processes > 1), script, folder, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

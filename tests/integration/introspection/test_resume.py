@@ -25,7 +25,8 @@ def unbroken(tmp_path_factory):
     return folder / "out", done.stdout
 
 
-PIECE, CHECKPOINT, CONTROL = "datasets/pieces/[0-9]*.safetensors", "models/checkpoint.safetensors", "datasets/controls/[a-z]*.safetensors"
+PIECE, CONTROL = "datasets/pieces/[0-9]*.safetensors", "datasets/controls/[a-z]*.safetensors"
+CHECKPOINT = "models/checkpoint.safetensors"
 
 
 def pieces(run): return sorted((run / "datasets" / "pieces").glob("[0-9]*.safetensors"))
@@ -50,7 +51,7 @@ def kill_when(condition, folder):
 
 
 def kill_at(pattern, nth, folder, command=LONG):
-    "Run the command in the folder; it is killed, with no chance to clean up, when the nth file of that name is in place."
+    "Run the command; it is killed, with no chance to clean up, when the nth file of that name is in place."
     with started(command, "--json", cwd=folder, first=at_file(pattern, nth)) as process:
         assert process.wait(180) == -signal.SIGKILL, (folder / "stderr").read_text()
     assert (folder / "stdout").read_text() == ""

@@ -187,7 +187,8 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(finished, 
 @pytest.mark.slow
 def test_a_full_disk_fails_and_the_run_goes_on_later(finished, tmp_path, monkeypatch, capsys):
     "No file may be larger than 9 kB: the checkpoint is, the trace is not."
-    done = shell(TRACE, "--json", cwd=tmp_path, first="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))"
+    done = shell(TRACE, "--json", cwd=tmp_path, first=full)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: the run failed"), done.stderr
     monkeypatch.chdir(tmp_path)
