@@ -1,9 +1,11 @@
 """What all tests share."""
+import contextlib
 import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 from hypothesis import settings
 from neural_introspection.core import triton_first
@@ -33,11 +35,24 @@ def root():
 def finished(tmp_path_factory):
     "A folder with what `RUN --json`, in a process of its own, left in `out` and said in `stdout` and `stderr`. Copy it to change it."
     from shell import shell
-    folder = tmp_path_factory.mktemp("finished")
-    done = shell(RUN, "--json", cwd=folder, stdin=subprocess.DEVNULL)   # a new Python, as a user's
-    assert done.returncode == 0, done.stderr
-    for name in ("stdout", "stderr"): (folder / name).write_text(getattr(done, name))
+    with once(tmp_path_factory, "finished-run") as (folder, new):
+        if new:
+            done = shell(RUN, "--json", cwd=folder, fresh=True)   # a new Python, as a user's
+            assert done.returncode == 0, done.stderr
+            for name in ("stdout", "stderr"): (folder / name).write_text(getattr(done, name))
     return folder
+
+
+@contextlib.contextmanager
+def once(tmp_path_factory, name):
+    "(folder, whether it is still empty): one that the workers of a test run share."
+    place = tmp_path_factory.getbasetemp()
+    folder = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
+    with filelock.FileLock(f"{folder}.lock"):
+        new = not (folder / "stdout").exists()
+        if new: shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        yield folder, new
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from conftest import ROOT
+from shell import warm_kernels
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -74,10 +75,11 @@ def lab_environment(folder):
     return env | paths | dict(JUPYTER_PREFER_ENV_PATH="1", JUPYTER_TOKEN=secrets.token_hex(16), IN_TEST="1")  # IN_TEST: nbdev exports nothing
 
 
-def start_lab(folder, env):
-    "A JupyterLab on a free port of 127.0.0.1, for the notebooks in folder/nbs."
+def start_lab(folder, env, fresh=False):
+    "A JupyterLab on a free port of 127.0.0.1, for folder/nbs; its kernels are forks of warm.py, or new Pythons `fresh`."
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    if not fresh: command.append(f"--KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}")
     with open(folder / "lab.log", "w") as log:
         return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -177,7 +179,9 @@ def watch(context, seen):
 def serve_voila(folder, env, what="dashboard"):
     "`make dashboard` (or another) on a free port of 127.0.0.1: its process and address. Nothing is installed: what is there counts as up to date."
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", what, f"VOILA_FLAGS=--no-browser --port={port}"]
+    flags = f"--no-browser --port={port} --KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}"
+    command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}",
+               what, f"VOILA_FLAGS={flags}"]
     with open(folder / "voila.log", "w") as log:
         return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
 

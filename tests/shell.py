@@ -3,15 +3,20 @@ import contextlib
 import functools
 import hashlib
 import json
-import multiprocessing.forkserver
 import os
 import re
+import select
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
+
+import filelock
 
 ANSWER = {"r2", "r2_low", "r2_high", "spearman", "baselines", "leakage", "run_folder", "verdict", "selectivity", "std_ratio",
           "r2_original"}  # what `run --json` has at least
@@ -23,68 +28,131 @@ def command(*options):
 
 
 def shell(*options, cwd, timeout=300, **more):
-    "Run a command to its end, in a process of its own: a new Python if anything about that is asked, such as its `env`, else a `Forked` one."
-    if more:
-        more["env"] = os.environ | more.get("env", {})
-        return subprocess.run(command(*options), cwd=cwd, capture_output=True, text=True, timeout=timeout, **more)
+    "Run a command to its end, in a process of its own: a `Forked` one, or a new Python `fresh`."
+    return python(*command(*options)[1:], cwd=cwd, timeout=timeout, **more)
+
+
+def python(*words, cwd, timeout=300, fresh=False, env=None, first=""):
+    "What `python` says and ends with: a `Forked` one, or a new one."
+    if fresh:
+        return subprocess.run([sys.executable, *words], cwd=cwd, env=os.environ | (env or {}), timeout=timeout,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as folder:
-        process = Forked(options, cwd, Path(folder))
+        process = Forked(words, cwd, folder, first, env=env)
         try: code = process.wait(timeout)
         finally: process.kill()
-        return subprocess.CompletedProcess(options, code, *((Path(folder) / name).read_text() for name in ("stdout", "stderr")))
+        said = [(Path(folder) / name).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(words, code, *said)
 
 
 @contextlib.contextmanager
 def started(*options, cwd, first=""):
     "A running command that gives way to its watcher; gone when the block ends. What it says goes into the files `stdout` and `stderr` of `cwd`."
-    process = Forked(options, cwd, cwd, first, nice=5)
+    process = Forked(command(*options)[1:], cwd, cwd, first, nice=5)
     try: yield process
     finally:
         process.kill()
         process.wait()
 
 
+# Sends this process a signal as soon as the nth file of that name is in place.
+AT_FILE = """
+import fnmatch, os
+from neural_introspection.core import files
+replace, there = files.replace_path, []
+def replace_path(source, path):
+    replace(source, path)
+    if not fnmatch.fnmatch(str(path), {pattern!r}): return
+    there.append(path)
+    if len(there) == {nth}: os.kill(os.getpid(), {number:d})
+files.replace_path = replace_path
+"""
+
+
+def at_file(pattern, nth=1, number=signal.SIGKILL):
+    "What a command begins with that gets a signal, else is killed, as soon as the nth file of that name is in place."
+    return AT_FILE.format(pattern=f"*/{pattern}", nth=nth, number=number)
+
+
 @functools.cache
 def server():
-    "The process that has imported everything, and becomes a command in no time: a new Python needs ten seconds for that."
-    context, before = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
-    context.set_forkserver_preload(["warm"])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))   # Python 3.11 does not tell the server where to look
-    try: multiprocessing.forkserver.ensure_running()
-    finally:
-        if before is None: del os.environ["PYTHONPATH"]
-        else: os.environ["PYTHONPATH"] = before
-    return context
+    """The socket of the process of warm.py, which becomes a command in no time, where a new Python needs ten seconds.
+
+    All workers of a test run have the same one. It is started when the first asks for it, and ends with the last.
+    """
+    path = f"{tempfile.gettempdir()}/warm-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    with filelock.FileLock(f"{tempfile.gettempdir()}/warm-{os.getuid()}.lock"):
+        try: HELD.append(ask(path))
+        except (OSError, EOFError):
+            Path(path).unlink(missing_ok=True)
+            begin = subprocess.Popen([sys.executable, Path(__file__).with_name("warm.py"), path], start_new_session=True,
+                                     stdout=subprocess.PIPE, env=without("PLOTLY_RENDERER"))
+            assert begin.stdout.readline() == b"ready\n", "warm.py does not start"
+            HELD.append(ask(path))
+    return path
+
+
+def without(name): return {k: v for k, v in os.environ.items() if k != name}
+
+
+HELD = []   # a connection for as long as this process lives
+
+
+def ask(path, files=(), numbers=(0, 1, 2), **asked):
+    "A connection to the server, open as long as what it started, whose process id is the first line to read there."
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    content = json.dumps(asked and dict(asked, files=numbers)).encode()
+    socket.send_fds(connection, [b"%8d" % len(content)], files)
+    connection.sendall(content)
+    replies = connection.makefile("rb")
+    if not (first := replies.readline()): raise EOFError(path)
+    return int(first), connection, replies
 
 
 class Forked:
-    "A command in a fork of the `server`, watched as `subprocess.Popen` is."
-    def __init__(self, options, cwd, said, first="", nice=0):
-        self.process = server().Process(target=_become, args=(command(*options)[3:], str(cwd), str(Path(said).absolute()), first, nice, dict(os.environ)))
-        self.process.start()
-        self.pid, self.kill = self.process.pid, self.process.kill
+    "A Python in a fork of the `server`, asked to run these words and watched as `subprocess.Popen` is."
+    def __init__(self, words, cwd, said, first="", nice=0, env=None):
+        self.code = None
+        asked = dict(words=list(map(str, words)), cwd=str(cwd), env=os.environ | (env or {}), first=first, nice=nice)
+        with open(os.devnull) as none, open(Path(said) / "stdout", "w") as out, open(Path(said) / "stderr", "w") as err:
+            files = [file.fileno() for file in (none, out, err)]
+            self.pid, self.connection, self.replies = ask(server(), files, **asked)
 
-    def poll(self): return self.process.exitcode
-    def send_signal(self, number): os.kill(self.pid, number)
     def wait(self, timeout=None):
-        self.process.join(timeout)
-        if self.poll() is None: raise subprocess.TimeoutExpired(self.pid, timeout)
-        return self.poll()
+        if self.code is None:
+            ready, *_ = select.select([self.connection], [], [], timeout)
+            if not ready: raise subprocess.TimeoutExpired(self.pid, timeout)
+            self.code = int(self.replies.readline())
+        return self.code
+
+    def poll(self):
+        with contextlib.suppress(subprocess.TimeoutExpired): self.wait(0)
+        return self.code
+
+    def send_signal(self, number):
+        if self.poll() is None: os.kill(self.pid, number)
+
+    def kill(self): self.send_signal(signal.SIGKILL)
 
 
-def _become(words, cwd, said, first, nice, env):
-    "Be this command, from now to the end of the process."
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    os.nice(nice)
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        with open(Path(said) / name, "w") as file: os.dup2(file.fileno(), number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # a background job would ignore Ctrl-C
-    sys.argv = ["neural-introspection", *words]
-    exec(first, {})
-    from neural_introspection.cli import main
-    sys.exit(main())
+def is_inherited(number):
+    "Whether a process that is started now gets this open file."
+    try: return os.get_inheritable(number)
+    except OSError: return False
+
+
+def stand_for(path, *words):
+    "Be the Python that a server's fork is: the same files, signals and end."
+    files = [number for number in range(250) if number < 3 or is_inherited(number)]
+    asked = dict(words=words, cwd=os.getcwd(), env=without("JPY_PARENT_PID"), first="", nice=0)
+    pid, _connection, replies = ask(path, files, numbers=files, **asked)
+    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda number, _: os.kill(pid, number))
+    code = int(replies.readline())
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
 
 
 def wait_until(condition, process, seconds=180):
@@ -128,3 +196,28 @@ def answer(stdout):
 def numbers(stdout):
     "The answer without the name of the folder it lies in."
     return {k: v for k, v in answer(stdout).items() if k != "run_folder"}
+
+
+def standing_in():
+    "The first words of a command line in which a fork of the server is the Python."
+    return [sys.executable, __file__, server()]
+
+
+@contextlib.contextmanager
+def warm_python(folder):
+    "Processes that this one starts with `sys.executable`, as joblib does, are forks of the server: a script in `folder`."
+    (script := folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join(standing_in())} "$@"\n')
+    script.chmod(0o755)
+    with mock.patch.object(sys, "executable", str(script)): yield
+
+
+def warm_kernels(folder):
+    "Make `folder` one of kernels, where `python3` is a fork of the server; returns it."
+    (folder / "python3").mkdir(parents=True)
+    argv = [*standing_in(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    about = dict(argv=argv, display_name="Python 3", language="python")
+    (folder / "python3" / "kernel.json").write_text(json.dumps(about))
+    return folder
+
+
+if __name__ == "__main__": sys.exit(stand_for(*sys.argv[1:]))

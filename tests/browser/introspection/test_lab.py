@@ -80,7 +80,7 @@ def server(tmp_path_factory):
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=lambda _, names: [n for n in names if n.startswith((".", "_"))])
     add_figures(folder / "nbs" / NOTEBOOK)
     env = lab_environment(folder)
-    process = start_lab(folder, env)
+    process = start_lab(folder, env, fresh=True)   # as a user's
     try: yield folder, server_url(folder, process), env["JUPYTER_TOKEN"]
     finally: stop(process)
 

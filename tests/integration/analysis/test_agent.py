@@ -17,7 +17,7 @@ from neural_introspection import cli
 from neural_introspection.core import BadData, BadInput, ModelNotFound
 from neural_introspection.models import fetch_smollm2, load_model
 from neural_introspection.models.gguf import cache_folder
-from shell import answer, manifest, shell, started, wait_until
+from shell import answer, manifest, shell, started, wait_until, warm_kernels
 
 pytest.importorskip("langgraph", reason="langgraph is missing")
 SMALL = dict(model="pocket", layers="1", num_samples=80, candidates=2, budget=5, hypotheses="token,class,position,output", draws=19, device="cpu")
@@ -176,11 +176,12 @@ def test_killed_and_resumed(tmp_path, monkeypatch, capsys):
     assert manifest(tmp_path / "b/out")["status"] == "complete"
 
 
-def test_the_report_is_a_notebook_that_runs(by_rules):
+def test_the_report_is_a_notebook_that_runs(by_rules, tmp_path, monkeypatch):
     "Each claim's cell gives the number in the report, in a kernel of its own."
     book = nbformat.read(by_rules.run_folder / "reports/report.ipynb", 4)
     cells = [cell for cell in book.cells if cell.cell_type == "code"][:1]
     book.cells = cells
+    monkeypatch.setenv("JUPYTER_PATH", str(warm_kernels(tmp_path / "kernels").parent))
     nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
     by_cell = by_rules.claims.set_index("cell")
     for cell in cells: assert f"p={by_cell.loc[cell.source].p}" in cell.outputs[-1].data["text/plain"]

@@ -1,7 +1,7 @@
 """Bad input: exit code 2, one sentence, and nothing is written, archived or removed. Failures: exit code 1, and the folder is named."""
 import json
 import os
-import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from neural_introspection.core import BadData, BadInput
 from neural_introspection.introspection import ActivationDataset
 from neural_introspection.models import load_model
 from neural_introspection.models.loading import pocket_folder
-from shell import is_one_sentence, manifest, shell, snapshot
+from shell import is_one_sentence, manifest, python, shell, snapshot, standing_in
 
 # options -> words that the sentence must contain
 REFUSED = {
@@ -216,7 +216,8 @@ def test_no_command_lists_the_commands_and_starts_nothing(workplace):
 def test_a_reader_who_leaves_ends_the_command_quietly(argv, tmp_path):
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "neural_introspection", *argv.split()], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
+    start = standing_in() if "pocket" in argv else [sys.executable]
+    done = subprocess.run([*start, "-m", "neural_introspection", *argv.split()], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert done.returncode == 141, done.stderr
     assert "Broken" not in done.stderr, done.stderr
@@ -225,7 +226,7 @@ def test_a_reader_who_leaves_ends_the_command_quietly(argv, tmp_path):
 
 @pytest.mark.slow
 def test_a_command_into_head_shows_what_head_wants(tmp_path):
-    command = f"{sys.executable} -m neural_introspection scan --model pocket --num-samples 20 --top 2048 --device cpu --json"
+    command = f"{shlex.join(standing_in())} -m neural_introspection scan --model pocket --num-samples 20 --top 2048 --device cpu --json"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -c 1"], cwd=tmp_path, capture_output=True, text=True)   # more than a pipe holds
     assert (done.returncode, done.stdout) == (141, "{"), done.stderr
     assert "Broken" not in done.stderr, done.stderr
@@ -317,8 +318,8 @@ def test_a_foreign_data_set_in_an_unfinished_run_is_refused(damage, words, finis
 @pytest.mark.slow
 @pytest.mark.parametrize("limit, status", [(100_000, "failed"), (1_000, None)])
 def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status, finished, tmp_path, monkeypatch, capsys):
-    def full(): return resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    done = shell(RUN, "--json", cwd=tmp_path, preexec_fn=full)
+    full = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))"
+    done = shell(RUN, "--json", cwd=tmp_path, first=full)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: the run failed")
     assert is_one_sentence(done.stderr.rstrip("\n"))
@@ -335,9 +336,7 @@ def test_a_run_that_cannot_store_its_files_fails_and_goes_on_later(limit, status
 
 def test_a_failure_shows_its_traceback_only_to_who_asks(tmp_path):
     code = "from neural_introspection import cli; from neural_introspection.introspection import preparation; preparation.load_texts = lambda *_: 1/0; raise SystemExit(cli.main())"
-    def run(**env):
-        return subprocess.run([sys.executable, "-c", code, *RUN.split()], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
-    plain, debug = run(), run(NEURAL_INTROSPECTION_DEBUG="1")
+    plain, debug = (python("-c", code, *RUN.split(), cwd=tmp_path, env=env) for env in ({}, dict(NEURAL_INTROSPECTION_DEBUG="1")))
     assert plain.returncode == debug.returncode == 1
     assert plain.stderr == "error: the run failed: division by zero.\n"
     assert "ZeroDivisionError" in debug.stderr

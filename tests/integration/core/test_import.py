@@ -65,7 +65,7 @@ def test_a_hub_name_without_a_hub_fails_within_seconds(hub, tmp_path, request, c
     env = dict(HF_HUB_OFFLINE="1") if hub == "offline" else dict(HF_HUB_OFFLINE="0", HF_ENDPOINT=request.getfixturevalue(hub))
     start = time.monotonic()
     env |= dict(HF_HOME=str(tmp_path / "hf"), NO_PROXY="*")
-    done = shell("run --model gpt2-small --output-dir out --json", cwd=tmp_path, timeout=60, env=env)
+    done = shell("run --model gpt2-small --output-dir out --json", cwd=tmp_path, timeout=60, fresh=True, env=env)
     with capsys.disabled(): print(f"\ngpt2-small, {hub}: {time.monotonic() - start:.1f} s")
     assert (done.returncode, done.stdout) == (2, "")
     assert not (tmp_path / "out").exists()

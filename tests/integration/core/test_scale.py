@@ -1,7 +1,9 @@
 """The same scan, data set and atlas by several processes, and on a Ray cluster: equal to one process' to the last bit."""
 import os
 import shutil
+import sys
 from functools import partial
+from unittest import mock
 
 import joblib
 import pytest
@@ -15,7 +17,9 @@ from neural_introspection.models.loading import pocket_folder
 from neural_introspection.data import load_texts
 from neural_introspection.toy import preset_config, run_toy
 from safetensors.torch import load_file, save_file
+from shell import warm_python
 
+PYTHON = sys.executable
 TARGET = Target("blocks.2.mlp.hook_post", (7, 12, 300))
 
 
@@ -34,6 +38,12 @@ def work(model, texts):
             NeuronAtlas(model, token_pos="last", layers=[1, 3], permutations=2).probe(texts))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def python(tmp_path_factory):
+    "joblib's own workers are processes that have imported what is slow."
+    with warm_python(tmp_path_factory.mktemp("python")): yield
+
+
 @pytest.fixture(scope="module")
 def alone(model, texts): return work(model, texts)
 
@@ -46,8 +56,9 @@ def cluster():
     os.environ["RAY_worker_niceness"] = "0"   # beside other tests its workers would hardly get a turn
     from ray.util.joblib import register_ray
     register_ray()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-             _node_ip_address="127.0.0.1", object_store_memory=200 * 2**20)
+    with mock.patch.object(sys, "executable", PYTHON):   # Ray's are new Pythons
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                 _node_ip_address="127.0.0.1", object_store_memory=200 * 2**20)
     yield ray
     ray.shutdown()
 

@@ -14,7 +14,7 @@ from neural_introspection.activations import edit
 from neural_introspection.core import BadInput, BadTexts, read_tensors, watch_progress
 from neural_introspection.models import encode, load_model, model_hash, token_batch
 from neural_introspection.data import group_texts, load_texts
-from shell import started, wait_until
+from shell import started, wait_until, warm_python
 
 SUMS = "out.zarr.unfinished/datasets/sums"
 CONFIG = AtlasConfig(model="pocket", num_samples=800, batch_size=4, permutations=2, feature_layer=1, device="cpu")
@@ -67,8 +67,9 @@ def test_killed_and_resumed(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_with_two_processes(model, corpus, serial):
-    with joblib.parallel_config("loky", n_jobs=2): parallel = NeuronAtlas(model, batch_size=4).probe(*corpus)
+def test_the_same_with_two_processes(model, corpus, serial, tmp_path):
+    with warm_python(tmp_path), joblib.parallel_config("loky", n_jobs=2):
+        parallel = NeuronAtlas(model, batch_size=4).probe(*corpus)
     assert parallel.data.identical(serial.data)
     assert parallel.about == serial.about
 

@@ -3,13 +3,12 @@
 `accelerate launch` starts several processes on GPUs through torch.distributed.run, and only one on a CPU; so that module is called here itself.
 """
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from neural_introspection.core import read_tensors
+from shell import python, standing_in
 
 SCRIPT = '''
 import json, sys
@@ -47,9 +46,9 @@ def train(folder, processes):
     "Train by both strategies, one after the other, in that many processes."
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = launch if processes > 1 else [sys.executable]
-    done = subprocess.run([*command, str(script), str(folder)], capture_output=True, text=True, timeout=300)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
+              "--no-python", *standing_in()]
+    done = python(*launch * (processes > 1), script, folder, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

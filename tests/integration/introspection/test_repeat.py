@@ -58,7 +58,7 @@ def test_the_answer_is_what_lies_in_the_folder(finished):
 
 @pytest.mark.slow
 def test_again_in_another_process(place, finished):
-    done = shell(RUN, "--json", "--force-overwrite", cwd=place, env=dict(PYTHONHASHSEED="1234"))
+    done = shell(RUN, "--json", "--force-overwrite", cwd=place, fresh=True, env=dict(PYTHONHASHSEED="1234"))
     assert done.returncode == 0, done.stderr
     assert_same(place / "out", done.stdout, finished)
 

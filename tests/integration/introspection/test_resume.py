@@ -8,9 +8,9 @@ import pytest
 from conftest import RUN
 from neural_introspection import cli
 from neural_introspection.core import read_tensors
-from shell import is_one_sentence, manifest, numbers, shell, snapshot, started, wait_until
+from shell import at_file, is_one_sentence, manifest, numbers, shell, snapshot, started, wait_until
 
-# Long enough in every stage to be met there; the process that is watched gives way.
+# Long enough in every stage to be killed there.
 EPOCHS = 12
 LONG = (f"run --model pocket --num-samples 330 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
         "--output-dir out --device cpu")
@@ -25,6 +25,10 @@ def unbroken(tmp_path_factory):
     return folder / "out", done.stdout
 
 
+PIECE, CONTROL = "datasets/pieces/[0-9]*.safetensors", "datasets/controls/[a-z]*.safetensors"
+CHECKPOINT = "models/checkpoint.safetensors"
+
+
 def pieces(run): return sorted((run / "datasets" / "pieces").glob("[0-9]*.safetensors"))
 
 
@@ -37,12 +41,19 @@ def epoch(run):
 def controls(run): return sorted((run / "datasets" / "controls").glob("[a-z]*.safetensors"))
 
 
-def kill_when(condition, folder, command=LONG):
+def kill_when(condition, folder):
     "Run the command in the folder, and kill it, with no chance to clean up, as soon as the condition holds."
-    with started(command, "--json", cwd=folder) as process:
+    with started(LONG, "--json", cwd=folder) as process:
         wait_until(condition, process)
         process.kill()
         assert process.wait() == -signal.SIGKILL
+    assert (folder / "stdout").read_text() == ""
+
+
+def kill_at(pattern, nth, folder, command=LONG):
+    "Run the command; it is killed, with no chance to clean up, when the nth file of that name is in place."
+    with started(command, "--json", cwd=folder, first=at_file(pattern, nth)) as process:
+        assert process.wait(180) == -signal.SIGKILL, (folder / "stderr").read_text()
     assert (folder / "stdout").read_text() == ""
 
 
@@ -59,15 +70,15 @@ def assert_same_result(folder, stdout, unbroken):
 @pytest.mark.slow
 def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
     run = tmp_path / "out"
-    kill_when(lambda: pieces(run), tmp_path)
+    kill_at(PIECE, 1, tmp_path)
     first, scan = {p: p.lstat() for p in pieces(run)}, (run / "datasets" / "scan.safetensors").lstat()
     assert len(first) == 1
     assert not (run / "datasets" / "dataset.parquet").exists()
     assert (manifest(run)["status"], manifest(run)["stage"]) == ("running", "dataset")
 
-    kill_when(lambda: epoch(run) >= 2, tmp_path)
+    kill_at(CHECKPOINT, 2, tmp_path)
     reached = epoch(run)
-    assert 2 <= reached < EPOCHS
+    assert reached == 2 < EPOCHS
     assert (manifest(run)["status"], manifest(run)["stage"]) == ("running", "train")
     assert "resuming the run in out (it stopped in stage dataset)" in (tmp_path / "stderr").read_text()
     assert len(pieces(run)) == 2
@@ -89,11 +100,13 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
     kill_when(lambda: manifest(run).get("stage") == "scan", tmp_path)
     assert not (run / "datasets" / "scan.safetensors").exists()
 
-    kill_when(lambda: len(controls(run)) >= 3, tmp_path)
+    kill_at(CONTROL, 3, tmp_path)
     first = {p: p.lstat().st_mtime_ns for p in controls(run)}
     assert manifest(run)["stage"] == "card"
     assert not (run / "reports" / "result.json").exists()
-    kill_when(lambda: len(controls(run)) > len(first), tmp_path)
+    assert len(first) == 3
+    kill_at(CONTROL, 1, tmp_path)
+    assert len(controls(run)) == 4
     assert {p: p.lstat().st_mtime_ns for p in first} == first, "finished controls were read, not made again"
 
     done = shell(LONG, "--json", cwd=tmp_path)
@@ -104,14 +117,15 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
 
 @pytest.mark.slow
 def test_an_unfrozen_run_killed_in_training(tmp_path):
-    command = ("run --model pocket --num-samples 120 --layer 1 --neuron 7 --batch-size 32 --epochs 5 --early-stopping False "
+    command = ("run --model pocket --num-samples 48 --layer 1 --neuron 7 --batch-size 16 --epochs 3 --early-stopping False "
                "--learning-rate 0.001 --unfreeze from_layer --unfreeze-from 1 --track-gradients --gradient-interval 2 "
                "--track-activations --activation-interval 2 --output-dir out --device cpu")
     (tmp_path / "whole").mkdir()
     whole = shell(command, "--json", cwd=tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     run = tmp_path / "out"
-    kill_when(lambda: epoch(run) >= 2, tmp_path, command)
+    kill_at(CHECKPOINT, 2, tmp_path, command)
+    assert epoch(run) == 2
     assert manifest(run)["stage"] == "train"
     done = shell(command, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -134,9 +148,8 @@ def test_killed_before_its_manifest_was_whole(tmp_path, monkeypatch, capsys):
 def test_a_second_process_is_refused_and_the_first_can_be_interrupted(unbroken, tmp_path, monkeypatch, capsys):
     run = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
-    with started(LONG, "--json", cwd=tmp_path) as process:
-        wait_until(lambda: epoch(run) >= 1, process)
-        process.send_signal(signal.SIGSTOP)  # it holds the folder for as long as this test needs
+    with started(LONG, "--json", cwd=tmp_path, first=at_file(CHECKPOINT, 1, signal.SIGSTOP)) as process:
+        wait_until(lambda: epoch(run) >= 1, process)   # it stops, and holds the folder for as long as this test needs
         before = snapshot(tmp_path)
         for option in ([], ["--force-overwrite"]):
             assert cli.main([*LONG.split(), "--json", *option]) == 2

@@ -19,7 +19,7 @@ from conftest import TESTS
 from neural_introspection.core import BadAddress, BadData, BadInput
 from neural_introspection.tracing import NetworkTrace, TraceableNN, trace_inference
 from neural_introspection.tracing.store import TraceWarning
-from shell import is_one_sentence, snapshot, wait_until
+from shell import Forked, is_one_sentence, python, snapshot, wait_until
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -63,9 +63,7 @@ def four_epochs(): return train(network(**KEEP), range(4)).network_trace
 
 def test_killed_at_any_moment_all_whole_epochs_are_there(tmp_path, four_epochs):
     path = tmp_path / "digits.zarr"
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-c", ENDLESS.format(tests=str(TESTS))], cwd=tmp_path, stdout=log, stderr=log)
-    os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+    process = Forked(["-c", ENDLESS.format(tests=str(TESTS))], tmp_path, tmp_path, nice=19)
     try:
         wait_until((path / "metrics" / "c" / "4").exists, process)
         process.kill()
@@ -368,7 +366,8 @@ def test_kept_batches_add_up_to_the_epoch(finished):
 
 def test_a_temporary_trace_goes_away_with_its_process(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(TESTS)!r})\nfrom traces import *\nprint(train(network(), [0]).network_trace.path)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | dict(TMPDIR=str(tmp_path)), check=True)
+    done = python("-c", code, cwd=tmp_path.parent, env=dict(TMPDIR=str(tmp_path)))
+    assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,5 @@
 """`neural-introspection trace` from outside: its answer, killed and resumed, the same numbers again, what happens to a trace that is there."""
 import re
-import resource
 import shutil
 import signal
 
@@ -39,7 +38,7 @@ def assert_same_trace(one, two):
 def finished(tmp_path_factory):
     "A folder with what `TRACE --json`, in a process of its own, left and said."
     folder = tmp_path_factory.mktemp("traced")
-    done = shell(TRACE, "--json", cwd=folder, env=dict(PYTHONHASHSEED="1234"))
+    done = shell(TRACE, "--json", cwd=folder, fresh=True, env=dict(PYTHONHASHSEED="1234"))
     assert done.returncode == 0, done.stderr
     (folder / "stdout").write_text(done.stdout)
     (folder / "stderr").write_text(done.stderr)
@@ -188,8 +187,8 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(finished, 
 @pytest.mark.slow
 def test_a_full_disk_fails_and_the_run_goes_on_later(finished, tmp_path, monkeypatch, capsys):
     "No file may be larger than 9 kB: the checkpoint is, the trace is not."
-    def full(): return resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
-    done = shell(TRACE, "--json", cwd=tmp_path, preexec_fn=full)
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))"
+    done = shell(TRACE, "--json", cwd=tmp_path, first=full)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: the run failed"), done.stderr
     monkeypatch.chdir(tmp_path)
