@@ -17,6 +17,7 @@ from ..activations.interventions import unit_references
 from ..activations.units import Reference
 from .polysemantic import PolysemanticResult
 from .polysemantic_scan import senses_and_statistics
+from ..core.files import restore_folder
 from ..core import (BadData, BadInput, NeuronAddress, Result, atomic_folder, check_format,
     check_index, read_json, site_name, write_json)
 from ..models import check_layer, layer_width, model_hash, model_name
@@ -98,7 +99,7 @@ def _save(index: LayerIndex, folder: Path) -> Path:
 
 # %% ../../nbs/analysis/44_neuron_index.ipynb #c7bf4f36
 def _load(folder: Path, model: Any) -> LayerIndex:
-    about = read_json(folder/"index.json")
+    about = read_json(restore_folder(folder)/"index.json")
     check_format(about, FORMAT, folder, "index")
     if about["weights"] != model_hash(model): raise BadData(f"{folder} is an index of another model than {model_name(model)}: give that, or make the index again.")
     return LayerIndex(model, tuple(about["texts"]), about["layer"], PolysemanticResult.load(folder/"senses"), NeuronStats.load(folder/"statistics.safetensors"))
@@ -114,7 +115,7 @@ def layer_index(
 ) -> LayerIndex:
     "The index of a layer's MLP. `BadInput` before the first pass."
     layer, texts = check_layer(model, layer), tuple(texts)
-    kept = None if folder is None else Path(folder)/site_name("mlp_out", layer)
+    kept = None if folder is None else restore_folder(Path(folder)/site_name("mlp_out", layer))
     if kept and (kept/"index.json").exists() and read_json(kept/"index.json") == _identity(model, texts, layer): return _load(kept, model)
     senses, stats = senses_and_statistics(model, texts, [layer], layer_width(model, "mlp_out"), batch_size=batch_size,
                                           contexts=STRONGEST, **settings)

@@ -103,11 +103,14 @@ def _umask() -> int:
     return mask
 
 # %% ../../nbs/core/50_files.ipynb #71b779ae
-def restore_folder(path: str | Path) -> None:
-    "Settle what processes killed within `atomic_folder(path)` left: the old folder is put back if it was moved away, the rest removed. Work of living processes stays."
+def restore_folder(path: str | Path) -> Path:
+    """The path, after what processes killed within `atomic_folder(path)` left is settled: the old folder is put back if
+    it was moved away, the rest removed. Work of living processes stays. Whoever reads such a folder calls it first."""
     import filelock
-    for work in sorted(Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.part")):
-        with contextlib.suppress(filelock.Timeout), _locked(work, timeout=0): _settle(work, Path(path))
+    path = Path(path)
+    for work in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.part")):
+        with contextlib.suppress(filelock.Timeout), _locked(work, timeout=0): _settle(work, path)
+    return path
 
 # %% ../../nbs/core/50_files.ipynb #7a10c3e5
 def take_lock(path: Path, name: str = "lock", again: bool = False) -> Any:

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 from .errors import BadData, BadInput
-from .files import atomic_folder, read_json, write_json
+from .files import atomic_folder, read_json, restore_folder, write_json
 from .runs import check_writable
 from .tables import check_format, read_frame, read_tensors, write_tensors
 
@@ -187,7 +187,7 @@ def _save(result: Result, path: Path) -> Path:
 
 # %% ../../nbs/core/95_results.ipynb #4d8e76b4
 def _load(kind: type[Result], path: Path) -> Any:
-    about = read_json(path/"result.json")
+    about = read_json(restore_folder(path)/"result.json")
     check_format(about if about.get("result") == kind.__name__ else {}, kind._format, path, kind.__name__)
     arrays = read_tensors(path/"arrays.safetensors")[0] if (path/"arrays.safetensors").exists() else {}
     try: return kind(**_Decoder(path, arrays).decode(about["fields"]))

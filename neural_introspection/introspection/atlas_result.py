@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from ..activations.positions import count_summary
+from ..core.files import restore_folder
 from neural_introspection.core import (BadData, BadInput, Result, atomic_folder, check_format, check_store, plain,
     site_name)
 
@@ -136,7 +137,7 @@ def _load(path: Path) -> AtlasResult:
     import xarray
     import zarr
     try:
-        with xarray.open_zarr(path, chunks=None, consolidated=False) as stored: data = stored.load()   # it may be archived
+        with xarray.open_zarr(restore_folder(path), chunks=None, consolidated=False) as stored: data = stored.load()   # it may be archived
         about = json.loads(data.attrs.pop("atlas"))
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/20_dataset.ipynb #eee01bc7
 from __future__ import annotations
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, fields, replace
@@ -270,19 +271,28 @@ def _save(dataset: ActivationDataset, path: Path) -> Path:
     frame = dataset.frame
     if path.suffix not in (".parquet", ".csv"): raise BadInput(f"{path.name}: a data set is saved as .parquet or .csv.")
     if path.suffix == ".csv": frame = frame.assign(tokens=[json.dumps(list(map(int, t))) for t in frame.tokens])
-    with atomic_write(path) as table:  # the sidecar comes first: a table is never without one
+    about, old = dict(dataset.about), None
+    with contextlib.suppress(BadData): old = _about(path) if path.exists() else None
+    with atomic_write(path) as table:
         write_frame(table, frame)
-        write_json(_sidecar(path), dataset.about | dict(sha256=_table_hash(table)))
+        about["sha256"] = _table_hash(table)
+        # the sidecar comes first, and describes the old table too: whichever is there is never without
+        write_json(_sidecar(path), about if old is None else about | dict(previous=old))
     return path
 
 # %% ../../nbs/introspection/20_dataset.ipynb #bfc1dfbc
+def _about(path: Path) -> dict:
+    "What the sidecar says of the table that is there; `BadData` if it describes neither this nor the one before."
+    about, found = read_json(_sidecar(path)), _table_hash(path)
+    if found == about.get("previous", {}).get("sha256"): about = about["previous"]
+    check_format(about, 2, path, "data set")
+    if found == about.get("sha256"): return {k: v for k, v in about.items() if k != "previous"}
+    raise BadData(f"{path} is damaged: its contents are not those that {_sidecar(path).name} "
+                  "describes; remove it to have it made again.")
+
 def _load(path: Path, model: Any) -> ActivationDataset:
     if not path.exists(): raise BadData(f"there is no data set {path}.")
-    about = read_json(_sidecar(path))
-    check_format(about, 2, path, "data set")
-    if about.get("sha256") != _table_hash(path):
-        raise BadData(f"{path} is damaged: its contents are not those that {_sidecar(path).name} "
-                      "describes; remove it to have it made again.")
+    about = _about(path)
     if model is not None: check_same_model(f"data set {path}", about["model"], describe(model))
     frame = read_frame(path, strings=["text", "split"])
     columns = dataset_columns(Target.of(about["target"]))

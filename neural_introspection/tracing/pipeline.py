@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from ..core.files import restore_folder
 from neural_introspection.core import (BadData, BadInput, Result, RunFolder, atomic_folder, check_options,
     check_store, config_from, find_run, load_optimizer_tensors, make_config, open_run, optimizer_tensors,
     parse_integers, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, weight_hash,
@@ -148,7 +149,7 @@ def _write_weights(path: Path, model: nn.Module) -> None:
 # %% ../../nbs/tracing/70_pipeline.ipynb #b0b89357
 def _read_weights(path: Path) -> dict[str, Tensor]:
     import zarr
-    return {name: torch.as_tensor(array[:]) for name, array in zarr.open_group(path/"model", mode="r").arrays()}
+    return {name: torch.as_tensor(array[:]) for name, array in zarr.open_group(restore_folder(path/"model"), mode="r").arrays()}
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #bb8935ac
 @dataclass(frozen=True, repr=False)

@@ -13,6 +13,7 @@ from typing import Any, Iterator, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 from ..core import BadData, BadInput, Result, atomic_folder, check_store
+from ..core.files import restore_folder
 from .addresses import (EpochTrace, LayerTrace, NeuronTrace, parse_epoch, parse_layer,
     parse_neuron, split_signature, strip_key)
 from .layers import Layer
@@ -38,7 +39,7 @@ class NetworkTrace(Result, Mapping):
     data: Any                      # the xarray dataset
 
     def __init__(self, path: str | Path):   # a folder that ends in .zarr
-        self.path = Path(path).absolute()
+        self.path = restore_folder(Path(path).absolute())
         self.refresh()
 
     @classmethod

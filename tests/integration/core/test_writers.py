@@ -1,6 +1,7 @@
 """Every writer, with every one of its file operations made to fail, or to be the last of its process: what was there is
 whole, or what was to come. A writer that ends well has written; and the next one succeeds whatever was left."""
 import functools
+import json
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ from neural_introspection.activations import NeuronStats
 from neural_introspection.analysis.neuron_index import LayerIndex, layer_index
 from neural_introspection.core import (atomic_folder, read_frame, read_json, read_tensors, write_frame, write_json,
                                        write_tensors, write_text)
-from neural_introspection.core.tables import weight_hash
+from neural_introspection.core.files import restore_folder
 from neural_introspection.data import load_texts
 from neural_introspection.introspection import ActivationDataset, AtlasResult, ScanResult
 from neural_introspection.introspection.atlas import NeuronAtlas
@@ -42,6 +43,7 @@ def _audit(event, args):
     if ARMED["folder"] is None or event not in OPERATIONS or not isinstance(args[0], (str, os.PathLike)): return
     if not os.fspath(args[0]).startswith(ARMED["folder"]): return
     ARMED["count"] += 1
+    ARMED["seen"].append(f"{event} {Path(args[0]).suffix}")
     if ARMED["count"] != ARMED["number"]: return
     if ARMED["how"] == "dies": os._exit(9)
     raise OSError(5, "injected")
@@ -60,16 +62,32 @@ def in_child(function):
         os._exit(100)
 
 
-def attempt(write, folder, number, how):
-    """Write while operation `number` in the folder fails or ends the process: 0 if there was no such operation, 2 if it
-    ended well all the same, 1 if it raised, 9 if it died."""
-    def run():
-        ARMED.update(folder=str(folder), number=number, how=how, count=0)
+def attempt(write, look, folder, number=-1, how="raises"):
+    """Write while operation `number` in the folder fails or ends the process: (how it ended, what `look` finds).
+    It ended with 0 if there was no such operation, 2 if it ended well all the same, 1 if it raised, 9 if it died."""
+    def ended():
+        ARMED.update(folder=str(folder), number=number, how=how, count=0, seen=[])
         try: write()
         except Exception: return 1
         finally: ARMED["folder"] = None
         return 2 if ARMED["count"] >= number > 0 else 0
-    return in_child(run)
+    code = in_child(lambda: 10*ended() + look())
+    return (9, in_child(look)) if code == 9 else divmod(code, 10)
+
+
+def numbers_of(write, folder, notes):
+    """The operations of a writer: the number of each. Of hundreds, on chunks of arrays, the first and the last of each
+    kind: what is done to a name with the same ending."""
+    def run():
+        ARMED.update(folder=str(folder), number=-1, how=None, count=0, seen=[])
+        write()
+        ARMED["folder"] = None
+        notes.write_text(json.dumps(ARMED["seen"]))
+        return 0
+    assert in_child(run) == 0
+    seen = json.loads(notes.read_text())
+    if len(seen) <= 60: return range(1, len(seen) + 1)
+    return sorted({end for kind in set(seen) for end in (seen.index(kind) + 1, len(seen) - seen[::-1].index(kind))})
 
 
 @dataclass
@@ -106,8 +124,8 @@ class Material:
         return made, made.with_values(made.values() + 1)
     @functools.cached_property
     def predictors(self):
-        predictor = ActivationPredictor(self.model, self.datasets[0].target, feature_layer=1)
-        return [predictor.untrained(seed) for seed in (0, 1)]
+        target = self.datasets[0].target
+        return [ActivationPredictor(self.model, target, feature_layer=layer).untrained(0) for layer in (1, 2)]
     @functools.cached_property
     def scans(self): return [NeuronScanner(self.model, "mlp_out", "all").scan(half) for half in self.halves]
     @functools.cached_property
@@ -145,6 +163,9 @@ def writers(m):
     def folder(path, i):
         with atomic_folder(path) as new:
             for name in "ab": write_text(new/name, f"{name}{i}")
+    def parts_of(path):
+        restore_folder(path)   # as every reader of a folder does
+        return [(path/name).read_text() for name in "ab"]
     def index(path, i): m.indexes[i].save(path)
     return {
         "text": Writer(lambda p, i: write_text(p, f"version {i}"), lambda p: p.read_text()),
@@ -152,15 +173,15 @@ def writers(m):
         "csv": Writer(lambda p, i: write_frame(p, frames[i]), read_frame, "it.csv"),
         "parquet": Writer(lambda p, i: write_frame(p, frames[i]), read_frame, "it.parquet"),
         "tensors": Writer(lambda p, i: write_tensors(p, numbers[i], dict(i=i)), lambda p: read_tensors(p)[0]),
-        "folder": Writer(folder, lambda p: [(p/name).read_text() for name in "ab"]),
+        "folder": Writer(folder, parts_of),
         "statistics": Writer(lambda p, i: m.statistics[i].save(p), lambda p: NeuronStats.load(p).tensors()),
         "result": Writer(lambda p, i: m.checks[i].save(p), lambda p: Preflight.load(p).to_frame()),
         "data set": Writer(lambda p, i: m.datasets[i].save(p), lambda p: ActivationDataset.load(p).values(),
                            "it.parquet"),
         "predictor": Writer(lambda p, i: m.predictors[i].save(p),
-                            lambda p: weight_hash(load_predictor(p, m.model).head.named_parameters())),
+                            lambda p: load_predictor(p, m.model).feature_site),
         "scan": Writer(lambda p, i: m.scans[i].save(p), lambda p: ScanResult.load(p).to_frame()),
-        "atlas": Writer(lambda p, i: m.atlases[i].save(p), lambda p: AtlasResult.load(p).to_frame()),
+        "atlas": Writer(lambda p, i: m.atlases[i].save(p), lambda p: AtlasResult.load(p).to_frame(), "it.zarr"),
         "neuron index": Writer(index, lambda p: LayerIndex.load(p, m.model).frame),
         "trace": Writer(_epochs, _trace, "it.zarr"),
     }
@@ -175,32 +196,33 @@ NAMES = ("text", "json", "csv", "parquet", "tensors", "folder", "statistics", "r
 def test_the_old_or_the_new_is_whole(name, how, material, tmp_path):
     writer = writers(material)[name]
 
-    def version(folder):
-        "0 or 1: which of the two is there; 2: neither."
-        def look():
-            there = same(writer.read(folder/writer.name))
-            return next((i for i in (0, 1) if there == same(writer.read(tmp_path/str(i)/writer.name))), 2)
-        return in_child(look)
+    def known(i): return tmp_path/f"contents{i}"
 
-    def copy_of(i, folder):
+    def look(folder, i=None):
+        "0 or 1: which of the two is there, 2: neither; with a number it is noted as that one."
+        there = repr(same(writer.read(folder/writer.name)))
+        if i is not None: known(i).write_text(there)
+        return next((i for i in (0, 1) if known(i).exists() and there == known(i).read_text()), 2)
+
+    def old(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        return Path(shutil.copytree(tmp_path/str(i), folder))
+        shutil.copytree(tmp_path/"0", folder)
 
     if name not in ("trace", "atlas"):   # the forks find imported what they need; Zarr starts threads, which forks lack
         writer.write(tmp_path/writer.name, 0)
         writer.read(tmp_path/writer.name)
     for i in (0, 1):
         (tmp_path/str(i)).mkdir()
-        assert attempt(lambda i=i: writer.write(tmp_path/str(i)/writer.name, i), tmp_path, -1, how) == 0
-    assert [version(tmp_path/str(i)) for i in (0, 1)] == [0, 1]
-    ends = []
-    while 0 not in ends:
-        folder = copy_of(0, tmp_path/"now")
-        write = lambda: writer.write(folder/writer.name, 1)
-        ends.append(attempt(write, folder, len(ends) + 1, how))
-        assert version(folder) in ((1,) if ends[-1] in (0, 2) else (0, 1)), ends
-        if version(folder) == 0:
-            assert attempt(write, folder, -1, how) == 0, ends   # the next one succeeds
-            assert version(folder) == 1, ends
-    assert len(ends) > 3
-    assert set(ends) <= {0, 1, 2, 9}
+        path = tmp_path/str(i)/writer.name
+        assert attempt(lambda: writer.write(path, i), lambda: look(path.parent, i), path.parent) == (0, i)
+    folder = tmp_path/"now"
+    write, seen = lambda: writer.write(folder/writer.name, 1), lambda: look(folder)
+    old(folder)
+    numbers = numbers_of(write, folder, tmp_path/"notes.json")
+    assert len(numbers) > 3
+    for number in numbers:
+        old(folder)
+        ended, found = attempt(write, seen, folder, number, how)
+        assert ended in ((9, 0) if how == "dies" else (0, 1, 2))   # 0: there were fewer this time
+        assert found in ((1,) if ended in (0, 2) else (0, 1)), number
+        if found == 0: assert attempt(write, seen, folder) == (0, 1), number   # the next one succeeds

@@ -46,7 +46,8 @@ def test_yaml_is_read_as_it_was_written(tmp_path_factory, config):
 
 @given(configs)
 def test_words_of_a_shell_are_read_as_the_values(config):
-    words = {name: str(value) for name, value in asdict(config).items()} | dict(values=" ".join(map(repr, config.values)))
+    words = {name: str(value) for name, value in asdict(config).items()}
+    words["values"] = " ".join(map(repr, config.values))
     assert make_config(Everything, words) == config
 
 
