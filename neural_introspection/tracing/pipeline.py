@@ -149,7 +149,8 @@ def _write_weights(path: Path, model: nn.Module) -> None:
 # %% ../../nbs/tracing/70_pipeline.ipynb #b0b89357
 def _read_weights(path: Path) -> dict[str, Tensor]:
     import zarr
-    return {name: torch.as_tensor(array[:]) for name, array in zarr.open_group(restore_folder(path/"model"), mode="r").arrays()}
+    group = zarr.open_group(restore_folder(path/"model"), mode="r")
+    return {name: torch.as_tensor(array[:]) for name, array in group.arrays()}
 
 # %% ../../nbs/tracing/70_pipeline.ipynb #bb8935ac
 @dataclass(frozen=True, repr=False)
