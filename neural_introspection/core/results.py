@@ -32,6 +32,9 @@ def _indexed(frame: Any) -> bool:
     from pandas.api.types import is_numeric_dtype
     return frame.index.nlevels > 1 or frame.index.name is not None or not is_numeric_dtype(frame.index)
 
+# A cell that begins like a list or a heading: Markdown around the table, as of the site, would take it for one.
+_BLOCK = re.compile(r"(<t[dh][^>]*>)(?=[-+*:] |#|\(?\w{1,9}[.)] )(.)")
+
 def html_table(
     frame: Any,              # a pandas frame
     rows: int = 10,          # show no more; the number of the others is stated
@@ -39,6 +42,7 @@ def html_table(
 ) -> str:
     "The table as escaped HTML; an index that only counts is left out."
     table = frame.head(rows).to_html(index=_indexed(frame), float_format=format_number, na_rep="", justify=align)
+    table = _BLOCK.sub(lambda found: f"{found[1]}&#{ord(found[2])};", table)
     if align != "right": table = table.replace("<td>", f'<td style="text-align:{align}">')
     more = f"<p>{len(frame) - rows:,} more rows</p>" if len(frame) > rows else ""
     return f'<div style="overflow-x:auto">{table}</div>{more}'
