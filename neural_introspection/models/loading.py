@@ -101,7 +101,8 @@ def load_model(
     from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
     try:
-        with quiet_transformers():
+        with quiet_transformers(), torch.random.fork_rng():
+            torch.manual_seed(0)   # weights that are in no file are the same in every process
             loads = _Loads(source)
             kind = DTYPES[dtype or "float32"]
             model = TransformerBridge.boot_transformers(source, model_class=loads, device=device, dtype=kind)

@@ -8,7 +8,7 @@ from neural_introspection.analysis import logit_view, scan_polysemantic
 from neural_introspection.core import BadInput, ModelNotFound
 from neural_introspection.data import load_texts
 from neural_introspection.introspection import NeuronScanner
-from neural_introspection.models import check_sites, encode, longest_text, token_strings
+from neural_introspection.models import check_sites, encode, longest_text, model_hash, token_strings
 from neural_introspection.models.smollm2 import fetch_minilm
 from transformers import AutoModel
 
@@ -79,6 +79,15 @@ def test_text_given_to_capture_is_read_with_its_mask(model, reference):
     interface = ModelInterface(model)
     found = interface.activations([STREAM], TEXTS)[STREAM]
     assert torch.allclose(found[0][interface.mask[0]], reference[0][1], atol=1e-4)
+
+
+def test_it_is_the_same_model_each_time_it_is_loaded(folder, model):
+    "Its output layer is in no file: what is put there must not change from process to process, or nothing is resumed."
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    again = load_model(folder, device="cpu")
+    assert model_hash(again) == model_hash(model)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow
