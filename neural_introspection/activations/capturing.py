@@ -97,7 +97,7 @@ class _Calls:
 # %% ../../nbs/activations/20_capturing.ipynb #5ce93214
 class ModuleHook:
     """What PyTorch calls at one module: it tells what flows there in passes of its own thread. Copies of the model and
-    saved models carry a hook that does nothing."""
+    saved models carry a function of the standard library that does nothing."""
     def __init__(self, module: nn.Module, before: bool, see: Callable):
         self.module, self.before, self.see, self.thread = module, before, see, threading.get_ident()
 
@@ -106,11 +106,8 @@ class ModuleHook:
         if not replica and (module is not self.module or threading.get_ident() != self.thread): return None
         return self.see((args, last) if self.before else last)
 
-    def __deepcopy__(self, memo: dict) -> Callable: return _nothing
-    def __reduce__(self) -> tuple: return _no_hook, ()
-
-def _nothing(*flow: Any) -> None: return None
-def _no_hook() -> Callable: return _nothing
+    def __deepcopy__(self, memo: dict) -> Callable: return contextlib.nullcontext().__exit__
+    def __reduce__(self) -> tuple: return getattr, (contextlib.nullcontext(), "__exit__")
 
 # %% ../../nbs/activations/20_capturing.ipynb #ab42cdbb
 def _dense(x: Tensor, site: str) -> Tensor:

@@ -127,7 +127,8 @@ def make_reference(
     sequences: int = 0,              # of so many examples all values are kept, for patches
     seed: int = 0,                   # chooses these
 ) -> Reference:
-    "Running mean, standard deviation and a pool of values of a site's units, over the examples."
+    """Running mean, standard deviation and a pool of values of a site's units, over the examples. Examples with values
+    that are not finite are not kept for patches."""
     units = site if isinstance(site, Units) else find_units(model, site, examples, heads)
     stats, pool, kept = NeuronStats(units.count * units.width, quantiles=False), [], {}
     wanted, shares = None, _pool_shares(examples, counted)
@@ -138,7 +139,7 @@ def make_reference(
         pool.append(_some_rows(valued, shares[index].sum(), len(pool)))
         if wanted is None: wanted = _kept_examples(_example_sizes(examples, rows), sequences, seed)
         for i, x in zip(index.tolist(), rows):
-            if i in wanted: kept[i] = _own_places(x, examples, i).nan_to_num(0, 0, 0)
+            if i in wanted and bool((own := _own_places(x, examples, i)).isfinite().all()): kept[i] = own
     chosen, keys = sorted(kept), example_keys(examples) if kept else []
     values = torch.cat(pool)
     return Reference(units, stats.mean.float().to(values), stats.std.float().to(values), values,

@@ -7,6 +7,7 @@ import ast
 import copy
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from neural_introspection.activations import Contexts, ModelInterface
 from neural_introspection.activations.contexts import contexts_by_quantile
 from neural_introspection.activations.positions import sink_tokens
 from neural_introspection.activations.statistics import layer_statistics
-from neural_introspection.activations.units import find_units
+from neural_introspection.activations.units import find_units, make_reference
 from neural_introspection.analysis.logits import output_directions
 from neural_introspection.analysis.measures import _standard
 from neural_introspection.core import BadAddress, BadData, BadInput, BadRunFolder, BadTexts, ModelNotFound, NeuronAddress
@@ -244,6 +245,14 @@ def test_12_an_overflow_is_no_attention_sink():
     stream, mask = torch.ones(1, 4, 8), torch.ones(1, 4, dtype=torch.bool)
     stream[0, 1], stream[0, 2] = torch.inf, 500
     assert sink_tokens(stream, mask).tolist() == [[False, False, True, False]]
+
+
+def test_12_a_patch_is_never_from_an_example_that_overflows(net):
+    broken = X.clone()
+    broken[2] = math.inf
+    reference = make_reference(net, "0", Examples(broken, torch.zeros(5)), sequences=5)
+    assert len(reference.sequences) == len(reference.keys) == 4
+    assert torch.stack(reference.sequences).isfinite().all()
 
 
 def test_12_contexts_and_measures_leave_out_what_is_not_finite():
