@@ -124,12 +124,6 @@ def random_weights_model(model: Any, seed: int = 0) -> Any:
     untrained.cfg.default_prepend_bos = model.cfg.default_prepend_bos
     return untrained
 
-# %% ../../nbs/introspection/53_baselines.ipynb #cdb58a66
-def random_weights_features(predictor: ActivationPredictor, dataset: ActivationDataset, untrained: Any,
-                  folder: Optional[Path] = None) -> Float[Tensor, "row d_model"]:
-    "The features that the model with random weights has at the same layer and positions."
-    return dataclasses.replace(predictor, model=untrained, head=None, weights={}).features(dataset.tokens, folder)
-
 # %% ../../nbs/introspection/53_baselines.ipynb #450104d9
 def token_ends(model: Any, texts: Sequence[str]) -> list[Int[np.ndarray, "token"]]:
     "Where each of a text's own tokens ends, in characters."

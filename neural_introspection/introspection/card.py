@@ -11,14 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 from ..core import plain
 from .baselines import Rows, predict_rows, split_rows
-from neural_introspection.introspection.checks import (beat_checks, change_checks, frozen_check, own_output_check,
-    score_checks, split_checks, verdict_of)
+from .checks import (beat_checks, change_checks, frozen_check, own_output_check,
+    score_checks, split_checks, untrained_checks, verdict_of)
 from .dataset import ActivationDataset
 from .evaluation import (CardOptions, Case, baseline_predictions,
-    compare_predictions, control_predictions, measure_change, measure_selectivity)
+    compare_predictions, compare_untrained, control_predictions, measure_change, measure_selectivity)
 from .predictor import head_directions
 from .report import IntrospectionCard
 from .trainer import PredictorTrainer, TrainResult
+from .untrained import NETWORKS
 from ..models import model_name
 from ..stats import confusion, score_predictions
 
@@ -33,10 +34,13 @@ def judge(case: Case, chosen: str = "") -> IntrospectionCard:
     score, predictions = case.score(head), baseline_predictions(case, made)
     compared = compare_predictions(case, head, predictions)
     beside = {n: compared.pop(n) for n in ("own output removed", "fixed targets") if n in compared}
+    reached = compare_untrained(case, predictions.get("frozen head", head), made)
+    if reached: beside["untrained networks"] = reached
     selective, change = measure_selectivity(case, head, made), measure_change(case, head)
     checks = (*split_checks(dataset), own_output_check(case, compared, predictions), *change_checks(change),
-              *frozen_check(case, compared, predictions), *score_checks(case, score, selective), *beat_checks(compared))
-    for pieces in ("random", "tuned", "fixed", "tuned-random"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
+              *frozen_check(case, compared, predictions), *score_checks(case, score, selective), *beat_checks(compared),
+              *untrained_checks(reached))
+    for pieces in (*NETWORKS, "tuned", "fixed", "tuned-random"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
     table = confusion(case.actual, head, case.bins.n) if case.bins else None
     directions = head_directions(p, case.features[split_rows(dataset, "train")])
     return IntrospectionCard(verdict_of(checks), score, compared, beside, checks, selective, change, case.leakage,

@@ -32,13 +32,17 @@ class Check:
 
 # %% ../../nbs/introspection/57_checks.ipynb #bfd0959c
 VERDICTS = {
-    "introspects": ("green", "The model's own representations predict this target, every control was made, and none explains it away."),
+    "readable": ("green", "The target can be decoded from the model's own representations, better than by anything simpler and better than "
+                          "untrained networks' own neurons. It does not show that the model reports it."),
     "unrefuted": ("blue", "The target is predicted and no control that was made explains it away, but not every control was made."),
     "learned": ("yellow", "The prediction was made by training: the frozen model did not hold it, or it was paid for with the model's language."),
-    "not privileged": ("yellow", "It is predicted as well from an untrained model or from another model: the access is not privileged."),
+    "not privileged": ("yellow", "It is predicted as well from an untrained or another model, or no better than untrained networks' own "
+                                 "neurons: any network would do."),
     "trivial": ("orange", "It is predicted, but something simpler explains it: no look inside the model is needed."),
     "leak": ("red", "Leakage, or it cannot be ruled out: the answer was in the features, or test texts were in training."),
     "collapse": ("red", "Collapse, not introspection: training changed the neuron instead of predicting it."),
+    "underpowered": ("grey", "Too few test texts: the score is above what untrained networks reach for their own neurons, but its interval "
+                             "is not. Give more texts."),
     "no evidence": ("grey", "No evidence: the score cannot be told from chance."),
 }
 
@@ -48,8 +52,9 @@ DECISION = (
     ("collapse", ("spread kept", "original still predicted")),
     ("no evidence", ("enough groups", "above zero", "beats mean", "beats most frequent bin", "beats shuffled targets", "losses agree")),
     ("trivial", ("not its own input", "beats last token", "beats input only", "selectivity")),
-    ("not privileged", ("beats random weights", "beats other model")),
     ("learned", ("readable when frozen", "language kept")),
+    ("not privileged", ("beats random weights", "beats other model", "beats untrained networks")),
+    ("underpowered", ("power",)),
 )
 _ANSWERED = {"selectivity": "beats last token"}   # what answers for a check that cannot be made
 
@@ -59,7 +64,7 @@ def verdict_of(checks: Sequence[Check]) -> str:
     outcome = {c.name: c.passed for c in checks}
     failed, names = {n for n, passed in outcome.items() if passed is False}, [n for _, group in DECISION for n in group]
     missing = {n for n in names if n in outcome and outcome[n] is None and not outcome.get(_ANSWERED.get(n))}
-    return next((verdict for verdict, group in DECISION if failed & set(group)), "unrefuted" if missing else "introspects")
+    return next((verdict for verdict, group in DECISION if failed & set(group)), "unrefuted" if missing else "readable")
 
 # %% ../../nbs/introspection/57_checks.ipynb #6b51b1db
 def split_checks(dataset: ActivationDataset) -> list[Check]:
@@ -97,6 +102,20 @@ def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
         found.append(Check(f"beats {name}", c.head_minus.value, c.head_minus.beats, words))
     if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
     return found
+
+# %% ../../nbs/introspection/57_checks.ipynb #4ccbeebc
+def untrained_checks(reached: Optional[Compared]) -> list[Check]:
+    "`beats untrained networks` and `power`: whether the score, and whether its interval, is above theirs."
+    if reached is None:
+        return [Check("beats untrained networks", None, None, "no untrained network has a neuron with a score")]
+    lead, s = reached.head_minus, reached.score
+    words = (f"untrained networks' own neurons: {number_text(s.value)}, one in twenty {number_text(s.high)} or more, "
+             f"and the head is {_lead(lead)}")
+    if not lead.value > 0: return [Check("beats untrained networks", lead.value, False, words)]
+    few = f"the interval from {s.groups} groups of test texts begins {number_text(-lead.low)} below what they reach"
+    enough = f"the whole interval is above what they reach, from {s.groups} groups of test texts"
+    return [Check("beats untrained networks", lead.value, True if lead.beats else None, words),
+            Check("power", lead.low, lead.beats, enough if lead.beats else few)]
 
 # %% ../../nbs/introspection/57_checks.ipynb #5640c84c
 def _selectivity_check(case: Case, selective: Optional[Difference]) -> Check:

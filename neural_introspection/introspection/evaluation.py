@@ -17,13 +17,15 @@ from torch import Tensor
 from ..core import BadData, progress, read_tensors, write_tensors
 from .baselines import (Rows, control_rows, control_task, input_features,
     other_features, predict_rows, random_weights_model, seen_tokens, selectivity, shuffle_targets, simple_guess,
-    stacked_control_rows, random_weights_features, without_own_output)
+    split_rows, stacked_control_rows, without_own_output)
 from .dataset import ActivationDataset
 from .drift import changed_site, dead_share, language_drift
 from .leakage import leakage_label
 from .predictor import ActivationPredictor, Bins
 from .trainer import PredictorTrainer, TrainResult, fit_identity
-from ..models import check_sites, model_hash
+from neural_introspection.introspection.untrained import (NETWORKS, UntrainedNetwork, layer_scores,
+    read_network, with_distribution)
+from ..models import check_sites, model_hash, model_name
 from ..stats import (METRICS, ClassScore, Difference, Score, difference, interval, resamples,
     score_bins, score_predictions)
 
@@ -58,6 +60,17 @@ class Case:
         p = self.predictor
         return p.features(self.dataset.tokens, self.folder and self.folder/"tuned") if p.weights else self.base_features
 
+    @functools.cached_property
+    def networks(self) -> dict[str, UntrainedNetwork]:
+        "Untrained networks on the same rows, read once; without those whose activations are not finite."
+        p, found = self.predictor, {}
+        own = layer_scores(p.model, p, self.dataset) if p.target.neurons is not None else None
+        for kind in NETWORKS:
+            pieces = self.folder and self.folder/kind
+            with contextlib.suppress(BadData):
+                found[kind] = read_network(kind, p, self.dataset, own, self.seed, pieces)
+        return found
+
     @property
     def seed(self) -> int: return self.options.seed
     @property
@@ -85,9 +98,10 @@ class Case:
     @property
     def actual(self) -> Float[np.ndarray, "row target"]: return self.outcome(self.dataset.values("test"))
 
-    def score(self, predicted: Float[np.ndarray, "row target"]) -> Score | ClassScore:
+    def score(self, predicted: Float[np.ndarray, "row target"], actual: Any = None) -> Score | ClassScore:
         score = score_bins if self.bins else score_predictions
-        return score(self.actual, predicted, self.groups, self.options.n_resamples, self.seed)
+        of = self.actual if actual is None else actual
+        return score(of, predicted, self.groups, self.options.n_resamples, self.seed)
 
     def minus(self, a: Float[np.ndarray, "row target"], b: Float[np.ndarray, "row target"]) -> Difference:
         return difference(self.actual, a, b, self.groups, self.metric, self.options.n_resamples, self.seed)
@@ -108,10 +122,21 @@ def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"],
 # %% ../../nbs/introspection/56_evaluation.ipynb #2da8f50b
 def _random_weights_run(case: Case) -> Rows:
     "Predictions from the model with random weights; trained as the model was, if that was."
-    p, untrained = case.predictor, random_weights_model(case.predictor.model, case.seed)
-    x = random_weights_features(p, case.dataset, untrained, case.folder and case.folder/"random")
-    if not p.weights: return control_rows(case.trainer, case.dataset, x)
-    return _tuned_again(case, untrained, x, "tuned-random")
+    p, network = case.predictor, case.networks.get("initialised")
+    if network is None: raise BadData(f"with random weights the activations of {model_name(p.model)} are not finite: "
+                                      "load the model with dtype float32.")
+    if not p.weights: return control_rows(case.trainer, case.dataset, network.features)
+    return _tuned_again(case, random_weights_model(p.model, case.seed), network.features, "tuned-random")
+
+def _untrained_run(case: Case) -> dict[str, Rows]:
+    "Values and predictions of untrained networks' own neurons on the test rows, by network and number."
+    found, test = {}, split_rows(case.dataset, "test")
+    for kind, network in case.networks.items():
+        values = [with_distribution(v, case.dataset.values()) for v in network.values] if case.bins else network.values
+        heads = stacked_control_rows(case.trainer, [case.dataset.with_values(v) for v in values], network.features)
+        for i, predicted in heads.items():
+            found |= {f"{kind} {i} actual": case.outcome(values[int(i)][test]), f"{kind} {i} predicted": predicted}
+    return found
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #ac2c2ea2
 def _makers(case: Case) -> dict[str, Callable[[], Rows | dict[str, Rows]]]:
@@ -124,6 +149,7 @@ def _makers(case: Case) -> dict[str, Callable[[], Rows | dict[str, Rows]]]:
         "input only": lambda: _control(case, input_features(p.model, d)),
         "shuffled": lambda: _several(case, shuffle_targets, SHUFFLES),
         "random weights": lambda: _random_weights_run(case),
+        "untrained": lambda: _untrained_run(case),
     }
     if other is not None: makers |= {"other model": lambda: _control(case, other_features(p, d, other))}
     if p.weights: makers |= {"frozen head": lambda: _control(case, case.base_features)}
@@ -146,7 +172,7 @@ def _identity(case: Case) -> dict:
     "What the controls depend on."
     p, other = case.predictor, case.options.other_model and model_hash(case.options.other_model)
     tensors = dict(x=case.features, base=case.base_features, y=torch.tensor(case.dataset.values())) | p.head.state_dict() | p.weights
-    return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed, kept=2)   # format
+    return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed, kept=3)   # format
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #69e83de2
 def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -182,9 +208,9 @@ def compare_predictions(case: Case, head: Rows, others: dict[str, Rows]) -> dict
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #bf7c7990
 def baseline_predictions(case: Case, predictions: dict[str, Rows]) -> dict[str, Rows]:
-    "The predictions without control tasks, and of the shuffled heads the best one."
+    "The predictions without control tasks and other networks' neurons, and of the shuffled heads the best one."
     blind = [p for name, p in predictions.items() if name.startswith("shuffled ")]
-    rest = {n: p for n, p in predictions.items() if not n.startswith(("shuffled ", "control task "))}
+    rest = {n: p for n, p in predictions.items() if not n.startswith(("shuffled ", "control task ", "untrained "))}
     first = len([n for n in ("mean", "most frequent bin", "last token", "input only") if n in rest])
     best = max(blind, key=lambda p: np.nan_to_num(case.sample(p)[0], nan=-np.inf))
     names = list(rest)
@@ -200,6 +226,27 @@ def measure_selectivity(case: Case, head: Rows,
     tasks = [case.sample(predictions[f"control task {i}"], truth[i], keep) for i in range(TASKS)]
     floor = case.sample(predictions["most frequent bin"])[0] if case.bins else 0.
     return selectivity(case.sample(head), [np.nan_to_num(t, nan=floor) for t in tasks], case.n_groups, floor)
+
+# %% ../../nbs/introspection/56_evaluation.ipynb #74026c03
+def compare_untrained(case: Case, head: Rows, predictions: dict[str, Rows]) -> Optional[Compared]:
+    """What untrained networks' own neurons reach: the median neuron's score, from the 5 % quantile (of the network that
+    reaches least) to the 95 % quantile (of that which reaches most), and the head's lead over the latter. None if no
+    neuron has a score."""
+    again, rows, values = resamples(case.groups, 0), [], {}
+    for name, actual in predictions.items():
+        if not (name.startswith("untrained ") and name.endswith(" actual")): continue
+        predicted = predictions[name.replace("actual", "predicted")]
+        value = float(METRICS[case.metric](actual, predicted, again)[0])
+        if not np.isfinite(value): continue
+        rows.append((value, actual, predicted))
+        values.setdefault(name.split()[1], []).append(value)
+    if not rows: return None
+    _, actual, predicted = sorted(rows, key=lambda row: row[0])[len(rows)//2]
+    low = min(float(np.quantile(of_network, .05)) for of_network in values.values())
+    high = max(float(np.quantile(of_network, .95)) for of_network in values.values())
+    median, found = case.score(predicted, actual), case.score(head)
+    ends = dict(accuracy_low=low, accuracy_high=high) if case.bins else dict(r2_low=low, r2_high=high)
+    return Compared(dataclasses.replace(median, **ends), Difference(found.value - high, found.low - high, found.high - high))
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #e6809c67
 def measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
