@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 import pandas as pd
 import torch
-from ..core import map_parallel, read_frame, write_frame
+from ..core import map_parallel, progress, read_frame, write_frame
 from ..core.files import shipped
 from ..data import group_texts, load_texts, split_groups
 from neural_introspection.introspection import (ActivationDataset, ActivationDatasetGenerator, ActivationPredictor, NeuronScanner,
@@ -80,23 +80,22 @@ def _row(case: str, texts: int, seed: int) -> dict:
                 reached=reached and reached.score.high)
 
 def run_cases(
-    path: str | Path,                          # the table (.csv); what it has is not run again
+    path: str | Path,                          # the table (.csv); the cards it has are not made again
     texts: tuple[int, ...] = (20, 60, 120, 300, 600),
     seeds: int = 50,                           # of untrained networks; of the other cases a fifth
     n_jobs: int = 1,
     cases: tuple[str, ...] = tuple(CASES),
 ) -> pd.DataFrame:
-    "A card for each case, number of texts and seed; written after each number of texts."
-    path = Path(path)
-    table = read_frame(path) if path.exists() else pd.DataFrame(columns=["case", "texts", "seed"])
-    for n in texts:
-        done = set(zip(table.case, table.texts, table.seed))
-        calls = [(case, n, seed) for case in cases for seed in range(seeds if case == "untrained network" else seeds//5)]
-        rows = map_parallel(_row, [call for call in calls if call not in done], n_jobs, f"cards of {n} texts", "card")
-        if not rows: continue
-        table = pd.concat([table, pd.DataFrame(rows)]) if len(table) else pd.DataFrame(rows)
-        write_frame(path, table)
-    return table
+    "A card for each case, number of texts and seed; written after every ten."
+    rows = read_frame(path).to_dict("records") if Path(path).exists() else []
+    done = {(row["case"], row["texts"], row["seed"]) for row in rows}
+    calls = [(case, n, seed) for n in texts for case in cases
+             for seed in range(seeds if case == "untrained network" else seeds//5)]
+    calls = [call for call in calls if call not in done]
+    for i in progress(range(0, len(calls), 10), "cards", unit="ten"):
+        rows += map_parallel(_row, calls[i:i + 10], n_jobs, "cards", "card")
+        write_frame(path, pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/experiments/50_verdict_rates.ipynb #6c0f6556
 WRONG = ("readable", "unrefuted", "learned")   # verdicts that say there is something

@@ -132,6 +132,7 @@ def _untrained_run(case: Case) -> dict[str, Rows]:
     "Values and predictions of untrained networks' own neurons on the test rows, by network and number."
     found, test = {}, split_rows(case.dataset, "test")
     for kind, network in case.networks.items():
+        if not len(network.values): continue   # none of its neurons varies
         values = [with_distribution(v, case.dataset.values()) for v in network.values] if case.bins else network.values
         heads = stacked_control_rows(case.trainer, [case.dataset.with_values(v) for v in values], network.features)
         for i, predicted in heads.items():
