@@ -2,7 +2,10 @@
 
 In a module of its own, because the runner replaces `__main__`.
 """
-from checks import CHECKS, run_check, say
+import gc
+import multiprocessing
+
+from checks import run_check, say
 from fastcore.parallel import parallel
 from joblib.externals.loky import get_reusable_executor
 from modules import ROOT
@@ -27,18 +30,42 @@ def run_notebook(path):
     return name, ok, seconds
 
 
-def run_job(job):
-    "The result of a check, by its name, or of a notebook."
-    return run_check(job) if job in CHECKS else run_notebook(job)
+def import_all():
+    "What most pages import, once for all workers, and out of the way of their garbage collections."
+    gc.disable()
+    import langgraph.graph           # noqa: F401
+    import nbformat                  # noqa: F401
+    import neural_introspection.cli  # noqa: F401
+    import plotly.graph_objects      # noqa: F401
+    import scipy.stats               # noqa: F401
+    import sklearn.linear_model      # noqa: F401
+    import zarr                      # noqa: F401
+    from neural_introspection.models import load_model
+    load_model("pocket", device="cpu")   # brings transformer_lens and what it needs
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def run_checks(names, answer):
+    "Send what the checks found, the last first: it takes longest."
+    answer.send([run_check(name) for name in reversed(names)])
 
 
 def results(paths, checks=()):
     "The result of every notebook and check; where a notebook kills its process, that is one failure more."
-    # The last pages take longest, and so does the last check: they go first, so that none is waited for at the end.
-    jobs = [*reversed(checks), *reversed(paths)]
-    if not jobs: return []
+    if not paths and not checks: return []
     say(f"{len(paths)} notebooks and {len(checks)} checks, {WORKERS} at a time")
-    try: return list(parallel(run_job, jobs, n_workers=WORKERS))
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    aside = multiprocessing.get_context("fork").Process(target=run_checks, args=(checks, theirs))
+    aside.start()
+    theirs.close()
+    if len(paths) > 9: import_all()   # the workers are forks
+    # Those of nbs/ itself and the last take longest: they go first, so that none is waited for at the end.
+    ordered = sorted(reversed(paths), key=lambda path: len(path.parts))
+    try: found = list(parallel(run_notebook, ordered, n_workers=WORKERS)) if paths else []
     except Exception as e:
         say(f"FAILED the notebooks stopped: {type(e).__name__}: {e}")
-        return [("one of the notebooks killed its process", False, 0.0)]
+        found = [("one of the notebooks killed its process", False, 0.0)]
+    try: return found + ours.recv()
+    except EOFError: return found + [("one of the checks killed its process", False, 0.0)]

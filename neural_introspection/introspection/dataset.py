@@ -171,9 +171,10 @@ class ActivationDataset(Result):
 
 # %% ../../nbs/introspection/20_dataset.ipynb #45c1cab8
 def _selected(dataset: ActivationDataset) -> SelectedTokens:
-    first = dataset.frame.drop_duplicates("index")
-    positions = {int(i): part.to_numpy(copy=True) for i, part in dataset.frame.groupby("index").position}
-    index = first["index"].tolist()
+    text_of_row, first = dataset.frame["index"].to_numpy(), dataset.frame.drop_duplicates("index")
+    order, index = np.argsort(text_of_row, kind="stable"), first["index"].tolist()
+    known, start = np.unique(text_of_row[order], return_index=True)
+    positions = dict(zip(known.tolist(), np.split(dataset.frame.position.to_numpy()[order], start[1:])))
     rule = TokenSelection(dataset.about["token_pos"], dataset.about.get("sink_ratio"))
     return SelectedTokens(dict(zip(index, first.text)), dict(zip(index, map(list, first.tokens))), positions, rule)
 

@@ -124,7 +124,7 @@ class _EpochOrder(torch.utils.data.Sampler):
 
 # %% ../../nbs/introspection/50_trainer.ipynb #15ac0ab7
 def _check_position(p: ActivationPredictor, dataset: ActivationDataset) -> None:
-    position = dataset.tokens.rule.token_pos
+    position = dataset.about["token_pos"]
     if p.token_pos != position:
         raise BadData(
             f"a predictor at position {p.token_pos} does not fit {dataset!r}, made at position {position}: "
@@ -359,7 +359,8 @@ def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
     whole = np.isin(index, index[rows])   # all rows of those texts
     tokens = dataset.tokens.part(np.unique(index[whole]).tolist())
     with with_weights(p.model, p.weights):
-        fresh = collect_activations(p.model, tokens, dict.fromkeys((p.feature_site, p.target.site)), batch_size=p.batch_size)
+        sites = dict.fromkeys([p.feature_site, *[p.target.site] * state.moving])
+        fresh = collect_activations(p.model, tokens, sites, batch_size=p.batch_size)
     values = p.target.values(fresh.values[p.target.site]) if state.moving else torch.tensor(dataset.values()[whole]).float()
     keep, device = torch.as_tensor(np.isin(np.flatnonzero(whole), rows)), state.source.z.device
     z, y = state.head.standardise(fresh.values[p.feature_site].to(device)), state.head.encode(values.to(device))
