@@ -79,7 +79,9 @@ def start_lab(folder, env, fresh=False):
     "A JupyterLab on a free port of 127.0.0.1, for folder/nbs; its kernels are forks of warm.py, or new Pythons `fresh`."
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    if not fresh: command.append(f"--KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}")
+    if not fresh:
+        command.append("--ServerApp.kernel_spec_manager_class=kernels.WarmKernels")
+        env = warm_kernels(folder / "kernels", env)
     with open(folder / "lab.log", "w") as log:
         return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -179,11 +181,13 @@ def watch(context, seen):
 def serve_voila(folder, env, what="dashboard"):
     "`make dashboard` (or another) on a free port of 127.0.0.1: its process and address. Nothing is installed: what is there counts as up to date."
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    flags = f"--no-browser --port={port} --KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}"
+    flags = f"--no-browser --port={port} --VoilaConfiguration.kernel_spec_manager_class=kernels.WarmKernels"
     command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}",
                what, f"VOILA_FLAGS={flags}"]
     with open(folder / "voila.log", "w") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
+        server = subprocess.Popen(command, env=warm_kernels(folder / "kernels", env), stdout=log,
+                                  stderr=subprocess.STDOUT, start_new_session=True)
+    return server, f"http://127.0.0.1:{port}/"
 
 
 def stop_voila(server):
