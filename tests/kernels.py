@@ -5,5 +5,5 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 
 class WarmKernels(KernelSpecManager):
-    "The kernels of one folder, which `shell.warm_kernels` makes; a setting for that is not there."
+    "The kernels of one folder; Jupyter has no setting for that."
     def _kernel_dirs_default(self): return [os.environ["WARM_KERNELS"]]

@@ -211,14 +211,13 @@ def warm_python(folder):
     with mock.patch.object(sys, "executable", str(script)): yield
 
 
-def warm_kernels(folder, env):
-    "Make `folder` one of kernels, where `python3` is a fork of the server; returns the environment for kernels.py."
+def warm_kernels(folder):
+    "Make `folder` one of kernels, where `python3` is a fork of the server; returns it."
     (folder / "python3").mkdir(parents=True)
     argv = [*standing_in(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     about = dict(argv=argv, display_name="Python 3", language="python")
     (folder / "python3" / "kernel.json").write_text(json.dumps(about))
-    path = [str(Path(__file__).parent), *filter(None, [env.get("PYTHONPATH")])]
-    return env | dict(WARM_KERNELS=str(folder), PYTHONPATH=os.pathsep.join(path))
+    return folder
 
 
 if __name__ == "__main__": sys.exit(stand_for(*sys.argv[1:]))
