@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from dataclasses import dataclass
@@ -143,6 +144,13 @@ def material():
     gc.unfreeze()
 
 
+@pytest.fixture
+def place(tmp_path):
+    "A new folder, in memory where that is possible: thousands of files are written and waited for."
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as name: yield Path(name)
+
+
 def _epochs(path, version):
     "A trace of one epoch, or of two: the second is added to the first by another network."
     if version and not path.exists(): _epochs(path, 0)
@@ -195,7 +203,7 @@ NAMES = ("text", "json", "csv", "parquet", "tensors", "folder", "statistics", "r
 
 @pytest.mark.parametrize("how", ["raises", "dies"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_old_or_the_new_is_whole(name, how, material, tmp_path):
+def test_the_old_or_the_new_is_whole(name, how, material, place):
     writer = writers(material)[name]
     known = []
 
@@ -208,14 +216,14 @@ def test_the_old_or_the_new_is_whole(name, how, material, tmp_path):
 
     def old(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(tmp_path/"0", folder)
+        shutil.copytree(place/"0", folder)
 
     for i in (0, 1):
-        (tmp_path/str(i)).mkdir()
-        writer.write(tmp_path/str(i)/writer.name, i)
-        known.append(contents(tmp_path/str(i)))
+        (place/str(i)).mkdir()
+        writer.write(place/str(i)/writer.name, i)
+        known.append(contents(place/str(i)))
     assert known[0] != known[1]
-    folder = tmp_path/"now"
+    folder = place/"now"
     write, seen = lambda: writer.write(folder/writer.name, 1), lambda: look(folder)
     old(folder)
     numbers = numbers_of(write, folder)
