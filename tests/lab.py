@@ -75,11 +75,19 @@ def lab_environment(folder):
     return env | paths | dict(JUPYTER_PREFER_ENV_PATH="1", JUPYTER_TOKEN=secrets.token_hex(16), IN_TEST="1")  # IN_TEST: nbdev exports nothing
 
 
+def with_warm_kernels(folder, env):
+    "An environment in which kernels.py has kernels that are forks of warm.py, made in `folder`."
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [env.get("PYTHONPATH")])])
+    return env | dict(WARM_KERNELS=str(warm_kernels(folder / "kernels")), PYTHONPATH=path)
+
+
 def start_lab(folder, env, fresh=False):
     "A JupyterLab on a free port of 127.0.0.1, for folder/nbs; its kernels are forks of warm.py, or new Pythons `fresh`."
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    if not fresh: command.append(f"--KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}")
+    if not fresh:
+        command.append("--ServerApp.kernel_spec_manager_class=kernels.WarmKernels")
+        env = with_warm_kernels(folder, env)
     with open(folder / "lab.log", "w") as log:
         return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -179,11 +187,13 @@ def watch(context, seen):
 def serve_voila(folder, env, what="dashboard"):
     "`make dashboard` (or another) on a free port of 127.0.0.1: its process and address. Nothing is installed: what is there counts as up to date."
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    flags = f"--no-browser --port={port} --KernelSpecManager.kernel_dirs={warm_kernels(folder / 'kernels')}"
+    flags = f"--no-browser --port={port} --VoilaConfiguration.kernel_spec_manager_class=kernels.WarmKernels"
     command = ["make", "-s", "-C", str(ROOT), "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}",
                what, f"VOILA_FLAGS={flags}"]
     with open(folder / "voila.log", "w") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), f"http://127.0.0.1:{port}/"
+        server = subprocess.Popen(command, env=with_warm_kernels(folder, env), stdout=log,
+                                  stderr=subprocess.STDOUT, start_new_session=True)
+    return server, f"http://127.0.0.1:{port}/"
 
 
 def stop_voila(server):

@@ -25,18 +25,22 @@ import threading
 import types
 
 import datasketch
+import ipykernel.ipkernel
+import jupyter_client.session
 import scipy.stats
 import sklearn.linear_model
+import torch._dynamo   # with the first optimizer
 import tyro
 import xarray
 import zarr
 from neural_introspection import cli
 from neural_introspection.analysis import agent
-from neural_introspection.antitraining import run_antitrain
+from neural_introspection.antitraining import AntitrainPanel, run_antitrain
 from neural_introspection.introspection import atlas, pipeline
 from neural_introspection.models import load_model
 from neural_introspection.toy import sweeps
 from neural_introspection.tracing import TraceableNN
+from plotly.graph_objects import FigureWidget   # brings nbformat, and a grammar that takes seconds
 
 load_model("pocket", device="cpu")  # brings transformer_lens and what it needs
 gc.collect()
