@@ -13,8 +13,8 @@ import torch
 from ..core import map_parallel, progress, read_frame, write_frame
 from ..core.files import shipped
 from ..data import group_texts, load_texts, split_groups
-from neural_introspection.introspection import (ActivationDataset, ActivationDatasetGenerator, ActivationPredictor, NeuronScanner,
-    PredictorTrainer, make_card)
+from ..introspection import (ActivationDataset, ActivationDatasetGenerator, ActivationPredictor,
+    NeuronScanner, PredictorTrainer, make_card)
 from ..introspection.evaluation import CardOptions
 from ..models import as_bridge, load_model
 
@@ -26,7 +26,7 @@ __all__ = []
 def _pocket() -> Any: return load_model("pocket", device="cpu")
 
 def untrained_model(seed: int) -> Any:
-    "A GPT-2 of four layers and 64 dimensions that learned nothing; of an odd seed with large weights (standard deviation 0.15)."
+    "A GPT-2 of four layers that learned nothing; of an odd seed with large weights (standard deviation 0.15)."
     from transformers import AutoModelForCausalLM, GPT2Config
     pocket = _pocket()
     sizes = dict(n_embd=64, n_layer=4, n_head=4, vocab_size=pocket.cfg.d_vocab, n_positions=pocket.cfg.n_ctx)
@@ -105,7 +105,7 @@ def verdict_rates() -> pd.DataFrame:
     return read_frame(shipped("verdict_rates.csv"))
 
 def false_verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    "By case and number of texts: cards, the share with a verdict that says there is something, and the share of each verdict."
+    "By case and number of texts: cards, the share whose verdict says there is something, and that of each verdict."
     groups = table.groupby(["case", "texts"])
     shares = groups.verdict.value_counts(normalize=True).unstack(fill_value=0.)
     wrong = [name for name in WRONG if name in shares]

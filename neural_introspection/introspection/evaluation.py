@@ -247,7 +247,8 @@ def compare_untrained(case: Case, head: Rows, predictions: dict[str, Rows]) -> O
     high = max(float(np.quantile(of_network, .95)) for of_network in values.values())
     median, found = case.score(predicted, actual), case.score(head)
     ends = dict(accuracy_low=low, accuracy_high=high) if case.bins else dict(r2_low=low, r2_high=high)
-    return Compared(dataclasses.replace(median, **ends), Difference(found.value - high, found.low - high, found.high - high))
+    lead = Difference(found.value - high, found.low - high, found.high - high)
+    return Compared(dataclasses.replace(median, **ends), lead)
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #e6809c67
 def measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:

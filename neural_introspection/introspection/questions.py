@@ -5,7 +5,7 @@
 # %% ../../nbs/introspection/86_questions.ipynb #53724396
 from __future__ import annotations
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from ..core import BadInput, progress
 from .predictor import Bins, make_bins
 from ..models import encode, model_name, token_batch, token_batches, token_text
 from ..models.sites import require_next_tokens
-from ..models.tokens import run_batch, run_tokenizer
+from ..models.tokens import run_batch
 
 # %% auto #0
 __all__ = []
@@ -25,7 +25,7 @@ class Question:
     "What a model is asked after a text, and the answers that count."
     template: str = "{text}\n\nActivation:"          # `{text}` once; the answer follows
     answers: tuple[str, ...] = tuple("0123456789")   # for the lowest to the highest values; each one token
-    chat: bool = False                               # put the template into the model's own chat template, as a user's turn
+    chat: bool = False                               # put the template into the model's chat template, as a user's turn
 
     def __post_init__(self):
         if self.template.count("{text}") != 1:
@@ -62,7 +62,7 @@ def _ids(model: Any, text: str) -> list[int]:
 
 # %% ../../nbs/introspection/86_questions.ipynb #1032ec32
 def _answer_tokens(model: Any, after: str, answers: Sequence[str]) -> Int[np.ndarray, "answer"]:
-    "The token that continues the prompt with each answer, with a space before it or not; `BadInput` if it takes several."
+    "The token that continues the prompt with each answer, after a space or not; `BadInput` if it takes several."
     start = _ids(model, after)
     for space in ("", " "):
         found = [_ids(model, after + space + answer) for answer in answers]
@@ -70,8 +70,8 @@ def _answer_tokens(model: Any, after: str, answers: Sequence[str]) -> Int[np.nda
             return np.array([ids[-1] for ids in found])
     longest = max(answers, key=lambda answer: len(_ids(model, after + " " + answer)))
     count = len(_ids(model, after + " " + longest)) - len(start)
-    raise BadInput(f"the answer {longest!r} is {count} tokens after {after!r} for {model_name(model)}: give answers of one token "
-                   "each, or end the template differently.")
+    raise BadInput(f"the answer {longest!r} is {count} tokens after {after!r} for {model_name(model)}: give answers of "
+                   "one token each, or end the template differently.")
 
 # %% ../../nbs/introspection/86_questions.ipynb #9c03d278
 def make_prompts(model: Any, texts: Sequence[str], question: Question = Question()) -> Prompts:
@@ -85,15 +85,20 @@ def make_prompts(model: Any, texts: Sequence[str], question: Question = Question
                        f"{model.cfg.n_ctx}: give a shorter template.")
     encoded = encode(model, texts)
     kept = [i for i, ids in enumerate(encoded) if len(ids) <= room]
-    if not kept: raise BadInput(f"no text fits before the question: the context of {model_name(model)} leaves {room} tokens.")
+    if not kept:
+        raise BadInput(f"no text fits before the question: the context of {model_name(model)} leaves {room} tokens.")
     last = np.array([len(first) + len(encoded[i]) - 1 for i in kept])
     return Prompts([[*first, *encoded[i], *rest] for i in kept], last, answers, np.array(kept))
 
 # %% ../../nbs/introspection/86_questions.ipynb #01dd2a34
 @torch.no_grad()
-def read_answers(model: Any, prompts: Prompts, batch_size: int = 16, around: Any = None) -> Float[Tensor, "text answer"]:
-    """Log-probability of each answer as the next token, on the CPU. `around(batch, index)` gives a context in which each batch
-    is run: the padded batch, and which prompts it has."""
+def read_answers(
+    model: Any,
+    prompts: Prompts,
+    batch_size: int = 16,
+    around: Any = None,      # (padded batch, which prompts it has) -> the context in which it is run
+) -> Float[Tensor, "text answer"]:
+    "Log-probability of each answer as the next token, on the CPU."
     found = torch.zeros(len(prompts), len(prompts.answers))
     for group in progress(token_batches(model, prompts.ids, batch_size), "reports", unit="batch"):
         batch = token_batch(model, [prompts.ids[i] for i in group], group)
@@ -143,5 +148,6 @@ def make_scale(values: Float[np.ndarray, "row"], answers: int) -> Scale:
     "A scale for training values; `BadInput` if they do not fill so many bins."
     bins = make_bins(values, answers)
     if bins.n < answers:
-        raise BadInput(f"the values fill {bins.n} bins and there are {answers} answers: give fewer answers, or another neuron.")
+        raise BadInput(f"the values fill {bins.n} bins and there are {answers} answers: give fewer answers, or another "
+                       "neuron.")
     return Scale(bins, np.array([values[bins.of(values) == i].mean() for i in range(answers)]))

@@ -29,7 +29,7 @@ class IntrospectionCard(Result):
     verdict: str                            # a key of `VERDICTS`
     score: Score | ClassScore               # of the head on the test rows, against the original values
     baselines: dict[str, Compared]
-    controls: dict[str, Compared]           # `own output removed`, `fixed targets`, `untrained networks`, where they apply
+    controls: dict[str, Compared]           # `own output removed`, `fixed targets`, `untrained networks`
     checks: tuple[Check, ...]
     selectivity: Optional[Difference]
     self_modification: Optional[dict]       # None: the model was frozen

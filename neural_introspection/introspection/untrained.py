@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from ..activations import SelectedTokens, TokenSelection, text_statistics
+from ..activations import TokenSelection, text_statistics
 from ..core import Target
 from .baselines import random_weights_model, split_rows
 from .dataset import ActivationDataset, collect_activations
@@ -35,7 +35,8 @@ def shuffled_weights_model(model: Any, seed: int = 0) -> Any:
     return shuffled
 
 # %% ../../nbs/introspection/55_untrained.ipynb #c9660ac5
-NETWORKS: dict[str, Callable[[Any, int], Any]] = {"initialised": random_weights_model, "shuffled": shuffled_weights_model}
+NETWORKS: dict[str, Callable[[Any, int], Any]] = {"initialised": random_weights_model,
+                                                  "shuffled": shuffled_weights_model}
 
 # %% ../../nbs/introspection/55_untrained.ipynb #7eac742c
 NEURONS, MATCHED = 12, 100   # read in each network; texts by which they are matched
@@ -65,7 +66,7 @@ def matched_neurons(
 class UntrainedNetwork:
     "A network without training on a data set's rows."
     features: Float[Tensor, "row d_model"]              # its residual stream where the head reads
-    values: Float[np.ndarray, "set row target"]         # of its own neurons; those that vary in training and in the test
+    values: Float[np.ndarray, "set row target"]         # of its own neurons that vary in training and in the test
 
 # %% ../../nbs/introspection/55_untrained.ipynb #250fc75e
 def read_network(
@@ -97,7 +98,8 @@ def _varies_in(dataset: ActivationDataset, values: Float[np.ndarray, "row target
     return all(varies(column) for split in ("train", "test") for column in values[split_rows(dataset, split)].T)
 
 # %% ../../nbs/introspection/55_untrained.ipynb #9edd181c
-def with_distribution(values: Float[np.ndarray, "row target"], like: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "row target"]:
+def with_distribution(values: Float[np.ndarray, "row target"],
+                      like: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "row target"]:
     "The values, each replaced by the one of its rank among those of `like`."
     ranks = np.argsort(np.argsort(values, axis=0, kind="stable"), axis=0)
     return np.take_along_axis(np.sort(like, axis=0), ranks, 0)

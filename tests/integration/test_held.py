@@ -1,8 +1,8 @@
-"""What was right when faults of other projects were tried here, kept so: texts and padding, hooks, constant neurons, wide sites.
+"""What was right when faults of other projects were tried here: padding, hooks, constant neurons, wide sites.
 
-Held elsewhere: hidden states of families (`explanations/03_families`), odd Unicode to the byte (`analysis/test_token_level`),
-traces (`tracing/test_trace`, `unit/tracing/test_traced_models`), paths (`cli/test_bad_input`), Keras
-(`activations/test_keras`), full disks and kills (`core/test_writers`), the collapse verdict (`explanations/01_collapse`).
+Held elsewhere: hidden states (`explanations/03_families`), odd Unicode (`analysis/test_token_level`), traces
+(`tracing/test_trace`, `unit/tracing/test_traced_models`), paths (`cli/test_bad_input`), Keras
+(`activations/test_keras`), full disks and kills (`core/test_writers`), collapse (`explanations/01_collapse`).
 """
 import gc
 import io
@@ -21,7 +21,7 @@ from torch import nn
 from traces import mlp, network, X, Y
 
 TEXTS = ["def read(path):", "The value of the list is None, and so it raises an error.", "x"]
-ODD = {"empty": "", "invisible": "\u200b\u2060", "nul": "a\0b", "line separator": "one\u2028two", "blank": " \t\n"}
+ODD = {"invisible": "\u200b\u2060", "nul": "a\0b", "line separator": "one\u2028two", "blank": " \t\n"}
 POST = "blocks.2.mlp.hook_post"
 
 
@@ -57,7 +57,7 @@ def test_a_text_begins_with_one_bos(own, adds):
     assert (token_batch(own, encode(own, TEXTS)).ids == bos).sum(1).tolist() == [1]*len(TEXTS)
 
 
-@pytest.mark.parametrize("text", [text for name, text in ODD.items() if name != "empty"], ids=[n for n in ODD if n != "empty"])
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_odd_texts_are_texts(model, text):
     stats = NeuronScanner(model, "mlp_out", "all", sink_ratio=None).scan([text, *TEXTS]).stats[2]
     assert int(stats.count.max()) == sum(map(len, encode(model, [text, *TEXTS])))
@@ -100,7 +100,8 @@ def test_neurons_that_never_change_have_no_score(own):
         layer = own.original_model.transformer.h[2].mlp.c_fc
         layer.weight[:, :6] = 0
         layer.bias[:6] = torch.tensor([0, 1., -50, 50, 3, -1])
-    result = NeuronAtlas(own, feature_layer=1, permutations=4, folds=3).probe([f"{a} {b}" for a in TEXTS for b in "abcd"])
+    atlas = NeuronAtlas(own, feature_layer=1, permutations=4, folds=3)
+    result = atlas.probe([f"{a} {b}" for a in TEXTS for b in "abcd"])
     constant = result.data.sel(layer=2, neuron=slice(0, 5))
     assert np.isnan(constant.r2.values).all()
 

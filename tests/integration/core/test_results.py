@@ -31,8 +31,9 @@ from neural_introspection.core import BadInput, NeuronAddress, Result
 from neural_introspection.data import Corpus
 from neural_introspection.experiments import benchmark
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
+from neural_introspection.introspection.self_report import SelfReport
 from neural_introspection.models import check_sites, preflight
-
+from neural_introspection.stats import Difference, Score
 from neural_introspection.tracing.meta_model import MetaModel, MetaResult
 from neural_introspection.tracing.order import HiddenChain, held_out_bits, neuron_states
 from traces import KEEP, X, Y, network, train
@@ -173,6 +174,14 @@ def _held_out(made):
     return held_out_bits(neuron_states(made.trace), (1, 2), folds=2, restarts=1)
 
 
+def _self_report(made):
+    score, lead = Score(.5, .4, .6, .7, .7, 100, 20), Difference(.5, .4, .6)
+    reports = pd.DataFrame(dict(text=[HOSTILE], group=[0], actual=[1.], reported=[.5], set_to=[2.], said=[HOSTILE]))
+    slopes = dict(target=lead, random=lead, difference=lead)
+    return SelfReport("introspects", score, dict(mean=score), score, dict(mean=lead), slopes, .5, reports,
+                      dict(target=f"{MLP}[7]", model=HOSTILE))
+
+
 SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,
              certificate=False)
 EXAMPLES = dict(   # of each class, by name
@@ -221,6 +230,7 @@ EXAMPLES = dict(   # of each class, by name
     Results=_benchmark,
     SiteCheck=lambda made: check_sites(made.model),
     ScanResult=lambda made: ni.introspection.NeuronScanner(made.model).scan(made.texts),
+    SelfReport=_self_report,
     TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
     TokenCounts=_token_counts,
     TokenProfile=lambda made: ni.token_profiles(made.model, made.texts, f"{MLP}[108]", shifts=19)[0],
