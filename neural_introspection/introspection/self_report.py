@@ -66,8 +66,8 @@ def _sentence(r: SelfReport) -> str:
     s, d = r.score, r.slopes["difference"]
     slope = number_text(r.slopes["target"].value)
     return (f"{REPORT_VERDICTS[r.verdict][1]} {r.about['target']}: R² {interval_text(s)} on {s.rows} test texts in "
-            f"{s.groups} groups; {number_text(r.set_score.r2)} while the neuron is set to other texts' values. The slope of "
-            f"the report over the neuron's value is {slope}; less that for a random neuron {interval_text(d)}. "
+            f"{s.groups} groups; {number_text(r.set_score.r2)} while the neuron is set to other texts' values. The "
+            f"slope of the report over the neuron's value is {slope}, less a random neuron's {interval_text(d)}. "
             f"{r.mass:.0%} of the probability is on the answers.")
 
 # %% ../../nbs/introspection/90_self_report.ipynb #f82d867b
