@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from ..core import map_parallel, progress, read_frame, write_frame
-from ..core.files import shipped
 from ..data import group_texts, load_texts, split_groups
 from ..introspection import (ActivationDataset, ActivationDatasetGenerator, ActivationPredictor,
     NeuronScanner, PredictorTrainer, make_card)
@@ -39,7 +38,8 @@ def untrained_model(seed: int) -> Any:
 
 # %% ../../nbs/experiments/50_verdict_rates.ipynb #34b74273
 def _card(model: Any, texts: int, seed: int, target: Optional[str] = None,
-          change: Callable[[ActivationDataset], ActivationDataset] = lambda data: data, at_random: bool = False) -> Any:
+          change: Callable[[ActivationDataset], ActivationDataset] = lambda data: data, at_random: bool = False,
+          feature_layer: int = -1) -> Any:
     "A card for a target (else the best neuron of a scan of layer 2), with the data set changed as a case wants it."
     corpus = load_texts("python-docs", texts, seed=seed)
     words, rng = corpus.texts, np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def _card(model: Any, texts: int, seed: int, target: Optional[str] = None,
         train = [text for text, side in zip(words, split) if side == "train"]
         target = NeuronScanner(model, layers=[2]).scan(train).best()
     data = change(ActivationDatasetGenerator(model, target).generate(words, groups, split))
-    predictor = ActivationPredictor(model, data.target)
+    predictor = ActivationPredictor(model, data.target, feature_layer)
     trainer, features = PredictorTrainer(predictor, seed=seed), predictor.features(data.tokens)
     options = CardOptions(seed=seed, n_resamples=400)
     return make_card(trainer, trainer.fit(data, features), data, features, options=options)
@@ -68,6 +68,7 @@ CASES: dict[str, Callable[[int, int], Any]] = {
     "untrained network": lambda texts, seed: _card(untrained_model(seed), texts, seed),
     "shuffled target": lambda texts, seed: _card(_pocket(), texts, seed, change=_shuffled(seed)),
     "constant neuron": lambda texts, seed: _card(_pocket(), texts, seed, change=_constant),
+    "untrained, read before": lambda texts, seed: _card(untrained_model(seed), texts, seed, feature_layer=1),
     "texts in both": lambda texts, seed: _card(_pocket(), texts, seed, at_random=True),
     "own output": lambda texts, seed: _card(_pocket(), texts, seed, f"blocks.3.mlp.hook_post[{seed}]"),
 }
@@ -90,7 +91,7 @@ def run_cases(
     rows = read_frame(path).to_dict("records") if Path(path).exists() else []
     done = {(row["case"], row["texts"], row["seed"]) for row in rows}
     calls = [(case, n, seed) for n in texts for case in cases
-             for seed in range(seeds if case == "untrained network" else seeds//5)]
+             for seed in range(seeds if "untrained" in case else seeds//5)]
     calls = [call for call in calls if call not in done]
     for i in progress(range(0, len(calls), 10), "cards", unit="ten"):
         rows += map_parallel(_row, calls[i:i + 10], n_jobs, "cards", "card")
@@ -100,13 +101,16 @@ def run_cases(
 # %% ../../nbs/experiments/50_verdict_rates.ipynb #6c0f6556
 WRONG = ("readable", "unrefuted", "learned")   # verdicts that say there is something
 
-def verdict_rates() -> pd.DataFrame:
-    "The cards that were made for this version: a row for each case, number of texts and seed."
-    return read_frame(shipped("verdict_rates.csv"))
-
 def false_verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    "By case and number of texts: cards, the share whose verdict says there is something, and that of each verdict."
-    groups = table.groupby(["case", "texts"])
-    shares = groups.verdict.value_counts(normalize=True).unstack(fill_value=0.)
-    wrong = [name for name in WRONG if name in shares]
-    return pd.DataFrame(dict(cards=groups.size(), share=shares[wrong].sum(axis=1))).join(shares)
+    """By case and number of texts: cards, those of five groups or more, the share whose verdict says there is
+    something, the upper end of its interval, and the share of each verdict."""
+    groups = table.assign(decided=table.groups >= 5, wrong=table.verdict.isin(WRONG)).groupby(["case", "texts"])
+    found = groups.agg(cards=("verdict", "size"), decided=("decided", "sum"), share=("wrong", "mean"),
+                       wrong=("wrong", "sum"))
+    found["at_most"] = [share_interval(k, n) for k, n in zip(found.pop("wrong"), found.decided)]
+    return found.join(groups.verdict.value_counts(normalize=True).unstack(fill_value=0.))
+
+def share_interval(k: int, n: int) -> float:
+    "The upper end of the 95 % interval (Clopper and Pearson) for a share of which k of n were seen."
+    from scipy.stats import beta
+    return float(beta.ppf(.975, k + 1, n - k)) if k < n else 1.

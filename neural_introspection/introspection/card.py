@@ -39,7 +39,7 @@ def judge(case: Case, chosen: str = "") -> IntrospectionCard:
     selective, change = measure_selectivity(case, head, made), measure_change(case, head)
     checks = (*split_checks(dataset), own_output_check(case, compared, predictions), *change_checks(change),
               *frozen_check(case, compared, predictions), *score_checks(case, score, selective), *beat_checks(compared),
-              *untrained_checks(reached))
+              *untrained_checks(reached, "a head on the frozen model" if p.weights else "the head"))
     for pieces in (*NETWORKS, "tuned", "fixed", "tuned-random"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
     table = confusion(case.actual, head, case.bins.n) if case.bins else None
     directions = head_directions(p, case.features[split_rows(dataset, "train")])

@@ -104,13 +104,13 @@ def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     return found
 
 # %% ../../nbs/introspection/57_checks.ipynb #4ccbeebc
-def untrained_checks(reached: Optional[Compared]) -> list[Check]:
+def untrained_checks(reached: Optional[Compared], who: str = "the head") -> list[Check]:
     "`beats untrained networks` and `power`: whether the score, and whether its interval, is above theirs."
     if reached is None:
-        return [Check("beats untrained networks", None, None, "no untrained network has a neuron with a score")]
+        return [Check("beats untrained networks", None, None, "not every untrained network has a neuron with a score")]
     lead, s = reached.head_minus, reached.score
-    words = (f"untrained networks' own neurons: {number_text(s.value)}, one in twenty {number_text(s.high)} or more, "
-             f"and the head is {_lead(lead)}")
+    words = (f"untrained networks' own neurons: {number_text(s.value)}, the best of them about {number_text(s.high)}, "
+             f"and {who} is {_lead(lead)}")
     if not lead.value > 0: return [Check("beats untrained networks", lead.value, False, words)]
     few = f"the interval from {s.groups} groups of test texts begins {number_text(-lead.low)} below what they reach"
     enough = f"the whole interval is above what they reach, from {s.groups} groups of test texts"

@@ -230,9 +230,9 @@ def measure_selectivity(case: Case, head: Rows,
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #74026c03
 def compare_untrained(case: Case, head: Rows, predictions: dict[str, Rows]) -> Optional[Compared]:
-    """What untrained networks' own neurons reach: the median neuron's score, from the 5 % quantile (of the network that
-    reaches least) to the 95 % quantile (of that which reaches most), and the head's lead over the latter. None if no
-    neuron has a score."""
+    """What untrained networks' own neurons reach: the median neuron's score; in place of its interval the 5 % quantile
+    (of the network that reaches least) and the 95 % quantile (of that which reaches most); as the head's lead, that
+    over the latter. None unless every kind of network has a neuron with a score."""
     again, rows, values = resamples(case.groups, 0), [], {}
     for name, actual in predictions.items():
         if not (name.startswith("untrained ") and name.endswith(" actual")): continue
@@ -241,7 +241,7 @@ def compare_untrained(case: Case, head: Rows, predictions: dict[str, Rows]) -> O
         if not np.isfinite(value): continue
         rows.append((value, actual, predicted))
         values.setdefault(name.split()[1], []).append(value)
-    if not rows: return None
+    if len(values) < len(NETWORKS): return None
     _, actual, predicted = sorted(rows, key=lambda row: row[0])[len(rows)//2]
     low = min(float(np.quantile(of_network, .05)) for of_network in values.values())
     high = max(float(np.quantile(of_network, .95)) for of_network in values.values())

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..core import BadInput, progress
 from .predictor import Bins, make_bins
-from ..models import encode, model_name, token_batch, token_batches, token_text
+from ..models import encode, evaluating, model_name, token_batch, token_batches, token_text
 from ..models.sites import require_next_tokens
 from ..models.tokens import run_batch
 
@@ -109,7 +109,7 @@ def read_answers(
 
 def next_logits(model: Any, batch: Any) -> Float[Tensor, "batch vocab"]:
     "The logits after the last token of each row, float32."
-    logits = run_batch(model, batch)
+    with evaluating(model): logits = run_batch(model, batch)
     places = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     last = torch.where(batch.mask, places, -1).max(1).values
     return logits[torch.arange(len(last), device=last.device), last].float()
@@ -147,7 +147,8 @@ class Scale:
 def make_scale(values: Float[np.ndarray, "row"], answers: int) -> Scale:
     "A scale for training values; `BadInput` if they do not fill so many bins."
     bins = make_bins(values, answers)
-    if bins.n < answers:
-        raise BadInput(f"the values fill {bins.n} bins and there are {answers} answers: give fewer answers, or another "
+    filled = len(np.unique(bins.of(values)))
+    if filled < answers:
+        raise BadInput(f"the values fill {filled} bins and there are {answers} answers: give fewer answers, or another "
                        "neuron.")
     return Scale(bins, np.array([values[bins.of(values) == i].mean() for i in range(answers)]))

@@ -17,11 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import capture, edit
 from ..core import BadInput, NeuronAddress, Target, progress, site_name
-from .dataset import ActivationDataset, collect_activations
+from neural_introspection.introspection.dataset import (ActivationDataset, check_same_model,
+    collect_activations)
 from neural_introspection.introspection.questions import (Prompts, Question, Scale, make_prompts, make_scale,
     next_logits, read_answers)
+from .trainer import seeded
 from .unfreezing import Unfreezing, learning_weights, trainable
-from ..models import layer_width, token_batch, with_weights
+from ..models import describe, layer_width, token_batch, with_weights
 from ..models.tokens import added_tokens, run_batch
 
 # %% auto #0
@@ -41,10 +43,11 @@ class Asked:
     @staticmethod
     def about(model: Any, dataset: ActivationDataset, question: Question = Question()) -> Asked:
         "The question to the data set's neuron. `BadInput` unless that is one neuron at the last token of each text."
-        target = dataset.target
-        if target.neurons is None or len(target) != 1 or dataset.tokens.rule.token_pos != "last":
+        target, place = dataset.target, dataset.about["token_pos"]
+        if target.neurons is None or len(target) != 1 or not target.layer_type or place != "last":
             raise BadInput(f"a report is about one neuron at the last token of each text, and this is {target} at "
-                           f"{dataset.tokens.rule.token_pos}.")
+                           f"{place}.")
+        check_same_model("the data set", dataset.about["model"], describe(model))
         prompts = make_prompts(model, dataset.frame.text.tolist(), question)
         kept = dataclasses.replace(dataset, frame=dataset.frame.iloc[prompts.kept].reset_index(drop=True))
         scale = make_scale(kept.values("train")[:, 0], len(question.answers))
@@ -97,26 +100,30 @@ def learn_reports(asked: Asked, learning: Learning) -> dict[str, Tensor]:
     if not names: return {}
     rank = learning.unfreeze.rank if learning.unfreeze.strategy == "lora" else 0
     train, val = asked.rows("train"), asked.rows("val")
-    with torch.random.fork_rng(), trainable(asked.model, names, rank) as found:
-        torch.manual_seed(learning.seed)
+    with seeded(learning.seed), trainable(asked.model, names, rank) as found:
         optimizer = torch.optim.AdamW(found.parameters.values(), learning.learning_rate, weight_decay=.01)
-        best, kept, waited = math.inf, found.weights(), 0
+        best, kept, waited = _validation_loss(asked, learning) if len(val) else math.inf, found.weights(), 0
         for epoch in progress(range(learning.epochs), "learning to report", unit="epoch"):
             rng = np.random.default_rng([learning.seed, epoch])
             for some in np.array_split(rng.permutation(train), max(1, len(train)//learning.batch_size)):
                 _loss(asked, some, learning.set_share, rng).backward()
                 optimizer.step()
                 optimizer.zero_grad()
-            with torch.no_grad():   # the same set values after every epoch
-                again = np.random.default_rng(learning.seed)
-                parts = [some for some in np.array_split(val, max(1, len(val)//learning.batch_size)) if len(some)]
-                loss = sum(float(_loss(asked, some, learning.set_share, again))*len(some) for some in parts)
+            loss = _validation_loss(asked, learning) if len(val) else -math.inf
+            if not math.isfinite(loss) and len(val): raise BadInput("the loss is not finite: lower the learning rate.")
             if not len(val) or loss < best: best, kept, waited = loss, found.weights(), 0
             else: waited += 1
             if waited >= learning.patience: break
         return kept
 
 # %% ../../nbs/introspection/88_reporting.ipynb #c144bcae
+@torch.no_grad()
+def _validation_loss(asked: Asked, learning: Learning) -> float:
+    "The sum over the validation rows, with the same set values every time."
+    val, again = asked.rows("val"), np.random.default_rng(learning.seed)
+    parts = [some for some in np.array_split(val, max(1, len(val)//learning.batch_size)) if len(some)]
+    return sum(float(_loss(asked, some, learning.set_share, again))*len(some) for some in parts)
+
 def _loss(asked: Asked, rows: Int[np.ndarray, "part"], set_share: float, rng: np.random.Generator) -> Tensor:
     "Cross-entropy of the right answers."
     prompts, values = asked.part(rows), asked.dataset.values()[rows, 0]
@@ -129,26 +136,27 @@ def _loss(asked: Asked, rows: Int[np.ndarray, "part"], set_share: float, rng: np
     return torch.nn.functional.cross_entropy(logits, torch.as_tensor(prompts.answers[right], device=logits.device))
 
 # %% ../../nbs/introspection/88_reporting.ipynb #4d008e68
-DOSES = (.05, .25, .5, .75, .95)   # quantiles of the training values
+DOSES, RANDOM = (.05, .25, .5, .75, .95), 3   # quantiles of the training values; random neurons beside
 
 def causal_slopes(
     asked: Asked,
     weights: dict[str, Tensor],      # what learning changed
     texts: int = 64,                 # test texts that are used
-    seed: int = 0,                   # chooses them, and the random neuron
+    seed: int = 0,                   # chooses them, and the random neurons
 ) -> pd.DataFrame:
-    "For the `target` and a `random` neuron: text, group, and the slope of the report over the target's value."
+    "For the `target` and `random` neurons: text, group, and the slope of the report over the target's value."
     rows, doses = _some_rows(asked, texts, seed), np.quantile(asked.dataset.values("train")[:, 0], DOSES)
-    neurons, found = {"target": asked.address, "random": _random_neuron(asked, seed)}, []
-    own, per_unit = asked.dataset.values()[rows, 0], _moved_by_one(asked, list(neurons.values()))
+    neurons, found = [asked.address, *_random_neurons(asked, seed)], []
     with with_weights(asked.model, weights):
-        for kind, address in neurons.items():
+        own, moved = _values_at(asked, asked.address, rows), _moved_by_one(asked, neurons)
+        for address, by_one in zip(neurons, moved):
             start = _values_at(asked, address, rows)
             reports = []
             for dose in doses:
-                given = start + (dose - own)*per_unit[0]/per_unit[list(neurons).index(kind)]
+                given = start + (dose - own)*moved[0]/max(by_one, 1e-6*moved[0])
                 reports.append(asked.reports(rows, functools.partial(set_rows, asked, rows, address, given)))
             slope = np.polyfit(doses, np.array(reports), 1)[0]
+            kind = "target" if address == asked.address else "random"
             found.append(pd.DataFrame(dict(neuron=kind, address=str(address), text=rows, slope=slope,
                                            group=asked.dataset.frame.group.to_numpy()[rows])))
     return pd.concat(found, ignore_index=True)
@@ -162,11 +170,12 @@ def set_rows(asked: Asked, rows: Int[np.ndarray, "some"], address: NeuronAddress
     return set_neuron(asked.model, address, asked.prompts.last[rows[index]], given[index])
 
 # %% ../../nbs/introspection/88_reporting.ipynb #106bef69
-def _random_neuron(asked: Asked, seed: int) -> NeuronAddress:
-    "Another neuron of the layer."
+def _random_neurons(asked: Asked, seed: int) -> list[NeuronAddress]:
+    "Other neurons of the layer."
     width = layer_width(asked.model, str(asked.address.layer_type))
     others = [n for n in range(width) if n != asked.address.neuron]
-    return NeuronAddress(asked.address.site, int(np.random.default_rng(seed).choice(others)))
+    drawn = np.random.default_rng(seed).choice(others, RANDOM, replace=False)
+    return [NeuronAddress(asked.address.site, int(n)) for n in drawn]
 
 def _values_at(asked: Asked, address: NeuronAddress, rows: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
     "A neuron's values at the last tokens of the texts."

@@ -27,12 +27,15 @@ __all__ = []
 
 # %% ../../nbs/introspection/90_self_report.ipynb #92bbd25f
 REPORT_VERDICTS = {
-    "introspects": ("green", "The model reports its neuron: the report follows the neuron when it is set, a random one "
-                             "does not move it, and no observer of the text knows as much."),
+    "introspects": ("green", "The model reports its neuron: no observer of the text knows as much, and the report "
+                             "follows the neuron when that is set, more than random neurons."),
+    "follows the neuron": ("blue", "The report follows the neuron when that is set, more than random neurons; but an "
+                                   "observer of the text knows as much of the texts as they are."),
+    "follows in part": ("yellow", "The report moves with the neuron when that is set, but is not right then."),
     "follows the text": ("yellow", "The report is right, but it does not follow the neuron when that is set: it is "
                                    "read from the text."),
     "underpowered": ("grey", "Too few groups of test texts to tell."),
-    "no evidence": ("grey", "No evidence: the report cannot be told from a constant."),
+    "no evidence": ("grey", "No evidence: the reports are no better than the mean of the training texts."),
 }
 
 # %% ../../nbs/introspection/90_self_report.ipynb #a25e65e7
@@ -42,9 +45,9 @@ class SelfReport(Result):
     verdict: str                       # a key of `REPORT_VERDICTS`
     score: Score                       # of the reports on the test texts
     observers: dict[str, Score]        # of those who see the text alone
+    leads: dict[str, Difference]       # how much better the reports are than each observer
     set_score: Score                   # of the reports, while the neuron has the value of another text
-    set_leads: dict[str, Difference]   # how much better they then are than each observer
-    slopes: dict[str, Difference]      # of the report over the value: the target's, a random neuron's, their difference
+    slopes: dict[str, Difference]      # of the report over the value: target; size for random; difference of sizes
     mass: float                        # the answers' share of the next token's probability
     reports: pd.DataFrame              # text, group, actual, reported, set_to, reported_set, said
     about: dict                        # target, model, question, texts, how it was taught
@@ -56,10 +59,11 @@ class SelfReport(Result):
 
 # %% ../../nbs/introspection/90_self_report.ipynb #75e489ac
 def _score_frame(r: SelfReport) -> pd.DataFrame:
-    "R² of the report and of each observer, and the report's lead while the neuron is set."
-    rows = {"report": vars(r.score)} | {name: vars(score) for name, score in r.observers.items()}
-    frame = pd.DataFrame(rows).T[["r2", "r2_low", "r2_high", "spearman", "error"]]
-    leads = {name: dict(set_lead=d.value, set_lead_low=d.low, set_lead_high=d.high) for name, d in r.set_leads.items()}
+    "R² of the report, also while the neuron is set, and of each observer with the report's lead over it."
+    scores = {"report": r.score, "report of set values": r.set_score} | r.observers
+    frame = pd.DataFrame({name: vars(score) for name, score in scores.items()}).T
+    frame = frame[["r2", "r2_low", "r2_high", "spearman", "error"]]
+    leads = {name: dict(lead=d.value, lead_low=d.low, lead_high=d.high) for name, d in r.leads.items()}
     return frame.join(pd.DataFrame(leads).T).rename_axis("who")
 
 def _sentence(r: SelfReport) -> str:
@@ -67,8 +71,8 @@ def _sentence(r: SelfReport) -> str:
     slope = number_text(r.slopes["target"].value)
     return (f"{REPORT_VERDICTS[r.verdict][1]} {r.about['target']}: R² {interval_text(s)} on {s.rows} test texts in "
             f"{s.groups} groups; {number_text(r.set_score.r2)} while the neuron is set to other texts' values. The "
-            f"slope of the report over the neuron's value is {slope}, less a random neuron's {interval_text(d)}. "
-            f"{r.mass:.0%} of the probability is on the answers.")
+            f"slope of the report over the neuron's value is {slope}; it is larger than for random neurons by "
+            f"{interval_text(d)}. {r.mass:.0%} of the probability is on the answers.")
 
 # %% ../../nbs/introspection/90_self_report.ipynb #f82d867b
 def _observers(asked: Asked) -> dict[str, Float[np.ndarray, "test"]]:
@@ -79,19 +83,21 @@ def _observers(asked: Asked) -> dict[str, Float[np.ndarray, "test"]]:
             "input only": control_rows(trainer, data, input_features(model, data))[:, 0]}
 
 # %% ../../nbs/introspection/90_self_report.ipynb #b17e2bea
-def verdict_of_report(score: Score, set_score: Score, set_leads: dict[str, Difference], slope: Difference) -> str:
+def verdict_of_report(score: Score, leads: dict[str, Difference], set_score: Score,
+                      slopes: dict[str, Difference]) -> str:
     "A key of `REPORT_VERDICTS`."
     if score.groups < 5: return "underpowered"
     if not score.low > 0: return "no evidence"
-    follows = slope.beats and set_score.low > 0 and all(lead.beats for lead in set_leads.values())
-    return "introspects" if follows else "follows the text"
+    if not (slopes["target"].beats and slopes["difference"].beats): return "follows the text"
+    if not set_score.low > 0: return "follows in part"
+    return "introspects" if all(lead.beats for lead in leads.values()) else "follows the neuron"
 
 # %% ../../nbs/introspection/90_self_report.ipynb #04cadcf9
 def judge_report(
     asked: Asked,
     weights: dict[str, Tensor],      # what learning changed; {}: the model as it is
     how: str = "not taught",         # in words
-    seed: int = 0,                   # of the values that the neuron is set to, and the random neuron
+    seed: int = 0,                   # of the values that the neuron is set to, and the random neurons
     n_resamples: int = 1000,
 ) -> SelfReport:
     "Score the reports on the test texts, set the neuron, and decide."
@@ -106,20 +112,21 @@ def judge_report(
     score = score_predictions(actual, reported, groups, n_resamples, seed)
     set_score = score_predictions(given, under, groups, n_resamples, seed)
     observers = {name: score_predictions(actual, p, groups, n_resamples, seed) for name, p in seen.items()}
-    leads = {name: difference(given, under, p, groups, "R²", n_resamples, seed) for name, p in seen.items()}
+    leads = {name: difference(actual, reported, p, groups, "R²", n_resamples, seed) for name, p in seen.items()}
     slopes = _slopes(causal_slopes(asked, weights, seed=seed))
     frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])
     about = dict(target=str(asked.address), model=asked.dataset.about["model"], template=asked.question.template,
                  answers=list(asked.question.answers), texts=len(asked.dataset), how=how, seed=seed)
-    verdict = verdict_of_report(score, set_score, leads, slopes["difference"])
+    verdict = verdict_of_report(score, leads, set_score, slopes)
     mass = float(log_p.exp().sum(1).mean())
-    return SelfReport(verdict, score, observers, set_score, leads, slopes, mass, frame, about)
+    return SelfReport(verdict, score, observers, leads, set_score, slopes, mass, frame, about)
 
 # %% ../../nbs/introspection/90_self_report.ipynb #ac484550
 def _slopes(frame: pd.DataFrame) -> dict[str, Difference]:
-    "Mean slopes with intervals over groups of texts."
-    wide = frame.pivot(index="text", columns="neuron", values="slope")
+    "Means over groups of texts: the target's slope, the size of random ones, and how much larger its own is."
+    size = frame.assign(slope=frame.slope.abs()).pivot_table(index="text", columns="neuron", values="slope")
+    target = frame[frame.neuron == "target"].set_index("text").slope
     group = frame.groupby("text").group.first().to_numpy()
-    columns = {"target": wide.target, "random": wide.random, "difference": wide.target - wide.random}
+    columns = {"target": target.loc[size.index], "random": size.random, "difference": size.target - size.random}
     return {name: Difference(*mean_interval(values.to_numpy(), group)) for name, values in columns.items()}

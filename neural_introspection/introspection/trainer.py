@@ -160,7 +160,7 @@ class PredictorTrainer:
         _check_position(p, dataset)
         if features is None: features = p.features(dataset.tokens, self.folder and Path(self.folder)/"features")
         _check_rows(dataset, features)
-        with _seeded(self.seed), trainable(p.model, names, u.rank if u.strategy == "lora" else 0) as found:
+        with seeded(self.seed), trainable(p.model, names, u.rank if u.strategy == "lora" else 0) as found:
             state = _TrainingState(self, dataset, features, found)
             _resume(state)
             with state.watched():
@@ -174,7 +174,8 @@ class PredictorTrainer:
 
 # %% ../../nbs/introspection/50_trainer.ipynb #9bb0dd55
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    "Within the block torch's random numbers depend on the seed alone; the caller's go on undisturbed."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -416,7 +417,7 @@ def _fresh_head(trainer: PredictorTrainer, dataset: ActivationDataset,
                 features: Float[Tensor, "row d"]) -> _TrainingState:
     "An untrained head of the trainer's kind, with what its training needs."
     p, own = trainer.predictor, trainer.predictor.head
-    with _seeded(trainer.seed):
+    with seeded(trainer.seed):
         head = Head(features.shape[1], own.targets, own.hidden, own.bins)
         alone = dataclasses.replace(trainer, predictor=dataclasses.replace(p, head=head, weights={}), folder=None,
                                     unfreeze=Unfreezing(), track_gradients=False, track_activations=False)

@@ -178,7 +178,7 @@ def _self_report(made):
     score, lead = Score(.5, .4, .6, .7, .7, 100, 20), Difference(.5, .4, .6)
     reports = pd.DataFrame(dict(text=[HOSTILE], group=[0], actual=[1.], reported=[.5], set_to=[2.], said=[HOSTILE]))
     slopes = dict(target=lead, random=lead, difference=lead)
-    return SelfReport("introspects", score, dict(mean=score), score, dict(mean=lead), slopes, .5, reports,
+    return SelfReport("introspects", score, dict(mean=score), dict(mean=lead), score, slopes, .5, reports,
                       dict(target=f"{MLP}[7]", model=HOSTILE))
 
 
