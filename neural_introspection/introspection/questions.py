@@ -141,7 +141,7 @@ class Scale:
 
     def expected(self, log_p: Float[Tensor, "text answer"]) -> Float[np.ndarray, "text"]:
         "The value reported: the expectation over the answers."
-        return log_p.double().softmax(1).numpy() @ self.centres
+        return log_p.cpu().double().softmax(1).numpy() @ self.centres
 
 # %% ../../nbs/introspection/86_questions.ipynb #c85cf8f8
 def make_scale(values: Float[np.ndarray, "row"], answers: int) -> Scale:
