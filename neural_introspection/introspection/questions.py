@@ -14,7 +14,7 @@ from ..core import BadInput, progress
 from .predictor import Bins, make_bins
 from ..models import encode, evaluating, model_name, token_batch, token_batches, token_text
 from ..models.sites import require_next_tokens
-from ..models.tokens import run_batch
+from ..models.tokens import added_tokens, run_batch
 
 # %% auto #0
 __all__ = []
@@ -54,7 +54,8 @@ def _around(model: Any, question: Question) -> tuple[str, str]:
         turn = [dict(role="user", content=template)]
         template = model.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     before, after = template.split("{text}")
-    return before.removeprefix(model.tokenizer.bos_token or "\0"), after
+    if added_tokens(model)[0]: before = before.removeprefix(model.tokenizer.bos_token)   # it is put there anyway
+    return before, after
 
 def _ids(model: Any, text: str) -> list[int]:
     "The tokens of a part of the prompt; names of special tokens in it are such tokens."
@@ -118,15 +119,14 @@ def next_logits(model: Any, batch: Any) -> Float[Tensor, "batch vocab"]:
 @torch.no_grad()
 def answer_texts(model: Any, prompts: Prompts, tokens: int = 12) -> list[str]:
     "What the model writes after each prompt: its likeliest tokens, one after the other."
-    written = []
-    for ids in prompts.ids:
-        said: list[int] = []
-        for _ in range(min(tokens, model.cfg.n_ctx - 1 - len(ids))):
-            token = int(next_logits(model, token_batch(model, [[*ids, *said]])).argmax())
-            if token == model.tokenizer.eos_token_id: break
-            said.append(token)
-        written.append(token_text(model, said))
-    return written
+    def written(ids: list[int]) -> str:
+        start = token_batch(model, [ids]).ids
+        room = min(tokens, model.cfg.n_ctx - start.shape[1])
+        if room < 1: return ""
+        with evaluating(model):
+            said = model.generate(start, max_new_tokens=room, do_sample=False, return_type="tokens", verbose=False)
+        return token_text(model, said[0, start.shape[1]:].tolist())
+    return [written(ids) for ids in prompts.ids]
 
 # %% ../../nbs/introspection/86_questions.ipynb #b6993224
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def _table(card: IntrospectionCard) -> pd.DataFrame:
     leads = map(Difference, frame["lead"], frame.lead_low, frame.lead_high)
     lead = [interval_text(d) if d.value == d.value else "" for d in leads]
     shown = frame[[c for c in _SHOWN if c in frame]].map(number_text)
+    shown = shown.rename({"untrained networks": "untrained networks (5 % to 95 % of their neurons)"})
     return shown.set_axis([_SHOWN[c] for c in shown], axis=1).assign(**{"head minus this": lead})
 
 # %% ../../nbs/introspection/58_report.ipynb #965df7df

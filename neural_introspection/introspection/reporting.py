@@ -23,7 +23,7 @@ from neural_introspection.introspection.questions import (Prompts, Question, Sca
     next_logits, read_answers)
 from .trainer import seeded
 from .unfreezing import Unfreezing, learning_weights, trainable
-from ..models import describe, layer_width, token_batch, with_weights
+from ..models import describe, evaluating, layer_width, token_batch, with_weights
 from ..models.tokens import added_tokens, run_batch
 
 # %% auto #0
@@ -39,6 +39,7 @@ class Asked:
     question: Question
     prompts: Prompts              # a row each
     scale: Scale                  # of the training texts
+    too_long: int = 0             # texts left out: they do not fit with the question
 
     @staticmethod
     def about(model: Any, dataset: ActivationDataset, question: Question = Question()) -> Asked:
@@ -51,7 +52,8 @@ class Asked:
         prompts = make_prompts(model, dataset.frame.text.tolist(), question)
         kept = dataclasses.replace(dataset, frame=dataset.frame.iloc[prompts.kept].reset_index(drop=True))
         scale = make_scale(kept.values("train")[:, 0], len(question.answers))
-        return Asked(model, target.addresses[0], kept, question, prompts, scale)
+        too_long = len(dataset) - len(kept)
+        return Asked(model, target.addresses[0], kept, question, prompts, scale, too_long)
 
     def rows(self, split: str) -> Int[np.ndarray, "part"]:
         "The rows of a split."
@@ -165,7 +167,7 @@ def _some_rows(asked: Asked, texts: int, seed: int) -> Int[np.ndarray, "some"]:
     return np.sort(np.random.default_rng(seed).permutation(asked.rows("test"))[:texts])
 
 def set_rows(asked: Asked, rows: Int[np.ndarray, "some"], address: NeuronAddress, given: Float[np.ndarray, "some"],
-              batch: Any, index: Int[np.ndarray, "batch"]) -> Any:
+             batch: Any, index: Int[np.ndarray, "batch"]) -> Any:
     "The context in which a batch of these rows is run."
     return set_neuron(asked.model, address, asked.prompts.last[rows[index]], given[index])
 
@@ -190,7 +192,7 @@ def _moved_by_one(asked: Asked, addresses: Sequence[NeuronAddress]) -> Float[np.
     place, batch = asked.prompts.last[row], token_batch(asked.model, asked.part(row).ids)
     def after(address, value):
         with set_neuron(asked.model, address, place, value), capture(asked.model, [stream]) as acts:
-            run_batch(asked.model, batch)
+            with evaluating(asked.model): run_batch(asked.model, batch)
         return acts[stream][0, place[0] + len(added_tokens(asked.model)[0])].float()
     own = [_values_at(asked, address, row) for address in addresses]
     return np.array([float((after(a, v + 1) - after(a, v)).norm()) for a, v in zip(addresses, own)])

@@ -68,11 +68,12 @@ def _score_frame(r: SelfReport) -> pd.DataFrame:
 
 def _sentence(r: SelfReport) -> str:
     s, d = r.score, r.slopes["difference"]
-    slope = number_text(r.slopes["target"].value)
+    slope, too_long = number_text(r.slopes["target"].value), r.about.get("too_long", 0)
+    left_out = f" {too_long} texts were too long with the question, and left out." if too_long else ""
     return (f"{REPORT_VERDICTS[r.verdict][1]} {r.about['target']}: R² {interval_text(s)} on {s.rows} test texts in "
             f"{s.groups} groups; {number_text(r.set_score.r2)} while the neuron is set to other texts' values. The "
             f"slope of the report over the neuron's value is {slope}; it is larger than for random neurons by "
-            f"{interval_text(d)}. {r.mass:.0%} of the probability is on the answers.")
+            f"{interval_text(d)}. {r.mass:.0%} of the probability is on the answers.{left_out}")
 
 # %% ../../nbs/introspection/90_self_report.ipynb #f82d867b
 def _observers(asked: Asked) -> dict[str, Float[np.ndarray, "test"]]:
@@ -117,7 +118,8 @@ def judge_report(
     frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])
     about = dict(target=str(asked.address), model=asked.dataset.about["model"], template=asked.question.template,
-                 answers=list(asked.question.answers), texts=len(asked.dataset), how=how, seed=seed)
+                 answers=list(asked.question.answers), texts=len(asked.dataset), too_long=asked.too_long, how=how,
+                 seed=seed)
     verdict = verdict_of_report(score, leads, set_score, slopes)
     mass = float(log_p.exp().sum(1).mean())
     return SelfReport(verdict, score, observers, leads, set_score, slopes, mass, frame, about)
