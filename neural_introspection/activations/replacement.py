@@ -87,7 +87,8 @@ def _patched(
     "Of each example the values of another one at the same places, from its start again where it is shorter."
     if keys is None: raise BadInput("a patch has to know the examples: use intervene or replaced_scores.")
     if not reference.sequences:
-        raise BadInput("a patch needs whole examples with finite values: make the reference with sequences=.")
+        raise BadInput(f"a patch needs an example whose values at {reference.units.site} are all finite, and the "
+                       "reference has none (it keeps whole examples if made with sequences=).")
     if mask is not None and rows.ndim != 3:
         raise BadInput(f"{reference.units.site} has {rows.ndim - 2} places for each unit: "
                        "for texts choose another replacement than patch.")

@@ -184,7 +184,9 @@ def test_values_that_are_not_finite_are_left_out_and_counted(model, docs):
         return x
     with edit(model, {"blocks.1.mlp.hook_post": broken}):
         profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
-        with pytest.raises(BadInput, match="not a finite number on example"): intervene(model, docs[:4], "blocks.1.mlp.hook_post[5]", n_random=2)
+        with pytest.raises(BadInput, match="not a finite number on example"): intervene(model, docs[:4], "blocks.1.mlp.hook_post[5]", ["zero"], n_random=2)
+        with pytest.raises(BadInput, match="a patch needs an example whose values at blocks.1.mlp.hook_post are all finite"):
+            intervene(model, docs[:4], "blocks.1.mlp.hook_post[5]", ["patch"], n_random=2)
     assert profile.about["left_out"] == 20
     assert profile.explained.r2.notna().all()
 
