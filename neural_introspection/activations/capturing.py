@@ -95,6 +95,15 @@ class _Calls:
         return call in (None, count)
 
 # %% ../../nbs/activations/20_capturing.ipynb #5ce93214
+def in_backward() -> bool:
+    "Whether autograd runs this code: a backward pass, in which checkpointing computes a block a second time."
+    return getattr(torch._C, "_current_graph_task_id", lambda: -1)() != -1
+
+def _of_other_thread(thread: int) -> bool:
+    "Whether this is another thread's pass. Autograd's threads, one for each GPU, are no threads of Python."
+    if threading.get_ident() == thread: return False
+    return not (in_backward() and isinstance(threading.current_thread(), threading._DummyThread))
+
 class ModuleHook:
     """What PyTorch calls at one module: it tells what flows there in passes of its own thread. Copies of the model and
     saved models carry a function of the standard library that does nothing."""
@@ -103,7 +112,7 @@ class ModuleHook:
 
     def __call__(self, module: nn.Module, args: Any, last: Any) -> Any:
         replica = getattr(module, "_is_replica", False)   # of DataParallel, which runs each in a thread
-        if not replica and (module is not self.module or threading.get_ident() != self.thread): return None
+        if not replica and (module is not self.module or _of_other_thread(self.thread)): return None
         return self.see((args, last) if self.before else last)
 
     def __deepcopy__(self, memo: dict) -> Callable: return contextlib.nullcontext().__exit__

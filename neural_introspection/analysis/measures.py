@@ -16,7 +16,7 @@ from ..core import BadInput
 from ..stats import permutation_p
 
 # %% auto #0
-__all__ = []
+__all__ = ['filled_with_mean']
 
 # %% ../../nbs/analysis/08_measures.ipynb #8c5977d5
 @dataclass(frozen=True)
@@ -142,10 +142,14 @@ def _context_points(
     return sets
 
 # %% ../../nbs/analysis/08_measures.ipynb #231647c7
+def filled_with_mean(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
+    "The columns, what is not finite in one replaced by the mean of the others; 0 in a column without any."
+    finite = x.isfinite()
+    return torch.where(finite, x, torch.where(finite, x, 0.).sum(0)/finite.sum(0).clamp(min=1))
+
 def _standard(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
     "Columns of mean 0 and mean square 1, what is not finite filled with the mean; a constant one is all 0."
-    finite = x.isfinite()
-    x = torch.where(finite, x, torch.where(finite, x, 0.).sum(0)/finite.sum(0).clamp(min=1)).double()
+    x = filled_with_mean(x).double()
     x = x - x.mean(0)
     std = x.square().mean(0).sqrt()
     return torch.where(std > 1e-9, x/std.clamp(min=1e-30), 0.)

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..activations import Contexts, NeuronStats
 from ..activations.contexts import context_table, contexts_by_quantile
 from .context_groups import NULLS
-from .measures import LEAST, MEASURES, SIZES, Evidence, Finding, Settings
+from neural_introspection.analysis.measures import (LEAST, MEASURES, SIZES, Evidence, Finding, Settings,
+    filled_with_mean)
 from .rows import flat_rows, row_places
 from ..core import BadAddress, BadInput, NeuronAddress, Result, plain, progress, site_layer
 from ..stats import adjust_fdr
@@ -143,9 +144,17 @@ def _check_rows(activations: dict[str, Tensor], spaces: dict[str, Tensor], featu
             if n != len(acts): raise BadInput(f"{n} rows of {what} do not fit the {len(acts)} of activations of {layer}: give one for each row.")
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #b95ac753
-def finite_float(x: Tensor) -> Float[Tensor, "row d"]:
-    "The values in float32, with 0 for what is not finite."
-    return x.float().nan_to_num(0, 0, 0)
+def _without_broken_rows(
+    acts: Float[Tensor, "row neuron"],
+    space: Optional[Float[Tensor, "row d"]],   # None: the neurons themselves
+) -> tuple[Float[Tensor, "row neuron"], Float[Tensor, "row d"], Int[Tensor, "finite"]]:
+    """(activations, coordinates, the rows that have coordinates). A representation that is not finite takes its row from
+    every neuron; where the space is the neurons themselves, a value that is not finite is at the mean of its neuron."""
+    if space is None: return acts, filled_with_mean(acts.float()), torch.arange(len(acts))
+    finite = space.isfinite().all(1)
+    if bool(finite.all()): return acts, space.float(), torch.arange(len(acts))
+    kept = torch.where(finite[:, None], acts.float(), math.nan)
+    return kept, filled_with_mean(space.float()), finite.nonzero()[:, 0]
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #07a7254a
 def _flat_layers(tensors: dict[str, Tensor], mask: Optional[Bool[Tensor, "..."]], what: str = "") -> dict[str, Tensor]:
@@ -181,13 +190,18 @@ class PolysemanticDetector:
         for layer, acts in progress(self.activations.items(), "polysemantic", len(self.activations), "layer"):
             parts.append(self._layer(layer, acts))
         rows = max(map(len, self.activations.values()))
-        few = self.measure == "senses" and rows < 3 * LEAST
-        note = f"fewer than {3 * LEAST} contexts are too few for a test: capture more text" if few else ""
-        return combine_layers(parts, self.measure, self.settings, dict(rows=rows, note=note))
+        broken = sum(int((~space.isfinite().all(1)).sum()) for space in self.spaces.values())
+        notes = []
+        if self.measure == "senses" and rows < 3 * LEAST:
+            notes.append(f"fewer than {3 * LEAST} contexts are too few for a test: capture more text")
+        if broken: notes.append(f"{broken} rows whose representation is not finite were left out")
+        return combine_layers(parts, self.measure, self.settings,
+                              dict(rows=rows, left_out=broken, note="; ".join(notes)))
 
     def _layer(self, layer: str, acts: Float[Tensor, "row neuron"]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        order = torch.randperm(len(acts), generator=torch.Generator().manual_seed(self.settings.seed))
-        evidence = self._evidence(layer, acts, finite_float(self.spaces.get(layer, acts)), order)
+        acts, space, finite = _without_broken_rows(acts, self.spaces.get(layer))
+        order = finite[torch.randperm(len(finite), generator=torch.Generator().manual_seed(self.settings.seed))]
+        evidence = self._evidence(layer, acts, space, order)
         finding = MEASURES[self.measure](evidence, self.settings)
         places, shown = self.places[layer], order[:RANDOM]
         where = places[shown.numpy()]

@@ -17,7 +17,7 @@ from neural_introspection.activations import (Contexts, NeuronStats, SelectedTok
 from ..activations.contexts import context_words
 from .measures import LEAST, MEASURES, Evidence, Settings
 from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_floor,
-    combine_layers, finite_float, layer_tables, measurement_settings)
+    combine_layers, layer_tables, measurement_settings)
 from .rows import fill_rows, random_contexts
 from ..core import BadAddress, BadInput, Result, check_index, progress, site_name
 from ..models import check_layer, describe, encode, layer_width
@@ -55,7 +55,7 @@ def _second_pass(
     for batch in activation_batches(model, tokens.part(needed), read, batch_size=batch_size, desc="representations"):
         codes = batch.codes.numpy()
         for layer in wanted:
-            fill_rows(found[layer], wanted[layer], finite_float(batch.values[spaces[layer]]), codes)
+            fill_rows(found[layer], wanted[layer], batch.values[spaces[layer]].float(), codes)
             fill_rows(random[layer], shown, batch.values[sites[layer]].float(), codes)
     return _Read(found, random, np.isin(background, tokens.codes))
 
@@ -153,8 +153,10 @@ def _evidence(
     random: Int[np.ndarray, "random"],                                    # codes of random tokens
 ) -> Evidence:
     values, top_codes = top
+    places = np.searchsorted(codes, random)
+    places = places[space[places].isfinite().all(1).numpy()]   # else no activation is finite there either
     rows = np.where(top_codes >= 0, np.searchsorted(codes, top_codes), -1)
-    return Evidence(values, torch.from_numpy(rows), floor, space, space[np.searchsorted(codes, random)])
+    return Evidence(values, torch.from_numpy(rows), floor, space, space[places])
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #f2cc1009
 def _chosen_top(stats: NeuronStats,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import datetime
+import functools
 import glob
 import importlib.metadata
 import itertools
@@ -33,12 +34,13 @@ RUN_FOLDERS = ("datasets", "models", "figures", "reports")
 log = logging.getLogger("neural_introspection")
 
 # %% ../../nbs/core/90_runs.ipynb #837e7617
+_version = functools.cache(importlib.metadata.version)   # it reads files: 5 ms a package
+
 def versions() -> dict[str, str]:
     "Versions of Python, this package and the packages that decide its numbers."
     found = {"python": platform.python_version()}
     for name in ("neural_introspection", "torch", "transformers", "transformer_lens", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError): found[name] = _version(name)
     return found
 
 # %% ../../nbs/core/90_runs.ipynb #a516b573
@@ -71,9 +73,8 @@ class RunFolder:
         write_json(self.path/"manifest.json", self.manifest)
 
     def is_there(self) -> bool:
-        "Whether the folder still holds this run."
-        with contextlib.suppress(BadData): return _created(self.path) == self.manifest["created"]
-        return False
+        "Whether the folder still holds this run. `BadData` if that cannot be read."
+        return (self.path/"manifest.json").exists() and _created(self.path) == self.manifest["created"]
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ..activations import NeuronStats, find_site, hooks
-from ..activations.capturing import ModuleHook
+from ..activations.capturing import ModuleHook, in_backward
 from ..core import BadInput
 from .layers import Layer, Part, by_sample, has_steps_first, neurons_last, part_rows
 from .metrics import CLASS_METRICS, LayerState, Metric, measure
@@ -253,7 +253,7 @@ def _layer_state(recorder: EpochRecorder, layer: Layer, counter: _Counter) -> La
 # %% ../../nbs/tracing/14_recorder.ipynb #c95913f8
 def _unseen() -> bool:
     "Whether a pass does not count: a compiler looks at the code, or checkpointing runs the forward pass a second time."
-    return torch.compiler.is_compiling() or getattr(torch._C, "_current_graph_task_id", lambda: -1)() != -1
+    return torch.compiler.is_compiling() or in_backward()
 
 # %% ../../nbs/tracing/14_recorder.ipynb #3c23960e
 def _matched(x: Float[Tensor, "*place neuron"], labels: Optional[Int[Tensor, "..."]], kind: str, sequence_first: bool) -> tuple[Tensor, Optional[Int[Tensor, "row"]]]:

@@ -3,6 +3,7 @@
 The numbers are the rows of the list of faults in the issue on any model. Families of models, as a whole, are tried on
 the page `explanations/03_families`.
 """
+import _thread
 import ast
 import copy
 import io
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 from neural_introspection import capture, edit, load_model, load_texts
-from neural_introspection.activations import Contexts, ModelInterface
+from neural_introspection.activations import Contexts, ModelInterface, hooks
 from neural_introspection.activations.contexts import contexts_by_quantile
 from neural_introspection.activations.positions import sink_tokens
 from neural_introspection.activations.statistics import layer_statistics
@@ -43,6 +44,7 @@ from neural_introspection.tracing import TraceableNN
 from torch import nn
 from torch.amp import GradScaler
 from torch.nn.utils import prune, spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GraniteConfig, MixtralConfig, Olmo2Config
 
 SIZES = dict(vocab_size=2048, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
@@ -275,6 +277,32 @@ def test_15_passes_of_other_threads_are_not_seen(net):
         assert not acts
         net(X)
     assert torch.equal(acts["0"], net[0](X))
+
+
+@pytest.mark.parametrize("thread", ["its own", "autograd's"])
+def test_15_a_checkpointed_block_is_changed_when_it_is_computed_again(thread, net):
+    "Autograd computes it in a thread of its own for each GPU: one that Python did not make, as here."
+    seen, errors, done = [], [], threading.Event()
+    def doubled(x):
+        seen.append(len(x))
+        return x * 2
+    x = X.clone().requires_grad_()
+    def backward(loss):
+        try: loss.backward()
+        except Exception as error: errors.append(error)
+        finally: done.set()
+    with hooks(net, {"0": doubled}):
+        loss = net(x).square().sum()
+        loss.backward()
+        wanted, x.grad = x.grad, None
+        del seen[:]
+        loss = checkpoint(net, x, use_reentrant=False).square().sum()
+        if thread == "its own": backward(loss)
+        else: _thread.start_new_thread(backward, (loss,))
+        assert done.wait(60)
+    assert not errors
+    assert len(seen) == 2
+    torch.testing.assert_close(x.grad, wanted)
 
 
 @pytest.mark.parametrize("change", [partial(prune.random_unstructured, name="weight", amount=.5), weight_norm,

@@ -82,6 +82,33 @@ def test_memory_does_not_grow_with_the_corpus(model, monkeypatch):
     assert sizes[500] <= 16 * (32 + 8)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_without_a_finite_representation_are_left_out_and_counted(value):
+    "They stand at no point of the space: the result is that of the other rows."
+    draw = torch.Generator().manual_seed(0)
+    space = torch.randn(600, 8, generator=draw)
+    acts = torch.stack([space[:, 0], space[:, 0].abs() + space[:, 1].abs()], 1).relu() + .01 * torch.randn(600, 2, generator=draw)
+    broken = torch.arange(600) >= 500
+    spoilt = space.clone()
+    spoilt[broken, 3] = value
+    acts[broken] += 10   # else the top contexts
+    assert detect(acts, space).frame.score.tolist() != detect(acts[~broken], space[~broken]).frame.score.tolist()
+    found, others = detect(acts, spoilt), detect(acts[~broken], space[~broken])
+    top = lambda result: result.table[result.table.kind == "top"].sort_values(["neuron", "text"])
+    assert top(found).activation.tolist() == pytest.approx(top(others).activation.tolist())
+    assert found.frame.score.tolist() == pytest.approx(others.frame.score.tolist(), abs=.1)   # other random rows
+    assert found.about["left_out"] == 100
+    assert "100 rows whose representation is not finite were left out" in found.summary()
+
+
+def test_a_value_that_is_not_finite_takes_no_row_from_other_neurons():
+    acts = torch.randn(300, 6, generator=torch.Generator().manual_seed(1)).relu()
+    acts[:, 5] = float("nan")
+    found = detect(acts)
+    assert found.frame.score[:5].notna().all()
+    assert found.about["left_out"] == 0
+
+
 def test_progress_is_told(model):
     seen = set()
     with watch_progress(lambda desc, done, total: seen.add(desc)):

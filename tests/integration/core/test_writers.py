@@ -19,9 +19,10 @@ import torch
 from neural_introspection import ActivationDatasetGenerator, ActivationPredictor, load_model
 from neural_introspection.activations import NeuronStats
 from neural_introspection.analysis.neuron_index import LayerIndex, layer_index
-from neural_introspection.core import (atomic_folder, read_frame, read_json, read_tensors, write_frame, write_json,
-                                       write_tensors, write_text)
+from neural_introspection.core import (NeuralIntrospectionError, atomic_folder, open_run, read_frame, read_json,
+                                       read_tensors, write_frame, write_json, write_tensors, write_text)
 from neural_introspection.core.files import restore_folder
+from neural_introspection.core.runs import finished_run
 from neural_introspection.data import load_texts
 from neural_introspection.introspection import ActivationDataset, AtlasResult, ScanResult
 from neural_introspection.introspection.atlas import NeuronAtlas
@@ -236,3 +237,58 @@ def test_the_old_or_the_new_is_whole(name, how, material, place):
         if found == 0:   # the next one succeeds
             write()
             assert look(folder) == 1, number
+
+
+def _write_run(path, version, overwrite=False):
+    "A run of another config for each version; of a Zarr store if the path is one."
+    store = path.suffix == ".zarr"
+    with open_run(path, dict(version=version), overwrite, store=store) as run:
+        if run.finished: return
+        if store:
+            group = dict(zarr_format=3, node_type="group", attributes=dict(version=version))
+            write_json(atomic_store(path)/"zarr.json", group)
+        write_text(run.file("reports", "a.txt"), f"a{version}")
+        if not store: write_text(run.file("datasets", "b.txt"), f"b{version}")
+
+
+def atomic_store(path):
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def _finished(path, version):
+    "Whether a path holds the whole finished run of a version."
+    store = path.suffix == ".zarr"
+    if not path.exists(): return False
+    try: found = finished_run(path, dict(version=version), store=store)
+    except NeuralIntrospectionError: return False
+    if found is None: return False
+    if store: return read_json(path/"zarr.json")["attributes"]["version"] == version
+    return [(path/name).read_text() for name in ("reports/a.txt", "datasets/b.txt")] == [f"a{version}", f"b{version}"]
+
+
+@pytest.mark.parametrize("how", ["raises", "dies"])
+@pytest.mark.parametrize("overwrite", [False, True], ids=["archived", "removed"])
+@pytest.mark.parametrize("name", ["run", "run.zarr"])
+def test_a_run_folder_is_archived_or_removed_whole(name, overwrite, how, place):
+    "A finished run of other options stays whole, where it was or in its archive; removed, it leaves no half of a run."
+    _write_run(place/"0"/name, 0)
+    folder = place/"now"
+    path, write = folder/name, lambda: _write_run(folder/name, 1, overwrite)
+    def old():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(place/"0", folder)
+    def whole(version): return [p.name for p in folder.glob("run*") if _finished(p, version)]
+    old()
+    numbers = numbers_of(write, folder)
+    assert len(numbers) > 10
+    assert whole(1) == [name]
+    for number in numbers:
+        old()
+        ended, _ = attempt(write, lambda: 0, folder, number, how, False)
+        assert ended in ((9, 0) if how == "dies" else (0, 1, 2))
+        if not overwrite: assert len(whole(0)) == 1, (number, sorted(folder.rglob("*")))
+        if ended in (0, 2): assert whole(1) == [name], number
+        write()   # resumes, or begins again
+        assert whole(1) == [name], number
+        assert len(whole(0)) == (not overwrite), (number, sorted(folder.rglob("*")))
