@@ -33,8 +33,16 @@ def site_names(model: Any) -> list[str]:
     return [path for path, layer in named_layers(model).items() if path and type(layer).__name__ != "InputLayer"]
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #d53fbc1b
+def _output_shape(layer: Any) -> tuple: return tuple(tuple(t.shape) for t in layer._inbound_nodes[0].output_tensors)
+
 def neuron_axis(layer: Any, ndim: int) -> int:
-    "The axis of a layer's output along which its neurons (or channels) are: 1 or -1."
+    """The axis of a layer's output along which its neurons (or channels) are: 1 or -1. A layer that keeps the shape of
+    what it reads, such as an activation, has the axis of the layer that it reads."""
+    own = ("data_format", "kernel", "units")   # of layers that say themselves where they put their neurons
+    while not any(hasattr(layer, name) for name in own) and len(getattr(layer, "_inbound_nodes", ())) == 1:
+        before = [node.operation for node in layer._inbound_nodes[0].parent_nodes]
+        if len(before) != 1 or _output_shape(before[0]) != _output_shape(layer): break
+        layer = before[0]
     return 1 if getattr(layer, "data_format", None) == "channels_first" and ndim > 2 else -1
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #b39458b1

@@ -151,3 +151,17 @@ def test_several_inputs_by_position_and_by_name():
     model = keras.Model([a, b], keras.layers.Dense(3, name="out")(keras.layers.Subtract(name="less")([a, b])))
     for inputs in ((X, X[::-1].copy()), dict(a=torch.tensor(X), b=X[::-1].copy())):
         assert np.array_equal(ModelInterface(model).activations(["less"], inputs)["less"], X - X[::-1])
+
+
+def test_what_follows_a_convolution_has_its_axis_of_channels():
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((3, 8, 8)), layers.Conv2D(5, 3, data_format="channels_first", name="conv"),
+        layers.Activation("relu", name="relu"), layers.BatchNormalization(axis=1, name="norm"),
+        layers.Dropout(.1, name="drop"), layers.Dense(6, name="dense"), layers.Flatten(), layers.Dense(2, name="output")])
+    x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("float32")
+    names = ["conv", "relu", "norm", "drop", "dense", "output"]
+    stats = layer_statistics(ModelInterface(model), names, [x])
+    assert {name: len(stats[name].mean) for name in names} == dict(conv=5, relu=5, norm=5, drop=5, dense=6, output=2)
+    with capture(model, ["relu"]) as acts: model(x)
+    torch.testing.assert_close(stats["relu"].mean.float(), acts["relu"].mean((0, 2, 3)))
