@@ -85,7 +85,8 @@ def claim_cell(config: AgentConfig, claim: dict, changed: bool = False) -> str:
     named = ", ".join(f"{name}={getattr(config, name)!r}" for name in ("model", "texts", "num_samples", "seed"))
     hypothesis = f"Hypothesis({claim['kind']!r}, {claim['neuron']!r}, {claim['about']!r})"
     return ("# The model had been changed or had hooks: this loads it as it was, so put the changed one in its place.\n" * changed + "from neural_introspection.analysis import AgentConfig, Hypothesis, check_hypothesis, held_out\nfrom neural_introspection.models import load_model\n"
-            f"config = AgentConfig({named})\ncheck_hypothesis(load_model(config.model), held_out(config, reserve={claim['reserve']}),\n                 {hypothesis}, draws={config.draws}, seed={claim['seed']})")
+            f"config = AgentConfig({named})\ncheck_hypothesis(load_model(config.model), held_out(config, reserve={claim['reserve']}),\n                 {hypothesis}, "
+            f"n_permutations={config.n_permutations}, seed={claim['seed']})")
 
 # %% ../../nbs/analysis/40_agent.ipynb #f76abdd2
 def claims_frame(config: AgentConfig, state: AnalysisState, changed: bool = False) -> pd.DataFrame:

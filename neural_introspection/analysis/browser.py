@@ -80,13 +80,15 @@ class NeuronBrowser(LivePanel):
         neuron: Optional[int] = None,                # the first in the order
         text: Optional[str] = None,                  # the one in which the neuron is the most active
         order: str = ORDERS[0],                      # one of `ORDERS`
-        others: int = OTHERS,                        # random neurons to compare ablations with; 0 for none
+        n_random: int = OTHERS,                      # random neurons to compare ablations with; 0 for none
         folder: Optional[Union[str, Path]] = None,   # where indices are kept; only in memory if left out
         kept: int = 4,                               # the most indices in memory
     ):
         if order not in ORDERS: raise BadInput(f"order {order!r} is unknown: choose one of {', '.join(ORDERS)}.")
-        if others < 0 or kept < 1: raise BadInput(f"others is {others} and kept is {kept}, but must be at least 0 and 1.")
-        self.texts, self.others, self.folder, self.kept = tuple(_default_texts() if texts is None else texts), others, folder, kept
+        if n_random < 0 or kept < 1:
+            raise BadInput(f"n_random is {n_random} and kept is {kept}, but must be at least 0 and 1.")
+        self.texts = tuple(_default_texts() if texts is None else texts)
+        self.n_random, self.folder, self.kept = n_random, folder, kept
         given = isinstance(model, (str, Path))
         self.models: dict[str, Any] = {} if given else {model_name(model): model}   # the one in use
         self.indices: dict[tuple[str, int], LayerIndex] = {}                        # the last one used comes last
@@ -174,9 +176,9 @@ def _render(browser: NeuronBrowser, wanted: View) -> dict[str, str]:
     page, key = browse_neuron(index, view.neuron, view.text), (index.site, view.model, view.text)
     browser.content.show(**_content(browser, page, view))
     page = with_ablation(page, browser.effects.get(key))
-    if page.effects is not None and page.others is None and browser.others:
+    if page.effects is not None and page.others is None and browser.n_random:
         browser.content.show(**_content(browser, page, view, ["Ablation"]))
-        page = replace(page, others=random_effects(index, view.text, browser.others))
+        page = replace(page, others=random_effects(index, view.text, browser.n_random))
         browser.effects = dict([*browser.effects.items(), (key, page.others)][-32:])
     return _content(browser, page, view, ["Ablation"])
 

@@ -27,7 +27,8 @@ class AgentConfig:
     candidates: int = option(8, "Neurons that a scan puts on the list at a time", "Analysis", minimum=1)
     hypotheses: str = option("token,class,position,senses,effect,output", "Kinds of hypotheses to consider", "Analysis")
     budget: int = option(30, "Largest number of tests", "Analysis", minimum=1)
-    draws: int = option(199, "Draws of each test's null; no p is below 1/(1 + draws)", "Analysis", minimum=19)
+    n_permutations: int = option(199, "Values of each test's null; no p is below 1/(1 + n_permutations)", "Analysis",
+                                 minimum=19)
     ignore_preflight: bool = option(False, "Go on when the preflight fails, as with a model that was edited on purpose", "Analysis")
     level: float = option(.05, "False discovery rate of the report", "Analysis", minimum=0, maximum=1)
     seed: int = option(0, "Seed of texts, split and nulls", "Analysis", minimum=0)

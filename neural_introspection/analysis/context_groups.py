@@ -108,15 +108,17 @@ def compact(x: Float[Tensor, "set row d"]) -> Float[Tensor, "set row c"]:
     return torch.linalg.cholesky(gram).float()
 
 # %% ../../nbs/analysis/06_context_groups.ipynb #9535a4e3
-def _random_rows(x: Tensor, background: Float[Tensor, "row d"], size: int, draws: int, g: torch.Generator) -> Tensor:
-    picked = torch.stack([torch.randperm(len(background), generator=g)[:size] for _ in range(draws)])
+def _random_rows(x: Tensor, background: Float[Tensor, "row d"], size: int, n_permutations: int,
+                 g: torch.Generator) -> Tensor:
+    picked = torch.stack([torch.randperm(len(background), generator=g)[:size] for _ in range(n_permutations)])
     return compact(background[picked])
 
 # %% ../../nbs/analysis/06_context_groups.ipynb #2e80da8b
-def _normal_cloud(x: Float[Tensor, "set row d"], background: Tensor, size: int, draws: int,
+def _normal_cloud(x: Float[Tensor, "set row d"], background: Tensor, size: int, n_permutations: int,
                   g: torch.Generator) -> Tensor:
-    x = x[torch.arange(draws) % len(x)]
-    return torch.randn(draws, size, x.shape[1], generator=g) @ (x - x.mean(1, keepdim=True))/math.sqrt(x.shape[1])
+    x = x[torch.arange(n_permutations) % len(x)]
+    normal = torch.randn(n_permutations, size, x.shape[1], generator=g)
+    return normal @ (x - x.mean(1, keepdim=True))/math.sqrt(x.shape[1])
 
 # %% ../../nbs/analysis/06_context_groups.ipynb #60a86ddf
 NULLS: dict[str, Callable[..., Float[Tensor, "draw row d"]]] = {

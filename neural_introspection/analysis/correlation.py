@@ -123,7 +123,7 @@ class Correlation(Result):
     lift: Float[np.ndarray, "a b"]      # log of P(both fire) over P(a) P(b)
     p: Float[np.ndarray, "a b"]         # two-sided, of `about["test"]`
     q: Float[np.ndarray, "a b"]
-    about: dict                         # test, null, draws, level, rows, texts, pairs, smallest_p, what counts as firing
+    about: dict                         # test, null, n_permutations, level, rows, texts, pairs, smallest_p, firing rules
 
     def to_frame(self, k: Optional[int] = None) -> pd.DataFrame:
         "A row for each pair, the surest and strongest first; only the first k if asked."
@@ -137,7 +137,7 @@ class Correlation(Result):
     def summary(self) -> str:
         a = self.about
         return (f"{self.significant:,} of {a['pairs']:,} pairs of {' and '.join(dict.fromkeys(self.layers))} go together by {a['test']} (q ≤ {a['level']}); {a['rows']:,} rows of {a['texts']:,} texts, "
-                f"{a['draws']} shuffles of {a['null']}, smallest possible p {a['smallest_p']:.2g}; firing is {' / '.join(dict.fromkeys(a['firing']))}.")
+                f"{a['n_permutations']} shuffles of {a['null']}, smallest possible p {a['smallest_p']:.2g}; firing is {' / '.join(dict.fromkeys(a['firing']))}.")
     def _shown(self) -> pd.DataFrame: return self.top()   # there may be millions
 
 # %% ../../nbs/analysis/27_correlation.ipynb #64d78ec8
@@ -199,19 +199,19 @@ def _coactivation(a: LayerRows, b: LayerRows, na: np.ndarray, nb: np.ndarray,
 TESTS, SHUFFLES = ("pearson", "phi"), ("texts", "rows")
 _POOL = 2**23   # null values that are kept
 
-def _null(a: Reader, b: Reader, places: Contexts, same: bool, null: str, draws: int,
+def _null(a: Reader, b: Reader, places: Contexts, same: bool, null: str, n_permutations: int,
           seed: int) -> tuple[Float[Tensor, "a b"], Float[np.ndarray, "draw"]]:
     "(standard deviation of each pair's null, pooled absolute values of other draws in such deviations)."
-    rng, half = np.random.default_rng(seed), draws * 3 // 5
+    rng, half = np.random.default_rng(seed), n_permutations * 3 // 5
     square, pool = 0., []
-    for i in progress(range(draws), "null", unit="draw"):
+    for i in progress(range(n_permutations), "null", unit="draw"):
         r = correlate_columns(a, b, *partner_rows(places, rng, null))
         if i < half: square = square + (r.square() + r.T.square() if same else 2 * r.square()) / 2
         if i == half - 1: sd = (square / half).sqrt()
         if i < half: continue
         z = torch.where(sd > 0, r.abs() / sd, math.nan)
         z = z[~torch.eye(len(z), dtype=torch.bool)] if same else z.flatten()
-        room = _POOL // (draws - half)
+        room = _POOL // (n_permutations - half)
         pool.append(z if len(z) <= room else z[torch.from_numpy(rng.integers(0, len(z), room))])
     return sd, torch.cat(pool).numpy()
 
@@ -227,18 +227,19 @@ def correlate(
     threshold: Optional[float] = None,                # of firing, as of `firing_threshold`
     test: Literal["pearson", "phi"] = "pearson",      # what p and q are of
     null: Literal["texts", "rows"] = "texts",
-    draws: int = 30,                                  # shuffles; each gives two null values for a pair of one layer
+    n_permutations: int = 30,                         # each gives two null values for a pair of one layer
     level: float = .05,
     seed: int = 0,
 ) -> Correlation:
     "Pearson correlation and co-activation of neurons, with p and q. Memory grows with pairs, not with rows. `BadInput` if something does not fit."
-    return correlate_rows(layer_rows(activations, mask, (), texts), layer, other, neurons, other_neurons, threshold, test, null, draws, level, seed)
+    rows = layer_rows(activations, mask, (), texts)
+    return correlate_rows(rows, layer, other, neurons, other_neurons, threshold, test, null, n_permutations, level, seed)
 
 # %% ../../nbs/analysis/27_correlation.ipynb #3edb5dce
-def _check(test: str, null: str, draws: int, level: float) -> None:
+def _check(test: str, null: str, n_permutations: int, level: float) -> None:
     if test not in TESTS: raise BadInput(f"test {test!r} is unknown: choose {' or '.join(TESTS)}.")
     if null not in SHUFFLES: raise BadInput(f"null {null!r} is unknown: choose {' or '.join(SHUFFLES)}.")
-    if draws < 10: raise BadInput(f"{draws} draws are too few: give at least 10.")
+    if n_permutations < 10: raise BadInput(f"{n_permutations} permutations are too few: give at least 10.")
     if not 0 < level < 1: raise BadInput(f"level is {level}, but must be between 0 and 1.")
 
 # %% ../../nbs/analysis/27_correlation.ipynb #9f657c78
@@ -278,14 +279,14 @@ def _mirrored(m: Float[np.ndarray, "neuron neuron"]) -> Float[np.ndarray, "neuro
 # %% ../../nbs/analysis/27_correlation.ipynb #4db40dec
 def correlate_rows(rows: dict[str, LayerRows], layer: str, other: Optional[str] = None, neurons: Any = None,
                    other_neurons: Any = None, threshold: Optional[float] = None, test: str = "pearson",
-                   null: str = "texts", draws: int = 30, level: float = .05, seed: int = 0) -> Correlation:
+                   null: str = "texts", n_permutations: int = 30, level: float = .05, seed: int = 0) -> Correlation:
     "As `correlate`, of rows as `layer_rows` returns them."
-    _check(test, null, draws, level)
+    _check(test, null, n_permutations, level)
     a, b = _two_sides(rows, (layer, neurons), (other, other_neurons), threshold)
     same, r = a is b, a.rows
     pearson = _pearson(r, b.rows, a.neurons, b.neurons)
     phi, lift = _coactivation(r, b.rows, a.neurons, b.neurons, (a.limits, b.limits))
-    sd, null_values = _null(a.reader(test), b.reader(test), r.places, same, null, draws, seed)
+    sd, null_values = _null(a.reader(test), b.reader(test), r.places, same, null, n_permutations, seed)
     pearson[~a.varies] = np.nan
     pearson[:, ~b.varies] = np.nan
     z = _in_deviations(pearson if test == "pearson" else phi, sd.numpy())
@@ -294,7 +295,8 @@ def correlate_rows(rows: dict[str, LayerRows], layer: str, other: Optional[str] 
     q = adjust_fdr(p)
     if same: p, q = _mirrored(p), _mirrored(q)
     about = dict(
-        test=test, null=null, draws=draws, level=level, rows=len(r), texts=r.n_texts, pairs=int(np.isfinite(z).sum()),
+        test=test, null=null, n_permutations=n_permutations, level=level, rows=len(r), texts=r.n_texts,
+        pairs=int(np.isfinite(z).sum()),
         smallest_p=1 / (1 + int(np.isfinite(null_values).sum())), firing=[a.rule] if same else [a.rule, b.rule],
         seed=seed)
     layers, neurons = (r.layer, b.rows.layer), (a.neurons, b.neurons)

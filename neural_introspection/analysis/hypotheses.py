@@ -56,34 +56,35 @@ def _token_ids(model: Any, hypothesis: Hypothesis) -> list[int]:
     return found
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #3cb59020
-def _check_tokens(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = token_contrast(model, texts, h.neuron, _token_ids(model, h), draws, seed=seed)
+def _check_tokens(model: Any, texts: Sequence[str], h: Hypothesis, n_permutations: int, seed: int) -> Evidence:
+    found = token_contrast(model, texts, h.neuron, _token_ids(model, h), n_permutations, seed=seed)
     return Evidence("mean on these tokens less the mean on all others, in standard deviations, against values moved along the texts", found.difference, found.p, found.count,
                     found.count >= LEAST_CASES, found.difference >= LEAST_DIFFERENCE)
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #8c966f72
-def _check_position(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    profile, = token_profiles(model, texts, h.neuron, shifts=draws, seed=seed)
+def _check_position(model: Any, texts: Sequence[str], h: Hypothesis, n_permutations: int, seed: int) -> Evidence:
+    profile, = token_profiles(model, texts, h.neuron, n_permutations=n_permutations, seed=seed)
     row = profile.explained.set_index("by").loc["position"]
     return Evidence("R² of the mean at each position, fitted on the other half of these texts, against values moved along the texts", row.r2, row.p, profile.about["tokens"], len(texts) >= LEAST_CASES, row.r2 >= LEAST_R2)
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #c153980c
-def _check_senses(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
+def _check_senses(model: Any, texts: Sequence[str], h: Hypothesis, n_permutations: int, seed: int) -> Evidence:
     a, = neuron_addresses(model, h.neuron)
     if a.layer_type != "mlp_out": raise BadAddress(f"senses are tested of MLP neurons, and {a} is none.")
-    found = scan_polysemantic(model, texts, neurons={a.layer: [a.neuron]}, draws=draws, seed=seed).frame.iloc[0]
+    scan = scan_polysemantic(model, texts, neurons={a.layer: [a.neuron]}, n_permutations=n_permutations, seed=seed)
+    found = scan.frame.iloc[0]
     return Evidence("groups of its top contexts are further apart than those of random contexts", found.score, found.p, int(found.contexts), bool(found.p == found.p), True)
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #974773fa
-def _check_effect(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = intervene(model, texts[:32], h.neuron, ("mean", "resample"), n_random=min(draws, 99), seed=seed)
+def _check_effect(model: Any, texts: Sequence[str], h: Hypothesis, n_permutations: int, seed: int) -> Evidence:
+    found = intervene(model, texts[:32], h.neuron, ("mean", "resample"), n_random=min(n_permutations, 99), seed=seed)
     worst = found.frame.iloc[int(found.frame.p.fillna(1).argmax())]
     return Evidence("change of the loss, in nats per token, when it is replaced by its mean or by values of other tokens (the weaker of the two), against other neurons of the layer", worst.effect, worst.p,
                     found.about["targets"], len(texts) >= LEAST_CASES, bool(found.frame.has_effect.all()))
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #a6da2fcc
-def _check_output(model: Any, texts: Sequence[str], h: Hypothesis, draws: int, seed: int) -> Evidence:
-    found = logit_contrast(model, h.neuron, _token_ids(model, h), draws, seed)
+def _check_output(model: Any, texts: Sequence[str], h: Hypothesis, n_permutations: int, seed: int) -> Evidence:
+    found = logit_contrast(model, h.neuron, _token_ids(model, h), n_permutations, seed)
     return Evidence("how far its output direction raises these tokens, in standard deviations over the vocabulary, against the best of as many tokens of other neurons of the layer", found.difference, found.p, found.tokens, True, found.difference > 0)
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #3df6f0d2
@@ -94,12 +95,12 @@ def check_hypothesis(
     model: Any,
     texts: Sequence[str],     # that had no part in forming the hypothesis
     hypothesis: Hypothesis,
-    draws: int = 199,         # of the null
+    n_permutations: int = 199,         # of the null
     seed: int = 0,
 ) -> Evidence:
     "The evidence for a hypothesis; `BadInput` for a kind without a test."
     if hypothesis.kind not in CHECKS: raise BadInput(f"hypothesis {hypothesis.kind!r} has no test: choose one of {', '.join(CHECKS)}.")
-    e = CHECKS[hypothesis.kind](model, texts, hypothesis, draws, seed)
+    e = CHECKS[hypothesis.kind](model, texts, hypothesis, n_permutations, seed)
     return Evidence(e.test, float(e.value), float(e.p), int(e.n), bool(e.enough), bool(e.strong))
 
 # %% ../../nbs/analysis/34_hypotheses.ipynb #abe5965c

@@ -67,7 +67,7 @@ class LogitView(Result):
     frame: pd.DataFrame      # side (raises or lowers), token, z: in standard deviations over the vocabulary
     strength: float          # the highest |z|
     p: float                 # the share of other neurons of the layer whose highest |z| is as high
-    others: int              # how many were compared
+    n_random: int              # how many were compared
 
     def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 5) -> pd.DataFrame: return self.frame.groupby("side", sort=False).head(k).reset_index(drop=True)
@@ -97,14 +97,14 @@ def logit_view(
     model: Any,
     address: Address,
     k: int = 10,          # tokens on each side
-    others: int = 99,     # random neurons of the layer to compare with
+    n_random: int = 99,     # random neurons of the layer to compare with
     seed: int = 0,
 ) -> LogitView:
     "What a neuron's output direction does to the logits, directly."
     require_next_tokens(model, "the effect on logits")
     a, = neuron_addresses(model, address)
     if not 0 < k <= model.cfg.d_vocab // 2: raise BadInput(f"k is {k}, but must be between 1 and {model.cfg.d_vocab // 2}.")
-    random = random_neurons(model, a, others, seed)
+    random = random_neurons(model, a, n_random, seed)
     logits = _to_logits(model, output_directions(model, [a, *random]))
     z = logits / logits.std(1, keepdim=True).clamp(min=1e-30)
     strength = z.abs().amax(1).cpu().numpy()
@@ -119,7 +119,7 @@ def logit_contrast(
     model: Any,
     address: Address,
     tokens: Sequence[int],   # token ids that were named before
-    others: int = 199,
+    n_random: int = 199,
     seed: int = 0,
 ) -> TokenContrast:
     "How far a neuron's output direction raises the named tokens' logits (mean, in standard deviations over the vocabulary); p against the best of as many tokens of other neurons of its layer."
@@ -127,7 +127,7 @@ def logit_contrast(
     a, = neuron_addresses(model, address)
     if not len(tokens): raise BadInput("there are no tokens: give at least one.")
     check_token_ids(model, tokens)
-    logits = _to_logits(model, output_directions(model, [a, *random_neurons(model, a, others, seed)]))
+    logits = _to_logits(model, output_directions(model, [a, *random_neurons(model, a, n_random, seed)]))
     z = logits / logits.std(1, keepdim=True).clamp(min=1e-30)
     own, null = z[0, list(tokens)].mean().cpu().numpy(), z[1:].topk(len(tokens), 1).values.mean(1).cpu().numpy()
     return TokenContrast(float(own), permutation_p(own, null), len(tokens), model.cfg.d_vocab)

@@ -25,7 +25,7 @@ class Settings:
     k: int = 32             # top contexts of each neuron
     level: float = .05      # of significance: of q for a neuron, of p for a further split of a sense
     null: str = "rows"      # one of `NULLS`
-    draws: int = 499        # of the null; no p-value is below 1/(1 + draws)
+    n_permutations: int = 499        # of the null; no p-value is below 1/(1 + n_permutations)
     splits: int = 6         # random halvings of the contexts
     seed: int = 0
 
@@ -88,25 +88,25 @@ class NullScores:
         self.background, self.settings, self.kept = background, settings, {}
 
     def compare(self, separation: Float[Tensor, "set"], x: Float[Tensor, "set row d"],
-                draws: int) -> tuple[Float[np.ndarray, "set"], Float[np.ndarray, "set"]]:
+                n_permutations: int) -> tuple[Float[np.ndarray, "set"], Float[np.ndarray, "set"]]:
         "(scores in standard deviations of the null, p-values) of sets `x`; draws are made for the next smaller of `SIZES`, which has the higher separations."
         s, size = self.settings, max(n for n in SIZES if n <= x.shape[1])
-        if (size, draws) not in self.kept:
+        if (size, n_permutations) not in self.kept:
             g = torch.Generator().manual_seed(s.seed + size)
-            sets = NULLS[s.null](x, self.background, min(size, len(self.background)), draws, g)
-            self.kept[size, draws] = held_out_groups(sets, s.splits, s.seed)[0].numpy()
-        null = self.kept[size, draws]
+            sets = NULLS[s.null](x, self.background, min(size, len(self.background)), n_permutations, g)
+            self.kept[size, n_permutations] = held_out_groups(sets, s.splits, s.seed)[0].numpy()
+        null = self.kept[size, n_permutations]
         return (separation.numpy() - null.mean())/null.std(), permutation_p(separation.numpy(), null)
 
 # %% ../../nbs/analysis/08_measures.ipynb #276d5630
-def _split(points: dict[int, Float[Tensor, "row d"]], nulls: NullScores, draws: int) -> dict[int, tuple]:
+def _split(points: dict[int, Float[Tensor, "row d"]], nulls: NullScores, n_permutations: int) -> dict[int, tuple]:
     "(score, p, side of each row, stability) of each set of points, sets of one size together."
     found, s = {}, nulls.settings
     for size in {len(x) for x in points.values()}:
         names = [name for name, x in points.items() if len(x) == size]
         x = torch.stack([points[name] for name in names])
         apart, side, stable = held_out_groups(x, s.splits, s.seed)
-        found |= dict(zip(names, zip(*nulls.compare(apart, x, draws), side, stable.tolist())))
+        found |= dict(zip(names, zip(*nulls.compare(apart, x, n_permutations), side, stable.tolist())))
     return found
 
 # %% ../../nbs/analysis/08_measures.ipynb #f2c9c1ad
@@ -118,16 +118,18 @@ def senses(evidence: Evidence, settings: Settings) -> Finding:
     score, p, stable = np.full((3, len(size)), np.nan)
     labels = np.full(tuple(evidence.values.shape), -1)
     for neuron in sets: labels[neuron, order[neuron, :int(size[neuron])]] = 0
-    groups, draws = [(neuron, torch.arange(len(x))) for neuron, x in sets.items()], settings.draws
+    groups, n_permutations = [(neuron, torch.arange(len(x))) for neuron, x in sets.items()], settings.n_permutations
     while groups:
-        found, parts = _split({i: sets[neuron][rows] for i, (neuron, rows) in enumerate(groups)}, nulls, draws), []
+        points = {i: sets[neuron][rows] for i, (neuron, rows) in enumerate(groups)}
+        found, parts = _split(points, nulls, n_permutations), []
         for i, (value, chance, side, agree) in found.items():
             neuron, rows = groups[i]
-            if draws == settings.draws: score[neuron], p[neuron], stable[neuron] = value, chance, agree
+            if n_permutations == settings.n_permutations:
+                score[neuron], p[neuron], stable[neuron] = value, chance, agree
             if not chance <= settings.level or bool(side.all()) or not bool(side.any()): continue
             labels[neuron, order[neuron, rows[side]]] = labels[neuron].max() + 1
             parts += [(neuron, part) for part in (rows[side], rows[~side]) if len(part) >= LEAST]
-        groups, draws = parts, min(199, settings.draws - 1)   # further splits: fewer draws will do
+        groups, n_permutations = parts, min(199, settings.n_permutations - 1)   # further splits: fewer will do
     return Finding(score, p, labels.max(1) + 1, stable, labels)
 
 def _context_points(
@@ -171,7 +173,8 @@ def selectivity_entropy(evidence: Evidence, settings: Settings) -> Finding:
     left = _standard(a - f[:, first] * r.gather(0, first[None]))
     second = lambda rest: (f.T @ rest/len(f)).square().scatter(0, first[None], 0.).amax(0)
     g = torch.Generator().manual_seed(settings.seed)
-    null = [second(left[torch.randperm(len(f), generator=g)]) for _ in range(math.ceil(settings.draws/a.shape[1]))]
+    times = math.ceil(settings.n_permutations/a.shape[1])
+    null = [second(left[torch.randperm(len(f), generator=g)]) for _ in range(times)]
     p = np.where(np.isnan(score), np.nan, permutation_p(second(left).numpy(), torch.cat(null).numpy()))
     return Finding(score, p, effective)
 

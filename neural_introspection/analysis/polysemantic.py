@@ -127,8 +127,8 @@ def measurement_settings(measure: str, options: dict[str, Any]) -> Settings:
     if not LEAST <= s.k <= SIZES[-1]:
         raise BadInput(f"k is {s.k}, but must be between {LEAST} and {SIZES[-1]} top contexts.")
     if not 0 < s.level < 1: raise BadInput(f"level is {s.level}, but must be between 0 and 1.")
-    if s.draws < 19 or s.splits < 1:
-        raise BadInput(f"{s.draws} draws and {s.splits} splits are too few: give at least 19 and 1.")
+    if s.n_permutations < 19 or s.splits < 1:
+        raise BadInput(f"{s.n_permutations} permutations and {s.splits} splits are too few: give at least 19 and 1.")
     return s
 
 # %% ../../nbs/analysis/10_polysemantic.ipynb #526fa4ed

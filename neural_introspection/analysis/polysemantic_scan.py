@@ -196,7 +196,7 @@ class Comparison(Result):
 
 # %% ../../nbs/analysis/12_polysemantic_scan.ipynb #202f7a02
 def compare_corpora(a: PolysemanticResult, b: PolysemanticResult, names: tuple[str, str] = ("first", "second"),
-                    shuffles: int = 199, seed: int = 0) -> Comparison:
+                    n_permutations: int = 199, seed: int = 0) -> Comparison:
     """What two results on the same neurons have in common; `BadInput` if they share fewer than 3 scored neurons, or
     measure differently."""
     measure, other = a.about["measure"], b.about["measure"]
@@ -211,18 +211,18 @@ def compare_corpora(a: PolysemanticResult, b: PolysemanticResult, names: tuple[s
         raise BadInput(f"the two results share {len(known)} scored neurons: give results on the same neurons.")
     ranks = [known[score].rank().to_numpy() for score in scores]
     rho = float(np.corrcoef(*ranks)[0, 1])
-    null = _exchanged_correlations(*ranks, known.layer, shuffles, seed)
+    null = _exchanged_correlations(*ranks, known.layer, n_permutations, seed)
     low, high = np.quantile(null, [.025, .975]).tolist()
     expected = float((in_a.groupby(frame.layer).mean() * in_b.groupby(frame.layer).sum()).sum())
     return Comparison(frame, tuple(names), rho, permutation_p(rho, null), (low, high), expected)
 
 def _exchanged_correlations(
-    a: Float[np.ndarray, "neuron"], b: Float[np.ndarray, "neuron"], layers: pd.Series, shuffles: int, seed: int,
+    a: Float[np.ndarray, "neuron"], b: Float[np.ndarray, "neuron"], layers: pd.Series, n_permutations: int, seed: int,
 ) -> Float[np.ndarray, "shuffle"]:
     "Correlations of `a` with `b` where the neurons of `b` are exchanged at random within their layers."
     layer, rng = layers.astype("category").cat.codes.to_numpy(), np.random.default_rng(seed)
     place, exchanged, found = np.argsort(layer, kind="stable"), np.empty(len(layer)), []
-    for _ in range(shuffles):
+    for _ in range(n_permutations):
         exchanged[place] = b[np.lexsort((rng.random(len(layer)), layer))]
         found.append(np.corrcoef(a, exchanged)[0, 1])
     return np.array(found)

@@ -132,14 +132,15 @@ def _detect(state: AnalysisState, bench: Workbench) -> dict:
     found = [a for a in neuron_addresses(bench.model, state["queue"]) if a.layer_type == "mlp_out"]
     by_layer = {layer: [a.neuron for a in found if a.layer == layer] for layer in sorted({a.layer for a in found})}
     if not by_layer: return {}
-    frame = scan_polysemantic(bench.model, bench.parts["explore"], neurons=by_layer, draws=bench.config.draws, seed=bench.config.seed).frame
+    options = dict(n_permutations=bench.config.n_permutations, seed=bench.config.seed)
+    frame = scan_polysemantic(bench.model, bench.parts["explore"], neurons=by_layer, **options).frame
     return dict(senses=state["senses"] | {f"{layer}[{n}]": float(p) for layer, n, p in zip(frame.layer, frame.neuron, frame.p)})
 
 # %% ../../nbs/analysis/36_states.ipynb #dde1d8f7
 def _examine(state: AnalysisState, bench: Workbench) -> dict:
     "Look closely at the next neuron, and guess."
     (current, *queue), c = state["queue"], bench.config
-    profile, = token_profiles(bench.model, bench.parts["explore"], current, seed=c.seed, shifts=19)
+    profile, = token_profiles(bench.model, bench.parts["explore"], current, seed=c.seed, n_permutations=19)
     view = logit_view(bench.model, current, 3, 19, c.seed).frame if "output" in c.hypotheses else None
     writes = [] if view is None else view.token[view.side == "raises"].tolist()
     found = propose(profile, state["senses"].get(current, math.nan), writes, split_list(c.hypotheses), c.level)
@@ -151,7 +152,7 @@ def _test(state: AnalysisState, bench: Workbench) -> dict:
     "Test the next hypothesis on texts that had no part in it."
     (first, *proposed), c = state["proposed"], bench.config
     h, seed = Hypothesis(**first), c.seed + len(state["claims"])
-    e = check_hypothesis(bench.model, bench.test_texts(state), h, c.draws, seed)
+    e = check_hypothesis(bench.model, bench.test_texts(state), h, c.n_permutations, seed)
     good = e.enough and e.strong and e.p <= c.level
     if good and h.kind in ("token", "class", "position"): proposed = [p for p in proposed if p["kind"] not in ("token", "class", "position")]   # what it reads is said
     claim = dict(first, seed=seed, reserve=state["reserve"], evidence=dict(vars(e)), words="", by="")

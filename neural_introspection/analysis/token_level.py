@@ -172,12 +172,16 @@ class _Table:
         return frame[frame["count"] > 0].reset_index(drop=True)
 
 # %% ../../nbs/analysis/20_token_level.ipynb #df273c66
-def _shifted(values: Float[Tensor, "row neuron"], text: Int[Tensor, "row"], group: Int[Tensor, "text"], shifts: int,
+def _shifted(values: Float[Tensor, "row neuron"], text: Int[Tensor, "row"], group: Int[Tensor, "text"],
+             n_permutations: int,
              seed: int) -> Float[Tensor, "alignment row neuron"]:
-    "The values, and `shifts` copies in which each text's values are moved along it, round its end, by a random number of tokens from 0; texts of a group alike."
+    """The values, and `n_permutations` copies in which each text's values are moved along it, round its end, by a random
+    number of tokens from 0; texts of a group alike."""
     found, place, length = text.unique(return_inverse=True, return_counts=True)
     start = length.cumsum(0) - length   # rows of a text follow each other, texts in order
-    share = np.stack([np.random.Generator(np.random.Philox(key=np.array([seed, int(i)], np.uint64))).random(shifts) for i in group[found]], 1)   # the same in whichever batch
+    def draw(i):
+        return np.random.Generator(np.random.Philox(key=np.array([seed, int(i)], np.uint64))).random(n_permutations)
+    share = np.stack([draw(i) for i in group[found]], 1)   # the same in whichever batch
     by = (torch.from_numpy(share) * length).long()
     rows = start[place] + (torch.arange(len(text)) - start[place] + by[:, place]) % length[place]
     return torch.cat([values[None], values[rows]]).double()
@@ -202,7 +206,7 @@ LEAST_R2 = .05   # what is worth saying
 class TokenProfile(Result):
     "What a neuron reads."
     address: NeuronAddress
-    explained: pd.DataFrame    # by: token, class, position; r2 on texts not fitted, shifted (97.5 % quantile), p, shifts
+    explained: pd.DataFrame    # by: token, class, position; r2 on other texts, shifted (97.5 % quantile), p, n_permutations
     by: dict[str, pd.DataFrame] = field(repr=False)   # the same three: category, mean, shrunk, count
     contexts: pd.DataFrame = field(repr=False)        # kind (top or random), activation, quantile, text, position, token, snippet
     about: dict                # tokens, texts, mean, std
@@ -244,7 +248,7 @@ def token_profiles(
     texts: Sequence[str],
     addresses: Address | Sequence[Address],   # of one layer or of several
     k: int = 20,             # top contexts of each neuron
-    shifts: int = 99,        # shifted copies; no p is below 1/(1 + shifts)
+    n_permutations: int = 99,        # shifted copies; no p is below 1/(1 + n_permutations)
     batch_size: int = 16,
     seed: int = 0,
     groups: Optional[Sequence[int]] = None,   # the group of each text; None: the same texts are one
@@ -254,10 +258,14 @@ def token_profiles(
     plan = plan_reading(model, texts, "all", batch_size)
     group = _text_groups(list(plan.ids.values()), groups)
     if group.max() < 3: raise BadInput(f"{int(group.max()) + 1} different texts are too few to test one half on the other: give at least 4.")
-    if k < 1 or shifts < 1: raise BadInput(f"k is {k} and shifts is {shifts}, but both must be at least 1.")
+    if k < 1 or n_permutations < 1:
+        raise BadInput(f"k is {k} and n_permutations is {n_permutations}, but both must be at least 1.")
     names = dict(token=token_strings(model, range(model.cfg.d_vocab)), position=_position_names(), **{"class": list(TOKEN_CLASSES)})
-    each = max(1, VOCABULARY // (model.cfg.d_vocab * (1 + shifts)))   # a table for each token and each shifted copy would not fit for many neurons
-    return [p for k0 in range(0, len(found), each) for p in _profiles(model, texts, plan, group, found[k0:k0 + each], k, shifts, batch_size, seed, names)]
+    # a table for each token and each shifted copy would not fit for many neurons
+    each = max(1, VOCABULARY // (model.cfg.d_vocab * (1 + n_permutations)))
+    parts = [found[start:start + each] for start in range(0, len(found), each)]
+    return [profile for part in parts
+            for profile in _profiles(model, texts, plan, group, part, k, n_permutations, batch_size, seed, names)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #cbefc105
 VOCABULARY = 2**24   # sums by token that are held at a time
@@ -265,9 +273,9 @@ VOCABULARY = 2**24   # sums by token that are held at a time
 class _Reading:
     "What one pass over the texts collects of some neurons."
     def __init__(self, ids: Sequence[Sequence[int]], names: dict[str, Sequence[str]], n_neurons: int, k: int,
-                 shifts: int, seed: int):
-        fewer = min(shifts, max(19, VOCABULARY // len(names["token"])))
-        self.n_shifts = {by: fewer if by == "token" else shifts for by in names}
+                 n_permutations: int, seed: int):
+        fewer = min(n_permutations, max(19, VOCABULARY // len(names["token"])))
+        self.n_shifts = {by: fewer if by == "token" else n_permutations for by in names}
         self.tables = {by: _Table.empty(1 + self.n_shifts[by], len(names[by]), n_neurons) for by in names}
         self.stats, self.codes = NeuronStats(n_neurons, quantiles=False, top_k=k), random_contexts(ids, RANDOM, seed).codes
         self.random = torch.full((len(self.codes), n_neurons), math.nan)   # NaN: a token that does not count
@@ -282,15 +290,15 @@ class _Reading:
         fill_rows(self.random, self.codes, values, batch.codes.numpy())
 
 def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Tensor, "text"],
-              found: Sequence[NeuronAddress], k: int, shifts: int, batch_size: int, seed: int,
+              found: Sequence[NeuronAddress], k: int, n_permutations: int, batch_size: int, seed: int,
               names: dict[str, Sequence[str]]) -> list[TokenProfile]:
     ids, tally = list(plan.ids.values()), np.zeros(4, int)
     half_of_group = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2
-    half, read = half_of_group[group], _Reading(ids, names, len(found), k, shifts, seed)
+    half, read = half_of_group[group], _Reading(ids, names, len(found), k, n_permutations, seed)
     for batch, values, finite in neuron_batches(model, texts, found, batch_size):
         tally += batch.tally
         batch, values = batch[finite], values[finite]
-        read.add(batch, values, half[batch.text], _shifted(values, batch.text, group, shifts, seed))
+        read.add(batch, values, half[batch.text], _shifted(values, batch.text, group, n_permutations, seed))
     explained = {by: table.explained().numpy() for by, table in read.tables.items()}
     finite = int(read.stats.count.max())   # a row with a value that is not finite counts for none of the neurons
     about = vars(plan.counts(tally)) | dict(tokens=finite, left_out=sum(map(len, ids)) - finite)
@@ -318,7 +326,7 @@ def _profile(model: Any, texts: Sequence[str], address: NeuronAddress, i: int, e
     for by in ("token", "class", "position"):
         r2 = explained[by][:, i]
         p = permutation_p(r2[0], r2[1:])
-        rows.append(dict(by=by, r2=r2[0], shifted=np.quantile(r2[1:], .975), p=p, shifts=len(r2) - 1))
+        rows.append(dict(by=by, r2=r2[0], shifted=np.quantile(r2[1:], .975), p=p, n_permutations=len(r2) - 1))
     by = {name: table.means(names[name], i) for name, table in read.tables.items()}
     about = about | dict(mean=float(read.stats.mean[i]), std=float(read.stats.std[i]))
     counted = read.random[:, i].isfinite().numpy()
@@ -347,7 +355,7 @@ def token_contrast(
     texts: Sequence[str],
     address: Address,
     tokens: Sequence[int],    # token ids
-    shifts: int = 199,
+    n_permutations: int = 199,
     batch_size: int = 16,
     seed: int = 0,
     groups: Optional[Sequence[int]] = None,   # the group of each text; None: the same texts are one
@@ -358,10 +366,10 @@ def token_contrast(
         raise BadInput(f"{len(a)} neurons and {len(tokens)} tokens were given: give one neuron and at least one token.")
     check_token_ids(model, tokens)
     member = torch.zeros(model.cfg.d_vocab, dtype=torch.long).scatter(0, torch.as_tensor(list(tokens)), 1)
-    table = _Table.empty(1 + shifts, 2, 1)
+    table = _Table.empty(1 + n_permutations, 2, 1)
     for batch, values, finite in neuron_batches(model, texts, a, batch_size):
         batch, values = batch[finite], values[finite]
-        aligned = _shifted(values, batch.text, group, shifts, seed)
+        aligned = _shifted(values, batch.text, group, n_permutations, seed)
         table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], aligned)
     return _contrast(table)
 

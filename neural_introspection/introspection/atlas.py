@@ -42,7 +42,7 @@ class NeuronAtlas:
     batch_size: int = 16
     folds: int = 5
     penalties: Sequence[float] = PENALTIES   # on standardised features, as scikit-learn's alpha
-    permutations: int = 8                    # wrong pairings of each batch's texts
+    n_permutations: int = 8                    # wrong pairings of each batch's texts
     null_neurons: int = 512                  # sampled for the null, evenly over the layers
     control_tasks: int = 16
     seed: int = 0
@@ -69,7 +69,7 @@ def _check(atlas: NeuronAtlas) -> list[int]:
     layers = [check_layer(atlas.model, l) for l in wanted]
     if not layers or len(set(layers)) < len(layers):
         raise BadAddress(f"layers {list(wanted)} must name at least one layer, and each once.")
-    for name, least in dict(folds=3, permutations=1, null_neurons=1, control_tasks=1, batch_size=1).items():
+    for name, least in dict(folds=3, n_permutations=1, null_neurons=1, control_tasks=1, batch_size=1).items():
         value = getattr(atlas, name)
         if value < least: raise BadInput(f"{name} is {value}, but must be at least {least}.")
     if not len(atlas.penalties) or min(atlas.penalties) <= 0:
@@ -89,7 +89,7 @@ def _plan(atlas: NeuronAtlas, texts: Sequence[str],
     if len(groups) != len(texts): raise BadTexts(f"{len(texts)} texts came with {len(groups)} groups: give one each.")
     chosen = sorted(i for group in reading.groups for i in group)
     fold = _folds(atlas, groups, chosen)
-    plan = AtlasPlan(feature, sites, reading, atlas.permutations, atlas.seed, groups,
+    plan = AtlasPlan(feature, sites, reading, atlas.n_permutations, atlas.seed, groups,
                      *_drawn(atlas, sites), {})
     about = _about(atlas, plan, chosen) | dict(texts_hash=text_hash([texts[i] for i in chosen]))
     return _shifted(model, plan, chosen), plan_parts(model, reading.ids, chosen, fold, atlas.batch_size), about
@@ -110,7 +110,7 @@ def _about(atlas: NeuronAtlas, plan: AtlasPlan, chosen: Sequence[int]) -> dict:
     "What the result is about: model, sites, texts, settings, and the leakage label of each layer."
     layout = check_sites(atlas.model).layout
     leakage = {str(l): leakage_label(plan.feature_site, s, layout) for l, s in zip(plan.layers, plan.sites)}
-    settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "permutations", "control_tasks", "seed")}
+    settings = {k: getattr(atlas, k) for k in ("layer_type", "folds", "n_permutations", "control_tasks", "seed")}
     groups = plan.groups[chosen]
     return settings | dict(model=vars(describe(atlas.model)), feature_site=plan.feature_site,
                            token_pos=plan.reading.selection.token_pos,
@@ -151,7 +151,7 @@ def _solve(atlas: NeuronAtlas, plan: AtlasPlan, sums: dict[int, Sums], about: di
     total = sum(s["xx"] for s in folds)
     bases = [fold_basis(total, s["xx"]) for s in folds]
     _, shares = score_block(bases, folds, "control", atlas.penalties)
-    null = score_block(bases, folds, "null", atlas.penalties)[0].r2.cpu().numpy().reshape(plan.permutations, -1)
+    null = score_block(bases, folds, "null", atlas.penalties)[0].r2.cpu().numpy().reshape(plan.n_permutations, -1)
     rows = []
     for site in progress(plan.sites, "solve", unit="layer"):
         shift = as_float64(plan.shift.get(site, torch.zeros(1))).to(total.device)

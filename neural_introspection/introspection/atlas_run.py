@@ -49,7 +49,7 @@ def run_atlas(
     corpus = load_texts(texts or config.texts or "synthetic", config.num_samples, config.seed)
     if model is None: model = load_model(config.model, config.device, config.dtype)
     atlas = NeuronAtlas(model, config.layer_type, config.feature_layer, config.token_pos, _layer_list(config.layers),
-                        config.batch_size, config.folds, permutations=config.permutations, seed=config.seed)
+                        config.batch_size, config.folds, n_permutations=config.n_permutations, seed=config.seed)
     groups = group_texts(corpus.texts, corpus.groups)
     def probe(folder: Optional[Path] = None) -> AtlasResult:
         result = atlas.probe(corpus.texts, groups, folder)
@@ -71,7 +71,7 @@ def atlas_answer(result: AtlasResult, config: AtlasConfig) -> dict:
     best = result.top(config.top, config.score)[columns].to_dict("records")
     kept = ("feature_site", "layer_type", "token_pos", "texts", "groups", "tokens", "sinks", "sink_ratio", "skipped",
             "cut", "folds",
-            "permutations", "leakage")
+            "n_permutations", "leakage")
     return plain(dict(neurons=result.neurons, significant=result.significant, level=LEVEL, smallest_p=result.resolution,
                       constant=int(np.isnan(result.data.r2.values).sum()), top=best, ranked_by=config.score,
                       model=result.about["model"], output=config.output) | {k: result.about[k] for k in kept})

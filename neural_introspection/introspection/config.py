@@ -30,7 +30,8 @@ class AtlasConfig:
     texts: Optional[str] = option(None, HELP["texts"], "Dataset")
     batch_size: int = option(16, "Texts in a batch", "Dataset", minimum=1)
     folds: int = option(5, "Parts of the texts; each is predicted from the others", "Probing", minimum=3)
-    permutations: int = option(8, "Wrong pairings of texts; the null pools them over a sample of neurons", "Probing", minimum=1)
+    n_permutations: int = option(8, "Wrong pairings of texts; the null pools them over a sample of neurons", "Probing",
+                                 minimum=1)
     score: Literal["r2", "selectivity"] = option("r2", "What the best neurons are ranked by", "Ranking")
     top: int = option(20, "How many neurons to show", "Ranking", minimum=1)
     output: Optional[str] = option(None, "Folder for the atlas, ending in .zarr", "Output")

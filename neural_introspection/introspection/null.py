@@ -24,14 +24,14 @@ def partners(groups: Shaped[np.ndarray, "text"], rng: np.random.Generator) -> In
 def paired_rows(
     text: Int[np.ndarray, "row"],            # which text of the batch each row belongs to, ascending
     groups: Shaped[np.ndarray, "text"],      # group of each text of the batch
-    permutations: int,
+    n_permutations: int,
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, "permutation row"], int]:
     "(for each row the row of its text's partner at the same place, how many texts met their own group)"
     present, text, length = np.unique(text, return_inverse=True, return_counts=True)
     start, groups = length.cumsum() - length, groups[present]
     place = np.arange(len(text)) - start[text]
-    drawn = [partners(groups, rng) for _ in range(permutations)] if len(present) else []
+    drawn = [partners(groups, rng) for _ in range(n_permutations)] if len(present) else []
     rows = [start[p][text] + place % length[p][text] for p in drawn]   # a shorter partner starts again
     alike = sum(int((groups[p] == groups).sum()) for p in drawn)
-    return np.array(rows, dtype=np.int64).reshape(permutations, -1), alike
+    return np.array(rows, dtype=np.int64).reshape(n_permutations, -1), alike

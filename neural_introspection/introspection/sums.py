@@ -39,7 +39,7 @@ class AtlasPlan:
     feature_site: str
     sites: tuple[str, ...]                   # of the neurons, in the order of the layers
     reading: ReadingPlan                     # which tokens count
-    permutations: int
+    n_permutations: int
     seed: int
     groups: Int[np.ndarray, "text"]
     sample: dict[str, Int[Tensor, "some"]]   # by site: neurons of the null
@@ -77,7 +77,7 @@ def _add_batch(sums: Sums, model: Any, plan: AtlasPlan, texts: Sequence[int]) ->
     place = {text: i for i, text in enumerate(texts)}
     text = np.array([place[i] for i in batch.text.tolist()], int)
     rng = np.random.default_rng([plan.seed, *texts[:1]])
-    wrong, alike = paired_rows(text, plan.groups[list(texts)], plan.permutations, rng)
+    wrong, alike = paired_rows(text, plan.groups[list(texts)], plan.n_permutations, rng)
     some = torch.cat([acts[site].index_select(1, plan.sample[site]) for site in plan.sites], 1)
     null = torch.cat([some.index_select(0, torch.as_tensor(w, device=some.device)) for w in wrong], 1)
     blocks = {site: acts[site] for site in plan.sites}

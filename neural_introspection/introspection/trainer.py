@@ -25,7 +25,7 @@ from .unfreezing import Trainable, Unfreezing, learning_weights, trainable
 from ..models import weight_place, with_weights
 
 # %% auto #0
-__all__ = ['PredictorTrainer']
+__all__ = ['PredictorTrainer', 'write_checkpoint', 'read_checkpoint', 'copied', 'put_weights']
 
 # %% ../../nbs/introspection/50_trainer.ipynb #4c7c2d68
 class Source(nn.Module):
@@ -249,7 +249,7 @@ def _record(state: _TrainingState, epoch: int) -> None:
         raise NeuralIntrospectionError(f"the loss is not finite after epoch {epoch}: lower the learning rate.")
     state.history += [dict(epoch=epoch, split=s, loss=v) for s, v in losses.items()]
     if epoch == 0 or "val" not in losses or losses["val"] < state.loss_at(state.best_epoch):
-        state.best_epoch, state.best = epoch, {k: w.detach().clone() for k, w in state.parameters.items()}
+        state.best_epoch, state.best = epoch, copied(state.parameters)
     if state.drift and epoch % state.trainer.activation_interval == 0: state.drift.record(epoch)
     state.epoch = epoch
 
@@ -316,36 +316,53 @@ def _checkpoint(state: _TrainingState) -> Optional[Path]:
 # %% ../../nbs/introspection/50_trainer.ipynb #3f364d67
 def _save(state: _TrainingState) -> None:
     if not (path := _checkpoint(state)) or not state.accelerator.is_main_process: return
-    tensors = {f"now/{k}": v for k, v in state.parameters.items()} | {f"best/{k}": v for k, v in state.best.items()}
-    moments = optimizer_tensors(state.inner, state.parameters)
-    write_tensors(path, tensors | {f"optimizer/{k}": v for k, v in moments.items()},
-                  dict(identity=state.identity, epoch=state.epoch, best_epoch=state.best_epoch, history=state.history,
-                       gradients=state.gradients and state.gradients.state(), drift=state.drift and state.drift.state()))
+    about = dict(identity=state.identity, epoch=state.epoch, best_epoch=state.best_epoch, history=state.history,
+                 gradients=state.gradients and state.gradients.state(), drift=state.drift and state.drift.state())
+    write_checkpoint(path, state.parameters, state.best, state.inner, about)
+
+def write_checkpoint(path: Path, parameters: dict[str, Tensor], best: dict[str, Tensor],
+                     optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
+    "Write the weights as they are and at their best, the optimiser's state, and what is said `about` them."
+    tensors = {f"now/{k}": v for k, v in parameters.items()} | {f"best/{k}": v for k, v in best.items()}
+    moments = optimizer_tensors(optimizer, parameters)
+    write_tensors(path, tensors | {f"optimizer/{k}": v for k, v in moments.items()}, about)
 
 # %% ../../nbs/introspection/50_trainer.ipynb #b1c49dff
 def _resume(state: _TrainingState) -> None:
-    if not (path := _checkpoint(state)) or not path.exists(): return
-    try: tensors, about = read_tensors(path)
-    except BadData: return
-    if about.get("identity") != state.identity: return
-    part = lambda name: {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
-    _put(state, part("now"))
-    state.best = {k: v.to(state.parameters[k].device) for k, v in part("best").items()}
-    load_optimizer_tensors(state.inner, state.parameters, part("optimizer"))
+    if not (path := _checkpoint(state)): return
+    if not (found := read_checkpoint(path, state.identity, state.parameters, state.inner)): return
+    state.best, about = found
     state.epoch = state.resumed_from = about["epoch"]
     state.best_epoch, state.history = about["best_epoch"], about["history"]
     for name in ("gradients", "drift"):
         if getattr(state, name): getattr(state, name).load_state(about[name])
 
 # %% ../../nbs/introspection/50_trainer.ipynb #f24eae31
+def read_checkpoint(path: Path, identity: Any, parameters: dict[str, Tensor],
+                    optimizer: torch.optim.Optimizer) -> Optional[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """(the best weights, what is said about them), with weights and optimiser put back as they were; None without a
+    checkpoint of this identity."""
+    try: tensors, about = read_tensors(path)
+    except BadData: return None
+    if about.get("identity") != identity: return None
+    def part(name): return {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    put_weights(parameters, part("now"))
+    load_optimizer_tensors(optimizer, parameters, part("optimizer"))
+    return {k: v.to(parameters[k].device) for k, v in part("best").items()}, about
+
+def copied(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    "The weights as they are now."
+    return {name: w.detach().clone() for name, w in parameters.items()}
+
 @torch.no_grad()
-def _put(state: _TrainingState, values: dict[str, Tensor]) -> None:
-    for name, value in values.items(): state.parameters[name].copy_(value)
+def put_weights(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    "Give parameters these values."
+    for name, value in values.items(): parameters[name].copy_(value)
 
 # %% ../../nbs/introspection/50_trainer.ipynb #55b053d0
 def _finish(state: _TrainingState, dataset: ActivationDataset) -> TrainResult:
     if state.drift and state.epoch not in state.drift.values: state.drift.record(state.epoch)
-    _put(state, state.best)
+    put_weights(state.parameters, state.best)
     with torch.no_grad(): state.loss_seen = float(state.source(torch.as_tensor(state.first_units)))
     weights = state.found.weights() if state.found.parameters else {}
     return TrainResult(pd.DataFrame(state.history), state.best_epoch, state.exhausted and state.epoch < state.trainer.epochs,
@@ -384,9 +401,9 @@ def fit_heads(trainer: PredictorTrainer, datasets: Sequence[ActivationDataset],
         _stacked_epoch(states[0], stack, y, optimizer, epoch)
         for k, state in enumerate(states):
             if state.exhausted: continue   # its best is known: what the stack does with it does not matter
-            _put(state, {name: w[k].detach() for name, w in stack.items()})
+            put_weights(state.parameters, {name: w[k].detach() for name, w in stack.items()})
             _record(state, epoch)
-    for state in states: _put(state, state.best)
+    for state in states: put_weights(state.parameters, state.best)
     return [s.head for s in states]
 
 # %% ../../nbs/introspection/50_trainer.ipynb #ccabb3eb

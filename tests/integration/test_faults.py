@@ -225,7 +225,7 @@ def test_12_values_that_are_not_finite_are_left_out_and_counted(model, overflow)
     texts = load_texts("synthetic", 40, seed=0).texts
     tokens = sum(map(len, encode(model, texts)))
     with edit(model, {"blocks.3.mlp.hook_post": overflow}):
-        atlas = NeuronAtlas(model, feature_layer=1, layers=[0, 3], permutations=1, control_tasks=1).probe(texts)
+        atlas = NeuronAtlas(model, feature_layer=1, layers=[0, 3], n_permutations=1, control_tasks=1).probe(texts)
         scan = NeuronScanner(model, token_pos="all", layers=[3]).scan(texts)
         rows = ActivationDatasetGenerator(model, "blocks.3.mlp.hook_post[7]", "all").generate(texts)
     assert (atlas.about["tokens"], atlas.about["nonfinite"]) == (tokens - 40, 40)

@@ -100,7 +100,7 @@ def test_neurons_that_never_change_have_no_score(own):
         layer = own.original_model.transformer.h[2].mlp.c_fc
         layer.weight[:, :6] = 0
         layer.bias[:6] = torch.tensor([0, 1., -50, 50, 3, -1])
-    atlas = NeuronAtlas(own, feature_layer=1, permutations=4, folds=3)
+    atlas = NeuronAtlas(own, feature_layer=1, n_permutations=4, folds=3)
     result = atlas.probe([f"{a} {b}" for a in TEXTS for b in "abcd"])
     constant = result.data.sel(layer=2, neuron=slice(0, 5))
     assert np.isnan(constant.r2.values).all()

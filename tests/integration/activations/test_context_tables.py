@@ -28,14 +28,15 @@ def scanned(model, texts):
 
 
 def of_senses(model, texts):
-    return scan_polysemantic(model, texts, neurons={LAYER: [NEURON]}, draws=19).contexts(ADDRESS)
+    return scan_polysemantic(model, texts, neurons={LAYER: [NEURON]}, n_permutations=19).contexts(ADDRESS)
 
 
 READERS = dict(
     scan=scanned,
-    profile=lambda model, texts: token_profiles(model, texts, ADDRESS, shifts=9, k=K)[0].contexts,
+    profile=lambda model, texts: token_profiles(model, texts, ADDRESS, n_permutations=9, k=K)[0].contexts,
     polysemantic=of_senses,
-    page=lambda model, texts: browse_neuron(layer_index(model, texts, LAYER, draws=19), NEURON, texts[0]).contexts,
+    page=lambda model, texts: browse_neuron(layer_index(model, texts, LAYER, n_permutations=19), NEURON,
+                                            texts[0]).contexts,
 )
 
 

@@ -40,7 +40,8 @@ def sink(x):
     return x
 
 
-def senses(model, texts): return senses_and_statistics(model, texts, neurons={LAYER: [NEURON]}, draws=19)[1][LAYER]
+def senses(model, texts):
+    return senses_and_statistics(model, texts, neurons={LAYER: [NEURON]}, n_permutations=19)[1][LAYER]
 
 
 READERS = dict(
@@ -49,7 +50,7 @@ READERS = dict(
     statistics=lambda model, texts: text_statistics(model, texts, [SITE]).stats[SITE],
     interface=lambda model, texts: layer_statistics(ModelInterface(model), [SITE], [texts])[SITE],
     polysemantic=senses,
-    browser=lambda model, texts: layer_index(model, texts, LAYER, draws=19).statistics,
+    browser=lambda model, texts: layer_index(model, texts, LAYER, n_permutations=19).statistics,
 )
 
 
@@ -59,12 +60,12 @@ def dataset(model, texts):
 
 
 def profile(model, texts):
-    about = token_profiles(model, texts, f"{SITE}[{NEURON}]", shifts=9)[0].about
+    about = token_profiles(model, texts, f"{SITE}[{NEURON}]", n_permutations=9)[0].about
     return about["tokens"], about["mean"], about["std"]
 
 
 def atlas(model, texts):
-    result = NeuronAtlas(model, folds=3, permutations=1, control_tasks=1).probe(texts)
+    result = NeuronAtlas(model, folds=3, n_permutations=1, control_tasks=1).probe(texts)
     data = result.data.sel(layer=LAYER, neuron=NEURON)
     return int(data["count"]), float(data["mean"]), float(data["std"])
 
@@ -92,7 +93,7 @@ def test_the_counts_stand_on_the_results(model, texts):
     with edit(model, {"blocks.1.hook_resid_pre": sink}):
         scan = NeuronScanner(model, token_pos="all").scan(texts)
         data = ActivationDatasetGenerator(model, f"{SITE}[{NEURON}]", "all").generate(texts)
-        probed = NeuronAtlas(model, folds=3, permutations=1, control_tasks=1).probe(texts)
+        probed = NeuronAtlas(model, folds=3, n_permutations=1, control_tasks=1).probe(texts)
     wanted = dict(sinks=len(texts), cut=1, skipped=0, sink_ratio=100., token_pos="all", texts=len(texts))
     for about in (scan.about, data.about, probed.about): assert about | wanted == about
     for shown in (repr(scan), data._repr_html_(), probed.summary()):

@@ -20,7 +20,7 @@ from neural_introspection.models.gguf import cache_folder
 from shell import answer, manifest, shell, started, wait_until, warm_kernels
 
 pytest.importorskip("langgraph", reason="langgraph is missing")
-SMALL = dict(model="pocket", layers="1", num_samples=80, candidates=2, budget=5, hypotheses="token,class,position,output", draws=19, device="cpu")
+SMALL = dict(model="pocket", layers="1", num_samples=80, candidates=2, budget=5, hypotheses="token,class,position,output", n_permutations=19, device="cpu")
 HOSTILE = "<img src=x onerror=alert(1)> ![x](http://example.com/x.png) `__import__('os').system('touch owned')` [a](javascript:alert(1))"
 
 
@@ -152,7 +152,7 @@ def test_a_choice_is_one_of_those_allowed(model, tmp_path, serve):
 @pytest.mark.slow
 def test_killed_and_resumed(tmp_path, monkeypatch, capsys):
     "A SIGKILL between two states; the same command resumes and ends with the claims of an unbroken run."
-    command = "agent --model pocket --layers 1 --num-samples 80 --candidates 3 --budget 6 --hypotheses token,class,position,output --draws 19 --device cpu --output-dir out --json"
+    command = "agent --model pocket --layers 1 --num-samples 80 --candidates 3 --budget 6 --hypotheses token,class,position,output --n-permutations 19 --device cpu --output-dir out --json"
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     monkeypatch.chdir(tmp_path / "a")
@@ -192,11 +192,11 @@ def test_from_the_shell_and_yaml(tmp_path, monkeypatch, capsys):
     options = "--model pocket --layers 1 --budget 2 --num-samples 60 --candidates 2 --hypotheses token"
     assert cli.main(f"agent {options} --print-config".split()) == 0
     (tmp_path / "analysis.yaml").write_text(capsys.readouterr().out)
-    assert cli.main("agent --config analysis.yaml --draws 19".split()) == 0
+    assert cli.main("agent --config analysis.yaml --n-permutations 19".split()) == 0
     shown = capsys.readouterr().out
     assert "claims supported" in shown
     assert "report.ipynb" in shown
-    assert manifest(tmp_path / "analysis")["config"]["draws"] == 19
+    assert manifest(tmp_path / "analysis")["config"]["n_permutations"] == 19
 
 
 @pytest.mark.parametrize("options, words", [
@@ -298,6 +298,6 @@ def test_a_claim_is_about_its_tokens(model):
     "Other tokens, other evidence."
     name = "blocks.1.mlp.hook_post[50]"
     raised = logit_view(model, name).frame.token[:3].tolist()
-    best, other = (check_hypothesis(model, [], Hypothesis("output", name, dict(tokens=tokens)), draws=99) for tokens in (raised, [" the"]))
+    best, other = (check_hypothesis(model, [], Hypothesis("output", name, dict(tokens=tokens)), n_permutations=99) for tokens in (raised, [" the"]))
     assert best.value > other.value
     assert best.p < other.p

@@ -22,7 +22,7 @@ def test_memory_grows_with_pairs_not_with_rows(monkeypatch):
         x = {"a": torch.zeros(rows, 64).uniform_(generator=torch.Generator().manual_seed(0))}
         with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t), torch.profiler.profile(profile_memory=True) as profile:
             tracemalloc.start()
-            correlate(x, "a", draws=10)
+            correlate(x, "a", n_permutations=10)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         largest = max(event.self_cpu_memory_usage for event in profile.events())

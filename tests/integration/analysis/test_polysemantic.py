@@ -16,7 +16,7 @@ def model(): return load_model("pocket", device="cpu")
 
 
 def detect(acts, space=None, **options):
-    return PolysemanticDetector({"neurons": acts}, None if space is None else {"neurons": space}, **dict(draws=99) | options).detect()
+    return PolysemanticDetector({"neurons": acts}, None if space is None else {"neurons": space}, **dict(n_permutations=99) | options).detect()
 
 
 @pytest.mark.parametrize("options, kind, words", [
@@ -41,12 +41,12 @@ def test_models_that_return_tuples():
     torch.manual_seed(0)
     model = torch.nn.Sequential(Tuple(8, 16))
     acts = ActivationMonitor(ModelInterface(model)).register_layers(["0"]).capture(torch.randn(200, 8))
-    assert len(PolysemanticDetector(acts, draws=99).detect().frame) == 16
+    assert len(PolysemanticDetector(acts, n_permutations=99).detect().frame) == 16
 
 
 def test_snippets_are_escaped(model):
     texts = ["<script>alert(1)</script> of the class is <b>bold</b>"] * 40
-    found = scan_polysemantic(model, texts, layers=[0], per_layer=4, draws=99)
+    found = scan_polysemantic(model, texts, layers=[0], per_layer=4, n_permutations=99)
     assert "<script>" not in found._repr_html_()
     assert "<script>" not in found.contexts("blocks.0.mlp.hook_post", found.frame.neuron[0]).to_html()
 
@@ -54,11 +54,12 @@ def test_snippets_are_escaped(model):
 def test_a_scan_is_the_detector(model):
     "The two passes see the same top contexts and values as all activations at once."
     texts = load_texts("synthetic", 60, seed=3).texts
-    scan = scan_polysemantic(model, texts, neurons={2: [3, 77]}, draws=99)
+    scan = scan_polysemantic(model, texts, neurons={2: [3, 77]}, n_permutations=99)
     monitor = ActivationMonitor(ModelInterface(model)).register_layers(["blocks.2.hook_resid_mid", "blocks.2.mlp.hook_post"])
     acts = monitor.capture(list(texts))
     site = "blocks.2.mlp.hook_post"
-    both = PolysemanticDetector({site: acts[site]}, {site: acts["blocks.2.hook_resid_mid"]}, mask=monitor.mask, draws=99).detect()
+    stream = {site: acts["blocks.2.hook_resid_mid"]}
+    both = PolysemanticDetector({site: acts[site]}, stream, mask=monitor.mask, n_permutations=99).detect()
     for neuron in (3, 77):
         mine, theirs = (r.table[(r.table.neuron == neuron) & (r.table.kind == "top")] for r in (scan, both))
         np.testing.assert_allclose(mine.activation, theirs.activation, rtol=1e-3, atol=1e-4)
@@ -75,7 +76,8 @@ def test_memory_does_not_grow_with_the_corpus(model, monkeypatch):
         return found
     monkeypatch.setattr(polysemantic_scan, "_second_pass", watched)
     for n in (100, 500):
-        found = scan_polysemantic(model, load_texts("synthetic", n, seed=0).texts, layers=[1], per_layer=16, draws=19)
+        texts = load_texts("synthetic", n, seed=0).texts
+        found = scan_polysemantic(model, texts, layers=[1], per_layer=16, n_permutations=19)
         sizes[n] = len(found.table)
     assert rows[500][0] <= 16 * 32 + 300
     assert rows[500][1] <= (16 * 32 + 300) * model.cfg.d_model * 4
@@ -87,7 +89,8 @@ def test_rows_without_a_finite_representation_are_left_out_and_counted(value):
     "They stand at no point of the space: the result is that of the other rows."
     draw = torch.Generator().manual_seed(0)
     space = torch.randn(600, 8, generator=draw)
-    acts = torch.stack([space[:, 0], space[:, 0].abs() + space[:, 1].abs()], 1).relu() + .01 * torch.randn(600, 2, generator=draw)
+    acts = torch.stack([space[:, 0], space[:, 0].abs() + space[:, 1].abs()], 1).relu()
+    acts += .01 * torch.randn(600, 2, generator=draw)
     broken = torch.arange(600) >= 500
     spoilt = space.clone()
     spoilt[broken, 3] = value
@@ -112,5 +115,5 @@ def test_a_value_that_is_not_finite_takes_no_row_from_other_neurons():
 def test_progress_is_told(model):
     seen = set()
     with watch_progress(lambda desc, done, total: seen.add(desc)):
-        scan_polysemantic(model, load_texts("synthetic", 20).texts, layers=[0], per_layer=4, draws=99)
+        scan_polysemantic(model, load_texts("synthetic", 20).texts, layers=[0], per_layer=4, n_permutations=99)
     assert {"top contexts", "representations", "senses"} <= seen

@@ -108,7 +108,7 @@ def test_half_precision(docs):
     half = load_model("pocket", device="cpu", dtype="bfloat16")
     address = "blocks.1.mlp.hook_post[108]"
     assert token_activations(half, docs[0], address).values.dtype == np.float32
-    profile, = token_profiles(half, docs, address, shifts=19)
+    profile, = token_profiles(half, docs, address, n_permutations=19)
     assert profile.explained.r2.notna().all()
     assert logit_view(half, address).frame.z.notna().all()
     effect = intervene(half, docs[:4], address, n_random=2)
@@ -119,7 +119,8 @@ def test_half_precision(docs):
 
 
 def test_a_profile_does_not_depend_on_the_batch_size(model, docs):
-    one, other = (token_profiles(model, docs, "blocks.1.mlp.hook_post[108]", batch_size=size, shifts=19)[0] for size in (3, 32))
+    one, other = (token_profiles(model, docs, "blocks.1.mlp.hook_post[108]", batch_size=size, n_permutations=19)[0]
+                  for size in (3, 32))
     # of nearly equal contexts either may come first
     assert np.allclose(one.explained.r2, other.explained.r2, atol=1e-6)
     assert np.allclose(one.contexts.activation, other.contexts.activation, atol=1e-5)
@@ -128,7 +129,7 @@ def test_a_profile_does_not_depend_on_the_batch_size(model, docs):
 def test_dead_neuron(model, docs):
     "A neuron that never changes has a profile without R², and no effect."
     with edit(model, {"blocks.1.mlp.hook_post": lambda x: torch.cat([torch.zeros_like(x[..., :1]), x[..., 1:]], -1)}):
-        profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
+        profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", n_permutations=19)
         effect = intervene(model, docs[:6], "blocks.1.mlp.hook_post[0]", n_random=2)
     assert profile.explained.r2.isna().all()
     assert "does not vary" in profile.summary()
@@ -141,7 +142,7 @@ def test_dead_neuron(model, docs):
     (lambda m, d: neuron_addresses(m, []), BadInput, "no neurons"),
     (lambda m, d: neuron_addresses(m, "nonsense"), BadAddress, "not a neuron's address"),
     (lambda m, d: token_activations(m, "", "blocks.1.mlp.hook_post[1]"), BadTexts, "no tokens"),
-    (lambda m, d: token_profiles(m, d, "blocks.1.mlp.hook_post[1]", shifts=0), BadInput, "shifts is 0"),
+    (lambda m, d: token_profiles(m, d, "blocks.1.mlp.hook_post[1]", n_permutations=0), BadInput, "n_permutations is 0"),
     (lambda m, d: intervene(m, d[:4], "blocks.1.mlp.hook_post[1]", []), BadInput, "no replacement"),
     (lambda m, d: logit_attribution(m, "a text", 4), BadAddress, "outside 0..3"),
     (lambda m, d: logit_attribution(m, "a text", 1, [512]), BadAddress, "outside 0..511"),
@@ -170,8 +171,9 @@ def test_chance_is_chance(model, docs, texts):
     seen = {}
     def read(tokens): seen["ids"] = torch.where(tokens == model.tokenizer.pad_token_id, 0, tokens)
     with edit(model, {"embed.hook_in": read, "blocks.1.mlp.hook_post": noise}):
-        found = token_profiles(model, words, [f"blocks.1.mlp.hook_post[{n}]" for n in range(60)], shifts=39, batch_size=64)
-        contrasts = [token_contrast(model, words, f"blocks.1.mlp.hook_post[{n}]", encode(model, words)[0][:1] + encode(model, words)[1][:1], shifts=39, batch_size=64).p for n in range(20)]
+        neurons = [f"blocks.1.mlp.hook_post[{n}]" for n in range(60)]
+        found = token_profiles(model, words, neurons, n_permutations=39, batch_size=64)
+        contrasts = [token_contrast(model, words, f"blocks.1.mlp.hook_post[{n}]", encode(model, words)[0][:1] + encode(model, words)[1][:1], n_permutations=39, batch_size=64).p for n in range(20)]
     small = {by: np.mean([p.explained.set_index("by").p[by] <= .05 for p in found]) for by in ("token", "class", "position")}
     assert max(small.values()) <= .2, (small, contrasts)
     assert np.nanmean(np.array(contrasts) <= .05) <= .25, (small, contrasts)
@@ -183,7 +185,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted(model, docs):
         x[:, 3, 0] = float("nan")
         return x
     with edit(model, {"blocks.1.mlp.hook_post": broken}):
-        profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", shifts=19)
+        profile, = token_profiles(model, docs[:20], "blocks.1.mlp.hook_post[0]", n_permutations=19)
         with pytest.raises(BadInput, match="not a finite number on example"): intervene(model, docs[:4], "blocks.1.mlp.hook_post[5]", ["zero"], n_random=2)
         with pytest.raises(BadInput, match="a patch needs an example whose values at blocks.1.mlp.hook_post are all finite"):
             intervene(model, docs[:4], "blocks.1.mlp.hook_post[5]", ["patch"], n_random=2)
@@ -206,7 +208,7 @@ def test_a_model_in_training_mode_is_measured_as_it_is_used(docs):
     small = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=2048, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, resid_pdrop=.5, embd_pdrop=.5, attn_pdrop=.5))
     made = as_bridge(small, pocket.tokenizer, "small")
     texts, address = [text[:60] for text in docs[:8]], "blocks.1.mlp.hook_post[3]"
-    def measured(): return token_activations(made, texts[0], address).values, intervene(made, texts, address, ["zero"], n_random=2).frame.effect.to_numpy(), token_profiles(made, texts, address, shifts=19)[0].explained.r2.to_numpy()
+    def measured(): return token_activations(made, texts[0], address).values, intervene(made, texts, address, ["zero"], n_random=2).frame.effect.to_numpy(), token_profiles(made, texts, address, n_permutations=19)[0].explained.r2.to_numpy()
     before = measured()
     made.train()
     assert all(np.allclose(a, b, atol=1e-6, equal_nan=True) for a, b in zip(before, measured()))
@@ -216,9 +218,9 @@ def test_a_model_in_training_mode_is_measured_as_it_is_used(docs):
 def test_many_neurons_keep_their_shifted_copies(model, docs, monkeypatch):
     monkeypatch.setattr(token_level, "VOCABULARY", 2048 * 20 * 2)
     some = [f"blocks.1.mlp.hook_post[{n}]" for n in range(5)]
-    many = token_profiles(model, docs[:20], some, shifts=19)
+    many = token_profiles(model, docs[:20], some, n_permutations=19)
     assert [str(p.address) for p in many] == some
-    assert all((p.explained.shifts == 19).all() for p in many)
-    alone, = token_profiles(model, docs[:20], some[3], shifts=19)
+    assert all((p.explained.n_permutations == 19).all() for p in many)
+    alone, = token_profiles(model, docs[:20], some[3], n_permutations=19)
     assert np.allclose(alone.explained.r2, many[3].explained.r2)
     assert np.allclose(alone.explained.p, many[3].explained.p)

@@ -64,7 +64,7 @@ class Material:
         monitor = ni.ActivationMonitor(ni.ModelInterface(self.model)).register_layers([MLP])
         return monitor.capture(self.texts), monitor.mask
     @functools.cached_property
-    def index(self): return layer_index(self.model, self.texts, 1, draws=19)
+    def index(self): return layer_index(self.model, self.texts, 1, n_permutations=19)
     @functools.cached_property
     def run(self):
         return ni.run_introspection(model="pocket", layer=1, neuron="7", num_samples=120, epochs=2,
@@ -141,7 +141,7 @@ def _meta_model(made):
 
 
 def _polysemantic(made, seed=0):
-    return ni.scan_polysemantic(made.model, made.texts, layers=[1], per_layer=12, draws=19, seed=seed)
+    return ni.scan_polysemantic(made.model, made.texts, layers=[1], per_layer=12, n_permutations=19, seed=seed)
 
 
 def _certificate(made):
@@ -193,10 +193,10 @@ EXAMPLES = dict(   # of each class, by name
     AtlasResult=_atlas,
     BreadCrumbs=lambda made: ni.bread_crumbs(made.trace, n_paths=3, n_permutations=10),
     Certificate=_certificate,
-    Comparison=lambda made: compare_corpora(_polysemantic(made), _polysemantic(made, 1), shuffles=19),
+    Comparison=lambda made: compare_corpora(_polysemantic(made), _polysemantic(made, 1), n_permutations=19),
     Core=lambda made: made.antitraining.layers[0].core,
     Corpus=lambda made: Corpus("mine", (HOSTILE, "b"), (0, 1), dict(source=HOSTILE)),
-    Correlation=lambda made: correlate(made.rows[0], MLP, neurons=8, mask=made.rows[1], draws=10),
+    Correlation=lambda made: correlate(made.rows[0], MLP, neurons=8, mask=made.rows[1], n_permutations=10),
     CorrelationClusters=lambda made: correlation_clusters(made.rows[0], MLP, 12, None, made.rows[1], splits=1,
                                                                   n_permutations=3),
     EpochTrace=lambda made: made.trace.sel(1),
@@ -213,7 +213,7 @@ EXAMPLES = dict(   # of each class, by name
     LayerTrace=lambda made: made.trace.sel(1, "output"),
     LiveReading=lambda made: made.reading,
     LogitAttribution=lambda made: logit_attribution(made.model, made.texts[-1], 1, [3, 7]),
-    LogitView=lambda made: ni.logit_view(made.model, f"{MLP}[7]", k=3, others=9),
+    LogitView=lambda made: ni.logit_view(made.model, f"{MLP}[7]", k=3, n_random=9),
     MapStability=lambda made: made.analysis.maps,
     MetaModel=_meta_model,
     MetaResult=_meta,
@@ -233,7 +233,7 @@ EXAMPLES = dict(   # of each class, by name
     SelfReport=_self_report,
     TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
     TokenCounts=_token_counts,
-    TokenProfile=lambda made: ni.token_profiles(made.model, made.texts, f"{MLP}[108]", shifts=19)[0],
+    TokenProfile=lambda made: ni.token_profiles(made.model, made.texts, f"{MLP}[108]", n_permutations=19)[0],
     ToyResult=lambda made: ni.run_toy(ni.preset_config("LR1", "smoke", sweep_values=(.01, .03),
                                                        output_dir=str(made.folder / "toy"))),
     TraceAnalysis=lambda made: made.analysis,

@@ -26,9 +26,10 @@ POCKET = "--model pocket --device cpu --num-samples"
 COMMANDS = {name: f"{name} {words}" for name, words in {
     "run": f"{POCKET} 60 --layer 1 --neuron 3 --epochs 3 --output-dir out",
     "scan": f"{POCKET} 40 --output out",
-    "atlas": f"{POCKET} 60 --layers 2 --feature-layer 1 --batch-size 2 --permutations 2 --output out.zarr",
+    "atlas": f"{POCKET} 60 --layers 2 --feature-layer 1 --batch-size 2 --n-permutations 2 --output out.zarr",
     "trace": "--data iris --epochs 4 --hidden-size 8 --device cpu --output out.zarr",
-    "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --draws 19 --hypotheses token,class --output-dir out",
+    "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --n-permutations 19 --hypotheses token,class "
+             "--output-dir out",
     "antitrain": "--data iris --width 32 --train-steps 60 --cycles 1 --cycle-steps 10 --final-steps 5 --device cpu "
                  "--measure-examples 80 --n-draws 1 --seeds 2 --certificate False --output-dir out",
     "toy": "--N 32 --m 8 --k 48 --log2_training_steps 6 --sweep_var eps --sweep_values 1/64 1/32 --stack 1 "

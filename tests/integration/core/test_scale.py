@@ -35,7 +35,7 @@ def work(model, texts):
     "A scan of five parts, a data set of three pieces, an atlas of several parts."
     return (NeuronScanner(model, token_pos="all", batch_size=8).scan(texts),
             ActivationDatasetGenerator(model, TARGET, "all").generate(texts),
-            NeuronAtlas(model, token_pos="last", layers=[1, 3], permutations=2).probe(texts))
+            NeuronAtlas(model, token_pos="last", layers=[1, 3], n_permutations=2).probe(texts))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -127,7 +127,7 @@ class Material:
     def scans(self): return [NeuronScanner(self.model, "mlp_out", "all").scan(half) for half in self.halves]
     @functools.cached_property
     def atlases(self):
-        atlas = NeuronAtlas(self.model, layers=[1], feature_layer=0, permutations=2, folds=3)
+        atlas = NeuronAtlas(self.model, layers=[1], feature_layer=0, n_permutations=2, folds=3)
         return [atlas.probe(half, self.groups) for half in self.halves]
     @functools.cached_property
     def indexes(self): return [layer_index(self.model, half, 1) for half in self.halves]
@@ -274,7 +274,7 @@ def test_a_run_folder_is_archived_or_removed_whole(name, overwrite, how, place):
     "A finished run of other options stays whole, where it was or in its archive; removed, it leaves no half of a run."
     _write_run(place/"0"/name, 0)
     folder = place/"now"
-    path, write = folder/name, lambda: _write_run(folder/name, 1, overwrite)
+    write = lambda: _write_run(folder/name, 1, overwrite)
     def old():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(place/"0", folder)

@@ -17,7 +17,7 @@ from neural_introspection.data import group_texts, load_texts
 from shell import started, wait_until, warm_python
 
 SUMS = "out.zarr.unfinished/datasets/sums"
-CONFIG = AtlasConfig(model="pocket", num_samples=800, batch_size=4, permutations=2, feature_layer=1, device="cpu")
+CONFIG = AtlasConfig(model="pocket", num_samples=800, batch_size=4, n_permutations=2, feature_layer=1, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def parts(folder):
 def test_killed_and_resumed(model, tmp_path):
     unbroken = run_atlas(CONFIG, model)
     config = AtlasConfig(**vars(CONFIG) | dict(output="out.zarr"))
-    with started("atlas --model pocket --num-samples 800 --batch-size 4 --permutations 2 --feature-layer 1 --device cpu --output out.zarr", cwd=tmp_path) as process:
+    with started("atlas --model pocket --num-samples 800 --batch-size 4 --n-permutations 2 --feature-layer 1 --device cpu --output out.zarr", cwd=tmp_path) as process:
         wait_until((tmp_path / SUMS / "fold-2.safetensors").exists, process)
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -133,7 +133,7 @@ def test_cuda(corpus, serial):
 
 @pytest.mark.parametrize("bad, words", [
     (dict(layers="one"), "such as 0,3,5"), (dict(output="out.parquet"), "must end in .zarr"), (dict(folds=2), "at least 3"),
-    (dict(token_pos="middle"), "token position"), (dict(permutations=0), "at least 1"), (dict(model="no/such/model"), "no/such/model"),
+    (dict(token_pos="middle"), "token position"), (dict(n_permutations=0), "at least 1"), (dict(model="no/such/model"), "no/such/model"),
     (dict(texts="no-such-file.txt"), "no-such-file"), (dict(score="beauty"), "one of r2, selectivity"), (dict(num_samples=0), "at least 1")])
 def test_bad_values_are_refused_before_the_model_loads(bad, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -86,7 +86,7 @@ def test_unfreezing_real_weights(folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_atlas_of_real_weights(folder, tmp_path):
-    done = shell(f"atlas --model {folder} --num-samples 48 --layers 10,20 --feature-layer 15 --permutations 2 --output smol.zarr --json", cwd=tmp_path, timeout=900)
+    done = shell(f"atlas --model {folder} --num-samples 48 --layers 10,20 --feature-layer 15 --n-permutations 2 --output smol.zarr --json", cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     found = answer(done.stdout)
     assert found["neurons"] == 2 * 1536
@@ -112,13 +112,14 @@ def test_token_level_on_real_weights(model):
     effect = intervene(model, texts, address, "zero", n_random=2)
     assert abs(effect.frame.effect.iloc[0] - float((after - before).nanmean())) < 1e-4
     assert effect.no_op < 1e-5
-    assert logit_view(model, address, others=20).frame.z.notna().all()
+    assert logit_view(model, address, n_random=20).frame.z.notna().all()
     assert "".join(token_activations(model, texts[0], address).tokens) == texts[0]
 
 
 def test_senses_on_real_weights(model):
     "One layer of wide gated neurons: the first pass, and the second for the chosen ones, within a null."
-    found = scan_polysemantic(model, load_texts("python-docs", 24, seed=0).texts, layers=[12], per_layer=16, draws=99)
+    texts = load_texts("python-docs", 24, seed=0).texts
+    found = scan_polysemantic(model, texts, layers=[12], per_layer=16, n_permutations=99)
     assert found.about["scanned"] == 1536
     assert len(found.frame) == 16
     assert found.frame.p.notna().any()

@@ -45,7 +45,7 @@ def acts(): return {"layer1": torch.randn(12, 10, 6, generator=torch.Generator()
     (lambda a: correlate(a, "layer1", neurons=[-1]), "outside 0..5"),
     (lambda a: correlate(a, "layer1", test="beauty"), "test 'beauty' is unknown"),
     (lambda a: correlate(a, "layer1", null="none"), "null 'none' is unknown"),
-    (lambda a: correlate(a, "layer1", draws=9), "9 draws"),
+    (lambda a: correlate(a, "layer1", n_permutations=9), "9 permutations"),
     (lambda a: correlate(a, "layer1", level=0), "level is 0"),
     (lambda a: correlate({"a": torch.rand(2, 3)}, "a"), "2 rows"),
     (lambda a: correlate({"a": torch.rand(3, LIMIT + 1)}, "a"), "grow with the square"),
@@ -125,8 +125,8 @@ def test_precisions(dtype):
     x = torch.randn(40, 30, 12, generator=torch.Generator().manual_seed(0)).relu().to(dtype)
     before = x.clone()
     viz, same = ActivationVisualizer({"a": x}, ["t"] * 1200), {"a": x.float()}
-    pair = correlate({"a": x}, "a", draws=10)
-    assert np.array_equal(pair.pearson, correlate(same, "a", draws=10).pearson)
+    pair = correlate({"a": x}, "a", n_permutations=10)
+    assert np.array_equal(pair.pearson, correlate(same, "a", n_permutations=10).pearson)
     assert np.isfinite(pair.pearson).all()
     assert neuron_rates({"a": x}).frame.equals(neuron_rates(same).frame)
     of_halves, of_floats = (correlation_clusters(acts, "a", splits=1, n_permutations=2) for acts in ({"a": x}, same))
@@ -137,8 +137,8 @@ def test_precisions(dtype):
 
 def test_numpy_and_gradients_are_taken():
     x = torch.randn(9, 5, 4, requires_grad=True)
-    pair = correlate({"a": x.detach().numpy()}, "a", draws=10)
-    assert np.array_equal(pair.pearson, correlate({"a": x}, "a", draws=10).pearson)
+    pair = correlate({"a": x.detach().numpy()}, "a", n_permutations=10)
+    assert np.array_equal(pair.pearson, correlate({"a": x}, "a", n_permutations=10).pearson)
 
 
 def test_pairs_use_the_rows_where_both_are_finite():
@@ -148,7 +148,7 @@ def test_pairs_use_the_rows_where_both_are_finite():
     x[torch.rand(5000, 6, generator=g) < .2] = math.nan
     x[7, 4] = math.inf
     finite = x.masked_fill(~x.isfinite(), math.nan)
-    pair = correlate({"a": x}, "a", draws=10)
+    pair = correlate({"a": x}, "a", n_permutations=10)
     assert np.allclose(pair.pearson, pd.DataFrame(finite.double().numpy()).corr(), atol=2e-4)
     a, b = finite[:, 0], finite[:, 3]
     both = ~a.isnan() & ~b.isnan()
@@ -160,13 +160,13 @@ def test_constant_and_empty_neurons_have_no_pairs():
     x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
     x[:, 1], x[:, 3] = 2.5, math.nan
     for test in ("pearson", "phi"):
-        pair = correlate({"a": x}, "a", test=test, draws=10)
+        pair = correlate({"a": x}, "a", test=test, n_permutations=10)
         assert pair.about["pairs"] == 3
         assert np.isnan(pair.pearson[1]).all()
         assert np.isnan(pair.p[3]).all()
         assert not pair.to_frame().isna().any().any()
         assert pair.plot().to_json()
-    everything = correlate({"a": torch.ones(30, 3)}, "a", draws=10)
+    everything = correlate({"a": torch.ones(30, 3)}, "a", n_permutations=10)
     assert everything.significant == 0
     assert everything.top().empty
     with pytest.raises(BadInput, match="no neuron has two different"): everything.plot()
@@ -174,7 +174,7 @@ def test_constant_and_empty_neurons_have_no_pairs():
 
 def test_the_same_again_and_symmetric():
     x = {"a": torch.randn(20, 15, 7, generator=torch.Generator().manual_seed(0))}
-    one, two = correlate(x, "a", draws=12), correlate(x, "a", draws=12)
+    one, two = correlate(x, "a", n_permutations=12), correlate(x, "a", n_permutations=12)
     assert np.array_equal(one.p, two.p, equal_nan=True)
     assert np.array_equal(one.q, one.q.T, equal_nan=True)
     assert len(one.to_frame()) == 21
@@ -219,10 +219,11 @@ def test_hostile_names_stay_text(acts, tmp_path):
     tokens = [HOSTILE if i % 2 else "</script><script>alert(2)</script>" for i in range(120)]
     bad = {f"{HOSTILE}": acts["layer1"], "b": acts["<b>two</b>"]}
     viz = ActivationVisualizer(bad, tokens)
-    result = PolysemanticDetector(bad, tokens=tokens, draws=19).detect()
+    result = PolysemanticDetector(bad, tokens=tokens, n_permutations=19).detect()
     first = viz.layers[0]
-    shown = [viz.plot_heatmap(first), viz.plot_heatmap(first, highlight=result), viz.plot_layers(), viz.plot_rates(), viz.plot_coactivation(first, draws=10), viz.plot_clusters(first, splits=1, n_permutations=2),
-             viz.plot_tokens(first), viz.highlight_polysemantic(result), correlate(bad, first, "b", draws=10).plot()]
+    shown = [viz.plot_heatmap(first), viz.plot_heatmap(first, highlight=result), viz.plot_layers(), viz.plot_rates(), viz.plot_coactivation(first, n_permutations=10), viz.plot_clusters(first, splits=1, n_permutations=2),
+             viz.plot_tokens(first), viz.highlight_polysemantic(result),
+             correlate(bad, first, "b", n_permutations=10).plot()]
     for i, figure in enumerate(shown):
         text = "".join(str(part) for part in _strings(figure.to_plotly_json()))
         assert "<img" not in text, f"figure {i}"
@@ -231,7 +232,7 @@ def test_hostile_names_stay_text(acts, tmp_path):
         page = save_figure(figure, tmp_path / f"{i}.html").read_text()
         assert "<img" not in page
         assert "alert(2)</script>" not in page
-    pages = [viz.rates()._repr_html_(), correlate(bad, first, draws=10)._repr_html_(), correlation_clusters(bad, first, splits=1, n_permutations=2)._repr_html_(), token_answers(viz.rows[first], 0)._repr_html_(),
+    pages = [viz.rates()._repr_html_(), correlate(bad, first, n_permutations=10)._repr_html_(), correlation_clusters(bad, first, splits=1, n_permutations=2)._repr_html_(), token_answers(viz.rows[first], 0)._repr_html_(),
              viz.explore()._repr_mimebundle_()["text/html"]]
     assert not any("<img" in page or "<script>alert" in page for page in pages)
 

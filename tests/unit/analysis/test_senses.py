@@ -24,7 +24,7 @@ def planted():
 
 
 def detect(acts, space=None, **options):
-    return PolysemanticDetector({"neurons": acts}, None if space is None else {"neurons": space}, **dict(draws=99) | options).detect()
+    return PolysemanticDetector({"neurons": acts}, None if space is None else {"neurons": space}, **dict(n_permutations=99) | options).detect()
 
 
 def test_the_seeds_spelling(): assert PolysematicDetector is PolysemanticDetector
@@ -45,7 +45,7 @@ def test_the_seeds_spelling(): assert PolysematicDetector is PolysemanticDetecto
     (lambda x: PolysemanticDetector({"a": x}, null="none"), "null 'none' is unknown"),
     (lambda x: PolysemanticDetector({"a": x}, k=3), "k is 3"),
     (lambda x: PolysemanticDetector({"a": x}, level=0), "level is 0"),
-    (lambda x: PolysemanticDetector({"a": x}, draws=3), "3 draws"),
+    (lambda x: PolysemanticDetector({"a": x}, n_permutations=3), "3 permutations"),
     (lambda x: PolysemanticDetector({"a": x}, drawz=99), "option 'drawz' is unknown"),
     (lambda x: PolysemanticDetector({"a": x}, measure="selectivity_entropy").detect(), "needs known features"),
     (lambda x: PolysemanticDetector({"a": x}, features=torch.ones(100, 3), measure="max_over_sum").detect(), "exactly one feature"),
@@ -125,7 +125,7 @@ def test_both_nulls_are_right_on_normal_representations():
     space = torch.randn(4000, 24, generator=g)
     acts = (space @ torch.randn(24, 150, generator=g)).relu()
     for null in ("rows", "normal"):
-        p = detect(acts, space, null=null, draws=299).frame.p
+        p = detect(acts, space, null=null, n_permutations=299).frame.p
         assert kstest(p, "uniform").pvalue > .001, null
         assert (p <= .05).mean() < .12, null
 
@@ -139,7 +139,7 @@ def test_three_senses():
     for i in range(3):
         space[group == i, i] += 12
         acts[group == i] += 1
-    found = detect(acts, space, k=48, draws=199)
+    found = detect(acts, space, k=48, n_permutations=199)
     top = found.contexts("neurons", 0, random=False)
     assert found.frame.senses[0] == 3
     assert pd.crosstab(top.text % 100, top.sense).gt(0).sum().sum() == 3
@@ -160,7 +160,7 @@ def test_shapes_say_where(planted):
     acts, mask = torch.rand(30, 6, 4, generator=g), torch.ones(30, 6).bool()
     mask[:, 0], mask[3, 4:] = False, False
     tokens = [f"{text}.{column - 1}" for text, column in mask.nonzero().tolist()]
-    found = PolysemanticDetector({"a": acts}, mask=mask, tokens=tokens, draws=99).detect()
+    found = PolysemanticDetector({"a": acts}, mask=mask, tokens=tokens, n_permutations=99).detect()
     assert (found.table.token == found.table.text.astype(str) + "." + found.table.position.astype(str)).all()
     row = found.table.iloc[0]
     assert float(acts[row.text, row.position + 1, row.neuron]) == pytest.approx(row.activation)
