@@ -59,14 +59,21 @@ def _named(name: str) -> Any:
     return getattr(importlib.import_module(f"neural_introspection.{module}"), attribute)
 
 # %% ../nbs/90_cli.ipynb #211376e7
+def _run_files(folder: Path) -> list[str]:
+    "Where the run folder, its report and its figures are."
+    figures = sorted(str(shown_path(p)) for p in (folder/"figures").glob("*.html"))
+    return [f"run folder  {shown_path(folder)}", f"report      {shown_path(folder)/'reports'/'report.md'}",
+            *(f"figure      {p}" for p in figures)]
+
 def _show_run(r: Any, config: Any) -> str:
-    figures = sorted(str(shown_path(p)) for p in (r.run_folder/"figures").glob("*.html"))
+    if config.head == "token":
+        return "\n".join([f"VERDICT: {r.verdict}", r.summary(), "", r.to_frame().rename_axis(None).round(3).to_string(), "",
+                          *_run_files(full_path(config.output_dir))])
     open_ = [f"  {k.outcome:12}  {k.name:24}  {k.words}" for k in r.card.checks if not k.passed]
     passed = sum(bool(k.passed) for k in r.card.checks)
     return "\n".join([f"VERDICT: {r.verdict}", r.summary(), "", r.table().rename_axis(None).to_string(), "",
                       f"{passed} of {len(r.card.checks)} checks passed; all of them are in the report", *open_, "",
-                      f"run folder  {shown_path(r.run_folder)}", f"report      {shown_path(r.run_folder)/'reports'/'report.md'}",
-                      *(f"figure      {p}" for p in figures)])
+                      *_run_files(r.run_folder)])
 
 # %% ../nbs/90_cli.ipynb #8fdc656e
 def _scan_rows(scan: Any, config: Any) -> list[dict]:

@@ -49,6 +49,10 @@ _NEURON = "Target neuron, or several such as 1,2,3; if left out the scan picks o
 _TOKEN_POS = "Token whose activation is predicted: last, an integer from 0 (the text's first token), or all"
 _OTHER = "Another model, whose features are a control; pocket if left out, and none for pocket itself"
 _TARGET = "What an unfrozen model is compared with: its neuron's value now (recomputed) or the original one (fixed)"
+_HEAD = "linear; mlp: a hidden layer beside the linear map; token: the model answers in its own tokens"
+_TEMPLATE = r"The question: {text} is the text, the answer follows, \n is a new line"
+_ANSWERS = "Comma-separated words of one token each, from low to high values; the digits 0 to num_bins - 1 if left out"
+_SET_SHARE = "Share of the training texts in which the neuron is set to another text's value, which is then right"
 _COMPONENTS = "Comma-separated, from attention, mlp, embeddings; for --unfreeze selective or lora"
 
 # %% ../../nbs/introspection/05_config.ipynb #11712c06
@@ -66,9 +70,9 @@ class IntrospectionConfig:
     output_dir: str = option("output", "Folder of the run", "Dataset")
     force_overwrite: bool = option(False, "Remove what is there and compute it again", "Dataset")
     regression: bool = option(True, "True: predict the value; False: predict its bin", "Training")
-    num_bins: int = option(10, "Bins, with --regression False", "Training", minimum=2)
+    num_bins: int = option(10, "Bins, with --regression False; answers, with --head token", "Training", minimum=2)
     bins: BinKind = option("quantile", "Equally full bins (quantile) or equally wide ones (equal_width)", "Training")
-    head: Literal["linear", "mlp"] = option("linear", "linear, or mlp: a hidden layer beside the linear map", "Training")
+    head: Literal["linear", "mlp", "token"] = option("linear", _HEAD, "Training")
     hidden: int = option(256, "Width of the hidden layer, with --head mlp", "Training", minimum=1)
     batch_size: int = option(16, "Texts in a batch", "Training", minimum=1)
     epochs: int = option(20, "Largest number of epochs", "Training", minimum=1)
@@ -84,6 +88,11 @@ class IntrospectionConfig:
     unfreeze_components: str = option("", _COMPONENTS, "Unfreezing")
     lora_rank: int = option(8, "Rank of the adapters, for --unfreeze lora", "Unfreezing", minimum=1)
     target_values: Literal["recomputed", "fixed"] = option("recomputed", _TARGET, "Unfreezing")
+    template: str = option(r"{text}\n\nActivation:", _TEMPLATE, "Report in tokens")
+    answers: Optional[str] = option(None, _ANSWERS, "Report in tokens")
+    chat: bool = option(False, "Ask in the model's chat template, as a user's turn", "Report in tokens")
+    examples: int = option(0, "Training texts with their answers, before each text", "Report in tokens", minimum=0)
+    set_share: float = option(0., _SET_SHARE, "Report in tokens", minimum=0, maximum=1)
     track_gradients: bool = option(False, "Record how gradients flow", "Monitoring")
     track_activations: bool = option(False, "Record how activations change", "Monitoring")
     activation_interval: int = option(5, "Epochs between two records of activations", "Monitoring", minimum=1)

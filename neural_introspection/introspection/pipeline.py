@@ -23,6 +23,8 @@ from neural_introspection.introspection.dataset import (ActivationDataset, Activ
 from .evaluation import CardOptions, Case
 from .predictor import ActivationPredictor, Head, make_bins
 from .preparation import Prepared, log, parse_neurons, prepare, unfreezing_of
+from .report_run import report_in, teach
+from .self_report import SelfReport
 from .result import IntrospectionResult, write_figure, write_result
 from .scanner import NeuronScanner, ScanResult, neuron_scores
 from .trainer import PredictorTrainer, TrainResult
@@ -51,6 +53,7 @@ def _layers(config: IntrospectionConfig, model: Any) -> list[int]:
     "The layers that a scan may choose from: those that leave something to train."
     if config.layer is not None: return [check_layer(model, config.layer)]
     last = check_layer(model, config.feature_layer) if config.unfreeze == "after_target" else model.cfg.n_layers
+    if config.head == "token": last = max(1, model.cfg.n_layers - 1)   # an answer after the text attends to later layers
     return list(range(last))
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #80470c39
@@ -80,8 +83,9 @@ def _stored(load: Any, path: Path) -> Any:
     "What an earlier part of this run stored, or None; `BadData` if it is damaged."
     return load(path) if path.exists() else None
 
-def _load_whole(path: Path) -> IntrospectionResult:
+def _load_whole(path: Path) -> IntrospectionResult | SelfReport:
     "`BadData` also if the predictor is damaged."
+    if (path/"reports"/"self_report").exists(): return SelfReport.load(path/"reports"/"self_report")
     read_tensors(path/"models"/"predictor.safetensors", [])
     return IntrospectionResult.load(path)
 
@@ -95,9 +99,10 @@ def _dataset(p: Prepared, run: RunFolder, target: Target) -> tuple[ActivationDat
     "The data set, and the base model's features for its rows; `BadData` if the target does not vary."
     path, pieces, c = run.file("datasets", "dataset.parquet"), run.file("datasets", "pieces"), p.config
     predictor = ActivationPredictor(p.model, target, c.feature_layer, c.token_pos, c.batch_size)
+    site = None if c.head == "token" else predictor.feature_site
     dataset = _stored(lambda f: ActivationDataset.load(f, p.model), path)
     generator = ActivationDatasetGenerator(p.model, target, c.token_pos, c.batch_size)
-    made, features = generator.with_features(p.tokens, predictor.feature_site, p.groups, p.split, pieces)
+    made, features = generator.with_features(p.tokens, site, p.groups, p.split, pieces)
     if dataset is None:
         dataset = made
         dataset.save(path)
@@ -157,14 +162,26 @@ def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, fea
     return pd.concat([part for part in parts if len(part)]).reset_index(drop=True)
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #2f9900c4
+def _predicted(p: Prepared, run: RunFolder, dataset: ActivationDataset, features: Any, chosen: str) -> IntrospectionResult:
+    "A head is trained and judged."
+    with run.stage("train"): trainer, training = _train(p, run, dataset, features)
+    with run.stage("card"): result = _evaluate(p, run, dataset, chosen, trainer, training, features)
+    with run.stage("report"): write_result(run, result)
+    return result
+
+def _reported(p: Prepared, run: RunFolder, dataset: ActivationDataset, features: Any, chosen: str) -> SelfReport:
+    "The model is taught to report, and judged."
+    with run.stage("train"): asked, learned = teach(p, run, dataset)
+    with run.stage("report"): return report_in(p, run, asked, learned)
+
 def run_introspection(
     config: Optional[IntrospectionConfig] = None,   # or the model, or nothing: then the options are keywords
     model: Any = None,                # loaded, or its name; the config's if left out
     texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
     **options: Any,                   # fields of `IntrospectionConfig`
-) -> IntrospectionResult:
-    """Run the whole pipeline in `config.output_dir`. Raises `BadInput` before anything is written; the same call
-    resumes an interrupted run, and loads a finished one."""
+) -> IntrospectionResult | SelfReport:
+    """Run the whole pipeline in `config.output_dir`; with `head="token"` the model reports its neuron in its own tokens.
+    Raises `BadInput` before anything is written; the same call resumes an interrupted run, and loads a finished one."""
     config, model, texts = resolve_call(IntrospectionConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     p = prepare(config, model, texts)
@@ -179,8 +196,7 @@ def run_introspection(
         with run.stage("scan"): target, chosen = _choose(p, run)
         log.info("target %s: %s", target, chosen)
         with run.stage("dataset"): dataset, features = _dataset(p, run, target)
-        with run.stage("train"): trainer, training = _train(p, run, dataset, features)
-        with run.stage("card"): result = _evaluate(p, run, dataset, chosen, trainer, training, features)
-        with run.stage("report"): write_result(run, result)
+        stages = _reported if config.head == "token" else _predicted
+        result = stages(p, run, dataset, features, chosen)
         for name in ("pieces", "features", "controls"): shutil.rmtree(run.file("datasets", name), ignore_errors=True)
     return result

@@ -13,6 +13,7 @@ from ..core import (BadInput, Target, check_options, check_run_folder, parse_int
     seed_everything, site_name)
 from ..data import Corpus, group_texts, load_texts, split_groups
 from .config import IntrospectionConfig
+from .questions import Question, check_question
 from .unfreezing import Unfreezing, learning_weights
 from ..models import check_layer, check_neuron, load_model, resolve_model
 
@@ -38,6 +39,13 @@ def unfreezing_of(config: IntrospectionConfig) -> Unfreezing:
     return Unfreezing(config.unfreeze, config.unfreeze_from, components, config.lora_rank)
 
 # %% ../../nbs/introspection/76_preparation.ipynb #736be705
+def question_of(config: IntrospectionConfig) -> Question:
+    "The question of a config; `BadInput` for one that cannot be asked."
+    if config.answers: answers = tuple(word.strip() for word in config.answers.split(","))
+    elif config.num_bins <= 10: answers = tuple("0123456789"[:config.num_bins])
+    else: raise BadInput(f"there are ten digits and num_bins is {config.num_bins}: give at most 10, or answers.")
+    return Question(config.template.replace("\\n", "\n"), answers, config.chat, config.examples)
+
 def check_config(config: IntrospectionConfig) -> None:
     "`BadInput` for values that cannot work. Loads nothing."
     check_options(config)
@@ -52,16 +60,30 @@ def check_config(config: IntrospectionConfig) -> None:
                        "their sum must be below 1.")
     if config.test_split == 0:
         raise BadInput("test_split is 0, so there would be nothing to evaluate on: give a share such as 0.15.")
+    if config.head == "token": _check_report(config, neurons)
     if unfreezing_of(config).strategy == "lora": require("peft", "peft")
     for name in _without_effect(config): log.info("%s has no effect here", name)
 
 # %% ../../nbs/introspection/76_preparation.ipynb #54917d5c
+def _check_report(config: IntrospectionConfig, neurons: Optional[tuple[int, ...]]) -> None:
+    "`BadInput` unless one neuron at the last token of each text is asked about."
+    if str(config.token_pos) != "last":
+        raise BadInput(f"a report is about a text's last token, and token_pos is {config.token_pos}: leave it out.")
+    if neurons is not None and len(neurons) > 1 or neurons is None and config.layer_type == "resid_post":
+        raise BadInput("a report is about one neuron: give one, or leave neuron out with layer_type mlp_out.")
+    question_of(config)
+
+_OF_HEADS = ("regression", "bins", "feature_layer", "track_gradients", "track_activations", "target_values")
+_OF_REPORTS = ("template", "answers", "chat", "examples", "set_share")
+
 def _without_effect(config: IntrospectionConfig) -> list[str]:
     "Options that were changed and that another option switches off."
     default, named = IntrospectionConfig(), config.layer is not None and config.neuron is not None
     off = {"lora_rank": config.unfreeze != "lora", "target_values": config.unfreeze == "none", "hidden": config.head != "mlp",
-           "num_bins": config.regression, "bins": config.regression, "score": named,
+           "num_bins": config.regression and config.head != "token", "bins": config.regression, "score": named,
            "gradient_interval": not config.track_gradients, "activation_interval": not config.track_activations}
+    off |= dict.fromkeys(_OF_REPORTS, config.head != "token")
+    if config.head == "token": off |= dict.fromkeys(_OF_HEADS, True)
     return [f"--{n.replace('_', '-')}" for n, idle in off.items() if idle and getattr(config, n) != getattr(default, n)]
 
 # %% ../../nbs/introspection/76_preparation.ipynb #5ac94df4
@@ -94,6 +116,8 @@ def prepare(config: IntrospectionConfig, model: Any = None, texts: Optional[Sequ
     groups, fit = np.asarray(group_texts(corpus.texts, corpus.groups)), tokens.texts_that_count
     split = np.full(len(corpus), "", object)   # a text without a token that counts is on no side
     split[fit] = split_groups(groups[fit], config.val_split, config.test_split, config.seed)
+    if config.examples >= (n_train := int((split == "train").sum())):
+        raise BadInput(f"{config.examples} examples leave none of the {n_train} training texts: give fewer.")
     return Prepared(config, model, corpus, tokens, groups, split, other and load_model(other, config.device, config.dtype))
 
 # %% ../../nbs/introspection/76_preparation.ipynb #434582b3
@@ -109,5 +133,8 @@ def _check_places(config: IntrospectionConfig, model: Any) -> None:
     check_layer(model, config.feature_layer)
     target = Target(site_name(config.layer_type, layer), parse_neurons(config.neuron) or (0,))
     sites = [site_name("resid_post", check_layer(model, config.feature_layer))]
-    if config.target_values == "recomputed": sites.append(target.site)
+    if config.head == "token":
+        check_question(model, question_of(config))
+        sites = ["unembed.hook_out"]
+    elif config.target_values == "recomputed": sites.append(target.site)
     learning_weights(model, unfreezing_of(config), target, sites)

@@ -56,8 +56,9 @@ def _around(model: Any, question: Question, shown: Sequence[tuple[str, str]] = (
     if question.chat:
         if not model.tokenizer.chat_template:
             raise BadInput(f"{model_name(model)} has no chat template: leave chat out, and give a template.")
-        turns = [dict(role=role, content=content) for pair in asked for role, content in zip(("user", "assistant"), pair)]
-        turns.append(dict(role="user", content=template))
+        turns = [dict(role="user", content=template)]
+        for prompt, answer in reversed(asked):
+            turns[:0] = [dict(role="user", content=prompt), dict(role="assistant", content=answer)]
         whole = model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     else: whole = "".join(f"{prompt}{space}{answer}\n\n" for prompt, answer in asked) + template
     before, _, after = whole.rpartition("{text}")
@@ -70,7 +71,7 @@ def _ids(model: Any, text: str) -> list[int]:
 
 # %% ../../nbs/introspection/73_questions.ipynb #1032ec32
 def _answer_tokens(model: Any, after: str, answers: Sequence[str]) -> tuple[Int[np.ndarray, "answer"], str]:
-    "(the token that continues the prompt with each answer, the space before it or none); `BadInput` if it takes several."
+    "(the token that continues the prompt with each answer, the space before it or none); `BadInput` if it takes more."
     start = _ids(model, after)
     for space in ("", " "):
         found = [_ids(model, after + space + answer) for answer in answers]
@@ -82,6 +83,12 @@ def _answer_tokens(model: Any, after: str, answers: Sequence[str]) -> tuple[Int[
                    "one token each, or end the template differently.")
 
 # %% ../../nbs/introspection/73_questions.ipynb #9c03d278
+def check_question(model: Any, question: Question) -> tuple[Int[np.ndarray, "answer"], str]:
+    """(the token of each answer, the space before it or none). `BadInput` if the model predicts no tokens, has no chat
+    template, or needs several tokens for an answer."""
+    require_next_tokens(model, "a report")
+    return _answer_tokens(model, _around(model, question)[1], question.answers)
+
 def make_prompts(
     model: Any,
     texts: Sequence[str],
@@ -89,8 +96,7 @@ def make_prompts(
     shown: Sequence[tuple[str, str]] = (),   # texts and their right answers, before each of the texts
 ) -> Prompts:
     "The texts with the question; `BadInput` for answers of several tokens, and if the question alone is too long."
-    require_next_tokens(model, "a report")
-    answers, space = _answer_tokens(model, _around(model, question)[1], question.answers)
+    answers, space = check_question(model, question)
     before, after = _around(model, question, shown, space)
     first, rest = _ids(model, before), _ids(model, after)
     room = model.cfg.n_ctx - 1 - len(first) - len(rest)   # one for BOS

@@ -176,10 +176,12 @@ def _held_out(made):
 
 def _self_report(made):
     score, lead = Score(.5, .4, .6, .7, .7, 100, 20), Difference(.5, .4, .6)
-    reports = pd.DataFrame(dict(text=[HOSTILE], group=[0], actual=[1.], reported=[.5], set_to=[2.], said=[HOSTILE]))
+    reports = pd.DataFrame(dict(text=[HOSTILE], group=[0], actual=[1.], reported=[.5], set_to=[2.], reported_set=[2.],
+                                said=[HOSTILE]))
     slopes = dict(target=lead, random=lead, difference=lead)
-    return SelfReport("introspects", score, dict(mean=score), dict(mean=lead), score, slopes, .5, reports,
-                      dict(target=f"{MLP}[7]", model=HOSTILE))
+    change = dict(std_ratio=1., r2_current=.5, kl=.1, perplexity_before=9., perplexity_after=10.)
+    return SelfReport("introspects", score, dict(mean=score), dict(mean=lead), score, dict(own=score), slopes, .5,
+                      change, reports, dict(target=f"{MLP}[7]", model=HOSTILE))
 
 
 SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,

@@ -183,3 +183,26 @@ def test_another_question_does_not_resume_an_unfinished_run(option, finished, tm
     assert "resuming" not in capsys.readouterr().err
     archived, = tmp_path.glob("out-*")
     assert {k: v for k, v in snapshot(archived).items() if k != "."} == {k: v for k, v in before.items() if k != "."}
+
+
+TOKEN = ("run --model pocket --num-samples 60 --head token --layer 0 --neuron 73 --num-bins 3 --template {text}= "
+         "--unfreeze after_target --epochs 3 --early-stopping False --learning-rate 0.001 --output-dir out --device cpu")
+
+
+@pytest.mark.slow
+def test_a_model_killed_while_it_learns_to_report(tmp_path):
+    "Killed while the model is taught, and while its observer is: the numbers of an unbroken run."
+    (tmp_path / "unbroken").mkdir()
+    unbroken = shell(TOKEN, "--json", cwd=tmp_path / "unbroken")
+    assert unbroken.returncode == 0, unbroken.stderr
+    for name, nth in (("taught", 2), ("held", 1)):
+        path = f"models/{name}/checkpoint.safetensors"
+        kill_at(path, nth, tmp_path, TOKEN)
+        assert len(read_tensors(tmp_path / "out" / path)[1]["losses"]) == 1 + nth
+    done = shell(TOKEN, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert numbers(done.stdout) == numbers(unbroken.stdout)
+    for name in ("taught", "held"): assert not (tmp_path / "out" / "models" / name).exists()
+    weights = [read_tensors(run / "out" / "models" / "reporter.safetensors") for run in (tmp_path, tmp_path / "unbroken")]
+    assert weights[0][1] == weights[1][1]
+    assert all(weights[0][0][name].equal(w) for name, w in weights[1][0].items())
