@@ -67,8 +67,9 @@ def _run_files(folder: Path) -> list[str]:
 
 def _show_run(r: Any, config: Any) -> str:
     if config.head == "token":
-        return "\n".join([f"VERDICT: {r.verdict}", r.summary(), "", r.to_frame().rename_axis(None).round(3).to_string(), "",
-                          *_run_files(full_path(config.output_dir))])
+        table = r.to_frame().rename_axis(None).round(3).to_string()
+        files = _run_files(full_path(config.output_dir))
+        return "\n".join([f"VERDICT: {r.verdict}", r.summary(), "", table, "", *files])
     open_ = [f"  {k.outcome:12}  {k.name:24}  {k.words}" for k in r.card.checks if not k.passed]
     passed = sum(bool(k.passed) for k in r.card.checks)
     return "\n".join([f"VERDICT: {r.verdict}", r.summary(), "", r.table().rename_axis(None).to_string(), "",

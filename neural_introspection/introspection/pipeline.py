@@ -53,7 +53,7 @@ def _layers(config: IntrospectionConfig, model: Any) -> list[int]:
     "The layers that a scan may choose from: those that leave something to train."
     if config.layer is not None: return [check_layer(model, config.layer)]
     last = check_layer(model, config.feature_layer) if config.unfreeze == "after_target" else model.cfg.n_layers
-    if config.head == "token": last = max(1, model.cfg.n_layers - 1)   # an answer after the text attends to later layers
+    if config.head == "token": last = max(1, model.cfg.n_layers - 1)   # no attention comes after the last layer's MLP
     return list(range(last))
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #80470c39
@@ -162,7 +162,8 @@ def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, fea
     return pd.concat([part for part in parts if len(part)]).reset_index(drop=True)
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #2f9900c4
-def _predicted(p: Prepared, run: RunFolder, dataset: ActivationDataset, features: Any, chosen: str) -> IntrospectionResult:
+def _predicted(p: Prepared, run: RunFolder, dataset: ActivationDataset, features: Any,
+               chosen: str) -> IntrospectionResult:
     "A head is trained and judged."
     with run.stage("train"): trainer, training = _train(p, run, dataset, features)
     with run.stage("card"): result = _evaluate(p, run, dataset, chosen, trainer, training, features)
@@ -180,8 +181,9 @@ def run_introspection(
     texts: Any = None,                # a list or Series of texts, or their source; the config's if left out
     **options: Any,                   # fields of `IntrospectionConfig`
 ) -> IntrospectionResult | SelfReport:
-    """Run the whole pipeline in `config.output_dir`; with `head="token"` the model reports its neuron in its own tokens.
-    Raises `BadInput` before anything is written; the same call resumes an interrupted run, and loads a finished one."""
+    """Run the whole pipeline in `config.output_dir`; with `head="token"` the model reports its neuron in its own
+    tokens. Raises `BadInput` before anything is written; the same call resumes an interrupted run, and loads a finished
+    one."""
     config, model, texts = resolve_call(IntrospectionConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     p = prepare(config, model, texts)

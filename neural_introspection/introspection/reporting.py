@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import capture, edit
-from ..core import BadInput, NeuronAddress, Target, plain, progress, site_name
+from neural_introspection.core import (BadInput, NeuralIntrospectionError, NeuronAddress, Target, plain, progress,
+    site_name)
 from .baselines import relative_layer
 from neural_introspection.introspection.dataset import (ActivationDataset, check_same_model,
     collect_activations, text_hash)
@@ -56,7 +57,8 @@ class Asked:
         check_same_model("the data set", dataset.about["model"], describe(model))
         scale = make_scale(dataset.values("train")[:, 0], len(question.answers))
         rows = _example_rows(dataset, scale, question.examples, seed)
-        shown = tuple(zip(dataset.frame.text[rows], np.array(question.answers)[scale.labels(dataset.values()[rows, 0])]))
+        answers = np.array(question.answers)[scale.labels(dataset.values()[rows, 0])]
+        shown = tuple(zip(dataset.frame.text[rows], answers.tolist()))
         others = _without_rows(dataset, rows)
         prompts = make_prompts(model, others.frame.text.tolist(), question, shown)
         kept, too_long = _some_of(others, prompts.kept), len(others) - len(prompts.kept)
@@ -97,7 +99,8 @@ def _example_rows(dataset: ActivationDataset, scale: Scale, count: int, seed: in
     "Training rows to show, in random order: of every answer as many, up to one."
     train = np.random.default_rng(seed).permutation(np.flatnonzero(dataset.frame.split == "train"))
     labels = scale.labels(dataset.values()[train, 0])
-    if count >= len(train): raise BadInput(f"{count} examples leave none of the {len(train)} training texts: give fewer.")
+    if count >= len(train):
+        raise BadInput(f"{count} examples leave none of the {len(train)} training texts: give fewer.")
     nth = pd.Series(labels).groupby(labels).cumcount().to_numpy()   # of its answer
     chosen = np.argsort(nth, kind="stable")[:count]
     return train[np.sort(chosen)]
@@ -160,7 +163,8 @@ def learn_reports(asked: Asked, learning: Learning, folder: Optional[Path] = Non
             if _best_epoch(losses) <= epoch - 1 - learning.patience: break
             _run_epoch(asked, learning, optimizer, epoch)
             losses.append(_validation_loss(asked, learning))
-            if losses[-1] == math.inf: raise BadInput(f"the loss is not finite after epoch {epoch}: lower the learning rate.")
+            if losses[-1] == math.inf:
+                raise NeuralIntrospectionError(f"the loss is not finite after epoch {epoch}: lower the learning rate.")
             if _best_epoch(losses) == epoch: best = copied(parameters)
             if path: write_checkpoint(path, parameters, best, optimizer, dict(identity=identity, losses=losses))
         put_weights(parameters, best)

@@ -137,7 +137,8 @@ def taught_observers(
 
 def _without_text(asked: Asked, count: int) -> Float[np.ndarray, "test"]:
     "The answer to the question alone, by the model as it is now."
-    nothing = dataclasses.replace(asked.prompts, ids=[asked.prompts.question], last=np.zeros(1, int), kept=np.zeros(1, int))
+    p, zero = asked.prompts, np.zeros(1, int)
+    nothing = dataclasses.replace(p, ids=[p.question], last=zero, kept=zero)
     return np.repeat(asked.scale.expected(read_answers(asked.model, nothing)), count)
 
 # %% ../../nbs/introspection/75_self_report.ipynb #b17e2bea
@@ -172,12 +173,14 @@ def judge_report(
         current = values_at(asked, asked.address, rows)
     reported = asked.scale.expected(log_p)
     seen = _text_observers(asked) | {"question alone": alone} | dict(taught)
-    score, set_score = (score_predictions(a, p, groups, n_resamples, seed) for a, p in ((actual, reported), (given, under)))
-    observers = {name: score_predictions(actual, p, groups, n_resamples, seed) for name, p in seen.items()}
+    drawn = groups, n_resamples, seed
+    score, set_score = score_predictions(actual, reported, *drawn), score_predictions(given, under, *drawn)
+    observers = {name: score_predictions(actual, p, *drawn) for name, p in seen.items()}
     leads = {name: difference(actual, reported, p, groups, "R²", n_resamples, seed) for name, p in seen.items()}
     whose = {"the other text's value": given, "its own value": actual}
-    by_whom = {name: score_predictions(value, swapped, groups, n_resamples, seed) for name, value in whose.items()}
-    slopes, change = _slopes(causal_slopes(asked, learned.weights, seed=seed)), _change(asked, learned, current, reported)
+    by_whom = {name: score_predictions(value, swapped, *drawn) for name, value in whose.items()}
+    slopes = _slopes(causal_slopes(asked, learned.weights, seed=seed))
+    change = _change(asked, learned, current, reported)
     frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])
     about = dict(target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),

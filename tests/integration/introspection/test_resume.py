@@ -186,7 +186,8 @@ def test_another_question_does_not_resume_an_unfinished_run(option, finished, tm
 
 
 TOKEN = ("run --model pocket --num-samples 60 --head token --layer 0 --neuron 73 --num-bins 3 --template {text}= "
-         "--unfreeze after_target --epochs 3 --early-stopping False --learning-rate 0.001 --output-dir out --device cpu")
+         "--unfreeze after_target --epochs 3 --early-stopping False --learning-rate 0.001 --output-dir out "
+         "--device cpu")
 
 
 @pytest.mark.slow
@@ -203,6 +204,7 @@ def test_a_model_killed_while_it_learns_to_report(tmp_path):
     assert done.returncode == 0, done.stderr
     assert numbers(done.stdout) == numbers(unbroken.stdout)
     for name in ("taught", "held"): assert not (tmp_path / "out" / "models" / name).exists()
-    weights = [read_tensors(run / "out" / "models" / "reporter.safetensors") for run in (tmp_path, tmp_path / "unbroken")]
+    runs = tmp_path / "out", tmp_path / "unbroken" / "out"
+    weights = [read_tensors(run / "models" / "reporter.safetensors") for run in runs]
     assert weights[0][1] == weights[1][1]
     assert all(weights[0][0][name].equal(w) for name, w in weights[1][0].items())
