@@ -22,7 +22,7 @@ settings.register_profile("ci", derandomize=True, database=None, deadline=None, 
 settings.register_profile("search", database=None, deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS", "ci"))
 
-RUN = "run --model pocket --num-samples 120 --output-dir out --device cpu"  # a whole run that takes seconds
+RUN = "run --model pocket --num-samples 60 --output-dir out --device cpu"  # a whole run that takes seconds
 
 
 @pytest.fixture(scope="session")
