@@ -43,6 +43,23 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def pocket():
+    "The pocket model that all commands under `loaded` take."
+    from neural_introspection.models import load_model
+    return load_model("pocket", device="cpu")
+
+
+@pytest.fixture
+def loaded(pocket, monkeypatch):
+    "Commands in this process take one pocket model, where loading it is not what is tested."
+    from neural_introspection.models import load_model
+    def load(name, device=None, *dtype):
+        return pocket if name == "pocket" and device in (None, "cpu") else load_model(name, device, *dtype)
+    for module in ("introspection.preparation", "introspection.scan_run", "introspection.atlas_run", "analysis.agent"):
+        monkeypatch.setattr(f"neural_introspection.{module}.load_model", load)
+
+
 @contextlib.contextmanager
 def once(tmp_path_factory, name):
     "(folder, whether it is still empty): one that the workers of a test run share."

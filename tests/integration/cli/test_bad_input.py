@@ -117,19 +117,6 @@ def workplace(finished, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def pocket(): return load_model("pocket", device="cpu")
-
-
-@pytest.fixture
-def loaded(pocket, monkeypatch):
-    "The commands take a pocket model that is loaded once: for what is refused before a model is used."
-    def load(name, device=None, *dtype):
-        return pocket if name == "pocket" and device in (None, "cpu") else load_model(name, device, *dtype)
-    for module in ("preparation", "scan_run", "atlas_run"):
-        monkeypatch.setattr(f"neural_introspection.introspection.{module}.load_model", load)
-
-
 def in_process(argv, capsys):
     "(exit code, stdout, stderr) of the command line, without a new process."
     capsys.readouterr()
