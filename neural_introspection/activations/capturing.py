@@ -41,7 +41,7 @@ class _Place(NamedTuple):
     part: tuple[str, ...] = ()   # of a nested output; none: the one that `part_path` takes
 
 def _points(model: Any) -> dict[str, Any]:
-    "TransformerLens' hook points by name: a dict that is made anew each time it is asked for."
+    "TransformerLens' hook points by name: a new dict each time."
     return getattr(model, "hook_dict", {})
 
 def _place(model: Any, site: str, points: dict[str, Any]) -> _Place:

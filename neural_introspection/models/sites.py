@@ -77,7 +77,7 @@ def _down(model: Any, layer: int) -> Optional[nn.Module]:
 def _points(model: Any) -> dict[tuple[int, str], nn.Module]:
     "The hook points that are compared, by layer and place."
     names = {(layer, place): f"blocks.{layer}.{place}" for layer in range(model.cfg.n_layers) for place in _PLACES}
-    points = model.hook_dict   # made anew each time it is asked for
+    points = model.hook_dict   # a new dict each time
     return {key: points[name] for key, name in names.items() if name in points}
 
 # %% ../../nbs/models/52_sites.ipynb #ab4e96c2

@@ -59,7 +59,8 @@ def cluster(python):
     from ray.util.joblib import register_ray
     register_ray()
     unused = dict.fromkeys(("start_monitor", "start_log_monitor", "start_api_server"), mock.DEFAULT)
-    with mock.patch.object(sys, "executable", PYTHON), mock.patch.multiple(Node, _webui_url=None, create=True, **unused):
+    nodes = mock.patch.multiple(Node, _webui_url=None, create=True, **unused)
+    with mock.patch.object(sys, "executable", PYTHON), nodes:
         ray.init(num_cpus=2, runtime_env=dict(py_executable=python), include_dashboard=False, log_to_driver=False,
                  logging_level="ERROR", _node_ip_address="127.0.0.1", object_store_memory=200 * 2**20)
     yield ray
