@@ -22,7 +22,7 @@ settings.register_profile("ci", derandomize=True, database=None, deadline=None, 
 settings.register_profile("search", database=None, deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS", "ci"))
 
-RUN = "run --model pocket --num-samples 120 --output-dir out --device cpu"  # a whole run that takes seconds
+RUN = "run --model pocket --num-samples 60 --output-dir out --device cpu"  # a whole run that takes seconds
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +41,23 @@ def finished(tmp_path_factory):
             assert done.returncode == 0, done.stderr
             for name in ("stdout", "stderr"): (folder / name).write_text(getattr(done, name))
     return folder
+
+
+@pytest.fixture(scope="session")
+def pocket():
+    "The pocket model that all commands under `loaded` take."
+    from neural_introspection.models import load_model
+    return load_model("pocket", device="cpu")
+
+
+@pytest.fixture
+def loaded(pocket, monkeypatch):
+    "Commands in this process take one pocket model, where loading it is not what is tested."
+    from neural_introspection.models import load_model
+    def load(name, device=None, *dtype):
+        return pocket if name == "pocket" and device in (None, "cpu") else load_model(name, device, *dtype)
+    for module in ("introspection.preparation", "introspection.scan_run", "introspection.atlas_run", "analysis.agent"):
+        monkeypatch.setattr(f"neural_introspection.{module}.load_model", load)
 
 
 @contextlib.contextmanager

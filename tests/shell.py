@@ -203,12 +203,17 @@ def standing_in():
     return [sys.executable, __file__, server()]
 
 
-@contextlib.contextmanager
-def warm_python(folder):
-    "Processes that this one starts with `sys.executable`, as joblib does, are forks of the server: a script in `folder`."
+def warm_script(folder):
+    "The path of a script in `folder` that is a Python: a fork of the server."
     (script := folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join(standing_in())} "$@"\n')
     script.chmod(0o755)
-    with mock.patch.object(sys, "executable", str(script)): yield
+    return str(script)
+
+
+@contextlib.contextmanager
+def warm_python(folder):
+    "Processes that this one starts with `sys.executable`, as joblib does, are forks of the server; yields its `warm_script`."
+    with mock.patch.object(sys, "executable", warm_script(folder)): yield sys.executable
 
 
 def warm_kernels(folder):

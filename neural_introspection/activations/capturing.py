@@ -30,7 +30,7 @@ def site_names(model: Any) -> list[str]:
 # %% ../../nbs/activations/20_capturing.ipynb #63d63501
 def find_site(model: Any, site: str) -> Any:
     "The module or layer (or TransformerLens hook point) at a site, or whose input it is; `BadAddress` names the nearest ones."
-    return _place(model, site).module
+    return _place(model, site, _points(model)).module
 
 # %% ../../nbs/activations/20_capturing.ipynb #fc07a7c6
 class _Place(NamedTuple):
@@ -40,9 +40,12 @@ class _Place(NamedTuple):
     call: Optional[int] = None   # of several in one pass; None: the only one
     part: tuple[str, ...] = ()   # of a nested output; none: the one that `part_path` takes
 
-def _place(model: Any, site: str) -> _Place:
+def _points(model: Any) -> dict[str, Any]:
+    "TransformerLens' hook points by name: a new dict each time."
+    return getattr(model, "hook_dict", {})
+
+def _place(model: Any, site: str, points: dict[str, Any]) -> _Place:
     "The place of a site; names of the model's own come first."
-    points = model.hook_dict if hasattr(model, "hook_dict") else {}
     if site in points: return _Place(points[site])
     modules = backend.named_layers(model) if (backend := backend_of(model)) else dict(model.named_modules())
     if site and site in modules: return _Place(modules[site])
@@ -51,8 +54,8 @@ def _place(model: Any, site: str) -> _Place:
     path, _, end = site.rpartition(".")
     if end == "hook_in" and path in modules: return _Place(modules[path], True)
     if part := re.fullmatch(r"(.+)@([\w.]+)", site):
-        return _place(model, part[1])._replace(part=tuple(part[2].split(".")))
-    if call := re.fullmatch(r"(.+):(\d+)", site): return _place(model, call[1])._replace(call=int(call[2]))
+        return _place(model, part[1], points)._replace(part=tuple(part[2].split(".")))
+    if call := re.fullmatch(r"(.+):(\d+)", site): return _place(model, call[1], points)._replace(call=int(call[2]))
     names = site_names(model) if points or end != "hook_in" else [f"{name}.hook_in" for name in site_names(model)]
     near = difflib.get_close_matches(site, names, 3, 0.4)
     raise BadAddress(f"site {site!r} is not in the model" + (f": did you mean {', '.join(near)}?" if near else "."))
@@ -137,6 +140,7 @@ def hooks(
     `BadAddress` for an unknown site; `BadInput` for a module that is called several times in one pass, whose calls are
     the sites `name:0`, `name:1` and so on, and for a `required` function that was not called."""
     waiting, handles, calls = set(functions), [], _Calls(isinstance(model, nn.Module))
+    points = _points(model) if functions else {}
     def watch(site, function):
         convert = getattr(places[site].module, "hook_conversion", None)  # TransformerLens hook points may show another shape
         def see(flowing):
@@ -149,7 +153,7 @@ def hooks(
             if stop_early and not waiting: raise _Stop(waiting)
             if new is not None: return replace_at(flowing, path, new if convert is None else convert.revert(new))
         return see
-    places = {site: _place(model, site) for site in functions}
+    places = {site: _place(model, site, points) for site in functions}
     try:
         handles += [_listen(model, True, calls.begin), _listen(model, False, calls.end, always=True)]
         for site, function in functions.items(): handles.append(_listen(*places[site][:2], watch(site, function)))

@@ -120,7 +120,7 @@ def random_weights_model(model: Any, seed: int = 0) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed + 7_919_000)   # no network that somebody made from a small seed: pocket's own was 0
         fresh = auto_class(model).from_config(model.original_model.config).to(device, dtype)
-        untrained = as_bridge(fresh, model.tokenizer, model.cfg.model_name)
+        untrained = as_bridge(fresh, model.tokenizer, model.cfg.model_name, like=model)
     untrained.cfg.default_prepend_bos = model.cfg.default_prepend_bos
     return untrained
 

@@ -56,7 +56,7 @@ def collect_activations(
     fit = sorted(i for group in plan.groups for i in group)
     parts = [_piece(model, plan, fit[i:i + PIECE], batch_size) for i in range(0, len(fit), PIECE)]
     collect, steps = partial(_collect_piece, sites=sites, finite=finite), [len(part.groups) for part in parts]
-    identity = _identity(model, plan, fit, sites, batch_size) | dict(finite=finite)
+    identity = _identity(model, plan, fit, sites, batch_size) | dict(finite=finite) if folder is not None else None
     pieces = spread_pieces(collect, model, parts, desc, steps, folder, identity)
     joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0] if k != "tally"}
     counts = plan.counts(sum(p["tally"] for p in pieces).numpy())

@@ -12,7 +12,7 @@ import torch
 from ..core import BadInput, ModelNotFound, pick_device, shipped, triton_first
 from .gguf import convert_gguf, quiet_transformers
 from .identity import note_loaded
-from .sites import check_sites
+from .sites import check_sites, checked_like
 
 # %% auto #0
 __all__ = ['resolve_model', 'load_model', 'as_bridge']
@@ -133,10 +133,13 @@ def as_bridge(
     hf_model: Any,    # a causal language model of transformers; it is taken over
     tokenizer: Any,
     name: str,        # what it is called in results
+    like: Any = None,   # a bridge of the same architecture, whose check of its sites holds for this one
 ) -> Any:
     "A Hugging Face model in memory as a bridge like those of `load_model`."
     from transformer_lens.model_bridge import TransformerBridge
     w = next(hf_model.parameters())
     hf_model.config.architectures = [type(hf_model).__name__]   # a model that was not loaded does not say
     made = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device=str(w.device), dtype=w.dtype)
-    return _checked(made.eval().requires_grad_(False))
+    made.eval().requires_grad_(False)
+    if like is not None: checked_like(made, like)
+    return _checked(made)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 import pandas as pd
 import torch
@@ -20,7 +20,7 @@ from .identity import MISSING, is_encoder, model_name, without_hooks
 from .tokens import TokenBatch, encode, run_batch, token_batch, token_text
 
 # %% auto #0
-__all__ = ['check_sites', 'layer_width', 'check_layer', 'check_neuron']
+__all__ = ['check_sites', 'checked_like', 'layer_width', 'check_layer', 'check_neuron']
 
 # %% ../../nbs/models/52_sites.ipynb #66360219
 @dataclass(frozen=True, repr=False)
@@ -77,7 +77,8 @@ def _down(model: Any, layer: int) -> Optional[nn.Module]:
 def _points(model: Any) -> dict[tuple[int, str], nn.Module]:
     "The hook points that are compared, by layer and place."
     names = {(layer, place): f"blocks.{layer}.{place}" for layer in range(model.cfg.n_layers) for place in _PLACES}
-    return {key: model.hook_dict[name] for key, name in names.items() if name in model.hook_dict}
+    points = model.hook_dict   # a new dict each time
+    return {key: points[name] for key, name in names.items() if name in points}
 
 # %% ../../nbs/models/52_sites.ipynb #ab4e96c2
 def _look(model: Any, run: Callable[[], Any]) -> tuple[dict[Any, Any], Any]:
@@ -103,7 +104,7 @@ def _look(model: Any, run: Callable[[], Any]) -> tuple[dict[Any, Any], Any]:
 def _changed(model: Any, amounts: list[float], run: Callable[[], Any]) -> dict[tuple[int, str], Tensor]:
     """What flows when row 1 + l of the batch has the middle neuron of layer l raised, and row 1 + layers + l half of its
     attention's output."""
-    n, handles = model.cfg.n_layers, []
+    n, handles, points = model.cfg.n_layers, [], model.hook_dict
     def raised(row: int, columns: Callable[[int], Any], amount: float) -> Callable:
         def hook(point: Any, args: Any, output: Tensor) -> Tensor:
             new = _shown(point, output).clone()
@@ -118,7 +119,7 @@ def _changed(model: Any, amounts: list[float], run: Callable[[], Any]) -> dict[t
             if _down(model, layer) is not None:
                 changes[post] = raised(1 + layer, middle, amounts[layer])
             for name, change in changes.items():
-                if name in model.hook_dict: handles.append(model.hook_dict[name].register_forward_hook(change))
+                if name in points: handles.append(points[name].register_forward_hook(change))
         return _look(model, run)[0]
     finally:
         for handle in handles: handle.remove()
@@ -264,6 +265,10 @@ def check_sites(model: Any) -> SiteCheck:
                            "load a decoder or an encoder.")
         with evaluating(model), quiet_transformers(), without_hooks(model): _CHECKS[model] = _measure(model)
     return _CHECKS[model]
+
+def checked_like(model: Any, other: Any) -> None:
+    "Take over the check of another model of the same architecture: it does not depend on the weights."
+    _CHECKS[model] = replace(check_sites(other), model=model_name(model))
 
 # %% ../../nbs/models/52_sites.ipynb #5a79301e
 _NEEDS = {"mlp_out": ("neurons", "padding"), "resid_post": ("hidden state", "padding")}

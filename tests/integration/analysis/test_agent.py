@@ -232,9 +232,9 @@ def smollm2():
 def test_a_real_model_behind_a_real_endpoint(model, by_rules, tmp_path, serve, smollm2):
     lock = threading.Lock()
     def reply(asked):
-        with lock: return says(smollm2(asked["messages"], min(asked["max_tokens"], 24)))(asked)
+        with lock: return says(smollm2(asked["messages"], min(asked["max_tokens"], 12)))(asked)
     server, url = serve(reply)
-    result = run_agent(AgentConfig(**SMALL, policy="endpoint", endpoint=url, language_model="SmolLM2", timeout=120, output_dir=str(tmp_path / "out")), model)
+    result = run_agent(AgentConfig(**SMALL | dict(budget=3), policy="endpoint", endpoint=url, language_model="SmolLM2", timeout=120, output_dir=str(tmp_path / "out")), model)
     assert server.requests
     assert server.requests[0][2]["model"] == "SmolLM2"
     known = {(t.source, t.target) for t in agent.TRANSITIONS} | {("report", "")}

@@ -134,6 +134,7 @@ def assert_refused(code, out, err, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", REFUSED)
+@pytest.mark.usefixtures("loaded")
 def test_is_refused_and_nothing_is_touched(options, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     before = snapshot(workplace)
@@ -177,6 +178,7 @@ def test_what_the_parser_does_not_know_is_refused(options, workplace, monkeypatc
     "antitrain --threshold 0": "above 0 and at most 1", "antitrain --threshold 1.01": "at most 1", "antitrain --threshold-end -1": "above 0 and at most 1", "antitrain --data cifar": "choose digits, iris", "antitrain --width 1": "at least 2",
     "antitrain --seeds 0": "at least 1", "antitrain --train-steps 0": "no core", "antitrain --ratio -1": "at least 0", "antitrain --blocked 2": "between 0 and 1", "antitrain --data flowers.csv": "one of length, width, kind", "antitrain --output-dir empty.txt": "empty.txt is a file", "antitrain --device abacus": "choose cpu",
     "trace --output file.zarr": "file.zarr is a file", "trace --output empty.txt/x.zarr": "empty.txt is a file", "trace --device abacus": "choose cpu", "trace --seed -1": "at least 0"}.items())
+@pytest.mark.usefixtures("loaded")
 def test_other_commands_refuse_too(argv, words, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     before = snapshot(workplace)

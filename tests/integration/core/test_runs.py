@@ -22,11 +22,12 @@ from neural_introspection.models import load_model
 from neural_introspection.tracing import TraceResult
 from shell import answer, is_one_sentence, snapshot
 
+pytestmark = pytest.mark.usefixtures("loaded")   # also by those that are interrupted: they leave it as it was
 POCKET = "--model pocket --device cpu --num-samples"
 COMMANDS = {name: f"{name} {words}" for name, words in {
-    "run": f"{POCKET} 60 --layer 1 --neuron 3 --epochs 3 --output-dir out",
+    "run": f"{POCKET} 40 --layer 1 --neuron 3 --epochs 3 --output-dir out",
     "scan": f"{POCKET} 40 --output out",
-    "atlas": f"{POCKET} 60 --layers 2 --feature-layer 1 --batch-size 2 --n-permutations 2 --output out.zarr",
+    "atlas": f"{POCKET} 40 --layers 2 --feature-layer 1 --batch-size 2 --n-permutations 2 --output out.zarr",
     "trace": "--data iris --epochs 4 --hidden-size 8 --device cpu --output out.zarr",
     "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --n-permutations 19 --hypotheses token,class "
              "--output-dir out",
@@ -202,7 +203,7 @@ def test_another_model_or_other_texts_are_another_run(name, tmp_path, monkeypatc
     "In Python: the same weights and texts are shown, changed ones are not, nor is a model with hooks."
     monkeypatch.chdir(tmp_path)
     run, cls = CALLS[name]
-    lines = [f"The value {i} is in row {i % 7} of table {i % 11}, and the next one is {i * i % 13}." for i in range(60)]
+    lines = [f"The value {i} is in row {i % 7} of table {i % 11}, and the next one is {i * i % 13}." for i in range(40)]
     Path("texts.txt").write_text("\n".join(lines))
     config = make_config(cls, vars(cli.parse(name, COMMANDS[name].split()[1:])[0]) | dict(texts="texts.txt"))
     model, created = load_model("pocket", device="cpu"), []

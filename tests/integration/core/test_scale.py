@@ -41,7 +41,7 @@ def work(model, texts):
 @pytest.fixture(scope="module", autouse=True)
 def python(tmp_path_factory):
     "joblib's own workers are processes that have imported what is slow."
-    with warm_python(tmp_path_factory.mktemp("python")): yield
+    with warm_python(tmp_path_factory.mktemp("python")) as script: yield script
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,20 @@ def alone(model, texts): return work(model, texts)
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    "A local Ray cluster of two workers, known to joblib as `ray`."
+def cluster(python):
+    "A local Ray cluster of two workers, known to joblib as `ray`, without its own log, autoscaler and dashboard."
     ray = pytest.importorskip("ray", reason="ray is not installed")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_worker_niceness"] = "0"   # beside other tests its workers would hardly get a turn
+    os.environ["RAY_prestart_worker_first_driver"] = "0"   # those would be of another Python
+    from ray._private.node import Node
     from ray.util.joblib import register_ray
     register_ray()
-    with mock.patch.object(sys, "executable", PYTHON):   # Ray's are new Pythons
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-                 _node_ip_address="127.0.0.1", object_store_memory=200 * 2**20)
+    unused = dict.fromkeys(("start_monitor", "start_log_monitor", "start_api_server"), mock.DEFAULT)
+    nodes = mock.patch.multiple(Node, _webui_url=None, create=True, **unused)
+    with mock.patch.object(sys, "executable", PYTHON), nodes:
+        ray.init(num_cpus=2, runtime_env=dict(py_executable=python), include_dashboard=False, log_to_driver=False,
+                 logging_level="ERROR", _node_ip_address="127.0.0.1", object_store_memory=200 * 2**20)
     yield ray
     ray.shutdown()
 

@@ -28,11 +28,12 @@ from neural_introspection.introspection import ActivationDataset, AtlasResult, S
 from neural_introspection.introspection.atlas import NeuronAtlas
 from neural_introspection.introspection.scanner import NeuronScanner
 from neural_introspection.introspection.predictor import load_predictor
-from neural_introspection.models import preflight
+from neural_introspection.models import as_bridge, preflight
 from neural_introspection.models.check import Preflight
 from neural_introspection.tracing import NetworkTrace
 from neural_introspection.tracing.store import TraceWarning
 from traces import network, train
+from transformers import GPT2Config, GPT2LMHeadModel
 
 # What Python tells its audit hooks of: reading and writing of files, renaming, removing, new folders.
 OPERATIONS = {"open", *(f"os.{name}" for name in "rename mkdir remove rmdir chmod utime link truncate".split())}
@@ -108,7 +109,13 @@ class Material:
     groups = [0, 0, 1, 1, 2, 2]
 
     @functools.cached_property
-    def model(self): return load_model("pocket", device="cpu")
+    def model(self):
+        "Not the pocket model: a small one, of which there is less to write and to read."
+        tokenizer = load_model("pocket", device="cpu").tokenizer
+        torch.manual_seed(0)
+        sizes = dict(n_embd=32, n_layer=4, n_head=2, n_positions=64, vocab_size=len(tokenizer))
+        made = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+        return as_bridge(made, tokenizer, "small")
     @functools.cached_property
     def halves(self):
         texts = load_texts("synthetic", 12, seed=0).texts

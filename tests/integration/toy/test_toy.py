@@ -11,7 +11,7 @@ import torch
 from neural_introspection import cli
 from neural_introspection.core import BadData, BadInput, read_tensors, map_parallel
 from neural_introspection.toy import PRESETS, ToyConfig, ToyResult, preset_config, run_toy
-from shell import manifest, shell, started, wait_until
+from shell import manifest, shell, started, wait_until, warm_python
 
 SEED = ("toy --N 256 --m 32 --k 612 --eps 0.015625 --log2_batch_size 6 --learning_rate 0.03 --log2_training_steps {steps} --sample_kind equal --task autoencoder --decay 0 --initial_bias 0 "
         "--nonlinearity ReLU --reg 0 --sweep_var learning_rate --sweep_values 0.001 0.003 --file_name LR1_reduced --device cpu")
@@ -106,13 +106,23 @@ def test_a_failed_run_is_marked_and_the_others_are_there(tmp_path, monkeypatch, 
     assert "1 failed" in ToyResult.load("wild").summary()
 
 
+TWO_STACKS = ("toy --N 64 --m 8 --k 128 --log2_training_steps 11 --sweep_var learning_rate --sweep_values 0.003 0.01 --stack 1 "
+              "--file_name out --device cpu --json")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "(folder, answer) of a sweep that nothing disturbed."
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, json.loads(shell(TWO_STACKS, cwd=folder).stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(how, tmp_path):
-    command = "toy --N 64 --m 8 --k 128 --log2_training_steps 11 --sweep_var learning_rate --sweep_values 0.003 0.01 --stack 1 --file_name out --device cpu --json"
+def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(how, whole, tmp_path):
     run = tmp_path / "out"
     state, first = run / "models" / "stack_1.state.safetensors", run / "models" / "value_0_seed_0.safetensors"
-    with started(command, cwd=tmp_path, first="import neural_introspection.toy.sweeps as sweeps; sweeps.SAVE_EVERY = .05") as process:
+    with started(TWO_STACKS, cwd=tmp_path, first="import neural_introspection.toy.sweeps as sweeps; sweeps.SAVE_EVERY = .05") as process:
         wait_until(state.exists, process)   # the second stack is under way, and its state is kept
         process.send_signal(how)
         assert process.wait() == (1 if how == signal.SIGINT else -signal.SIGKILL)
@@ -120,17 +130,14 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(how, tmp_path):
     assert 0 < kept < 2048
     reported = "stopped by the user; what is complete is in out" in (tmp_path / "stderr").read_text()
     assert reported == (how == signal.SIGINT)
-    done = shell(command, cwd=tmp_path)
+    done = shell(TWO_STACKS, cwd=tmp_path)
     assert done.returncode == 0
     assert "resuming the run in out" in done.stderr
     assert f"resumes with values 0.01 after {kept} steps" in done.stderr
     assert first.stat().st_mtime_ns == before
-    (tmp_path / "whole").mkdir()
-    whole = shell(command, cwd=tmp_path / "whole")
-    one, two = (json.loads(d.stdout) for d in (done, whole))
-    assert one["runs"] == two["runs"]
+    assert json.loads(done.stdout)["runs"] == whole[1]["runs"]
     assert manifest(run)["status"] == "complete"
-    a, b = (read_tensors(folder / "out" / "models" / "value_1_seed_0.safetensors")[0] for folder in (tmp_path, tmp_path / "whole"))
+    a, b = (read_tensors(folder / "out" / "models" / "value_1_seed_0.safetensors")[0] for folder in (tmp_path, whole[0]))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -143,10 +150,11 @@ def test_the_longest_name_is_archived_and_opened(tmp_path):
 
 
 def test_two_processes_give_the_same_numbers(tmp_path, monkeypatch, capsys):
-    map_parallel(os.getcwd, [()] * 2, n_jobs=2)   # workers that were started in another folder, and live on
-    monkeypatch.chdir(tmp_path)
     sweep = f"{SMALL} --sweep_var k --sweep_values 16 48 --seeds 2"
-    for jobs in (1, 2): assert cli.main(f"{sweep} --file_name jobs{jobs} --n_jobs {jobs}".split()) == 0
+    with warm_python(tmp_path):
+        map_parallel(os.getcwd, [()] * 2, n_jobs=2)   # workers that were started in another folder, and live on
+        monkeypatch.chdir(tmp_path)
+        for jobs in (1, 2): assert cli.main(f"{sweep} --file_name jobs{jobs} --n_jobs {jobs}".split()) == 0
     one, two = (pd.read_parquet(f"jobs{jobs}/datasets/runs.parquet") for jobs in (1, 2))
     assert one.equals(two)
     assert len(one) == 4
