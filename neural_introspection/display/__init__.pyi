@@ -31,10 +31,7 @@ from .forms import (
     options_table as options_table,
 )
 from .live import (
-    as_output as as_output,
     live_figure as live_figure,
-    renew_figure as renew_figure,
-    without_nan as without_nan,
 )
 from .panels import (
     LivePanel as LivePanel,

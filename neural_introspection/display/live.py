@@ -16,7 +16,7 @@ import traitlets
 from jaxtyping import Float
 
 # %% auto #0
-__all__ = ['without_nan', 'live_figure', 'renew_figure', 'as_output']
+__all__ = ['live_figure']
 
 # %% ../../nbs/display/18_live.ipynb #8a3de122
 _SHARED = """

@@ -38,6 +38,9 @@ from .atlas_result import (
 from .atlas_run import (
     run_atlas as run_atlas,
 )
+from .self_report import (
+    SelfReport as SelfReport,
+)
 from .result import (
     IntrospectionResult as IntrospectionResult,
 )
@@ -50,4 +53,7 @@ from .scan_run import (
 from .panels import (
     atlas_explorer as atlas_explorer,
     introspection_panel as introspection_panel,
+)
+from .asking import (
+    report_panel as report_panel,
 )

@@ -142,7 +142,8 @@ class Learned:
     best_epoch: int = 0
 
     @property
-    def summary(self) -> str:
+    def described(self) -> str:
+        "How long, in words."
         if not self.weights: return "not taught"
         return f"taught for {len(self.losses) - 1} epochs, the best is {self.best_epoch}"
 

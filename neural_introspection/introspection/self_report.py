@@ -27,7 +27,7 @@ from ..models import with_weights
 from ..stats import Difference, Score, difference, mean_interval, score_predictions
 
 # %% auto #0
-__all__ = []
+__all__ = ['SelfReport']
 
 # %% ../../nbs/introspection/75_self_report.ipynb #92bbd25f
 REPORT_VERDICTS = {
@@ -184,7 +184,7 @@ def judge_report(
     frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])
     about = dict(target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
-                 texts=len(asked.dataset), too_long=asked.too_long, learned=learned.summary, seed=seed)
+                 texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed)
     verdict = verdict_of_report(score, leads, set_score, slopes, change)
     mass = float(log_p.exp().sum(1).mean())
     return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame, plain(about))
