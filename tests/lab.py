@@ -1,4 +1,4 @@
-"""What the browser tests share: one JupyterLab with its page, a Voila server of their own, and what is asked of the browser there."""
+"""What the browser tests share: one JupyterLab, a Voila server of their own, and what is asked of the browser there."""
 import contextlib
 import json
 import os
@@ -33,11 +33,9 @@ STATE = """() => {
 }"""
 READY = """path => { const p = window.jupyterapp?.shell.currentWidget;
   return p?.context?.path === path && p.content?.widgets?.length > 2 && p.sessionContext.isReady && p.sessionContext.session?.kernel?.status === "idle"; }"""
-STARTED = "() => window.jupyterapp?.restored.then(() => true)"
-OPEN_NOTEBOOK = "async path => { await window.jupyterapp.commands.execute('docmanager:open', {path}); }"
-# Close the open notebook, saved or not, and end its kernel.
-CLOSE = """async () => { const panel = window.jupyterapp.shell.currentWidget, id = panel.sessionContext?.session?.id;
-  panel.dispose(); if (id) await window.jupyterapp.serviceManager.sessions.shutdown(id); }"""
+# End the kernel of the open notebook.
+END = """async () => { const app = window.jupyterapp, id = app?.shell.currentWidget?.sessionContext?.session?.id;
+  if (id) await app.serviceManager.sessions.shutdown(id); }"""
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
 DONE = """() => {
   const panel = window.jupyterapp.shell.currentWidget, code = panel.content.widgets.map(c => c.model).filter(m => m.type === "code" && m.sharedModel.source.trim());
@@ -126,43 +124,44 @@ def stop(server):
 
 @dataclass
 class Lab:
-    "A JupyterLab, open in the browser."
+    "A JupyterLab, and the browser's context in which its notebooks are opened."
     folder: Path   # its notebooks are in `nbs`, temporary files of its kernels in `temp`
-    page: object
+    url: str       # with a place for the path below it
+    context: object
     seen: Seen     # since the present notebook was opened
     shots: Path
+    page: object = None   # of the present notebook
 
     @contextlib.contextmanager
     def notebook(self, path, height, width=1400):
-        "The notebook of this path below `nbs`: opened, all cells run; closed afterwards, its kernel ended."
+        "The notebook of this path below `nbs`, on a page and in a workspace of its own: opened, all cells run. Page and kernel end afterwards."
         self.seen.addresses.clear()
         self.seen.errors.clear()
-        self.page.set_viewport_size(dict(width=width, height=height))
+        name = Path(path).stem
+        self.page = page = self.context.new_page()
+        page.set_default_timeout(CLICK * 1000)
+        page.set_viewport_size(dict(width=width, height=height))
         try:
-            self.page.evaluate(OPEN_NOTEBOOK, path)
-            self.page.wait_for_function(READY, arg=path, timeout=OPEN * 1000)
-            self.page.evaluate(RUN_ALL)
-            self.page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+            page.goto(self.url.format(f"lab/workspaces/{name}/tree/{path}"), timeout=OPEN * 1000)
+            page.wait_for_function(READY, arg=path, timeout=OPEN * 1000)
+            page.evaluate(RUN_ALL)
+            page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
             yield
         finally:
-            self.page.screenshot(path=self.shots / f"{Path(path).stem}-last.png")
-            self.page.evaluate(CLOSE)
+            page.screenshot(path=self.shots / f"{name}-last.png")
+            page.evaluate(END)
+            page.close()
 
 
 @contextlib.contextmanager
 def lab_in(browser, folder, shots):
-    "A `Lab` whose files are in `folder`, without a notebook. Server and page are gone afterwards."
+    "A `Lab` whose files are in `folder`. Its server is gone afterwards."
     (folder / "nbs").mkdir()
     env = lab_environment(folder) | dict(NI_TRACE=str(folder / TRACE))
     server = start_lab(folder, env)
     context, seen = browser.new_context(), Seen()
     watch(context, seen)
-    page = context.new_page()
-    page.set_default_timeout(CLICK * 1000)
-    try:
-        page.goto(f"{server_url(folder, server)}lab?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
-        page.wait_for_function(STARTED, timeout=OPEN * 1000)
-        yield Lab(folder, page, seen, shots)
+    try: yield Lab(folder, server_url(folder, server) + "{}?token=" + env["JUPYTER_TOKEN"], context, seen, shots)
     finally:
         context.close()
         stop(server)
@@ -196,6 +195,14 @@ def eventually(page, ready, seconds=CLICK):
     while not ready():
         assert time.monotonic() < deadline, "the page does not show what was asked for"
         page.wait_for_timeout(100)   # each question costs the page time
+
+
+def change_theme(page, name):
+    """Change Lab's colours: Light or Dark. Returns when Lab's splash is gone, too: two changes within its 200 ms would
+    have Lab remove it twice, which is an error."""
+    page.evaluate("name => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`}); }", name)
+    page.wait_for_function("""name => document.body.dataset.jpThemeName === `JupyterLab ${name}`
+      && !document.getElementById("jupyterlab-splash")""", arg=name)
 
 
 def shoot(page, path, **options):

@@ -20,7 +20,7 @@ def browser():
 
 @pytest.fixture(scope="package")
 def lab(browser, tmp_path_factory):
-    "JupyterLab on an open page, without a notebook; the last screenshots go to a temporary folder, or, with all others, to that of NI_SCREENSHOTS."
+    "A JupyterLab without an open notebook; the last screenshots go to a temporary folder, or, with all others, to that of NI_SCREENSHOTS."
     shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
     shots.mkdir(parents=True, exist_ok=True)
     with lab_in(browser, tmp_path_factory.mktemp("lab"), shots) as lab: yield lab

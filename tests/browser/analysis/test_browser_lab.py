@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab import CONTRAST, STATE, Seen, eventually, notebook_in_lab, nothing_elsewhere, shoot
+from lab import CONTRAST, STATE, Seen, change_theme, eventually, notebook_in_lab, nothing_elsewhere, shoot
 
 HOSTILE = "<img src=x onerror=alert(1)> and <script>alert(2)</script>"
 TEXT = "Return a list of the items, or None if there are none."
@@ -179,8 +179,7 @@ def test_steps_through_the_browser(shown, capsys):
 
 def test_all_is_readable_in_narrow_and_dark(shown):
     for theme in ("Dark", "Light"):
-        shown.page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`})", theme)
-        shown.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=theme)
+        change_theme(shown.page, theme)
         for title in ("Contexts", "Statistics", "Logits", "Ablation"): assert shown.part(title).evaluate(CONTRAST) >= 4.5, (theme, title)
         shown.shot(theme.lower())
     shown.page.set_viewport_size(dict(width=900, height=1500))

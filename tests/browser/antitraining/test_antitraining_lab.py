@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lab import CONTRAST, FITTED, STATE, Seen, eventually, expect_idle, notebook_in_lab, nothing_elsewhere, shoot
+from lab import CONTRAST, FITTED, STATE, Seen, change_theme, eventually, expect_idle, notebook_in_lab, nothing_elsewhere, shoot
 
 START_CELLS = ["from neural_introspection.antitraining import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
@@ -157,8 +157,7 @@ def test_what_is_wrong_is_told(shown):
     shown.button("Cycle").click()
     shown.panel.get_by_role("alert").get_by_text("threshold is 2.0, but must be above 0 and at most 1").wait_for()
     for theme in ("Dark", "Light"):
-        shown.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
-        shown.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=theme)
+        change_theme(shown.page, theme)
         for words in (shown.panel.get_by_role("alert"), shown.panel.get_by_role("status"), shown.panel.locator("h3")):
             assert words.locator("..").evaluate(CONTRAST) >= 4.5, theme
         shown.shot(f"refused-{theme.lower()}")

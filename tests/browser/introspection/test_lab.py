@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from lab import CONTRAST, FITTED, RUN, STATE, Seen, expect_idle, nothing_elsewhere, shoot
+from lab import CONTRAST, FITTED, RUN, STATE, Seen, change_theme, expect_idle, nothing_elsewhere, shoot
 
 NOTEBOOK = "introspection/84_panels.ipynb"
 FIGURES = ("first.result.plot()", "atlas.plot()")   # cells that the page gets in addition, to be looked at
@@ -35,11 +35,6 @@ class Notebook:
     def show(self, text): self.page.evaluate(SCROLL, text)
 
     def of(self, title): return replace(self, title=title)
-
-    def theme(self, name):
-        "Change Lab's colours: Light or Dark."
-        self.page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`})", name)
-        self.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=name)
 
     @property
     def panel(self):
@@ -171,7 +166,7 @@ def test_click_in_the_atlas_brings_the_card(notebook):
     assert stored["summary"]["verdict"] in card.inner_text()
     assert address in card.inner_text()
     for theme in ("Dark", "Light"):
-        notebook.theme(theme)
+        change_theme(notebook.page, theme)
         card.scroll_into_view_if_needed()
         notebook.shot(f"atlas-card-{theme.lower()}")
         assert card.evaluate(CONTRAST) >= 4.5, theme

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab import CELL, CELLS, CLICK, CONTRAST, FITTED, OPEN, TRACE, WARM, Seen, lab_environment, nothing_elsewhere, serve_voila, shoot, stop_voila, wait_open, watch
+from lab import CELL, CELLS, CLICK, CONTRAST, FITTED, OPEN, TRACE, WARM, Seen, change_theme, lab_environment, nothing_elsewhere, serve_voila, shoot, stop_voila, wait_open, watch
 
 DASHBOARD = ROOT / "nbs" / "dashboards"
 EPOCHS, LAYERS = 6, {"input": 64, "hidden_1": 96, "hidden_2": 32, "output": 10}
@@ -175,8 +175,7 @@ def test_a_wrong_address_is_told_in_a_sentence(explorer):
     alert.wait_for()
     assert alert.inner_text().startswith("layer 'L_hidden_9' is not in the trace: it has L_input")
     for theme in ("Dark", "Light") if explorer.name == "lab" else ():
-        explorer.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
-        explorer.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=theme)
+        change_theme(explorer.page, theme)
         assert alert.locator("..").evaluate(CONTRAST) >= 4.5, theme
         explorer.shot(theme.lower())
     explorer.shot("refused")
