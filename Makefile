@@ -9,7 +9,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # uv leaves compiling to the first import: keep what that compiles, or every process compiles again (20 s of CPU each).
 unexport PYTHONDONTWRITEBYTECODE
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' -not -path '*/_*' -not -path 'nbs/benchmarks/*' | LC_ALL=C sort)
-HAS_VOILA = $(BIN)/python -c "import voila" 2>/dev/null || { echo "The dashboard needs Voila: $(BIN)/python -m pip install -c constraints.txt voila" >&2; exit 1; }
+HAS_VOILA = $(BIN)/python -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("voila"))' || { echo "The dashboard needs Voila: $(BIN)/python -m pip install -c constraints.txt voila" >&2; exit 1; }
 VOILA = JUPYTER_PATH="$$PWD/nbs/dashboards/_share" JUPYTER_PREFER_ENV_PATH=1 sh -c 'cd nbs/dashboards && exec "$$@"' sh "$(abspath $(BIN))/python" -m voila --template=offline $(VOILA_FLAGS)
 
 .DEFAULT_GOAL := help

@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import subprocess
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -87,6 +88,29 @@ def pandoc(source, *args):
     return done.stdout
 
 
+# One pandoc for many sources, as starting it takes longer than a page; its warnings follow the number of their source.
+CONVERT = r"""
+local found = {}
+for i, source in ipairs(pandoc.json.decode(io.read("a"), false)) do
+  io.stderr:write("\n\0", i, "\n")
+  local read = pandoc.read(source, arg[1])
+  found[i] = pandoc.write(read, "html", pandoc.WriterOptions{wrap_text = "none", highlight_method = "none"})
+end
+io.write(pandoc.json.encode(found))
+"""
+
+
+def pandoc_html(sources, kind):
+    "What pandoc makes of each of the sources of this kind, `markdown` or `ipynb`: its HTML and its warnings."
+    with tempfile.TemporaryDirectory() as folder:
+        (script := Path(folder) / "convert.lua").write_text(CONVERT)
+        done = subprocess.run([pypandoc.get_pandoc_path(), "lua", script, kind], input=json.dumps(sources), capture_output=True,
+                              text=True, encoding="utf-8")
+    if done.returncode: raise ValueError(f"pandoc fails: {done.stderr[-2000:].strip()}")
+    warnings = [part.partition("\n")[2].strip() for part in done.stderr.split("\0")[1:]]
+    return list(zip(json.loads(done.stdout), warnings, strict=True))
+
+
 def fenced(body, kind=""): return f"{FENCE}{kind}\n{body.rstrip()}\n{FENCE}"
 
 
@@ -126,10 +150,10 @@ class Anchors(HTMLParser):
         self.links += [attrs[k] for k in ("href", "src") if attrs.get(k) and tag in ("a", "img")]
 
 
-def anchors(page):
-    "The ids and links of a prepared notebook, after pandoc."
+def anchors(html):
+    "The ids and links of a page, from its HTML."
     found = Anchors()
-    found.feed(pandoc(page_markdown(page), "-f", "markdown", "-t", "html", "--syntax-highlighting=none"))
+    found.feed(html)
     return found
 
 

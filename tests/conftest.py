@@ -72,20 +72,18 @@ def once(tmp_path_factory, name):
         yield folder, new
 
 
-@pytest.fixture(scope="module")
-def browser():
-    "Headless Chromium with a new profile."
-    from lab import BROWSERS, FLAGS, START, find_browser
-    executable = find_browser()
-    if executable is None: pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is on the PATH")
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: install the extra dev")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=START * 1000)
-        yield chromium
-        chromium.close()
-
-
 def pytest_collection_modifyitems(items):
     "Everything in tests/browser is marked `browser`."
     for item in items:
         if item.path.is_relative_to(TESTS / "browser"): item.add_marker("browser")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "The tests of a file go to one worker together, and all of tests/browser to one, where they share a JupyterLab."
+    from xdist.scheduler import LoadFileScheduling
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "tests/browser" if file.startswith("tests/browser/") else file
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -1,4 +1,4 @@
-"""What the browser tests share: a JupyterLab and a Voila page of their own, and what is asked of the browser there."""
+"""What the browser tests share: one JupyterLab, a Voila server of their own, and what is asked of the browser there."""
 import contextlib
 import json
 import os
@@ -22,6 +22,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync").split()
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}  # else Lab asks whether it may
+TRACE = "digits.zarr"   # in the folder of a lab: the trace that its kernels explore
+WARM = dict(display_name="warm", language="python", name="warm")   # the kernel of `start_lab` that is a fork of warm.py
 START, OPEN, CELLS, RUN, CLICK = 80, 80, 200, 90, 30  # the most seconds for the server, the page, all cells, one run, one step
 # What Lab itself knows of the notebook: the state of its kernel and the outputs of its code cells.
 STATE = """() => {
@@ -29,11 +31,17 @@ STATE = """() => {
   const cells = code.map(c => ({source: c.model.sharedModel.source, count: c.model.executionCount, outputs: c.model.outputs.toJSON()}));
   return {kernel: panel.sessionContext.session?.kernel?.status, cells: cells.filter(c => c.source.trim())};
 }"""
-READY = """() => { const p = window.jupyterapp?.shell.currentWidget;
-  return p?.content?.widgets?.length > 5 && p.sessionContext.isReady && p.sessionContext.session?.kernel?.status === "idle"; }"""
+READY = """path => { const p = window.jupyterapp?.shell.currentWidget;
+  return p?.context?.path === path && p.content?.widgets?.length > 2 && p.sessionContext.isReady && p.sessionContext.session?.kernel?.status === "idle"; }"""
+# End the kernel of the open notebook.
+END = """async () => { const app = window.jupyterapp, id = app?.shell.currentWidget?.sessionContext?.session?.id;
+  if (id) await app.serviceManager.sessions.shutdown(id); }"""
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
-DONE = """() => { const s = (%s)(), failed = s.cells.some(c => c.outputs.some(o => o.output_type === "error"));
-  return failed || s.kernel === "dead" || (s.kernel === "idle" && s.cells.every(c => c.count !== null)); }""" % STATE
+DONE = """() => {
+  const panel = window.jupyterapp.shell.currentWidget, code = panel.content.widgets.map(c => c.model).filter(m => m.type === "code" && m.sharedModel.source.trim());
+  const failed = code.some(m => { for (let i = 0; i < m.outputs.length; i++) if (m.outputs.get(i).type === "error") return true; });
+  const kernel = panel.sessionContext.session?.kernel?.status;
+  return failed || kernel === "dead" || (kernel === "idle" && code.every(m => m.executionCount !== null)); }"""
 FITTED = "plot => plot._fullLayout && Math.abs(plot._fullLayout.width - plot.clientWidth) <= 1"   # a live figure is as wide as its place
 # The smallest contrast (WCAG: 4.5 is wanted) between a text of an element and what lies behind it.
 CONTRAST = """card => {
@@ -75,21 +83,21 @@ def lab_environment(folder):
     return env | paths | dict(JUPYTER_PREFER_ENV_PATH="1", JUPYTER_TOKEN=secrets.token_hex(16), IN_TEST="1")  # IN_TEST: nbdev exports nothing
 
 
-def with_warm_kernels(folder, env):
-    "An environment in which kernels.py has kernels that are forks of warm.py, made in `folder`."
+def with_warm_kernels(folder, env, name="python3"):
+    "An environment in which kernels.py has kernels of this name that are forks of warm.py, made in `folder`."
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [env.get("PYTHONPATH")])])
-    return env | dict(WARM_KERNELS=str(warm_kernels(folder / "kernels")), PYTHONPATH=path)
+    return env | dict(WARM_KERNELS=str(warm_kernels(folder / "kernels", name)), PYTHONPATH=path)
 
 
-def start_lab(folder, env, fresh=False):
-    "A JupyterLab on a free port of 127.0.0.1, for folder/nbs; its kernels are forks of warm.py, or new Pythons `fresh`."
+def start_lab(folder, env):
+    """A JupyterLab on a free port of 127.0.0.1, for folder/nbs. Its kernels: `python3`, a new Python as a user's, and `warm`, forks of warm.py.
+
+    No language server reads the notebooks: basedpyright of the dev extra would."""
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
-               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    if not fresh:
-        command.append("--ServerApp.kernel_spec_manager_class=kernels.WarmKernels")
-        env = with_warm_kernels(folder, env)
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+               "--LanguageServerManager.autodetect=False", "--ServerApp.kernel_spec_manager_class=kernels.WarmKernels"]
     with open(folder / "lab.log", "w") as log:
-        return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(command, cwd=folder, env=with_warm_kernels(folder, env, "warm"), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def server_url(folder, server):
@@ -114,33 +122,62 @@ def stop(server):
         server.wait(5)
 
 
+@dataclass
+class Lab:
+    "A JupyterLab, and the browser's context in which its notebooks are opened."
+    folder: Path   # its notebooks are in `nbs`, temporary files of its kernels in `temp`
+    url: str       # with a place for the path below it
+    context: object
+    seen: Seen     # since the present notebook was opened
+    shots: Path
+    page: object = None   # of the present notebook
+
+    @contextlib.contextmanager
+    def notebook(self, path, height, width=1400):
+        "The notebook of this path below `nbs`, on a page and in a workspace of its own: opened, all cells run. Page and kernel end afterwards."
+        self.seen.addresses.clear()
+        self.seen.errors.clear()
+        name = Path(path).stem
+        self.page = page = self.context.new_page()
+        page.set_default_timeout(CLICK * 1000)
+        page.set_viewport_size(dict(width=width, height=height))
+        try:
+            page.goto(self.url.format(f"lab/workspaces/{name}/tree/{path}"), timeout=OPEN * 1000)
+            page.wait_for_function(READY, arg=path, timeout=OPEN * 1000)
+            page.evaluate(RUN_ALL)
+            page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
+            yield
+        finally:
+            page.screenshot(path=self.shots / f"{name}-last.png")
+            page.evaluate(END)
+            page.close()
+
+
 @contextlib.contextmanager
-def notebook_in_lab(browser, tmp_path_factory, name, sources, height, make):
-    "What `make` makes of (page, what was seen, folder of screenshots): a notebook of these cells in a JupyterLab of its own, all cells run. Both are gone afterwards."
-    folder = tmp_path_factory.mktemp("lab")
+def lab_in(browser, folder, shots):
+    "A `Lab` whose files are in `folder`. Its server is gone afterwards."
     (folder / "nbs").mkdir()
-    cells = [dict(cell_type="code", id=f"cell{i}", source=source, metadata={}, outputs=[], execution_count=None) for i, source in enumerate(sources)]
-    about = dict(kernelspec=dict(display_name="Python 3", language="python", name="python3"))
-    (folder / "nbs" / f"{name}.ipynb").write_text(json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)))
-    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
-    shots.mkdir(parents=True, exist_ok=True)
-    env = lab_environment(folder)
+    env = lab_environment(folder) | dict(NI_TRACE=str(folder / TRACE))
     server = start_lab(folder, env)
-    context, seen = browser.new_context(viewport=dict(width=1400, height=height)), Seen()
+    context, seen = browser.new_context(), Seen()
     watch(context, seen)
-    page = context.new_page()
-    page.set_default_timeout(CLICK * 1000)
-    shown = make(page, seen, shots)
-    try:
-        page.goto(f"{server_url(folder, server)}lab/tree/{name}.ipynb?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
-        page.wait_for_function(READY.replace("> 5", "> 2"), timeout=OPEN * 1000)
-        page.evaluate(RUN_ALL)
-        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
-        yield shown
+    try: yield Lab(folder, server_url(folder, server) + "{}?token=" + env["JUPYTER_TOKEN"], context, seen, shots)
     finally:
-        shown.shot("last")
         context.close()
         stop(server)
+
+
+def write_notebook(path, sources):
+    "A notebook with these code cells, for a warm kernel."
+    cells = [dict(cell_type="code", id=f"cell{i}", source=source, metadata={}, outputs=[], execution_count=None) for i, source in enumerate(sources)]
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=WARM), nbformat=4, nbformat_minor=5)))
+
+
+@contextlib.contextmanager
+def notebook_in_lab(lab, name, sources, height, make):
+    "What `make` makes of (page, what was seen, folder of screenshots): a notebook of these cells, opened in the lab, all cells run."
+    write_notebook(lab.folder / "nbs" / f"{name}.ipynb", sources)
+    with lab.notebook(f"{name}.ipynb", height): yield make(lab.page, lab.seen, lab.shots)
 
 
 def nothing_elsewhere(seen):
@@ -157,7 +194,20 @@ def eventually(page, ready, seconds=CLICK):
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "the page does not show what was asked for"
-        page.wait_for_timeout(10)
+        page.wait_for_timeout(100)   # each question costs the page time
+
+
+def change_theme(page, name):
+    """Change Lab's colours: Light or Dark. Returns when Lab's splash is gone, too: two changes within its 200 ms would
+    have Lab remove it twice, which is an error."""
+    page.evaluate("name => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`}); }", name)
+    page.wait_for_function("""name => document.body.dataset.jpThemeName === `JupyterLab ${name}`
+      && !document.getElementById("jupyterlab-splash")""", arg=name)
+
+
+def shoot(page, path, **options):
+    "A screenshot, where they are wanted: in the folder that NI_SCREENSHOTS names."
+    if "NI_SCREENSHOTS" in os.environ: page.screenshot(path=path, **options)
 
 
 def expect_idle(start, cancel):

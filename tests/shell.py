@@ -216,12 +216,12 @@ def warm_python(folder):
     with mock.patch.object(sys, "executable", warm_script(folder)): yield sys.executable
 
 
-def warm_kernels(folder):
-    "Make `folder` one of kernels, where `python3` is a fork of the server; returns it."
-    (folder / "python3").mkdir(parents=True)
+def warm_kernels(folder, name="python3"):
+    "Make `folder` one of kernels, where the one of this name is a fork of the server; returns it."
+    (folder / name).mkdir(parents=True)
     argv = [*standing_in(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    about = dict(argv=argv, display_name="Python 3", language="python")
-    (folder / "python3" / "kernel.json").write_text(json.dumps(about))
+    about = dict(argv=argv, display_name=name, language="python")
+    (folder / name / "kernel.json").write_text(json.dumps(about))
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab import CONTRAST, STATE, Seen, eventually, notebook_in_lab, nothing_elsewhere
+from lab import CONTRAST, STATE, Seen, change_theme, eventually, notebook_in_lab, nothing_elsewhere, shoot
 
 HOSTILE = "<img src=x onerror=alert(1)> and <script>alert(2)</script>"
 TEXT = "Return a list of the items, or None if there are none."
@@ -41,7 +41,7 @@ class Shown:
     def part(self, title): return self.panel.get_by_role("region", name=title, exact=True)
     def box(self, label): return self.panel.get_by_label(label, exact=True)
     def button(self, name): return self.panel.get_by_role("button", name=name)
-    def shot(self, name): self.page.screenshot(path=self.shots / f"browser-{name}.png")
+    def shot(self, name): shoot(self.page, self.shots / f"browser-{name}.png")
 
     @property
     def address(self): return self.panel.get_by_role("status").locator("b").first.inner_text()
@@ -69,9 +69,9 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(browser, tmp_path_factory):
+def shown(lab):
     "A notebook with the browser, opened in JupyterLab, all cells run."
-    with notebook_in_lab(browser, tmp_path_factory, "browser", START_CELLS, 1500, Shown) as shown:
+    with notebook_in_lab(lab, "browser", START_CELLS, 1500, Shown) as shown:
         shown.panel.get_by_role("status").locator("b").first.wait_for(timeout=SETTLED * 1000)
         shown.wait_compared()
         yield shown
@@ -179,8 +179,7 @@ def test_steps_through_the_browser(shown, capsys):
 
 def test_all_is_readable_in_narrow_and_dark(shown):
     for theme in ("Dark", "Light"):
-        shown.page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`})", theme)
-        shown.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=theme)
+        change_theme(shown.page, theme)
         for title in ("Contexts", "Statistics", "Logits", "Ablation"): assert shown.part(title).evaluate(CONTRAST) >= 4.5, (theme, title)
         shown.shot(theme.lower())
     shown.page.set_viewport_size(dict(width=900, height=1500))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lab import CONTRAST, FITTED, STATE, Seen, eventually, expect_idle, notebook_in_lab, nothing_elsewhere
+from lab import CONTRAST, FITTED, STATE, Seen, change_theme, eventually, expect_idle, notebook_in_lab, nothing_elsewhere, shoot
 
 START_CELLS = ["from neural_introspection.antitraining import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
@@ -46,7 +46,7 @@ class Shown:
     def button(self, name): return self.panel.get_by_role("button", name=re.compile(rf"{name}$"))
     def plot(self, i): return self.panel.locator(".js-plotly-plot").nth(i)
     def numbers(self, plot, trace, key): return self.plot(plot).evaluate(NUMBERS, [trace, key])
-    def shot(self, name): self.page.screenshot(path=self.shots / f"antitraining-{name}.png")
+    def shot(self, name): shoot(self.page, self.shots / f"antitraining-{name}.png")
 
     @property
     def words(self): return self.panel.get_by_role("status").inner_text()
@@ -73,9 +73,9 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(browser, tmp_path_factory):
+def shown(lab):
     "A notebook with the panel, opened in JupyterLab, all cells run."
-    with notebook_in_lab(browser, tmp_path_factory, "panel", START_CELLS, 1250, Shown) as shown:
+    with notebook_in_lab(lab, "panel", START_CELLS, 1250, Shown) as shown:
         shown.plot(2).locator(".main-svg").first.wait_for(timeout=SETTLED * 1000)
         shown.page.wait_for_function(FITTED, arg=shown.plot(2).element_handle(), timeout=SETTLED * 1000)
         yield shown
@@ -157,8 +157,7 @@ def test_what_is_wrong_is_told(shown):
     shown.button("Cycle").click()
     shown.panel.get_by_role("alert").get_by_text("threshold is 2.0, but must be above 0 and at most 1").wait_for()
     for theme in ("Dark", "Light"):
-        shown.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
-        shown.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=theme)
+        change_theme(shown.page, theme)
         for words in (shown.panel.get_by_role("alert"), shown.panel.get_by_role("status"), shown.panel.locator("h3")):
             assert words.locator("..").evaluate(CONTRAST) >= 4.5, theme
         shown.shot(f"refused-{theme.lower()}")

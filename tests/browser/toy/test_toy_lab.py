@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab import CELL, CELLS, CONTRAST, FITTED, OPEN, STATE, Seen, eventually, expect_idle, lab_environment, notebook_in_lab, nothing_elsewhere, serve_voila, stop_voila, wait_open, watch
+from lab import CELL, CELLS, CONTRAST, FITTED, OPEN, STATE, Seen, eventually, expect_idle, lab_environment, notebook_in_lab, nothing_elsewhere, serve_voila, shoot, stop_voila, wait_open, watch
 
 
 TRAINED = 30  # the most seconds until a sweep is trained
@@ -50,7 +50,7 @@ class Shown:
     def control(self, label): return self.panel.get_by_label(label, exact=True)
     def options(self, label): return self.control(label).locator("option").all_inner_texts()
     def status(self, words): return self.panel.get_by_role("status").filter(has_text=words)
-    def shot(self, name): self.page.screenshot(path=self.shots / f"toy-{self.name}-{name}.png", full_page=True)
+    def shot(self, name): shoot(self.page, self.shots / f"toy-{self.name}-{name}.png", full_page=True)
 
     def plot(self, words):
         "The plot whose title has these words, as soon as it is there."
@@ -83,10 +83,10 @@ def runs(tmp_path_factory): return tmp_path_factory.mktemp("toys") / "sweeps"
 
 
 @pytest.fixture(scope="module")
-def shown(browser, runs, tmp_path_factory):
+def shown(lab, runs):
     "A notebook with the explorer of a new folder, opened in JupyterLab, all cells run."
     cells = ["from neural_introspection.toy import toy_explorer", f"explorer = toy_explorer({str(runs)!r})\nexplorer", "print(len(explorer.sweeps))"]
-    with notebook_in_lab(browser, tmp_path_factory, "toys", cells, 1250, Shown) as shown: yield shown
+    with notebook_in_lab(lab, "toys", cells, 1250, Shown) as shown: yield shown
 
 
 def open_sweep(runs, name):

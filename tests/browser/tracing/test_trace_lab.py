@@ -3,8 +3,9 @@
 Both show nbs/dashboards/trace.ipynb for a trace made here, so that every number on the page can be compared with the trace's own.
 Nothing may be asked of another machine, and the browser's console stays free of errors.
 """
+import contextlib
+import json
 import os
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab import CELL, CELLS, CLICK, CONTRAST, DONE, FITTED, OPEN, READY, RUN_ALL, Seen, lab_environment, nothing_elsewhere, serve_voila, server_url, start_lab, stop, stop_voila, wait_open, watch
+from lab import CELL, CELLS, CLICK, CONTRAST, FITTED, OPEN, TRACE, WARM, Seen, change_theme, lab_environment, nothing_elsewhere, serve_voila, shoot, stop_voila, wait_open, watch
 
 DASHBOARD = ROOT / "nbs" / "dashboards"
 EPOCHS, LAYERS = 6, {"input": 64, "hidden_1": 96, "hidden_2": 32, "output": 10}
@@ -39,14 +40,14 @@ class Explorer:
 
     def cells(self): return np.array(self.map.evaluate(DRAWN), dtype="f4")
     def text(self, words): return self.page.get_by_text(words, exact=False).first
-    def shot(self, name): self.page.screenshot(path=self.shots / f"trace-{self.name}-{name}.png", full_page=True)
+    def shot(self, name): shoot(self.page, self.shots / f"trace-{self.name}-{name}.png", full_page=True)
 
     def wait_cells(self, expected):
         "Wait until the map shows these cells; the seconds it took."
         start = time.perf_counter()
         while not np.array_equal(self.cells(), expected, equal_nan=True):
             assert time.perf_counter() - start < SETTLED, "the map does not show what the trace says"
-            self.page.wait_for_timeout(5)
+            self.page.wait_for_timeout(20)
         return time.perf_counter() - start
 
     def button(self, name): return self.page.get_by_role("button", name=name)
@@ -60,10 +61,10 @@ class Explorer:
 
 
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory):
-    "A small trace of the digits."
+def trace(lab):
+    "A small trace of the digits, where the lab's kernels look for one."
     from neural_introspection.tracing.digits import traced_digits
-    return traced_digits(tmp_path_factory.mktemp("trace") / "digits.zarr", epochs=EPOCHS).network_trace
+    return traced_digits(lab.folder / TRACE, epochs=EPOCHS).network_trace
 
 
 def expected(trace, metric, epoch):
@@ -73,54 +74,44 @@ def expected(trace, metric, epoch):
     return lines
 
 
-def open_lab(page, folder, env):
-    "The notebook in JupyterLab, all cells run; returns what ends it."
-    server = start_lab(folder, env)
-    try:
-        page.goto(f"{server_url(folder, server)}lab/tree/trace.ipynb?token={env['JUPYTER_TOKEN']}", timeout=OPEN * 1000)
-        page.wait_for_function(READY.replace("> 5", "> 2"), timeout=OPEN * 1000)
-        page.evaluate(RUN_ALL)
-        page.wait_for_function(DONE, timeout=CELLS * 1000, polling=250)
-        return lambda: stop(server)
-    except BaseException:
-        stop(server)
-        raise
+@contextlib.contextmanager
+def in_lab(request):
+    "The notebook in JupyterLab, all cells run."
+    lab = request.getfixturevalue("lab")
+    notebook = json.loads((DASHBOARD / "trace.ipynb").read_text())
+    notebook["metadata"]["kernelspec"] = WARM
+    (lab.folder / "nbs" / "trace.ipynb").write_text(json.dumps(notebook))
+    with lab.notebook("trace.ipynb", 1300, 1300): yield lab.page, lab.seen
 
 
-def open_voila(page, folder, env):
-    "The notebook as Voila's page; returns what ends it."
+@contextlib.contextmanager
+def in_voila(request):
+    "The notebook as Voila's page."
     pytest.importorskip("voila", reason="needs Voila: install the extra dev")
-    server, url = serve_voila(folder, env)
-    try:
-        wait_open(url, server, folder / "voila.log")
-        page.goto(url, timeout=CELLS * 1000)   # comes when the notebook has run
-        return lambda: stop_voila(server)
-    except BaseException:
-        stop_voila(server)
-        raise
-
-
-@pytest.fixture(scope="module", params=["lab", "voila"])
-def explorer(request, browser, trace, tmp_path_factory):
-    "The dashboard's notebook, open and run, in JupyterLab or in Voila."
-    folder = tmp_path_factory.mktemp(request.param)
-    shutil.copytree(DASHBOARD, folder / "nbs", ignore=shutil.ignore_patterns(".*"))
-    env = lab_environment(folder) | dict(NI_TRACE=str(trace.path), TRACE=os.path.relpath(trace.path, ROOT))
-    shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
-    shots.mkdir(parents=True, exist_ok=True)
+    browser, trace = map(request.getfixturevalue, ("browser", "trace"))
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("voila")
     context, seen = browser.new_context(viewport=dict(width=1300, height=1300)), Seen()
     watch(context, seen)
     page = context.new_page()
     page.set_default_timeout(CLICK * 1000)
-    close = (open_lab if request.param == "lab" else open_voila)(page, folder, env)
-    explorer = Explorer(request.param, page, seen, shots)
+    server, url = serve_voila(folder, lab_environment(folder) | dict(TRACE=os.path.relpath(trace.path, ROOT)))
     try:
+        wait_open(url, server, folder / "voila.log")
+        page.goto(url, timeout=CELLS * 1000)   # comes when the notebook has run
+        yield page, seen
+    finally:
+        page.screenshot(path=request.getfixturevalue("lab").shots / "voila-last.png")
+        context.close()
+        stop_voila(server)
+
+
+@pytest.fixture(scope="module", params=["lab", "voila"])
+def explorer(request, lab, trace):
+    "The dashboard's notebook, open and run, in JupyterLab or in Voila."
+    with (in_lab if request.param == "lab" else in_voila)(request) as (page, seen):
+        explorer = Explorer(request.param, page, seen, lab.shots)
         explorer.map.locator(".main-svg").first.wait_for(timeout=OPEN * 1000)
         yield explorer
-    finally:
-        explorer.shot("last")
-        context.close()
-        close()
 
 
 def test_map_is_as_wide_as_its_place_and_shows_the_last_epoch(explorer, trace):
@@ -184,8 +175,7 @@ def test_a_wrong_address_is_told_in_a_sentence(explorer):
     alert.wait_for()
     assert alert.inner_text().startswith("layer 'L_hidden_9' is not in the trace: it has L_input")
     for theme in ("Dark", "Light") if explorer.name == "lab" else ():
-        explorer.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
-        explorer.page.wait_for_function("name => document.body.dataset.jpThemeName === `JupyterLab ${name}`", arg=theme)
+        change_theme(explorer.page, theme)
         assert alert.locator("..").evaluate(CONTRAST) >= 4.5, theme
         explorer.shot(theme.lower())
     explorer.shot("refused")

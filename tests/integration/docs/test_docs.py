@@ -1,14 +1,15 @@
 """The site, checked without Quarto: what nbdev hands to it is valid, links resolve, figures are visible, the README is in step."""
 import json
-import os
 import posixpath
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
 import readme as readme_module
 from conftest import ROOT
-from pages import anchors, output_name, pandoc, process, read_pages, site_url, text
+from pages import anchors, output_name, page_markdown, pandoc_html, read_pages, site_url, text
+from shell import python
 from nbdev.config import get_config
 
 NOTEBOOKS = sorted(p.relative_to(ROOT / "nbs").as_posix() for p in (ROOT / "nbs").rglob("*.ipynb")
@@ -20,16 +21,23 @@ each_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
 @pytest.fixture(scope="session")
 def pages():
     "Every notebook as nbdev prepares it for Quarto, by path."
-    here = os.getcwd()
-    os.chdir(ROOT)
-    try: return read_pages(process())
-    finally: os.chdir(here)
+    done = python("-c", "import sys; sys.path.insert(0, '.ci'); import pages; print(pages.process())", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return read_pages(Path(done.stdout.splitlines()[-1]))
 
 
 @pytest.fixture(scope="session")
 def linked(pages):
     "The ids and the links of every page."
-    return {name: anchors(page) for name, page in pages.items()}
+    made = pandoc_html(list(map(page_markdown, pages.values())), "markdown")
+    assert [(name, warnings) for name, (_, warnings) in zip(pages, made) if warnings] == []
+    return {name: anchors(html) for name, (html, _) in zip(pages, made)}
+
+
+@pytest.fixture(scope="session")
+def converted(pages):
+    "The HTML that pandoc makes of every page as a notebook, and its warnings."
+    return dict(zip(pages, pandoc_html(list(map(json.dumps, pages.values())), "ipynb")))
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +98,19 @@ def test_figures_are_visible_on_the_site(name, pages):
 
 
 @each_notebook
-def test_pandoc_converts_without_a_warning(name, pages):
-    assert pandoc(json.dumps(pages[name]), "-f", "ipynb", "-t", "html").strip()
+def test_pandoc_converts_without_a_warning(name, converted):
+    html, warnings = converted[name]
+    assert html.strip()
+    assert warnings == ""
+
+
+@pytest.mark.parametrize("kind", ["markdown", "ipynb"])
+def test_a_warning_of_pandoc_is_seen(kind):
+    sources = ["words", r"$\frac{1$", "words"]
+    if kind == "ipynb": sources = [json.dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(s, id="a")])) for s in sources]
+    made = pandoc_html(sources, kind)
+    assert ["[WARNING]" in warnings for _, warnings in made] == [False, True, False]
+    assert all("<p>words</p>" in html and warnings == "" for html, warnings in made[::2])
 
 
 def test_readme_is_in_step_with_index(pages):
