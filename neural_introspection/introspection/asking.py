@@ -86,6 +86,8 @@ class ReportPanel(LivePanel):
         self.request(self.view)
 
     def render(self, state: AskView) -> dict[str, Any]:
+        if self.latest == state:   # a request of code is shown in the controls
+            for name, value in vars(state).items(): getattr(self.parts, name).value = value
         self.answer = ask(self.asked, self.learned, state.text, state.value if state.set_neuron else None)
         return dict(answer=_answer_html(self.asked, self.answer), bars=_answer_bars(self.asked, self.answer))
 
