@@ -104,7 +104,8 @@ def pandoc_html(sources, kind):
     "What pandoc makes of each of the sources of this kind, `markdown` or `ipynb`: its HTML and its warnings."
     with tempfile.TemporaryDirectory() as folder:
         (script := Path(folder) / "convert.lua").write_text(CONVERT)
-        done = subprocess.run([pypandoc.get_pandoc_path(), "lua", script, kind], input=json.dumps(sources), capture_output=True,
+        command = [pypandoc.get_pandoc_path(), "lua", script, kind]
+        done = subprocess.run(command, input=json.dumps(sources), capture_output=True,
                               text=True, encoding="utf-8")
     if done.returncode: raise ValueError(f"pandoc fails: {done.stderr[-2000:].strip()}")
     warnings = [part.partition("\n")[2].strip() for part in done.stderr.split("\0")[1:]]

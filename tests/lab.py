@@ -32,14 +32,17 @@ STATE = """() => {
   return {kernel: panel.sessionContext.session?.kernel?.status, cells: cells.filter(c => c.source.trim())};
 }"""
 READY = """path => { const p = window.jupyterapp?.shell.currentWidget;
-  return p?.context?.path === path && p.content?.widgets?.length > 2 && p.sessionContext.isReady && p.sessionContext.session?.kernel?.status === "idle"; }"""
+  const open = p?.context?.path === path && p.content?.widgets?.length > 2;
+  return open && p.sessionContext.isReady && p.sessionContext.session?.kernel?.status === "idle"; }"""
 # End the kernel of the open notebook.
 END = """async () => { const app = window.jupyterapp, id = app?.shell.currentWidget?.sessionContext?.session?.id;
   if (id) await app.serviceManager.sessions.shutdown(id); }"""
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
 DONE = """() => {
-  const panel = window.jupyterapp.shell.currentWidget, code = panel.content.widgets.map(c => c.model).filter(m => m.type === "code" && m.sharedModel.source.trim());
-  const failed = code.some(m => { for (let i = 0; i < m.outputs.length; i++) if (m.outputs.get(i).type === "error") return true; });
+  const panel = window.jupyterapp.shell.currentWidget, models = panel.content.widgets.map(c => c.model);
+  const code = models.filter(m => m.type === "code" && m.sharedModel.source.trim());
+  const failed = code.some(m => {
+    for (let i = 0; i < m.outputs.length; i++) if (m.outputs.get(i).type === "error") return true; });
   const kernel = panel.sessionContext.session?.kernel?.status;
   return failed || kernel === "dead" || (kernel === "idle" && code.every(m => m.executionCount !== null)); }"""
 FITTED = "plot => plot._fullLayout && Math.abs(plot._fullLayout.width - plot.clientWidth) <= 1"   # a live figure is as wide as its place
@@ -90,14 +93,16 @@ def with_warm_kernels(folder, env, name="python3"):
 
 
 def start_lab(folder, env):
-    """A JupyterLab on a free port of 127.0.0.1, for folder/nbs. Its kernels: `python3`, a new Python as a user's, and `warm`, forks of warm.py.
+    """A JupyterLab on a free port of 127.0.0.1, for folder/nbs. Its kernels: `python3`, a new Python as a user's, and
+    `warm`, forks of warm.py.
 
     No language server reads the notebooks: basedpyright of the dev extra would."""
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={folder / 'nbs'}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
                "--LanguageServerManager.autodetect=False", "--ServerApp.kernel_spec_manager_class=kernels.WarmKernels"]
     with open(folder / "lab.log", "w") as log:
-        return subprocess.Popen(command, cwd=folder, env=with_warm_kernels(folder, env, "warm"), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(command, cwd=folder, env=with_warm_kernels(folder, env, "warm"), stdout=log,
+                                stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def server_url(folder, server):
@@ -134,7 +139,8 @@ class Lab:
 
     @contextlib.contextmanager
     def notebook(self, path, height, width=1400):
-        "The notebook of this path below `nbs`, on a page and in a workspace of its own: opened, all cells run. Page and kernel end afterwards."
+        """The notebook of this path below `nbs`, on a page and in a workspace of its own: opened, all cells run. Page and
+        kernel end afterwards."""
         self.seen.addresses.clear()
         self.seen.errors.clear()
         name = Path(path).stem
@@ -169,13 +175,15 @@ def lab_in(browser, folder, shots):
 
 def write_notebook(path, sources):
     "A notebook with these code cells, for a warm kernel."
-    cells = [dict(cell_type="code", id=f"cell{i}", source=source, metadata={}, outputs=[], execution_count=None) for i, source in enumerate(sources)]
+    empty = dict(cell_type="code", metadata={}, outputs=[], execution_count=None)
+    cells = [empty | dict(id=f"cell{i}", source=source) for i, source in enumerate(sources)]
     path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=WARM), nbformat=4, nbformat_minor=5)))
 
 
 @contextlib.contextmanager
 def notebook_in_lab(lab, name, sources, height, make):
-    "What `make` makes of (page, what was seen, folder of screenshots): a notebook of these cells, opened in the lab, all cells run."
+    """What `make` makes of (page, what was seen, folder of screenshots): a notebook of these cells, opened in the lab, all
+    cells run."""
     write_notebook(lab.folder / "nbs" / f"{name}.ipynb", sources)
     with lab.notebook(f"{name}.ipynb", height): yield make(lab.page, lab.seen, lab.shots)
 
@@ -200,7 +208,8 @@ def eventually(page, ready, seconds=CLICK):
 def change_theme(page, name):
     """Change Lab's colours: Light or Dark. Returns when Lab's splash is gone, too: two changes within its 200 ms would
     have Lab remove it twice, which is an error."""
-    page.evaluate("name => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`}); }", name)
+    page.evaluate("name => { window.jupyterapp.commands.execute("
+                  "'apputils:change-theme', {theme: `JupyterLab ${name}`}); }", name)
     page.wait_for_function("""name => document.body.dataset.jpThemeName === `JupyterLab ${name}`
       && !document.getElementById("jupyterlab-splash")""", arg=name)
 

@@ -1,4 +1,5 @@
-"""One Chromium and one JupyterLab for all tests of this folder; they are gone before others begin, which may want an event loop."""
+"""One Chromium and one JupyterLab for all tests of this folder; they end before others begin, which may want an event
+loop."""
 import os
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def browser():
 
 @pytest.fixture(scope="package")
 def lab(browser, tmp_path_factory):
-    "A JupyterLab without an open notebook; the last screenshots go to a temporary folder, or, with all others, to that of NI_SCREENSHOTS."
+    """A JupyterLab without an open notebook; the last screenshots go to a temporary folder, or, with all others, to that
+    of NI_SCREENSHOTS."""
     shots = Path(os.environ.get("NI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
     shots.mkdir(parents=True, exist_ok=True)
     with lab_in(browser, tmp_path_factory.mktemp("lab"), shots) as lab: yield lab

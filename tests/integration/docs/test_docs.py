@@ -107,7 +107,9 @@ def test_pandoc_converts_without_a_warning(name, converted):
 @pytest.mark.parametrize("kind", ["markdown", "ipynb"])
 def test_a_warning_of_pandoc_is_seen(kind):
     sources = ["words", r"$\frac{1$", "words"]
-    if kind == "ipynb": sources = [json.dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(s, id="a")])) for s in sources]
+    if kind == "ipynb":
+        cells = [nbformat.v4.new_markdown_cell(s, id="a") for s in sources]
+        sources = [json.dumps(nbformat.v4.new_notebook(cells=[cell])) for cell in cells]
     made = pandoc_html(sources, kind)
     assert ["[WARNING]" in warnings for _, warnings in made] == [False, True, False]
     assert all("<p>words</p>" in html and warnings == "" for html, warnings in made[::2])
