@@ -118,7 +118,9 @@ def prepare(config: IntrospectionConfig, model: Any = None, texts: Optional[Sequ
     split[fit] = split_groups(groups[fit], config.val_split, config.test_split, config.seed)
     if config.examples >= (n_train := int((split == "train").sum())):
         raise BadInput(f"{config.examples} examples leave none of the {n_train} training texts: give fewer.")
-    return Prepared(config, model, corpus, tokens, groups, split, other and load_model(other, config.device, config.dtype))
+    beside = other and load_model(other, config.device, config.dtype)
+    if beside and config.head == "token": beside = _askable(config, beside)
+    return Prepared(config, model, corpus, tokens, groups, split, beside)
 
 # %% ../../nbs/introspection/76_preparation.ipynb #434582b3
 def _other_name(config: IntrospectionConfig) -> Optional[str]:
@@ -126,6 +128,15 @@ def _other_name(config: IntrospectionConfig) -> Optional[str]:
     return config.other_model or (None if config.model == "pocket" else "pocket")
 
 # %% ../../nbs/introspection/76_preparation.ipynb #c0657968
+def _askable(config: IntrospectionConfig, other: Any) -> Any:
+    "The other model, or None if it was not named and the question cannot be asked of it."
+    try: check_question(other, question_of(config))
+    except BadInput as error:
+        if config.other_model: raise
+        log.info("no other model is asked beside: %s", error)
+        return None
+    return other
+
 def _check_places(config: IntrospectionConfig, model: Any) -> None:
     "`BadInput` if the model has no such layer or neuron, or nothing could be learned by unfreezing."
     layer = check_layer(model, config.layer if config.layer is not None else 0)

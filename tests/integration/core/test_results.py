@@ -31,6 +31,7 @@ from neural_introspection.core import BadInput, NeuronAddress, Result
 from neural_introspection.data import Corpus
 from neural_introspection.experiments import benchmark
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
+from neural_introspection.introspection.neurofeedback import neurofeedback
 from neural_introspection.introspection.self_report import SelfReport
 from neural_introspection.models import check_sites, preflight
 from neural_introspection.stats import Difference, Score
@@ -184,6 +185,11 @@ def _self_report(made):
                       change, reports, dict(target=f"{MLP}[7]", model=HOSTILE))
 
 
+def _neurofeedback(made):
+    values = np.arange(len(made.texts), dtype=float)
+    return neurofeedback(made.model, made.texts, {HOSTILE: values}, counts=(0, 2), tests=6)
+
+
 SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,
              certificate=False)
 EXAMPLES = dict(   # of each class, by name
@@ -232,6 +238,7 @@ EXAMPLES = dict(   # of each class, by name
     Results=_benchmark,
     SiteCheck=lambda made: check_sites(made.model),
     ScanResult=lambda made: ni.introspection.NeuronScanner(made.model).scan(made.texts),
+    Neurofeedback=_neurofeedback,
     SelfReport=_self_report,
     TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
     TokenCounts=_token_counts,

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from neural_introspection.introspection import AtlasResult, ScanResult
+from neural_introspection.introspection import AtlasResult, ScanResult, SelfReport, run_introspection
 from neural_introspection.activations import edit
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
 from neural_introspection.models import encode, fetch_smollm2, load_model, preflight, token_batch, token_losses
@@ -134,3 +134,19 @@ def test_senses_on_real_weights(model):
     assert len(found.frame) == 16
     assert found.frame.p.notna().any()
     assert found.table.snippet.str.contains("«").all()
+
+
+@pytest.mark.slow
+def test_it_is_asked_about_its_neuron(model, tmp_path):
+    "In its chat template, in words, after two examples; it was taught nothing."
+    texts = [text[:80] for text in load_texts("python-docs", 24, seed=0).texts]
+    report = run_introspection(
+        model=model, texts=texts, num_samples=24, layer=10, neuron=7, head="token", chat=True, examples=2,
+        template="{text}\nIs the activation low or high? Answer with one word.", answers="low,high", test_split=.3,
+        output_dir=str(tmp_path / "out"), device="cpu")   # pocket, the other model, has no chat template
+    assert report.verdict in ("no evidence", "underpowered", "follows the text")
+    assert {"question alone", "same model, neuron held"} <= set(report.observers)
+    assert "other model" not in report.observers
+    assert 0 < report.mass <= 1
+    assert report.reports.said.iloc[0]
+    assert SelfReport.load(tmp_path / "out" / "reports" / "self_report").summary() == report.summary()
