@@ -39,11 +39,23 @@ def neuron_axis(layer: Any, ndim: int) -> int:
     """The axis of a layer's output along which its neurons (or channels) are: 1 or -1. A layer that keeps the shape of
     what it reads, such as an activation, has the axis of the layer that it reads."""
     own = ("data_format", "kernel", "units")   # of layers that say themselves where they put their neurons
-    while not any(hasattr(layer, name) for name in own) and len(getattr(layer, "_inbound_nodes", ())) == 1:
-        before = [node.operation for node in layer._inbound_nodes[0].parent_nodes]
-        if len(before) != 1 or _output_shape(before[0]) != _output_shape(layer): break
-        layer = before[0]
+    if not any(hasattr(layer, name) for name in own):
+        if isinstance(axis := getattr(layer, "axis", None), int): return 1 if axis == 1 and ndim > 2 else -1
+        axes = {neuron_axis(before, ndim) for before in _read_by(layer)}
+        if len(axes) == 1: return axes.pop()
+        if len(axes) > 1:
+            raise BadInput(f"which axis of {layer.name} has the neurons is not known: it reads layers with channels "
+                           "first and last. Name one of those.")
     return 1 if getattr(layer, "data_format", None) == "channels_first" and ndim > 2 else -1
+
+_MOVES = ("Permute", "Reshape", "Flatten")   # layers whose axes are not those of what they read
+
+def _read_by(layer: Any) -> list[Any]:
+    "The layers whose outputs a layer reads, if they have the shape of its own."
+    if type(layer).__name__ in _MOVES: return []
+    nodes = getattr(layer, "_inbound_nodes", ())
+    before = [parent.operation for node in nodes for parent in node.parent_nodes]
+    return [one for one in before if _output_shape(one) == _output_shape(layer)]
 
 # %% ../../nbs/activations/50_keras_backend.ipynb #b39458b1
 def _tensor_type() -> type:

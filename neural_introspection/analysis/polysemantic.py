@@ -189,19 +189,21 @@ class PolysemanticDetector:
         parts = []
         for layer, acts in progress(self.activations.items(), "polysemantic", len(self.activations), "layer"):
             parts.append(self._layer(layer, acts))
-        rows = max(map(len, self.activations.values()))
-        broken = sum(int((~space.isfinite().all(1)).sum()) for space in self.spaces.values())
-        notes = []
+        whole = [*self.activations.values()]
+        finite = [int(self.spaces[layer].isfinite().all(1).sum()) if self.spaces else len(x)
+                  for layer, x in self.activations.items()]
+        rows, broken, notes = max(finite), sum(map(len, whole)) - sum(finite), []
         if self.measure == "senses" and rows < 3 * LEAST:
             notes.append(f"fewer than {3 * LEAST} contexts are too few for a test: capture more text")
-        if broken: notes.append(f"{broken} rows whose representation is not finite were left out")
+        if broken: notes.append(f"{broken} representations that are not finite were left out")
         return combine_layers(parts, self.measure, self.settings,
                               dict(rows=rows, left_out=broken, note="; ".join(notes)))
 
     def _layer(self, layer: str, acts: Float[Tensor, "row neuron"]) -> tuple[pd.DataFrame, pd.DataFrame]:
         acts, space, finite = _without_broken_rows(acts, self.spaces.get(layer))
+        if not len(finite): raise BadInput(f"no row of {layer} has a finite representation: capture in float32.")
         order = finite[torch.randperm(len(finite), generator=torch.Generator().manual_seed(self.settings.seed))]
-        evidence = self._evidence(layer, acts, space, order)
+        evidence = self._evidence(layer, acts, space, order, len(finite))
         finding = MEASURES[self.measure](evidence, self.settings)
         places, shown = self.places[layer], order[:RANDOM]
         where = places[shown.numpy()]
@@ -210,11 +212,11 @@ class PolysemanticDetector:
         return frame, table.assign(token=self.tokens[row] if len(self.tokens) else "", snippet="")
 
     def _evidence(self, layer: str, acts: Float[Tensor, "row neuron"], space: Float[Tensor, "row d"],
-                  order: Int[Tensor, "row"]) -> Evidence:
-        n_rows, k = len(acts), min(self.settings.k, len(acts))
+                  order: Int[Tensor, "row"], n_rows: int) -> Evidence:
+        k = min(self.settings.k, n_rows)
         if self.measure == "senses" and n_rows < 3 * LEAST: k = 1
         stats = NeuronStats(acts.shape[1], quantiles=False, top_k=min(k, max(1, n_rows // 3)))
-        contexts = torch.stack([torch.arange(n_rows), torch.zeros(n_rows, dtype=torch.long)], 1)
+        contexts = torch.stack([torch.arange(len(acts)), torch.zeros(len(acts), dtype=torch.long)], 1)
         values, where = stats.update(acts, contexts=contexts).top
         return Evidence(values, where.text, activation_floor(stats), space, space[order[:BACKGROUND]],
                         layer not in self.spaces, acts, self.features)

@@ -68,14 +68,14 @@ class ReportPanel(LivePanel):
         import ipywidgets as w
         self.asked, self.learned, self.answer = asked, learned, None
         values = asked.dataset.values("train")[:, 0]
-        self.view = AskView(text or asked.dataset.part("test").text.iloc[0], value=float(np.round(values.mean(), 3)))
+        self.view = AskView(text or asked.dataset.part("test").text.iloc[0], value=float(values.mean()))
         late, wide = dict(continuous_update=False), w.Layout(width="calc(100% - 4px)")
         low, high = (float(x) for x in np.quantile(values, [.01, .99]))
         places = dict(answer=w.HTML(), bars=w.VBox())
         controls = dict(
             text=w.Textarea(self.view.text, rows=3, description="text", layout=wide, **late),
             set_neuron=w.Checkbox(False, description="set the neuron to", indent=False, layout=w.Layout(width="11em")),
-            value=w.FloatSlider(self.view.value, min=low, max=high, step=(high - low)/100, **late))
+            value=w.FloatSlider(self.view.value, min=low, max=high, step=(high - low)/100, readout_format=".3g", **late))
         super().__init__(Content(places), self.view, **controls)
         p = self.parts
         row = w.HBox([p.set_neuron, p.value, p.bar, p.cancel, p.status], layout=w.Layout(flex_flow="row wrap"))
@@ -103,8 +103,8 @@ class ReportPanel(LivePanel):
 # %% ../../nbs/introspection/86_asking.ipynb #af53e68b
 def _answer_html(asked: Asked, a: Answer) -> str:
     "The values and the report as a table."
-    rows = [("the neuron", f"{a.activation:.2f}", "" if math.isnan(a.set_to) else f"{a.set_to:.2f}"),
-            ("the report", f"{a.reported:.2f}", "" if math.isnan(a.set_reported) else f"{a.set_reported:.2f}")]
+    rows = [("the neuron", f"{a.activation:.3g}", "" if math.isnan(a.set_to) else f"{a.set_to:.3g}"),
+            ("the report", f"{a.reported:.3g}", "" if math.isnan(a.set_reported) else f"{a.set_reported:.3g}")]
     cells = "".join(f"<tr><th style='text-align:left'>{name}</th><td>{own}</td><td>{changed}</td></tr>"
                     for name, own, changed in rows)
     head = "<tr><th></th><th>as it is</th><th>neuron set</th></tr>"

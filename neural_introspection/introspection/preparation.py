@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence
 import numpy as np
+import torch
 from ..activations import SelectedTokens, parse_position, select_tokens
 from ..core import (BadInput, Target, check_options, check_run_folder, parse_integers, require,
     seed_everything, site_name)
@@ -74,7 +75,7 @@ def _check_report(config: IntrospectionConfig, neurons: Optional[tuple[int, ...]
     question_of(config)
 
 _OF_HEADS = ("regression", "bins", "feature_layer", "track_gradients", "track_activations", "target_values")
-_OF_REPORTS = ("template", "answers", "chat", "examples", "set_share")
+_OF_REPORTS = ("template", "answers", "chat", "examples", "set_share", "observers")
 
 def _without_effect(config: IntrospectionConfig) -> list[str]:
     "Options that were changed and that another option switches off."
@@ -146,6 +147,8 @@ def _check_places(config: IntrospectionConfig, model: Any) -> None:
     sites = [site_name("resid_post", check_layer(model, config.feature_layer))]
     if config.head == "token":
         check_question(model, question_of(config))
+        if config.unfreeze != "none" and next(model.parameters()).dtype == torch.float16:
+            raise BadInput("a model cannot be taught in float16: give dtype float32 or bfloat16.")
         sites = ["unembed.hook_out"]
     elif config.target_values == "recomputed": sites.append(target.site)
     learning_weights(model, unfreezing_of(config), target, sites)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/79_report_run.ipynb #a9c4413b
 from __future__ import annotations
+import math
 import shutil
 from pathlib import Path
 import pandas as pd
@@ -38,16 +39,18 @@ def teach(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Aske
 
 def report_in(p: Prepared, run: RunFolder, asked: Asked, learned: Learned) -> SelfReport:
     "Teach the observers, judge the reports, and write everything into the run's folder."
-    observers = taught_observers(asked, learning_of(p.config), p.other, run.path/"models")
+    observers = taught_observers(asked, learning_of(p.config), p.other, run.path/"models", p.config.observers)
     report = judge_report(asked, learned, observers, p.config.seed)
     write_figure(run, "reports", report.plot())
     if learned.weights: write_figure(run, "learning_curves", _curves(learned))
     write_text(run.file("reports", "report.md"), report.to_markdown())
     report.save(run.path/"reports"/"self_report")
-    for name in ("taught", "held", "other"): shutil.rmtree(run.path/"models"/name, ignore_errors=True)
+    for name in ("taught", "held-*", "other"):
+        for pieces in (run.path/"models").glob(name): shutil.rmtree(pieces, ignore_errors=True)
     return report
 
 def _curves(learned: Learned):
     from neural_introspection.display import learning_curves
-    history = pd.DataFrame(dict(epoch=range(len(learned.losses)), split="val", loss=learned.losses))
+    losses = [math.nan if loss is None else loss for loss in learned.losses]
+    history = pd.DataFrame(dict(epoch=range(len(losses)), split="val", loss=losses))
     return learning_curves(history)

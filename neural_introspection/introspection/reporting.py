@@ -27,7 +27,7 @@ from neural_introspection.introspection.questions import (Prompts, Question, Sca
 from neural_introspection.introspection.trainer import (copied, put_weights, read_checkpoint, seeded,
     write_checkpoint)
 from .unfreezing import Unfreezing, learning_weights, trainable
-from ..models import describe, evaluating, layer_width, token_batch, with_weights
+from ..models import describe, evaluating, layer_width, model_name, token_batch, with_weights
 from ..models.tokens import added_tokens, run_batch
 
 # %% auto #0
@@ -62,6 +62,7 @@ class Asked:
         others = _without_rows(dataset, rows)
         prompts = make_prompts(model, others.frame.text.tolist(), question, shown)
         kept, too_long = _some_of(others, prompts.kept), len(others) - len(prompts.kept)
+        _check_splits(kept, too_long, model)
         return Asked(model, target.addresses[0], kept, question, prompts, scale, shown, too_long)
 
     def to_another(self, model: Any) -> Asked:
@@ -69,8 +70,9 @@ class Asked:
         layer = relative_layer(self.address.layer, self.model.cfg.n_layers, model.cfg.n_layers)
         prompts = make_prompts(model, self.dataset.frame.text.tolist(), self.question, self.shown)
         place = NeuronAddress(site_name("mlp_out", layer), 0)   # says which weights come after the target
-        return dataclasses.replace(self, model=model, address=place, prompts=prompts,
-                                   dataset=_some_of(self.dataset, prompts.kept))
+        kept = _some_of(self.dataset, prompts.kept)
+        _check_splits(kept, len(self.dataset) - len(kept), model)
+        return dataclasses.replace(self, model=model, address=place, prompts=prompts, dataset=kept)
 
     def rows(self, split: str) -> Int[np.ndarray, "part"]:
         "The rows of a split."
@@ -89,6 +91,13 @@ class Asked:
         return self.scale.expected(read_answers(self.model, self.part(rows), around=around))
 
 # %% ../../nbs/introspection/74_reporting.ipynb #b59805df
+def _check_splits(kept: ActivationDataset, too_long: int, model: Any) -> None:
+    "`BadInput` if too few texts are left to train or to test."
+    n_train, n_test = (int((kept.frame.split == split).sum()) for split in ("train", "test"))
+    if n_train < 1 or n_test < 2:
+        raise BadInput(f"{n_train} training and {n_test} test texts fit with the question into the context of "
+                       f"{model_name(model)} ({too_long} are too long): give more or shorter texts, or fewer examples.")
+
 def _some_of(dataset: ActivationDataset, rows: Int[np.ndarray, "kept"]) -> ActivationDataset:
     return dataclasses.replace(dataset, frame=dataset.frame.iloc[rows].reset_index(drop=True))
 
@@ -138,7 +147,7 @@ class Learning:
 class Learned:
     "What a model was taught."
     weights: dict[str, Tensor]                # that training changed, by name; {}: nothing was trained
-    losses: tuple[float, ...] = ()            # on the validation texts, before the first epoch and after each
+    losses: tuple[Optional[float], ...] = ()  # before the first epoch and after each; None without validation texts
     best_epoch: int = 0
 
     @property
@@ -152,6 +161,8 @@ def learn_reports(asked: Asked, learning: Learning, folder: Optional[Path] = Non
     "Teach the model to report; it is as it was afterwards. Nothing is trained without unfreezing."
     names = learning_weights(asked.model, learning.unfreeze, Target.of(asked.address), ["unembed.hook_out"])
     if not names: return Learned({})
+    if next(asked.model.parameters()).dtype == torch.float16:
+        raise BadInput(f"{model_name(asked.model)} cannot be taught in float16: load it in float32 or bfloat16.")
     rank = learning.unfreeze.rank if learning.unfreeze.strategy == "lora" else 0
     path, identity = folder and Path(folder)/"checkpoint.safetensors", _identity(asked, learning) if folder else {}
     with seeded(learning.seed), trainable(asked.model, names, rank) as found:
@@ -164,8 +175,6 @@ def learn_reports(asked: Asked, learning: Learning, folder: Optional[Path] = Non
             if _best_epoch(losses) <= epoch - 1 - learning.patience: break
             _run_epoch(asked, learning, optimizer, epoch)
             losses.append(_validation_loss(asked, learning))
-            if losses[-1] == math.inf:
-                raise NeuralIntrospectionError(f"the loss is not finite after epoch {epoch}: lower the learning rate.")
             if _best_epoch(losses) == epoch: best = copied(parameters)
             if path: write_checkpoint(path, parameters, best, optimizer, dict(identity=identity, losses=losses))
         put_weights(parameters, best)
@@ -173,12 +182,16 @@ def learn_reports(asked: Asked, learning: Learning, folder: Optional[Path] = Non
 
 def _best_epoch(losses: Sequence[float]) -> int:
     "The epoch of the lowest validation loss; without validation texts the last."
-    return len(losses) - 1 if math.isnan(losses[0]) else int(np.argmin(losses))
+    return len(losses) - 1 if losses[0] is None else int(np.argmin(losses))
 
 def _run_epoch(asked: Asked, learning: Learning, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    "`NeuralIntrospectionError` if the loss is no number."
     rng, train = np.random.default_rng([learning.seed, epoch]), asked.rows("train")
-    for some in np.array_split(rng.permutation(train), max(1, len(train)//learning.batch_size)):
-        _loss(asked, some, learning, rng).backward()
+    for some in _batches(rng.permutation(train), learning):
+        loss = _loss(asked, some, learning, rng)
+        if not bool(loss.isfinite()):
+            raise NeuralIntrospectionError(f"the loss is not finite in epoch {epoch}: lower the learning rate.")
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -187,18 +200,19 @@ def _identity(asked: Asked, learning: Learning) -> dict[str, Any]:
     frame = asked.dataset.frame
     rows = [f"{s} {t} {v}" for s, t, v in zip(frame.split, frame.text, asked.dataset.values()[:, 0])]
     return plain(vars(learning) | vars(asked.question) | dict(
-        unfreeze=vars(learning.unfreeze), model=vars(describe(asked.model))["weights"], shown=asked.shown,
-        rows=text_hash(rows)))
+        unfreeze=vars(learning.unfreeze), model=vars(describe(asked.model)), address=str(asked.address),
+        shown=asked.shown, rows=text_hash(rows), prompts=text_hash([str(ids) for ids in asked.prompts.ids])))
 
 # %% ../../nbs/introspection/74_reporting.ipynb #d8c94175
 @torch.no_grad()
-def _validation_loss(asked: Asked, learning: Learning) -> float:
-    "The mean over the validation rows, with the same set values every time; NaN without such rows."
+def _validation_loss(asked: Asked, learning: Learning) -> Optional[float]:
+    "The mean over the validation rows, with the same set values every time; None without such rows."
     val, again = asked.rows("val"), np.random.default_rng(learning.seed)
-    if not len(val): return math.nan
-    parts = [some for some in np.array_split(val, max(1, len(val)//learning.batch_size)) if len(some)]
-    loss = sum(float(_loss(asked, some, learning, again))*len(some) for some in parts)/len(val)
-    return loss if math.isfinite(loss) else math.inf
+    if not len(val): return None
+    return sum(float(_loss(asked, some, learning, again))*len(some) for some in _batches(val, learning))/len(val)
+
+def _batches(rows: Int[np.ndarray, "part"], learning: Learning) -> list[Int[np.ndarray, "batch"]]:
+    return np.array_split(rows, math.ceil(len(rows)/learning.batch_size))
 
 def _loss(asked: Asked, rows: Int[np.ndarray, "part"], learning: Learning, rng: np.random.Generator) -> Tensor:
     "Cross-entropy of the right answers."

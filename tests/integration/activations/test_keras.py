@@ -12,6 +12,7 @@ import pytest
 import torch
 from neural_introspection.activations import ActivationMonitor, ModelInterface, capture, edit, hooks
 from neural_introspection.activations.capturing import site_names
+from neural_introspection.activations.keras_backend import neuron_axis
 from neural_introspection.activations.statistics import layer_statistics
 from neural_introspection.core import BadAddress, BadInput
 from shell import is_one_sentence
@@ -165,3 +166,17 @@ def test_what_follows_a_convolution_has_its_axis_of_channels():
     assert {name: len(stats[name].mean) for name in names} == dict(conv=5, relu=5, norm=5, drop=5, dense=6, output=2)
     with capture(model, ["relu"]) as acts: model(x)
     torch.testing.assert_close(stats["relu"].mean.float(), acts["relu"].mean((0, 2, 3)))
+
+
+def test_the_axis_of_channels_in_a_graph_with_branches():
+    layers, first = keras.layers, dict(data_format="channels_first")
+    x = keras.Input((4, 8, 8))
+    normed = layers.BatchNormalization(axis=1, name="norm")(x)
+    one, other = (layers.Conv2D(4, 1, name=name, **first)(normed) for name in ("one", "other"))
+    added = layers.Add(name="added")([one, other])
+    relu = layers.ReLU(name="relu")(added)
+    moved = layers.Permute((2, 3, 1), name="moved")(layers.Conv2D(8, 1, name="wide", **first)(relu))
+    after = layers.Activation("tanh", name="after")(moved)
+    model = keras.Model(x, after)
+    axes = {name: neuron_axis(model.get_layer(name), 4) for name in ("norm", "added", "relu", "moved", "after", "wide")}
+    assert axes == dict(norm=1, added=1, relu=1, moved=-1, after=-1, wide=1)

@@ -100,8 +100,12 @@ def test_rows_without_a_finite_representation_are_left_out_and_counted(value):
     top = lambda result: result.table[result.table.kind == "top"].sort_values(["neuron", "text"])
     assert top(found).activation.tolist() == pytest.approx(top(others).activation.tolist())
     assert found.frame.score.tolist() == pytest.approx(others.frame.score.tolist(), abs=.1)   # other random rows
-    assert found.about["left_out"] == 100
-    assert "100 rows whose representation is not finite were left out" in found.summary()
+    assert (found.about["left_out"], found.about["rows"]) == (100, 500)
+    few = detect(acts[-118:], spoilt[-118:])   # 18 rows are left
+    assert few.frame.p.isna().all()
+    assert "too few for a test" in few.summary()
+    with pytest.raises(BadInput, match="no row of neurons has a finite"): detect(acts[broken], spoilt[broken])
+    assert "100 representations that are not finite were left out" in found.summary()
 
 
 def test_a_value_that_is_not_finite_takes_no_row_from_other_neurons():
