@@ -75,7 +75,8 @@ class ReportPanel(LivePanel):
         controls = dict(
             text=w.Textarea(self.view.text, rows=3, description="text", layout=wide, **late),
             set_neuron=w.Checkbox(False, description="set the neuron to", indent=False, layout=w.Layout(width="11em")),
-            value=w.FloatSlider(self.view.value, min=low, max=high, step=(high - low)/100, readout_format=".3g", **late))
+            value=w.FloatSlider(self.view.value, min=low, max=high, step=(high - low)/100, readout_format=".3g",
+                                **late))
         super().__init__(Content(places), self.view, **controls)
         p = self.parts
         row = w.HBox([p.set_neuron, p.value, p.bar, p.cancel, p.status], layout=w.Layout(flex_flow="row wrap"))

@@ -5,7 +5,7 @@
 # %% ../../nbs/introspection/73_questions.ipynb #53724396
 from __future__ import annotations
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -130,12 +130,17 @@ def read_answers(
         found[group] = logits.log_softmax(-1)[:, torch.as_tensor(prompts.answers, device=logits.device)].cpu()
     return found
 
-def next_logits(model: Any, batch: Any) -> Float[Tensor, "batch vocab"]:
+def next_logits(
+    model: Any,
+    batch: Any,
+    run: Optional[Callable[[], Float[Tensor, "batch pos vocab"]]] = None,   # instead of the model on the whole batch
+) -> Float[Tensor, "batch vocab"]:
     "The logits after the last token of each row, float32; those of other tokens are never made."
     places = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     last = torch.where(batch.mask, places, -1).max(1).values
     def ends(x: Tensor) -> Tensor: return x[torch.arange(len(last), device=x.device), last.to(x.device)][:, None]
-    with evaluating(model), edit(model, {"unembed.hook_in": ends}): return run_batch(model, batch)[:, 0].float()
+    with evaluating(model), edit(model, {"unembed.hook_in": ends}):
+        return (run() if run else run_batch(model, batch))[:, 0].float()
 
 # %% ../../nbs/introspection/73_questions.ipynb #20b181b5
 @torch.no_grad()

@@ -18,7 +18,7 @@ from ..models.identity import is_encoder
 from ..models.tokens import added_tokens, run_batch
 
 # %% auto #0
-__all__ = []
+__all__ = ['entering_streams']
 
 # %% ../../nbs/introspection/46_replay.ipynb #e77563f9
 def lowest_block(names: Sequence[str]) -> int:
@@ -27,7 +27,8 @@ def lowest_block(names: Sequence[str]) -> int:
 
 # %% ../../nbs/introspection/46_replay.ipynb #00b708b1
 @torch.no_grad()
-def _entering(model: Any, ids: Sequence[Sequence[int]], block: int, batch_size: int) -> list[Float[Tensor, "pos d_model"]]:
+def entering_streams(model: Any, ids: Sequence[Sequence[int]], block: int,
+                     batch_size: int) -> list[Float[Tensor, "pos d_model"]]:
     "The residual stream that enters a block, BOS included, for each text, on the CPU."
     found: list = [None] * len(ids)
     for group in progress(token_batches(model, ids, batch_size), "residual stream", unit="batch"):
@@ -51,7 +52,7 @@ class Replay(nn.Module):
         _, self.text = np.unique(index, return_inverse=True)
         self.column = dataset.frame.position.to_numpy() + len(added_tokens(predictor.model)[0])
         self.sites = [predictor.feature_site] + [predictor.target.site] * moving
-        self.residual = _entering(self.model, self.ids, block, predictor.batch_size) if block else None
+        self.residual = entering_streams(self.model, self.ids, block, predictor.batch_size) if block else None
 
     def rows(self, texts: Int[np.ndarray, "text"]) -> tuple[Int[np.ndarray, "row"], Int[np.ndarray, "row"]]:
         "(rows of the data set, which of these texts each belongs to)."

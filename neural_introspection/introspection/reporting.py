@@ -10,13 +10,13 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from ..activations import capture, edit
+from ..activations import capture, edit, run_from
 from neural_introspection.core import (BadInput, NeuralIntrospectionError, NeuronAddress, Target, plain, progress,
     site_name)
 from .baselines import relative_layer
@@ -24,10 +24,12 @@ from neural_introspection.introspection.dataset import (ActivationDataset, check
     collect_activations, text_hash)
 from neural_introspection.introspection.questions import (Prompts, Question, Scale, make_prompts, make_scale,
     next_logits, read_answers)
+from .replay import entering_streams, lowest_block
 from neural_introspection.introspection.trainer import (copied, put_weights, read_checkpoint, seeded,
     write_checkpoint)
 from .unfreezing import Unfreezing, learning_weights, trainable
-from ..models import describe, evaluating, layer_width, model_name, token_batch, with_weights
+from neural_introspection.models import (describe, evaluating, layer_width, model_device, model_name, token_batch,
+    with_weights)
 from ..models.tokens import added_tokens, run_batch
 
 # %% auto #0
@@ -83,8 +85,11 @@ class Asked:
         p, some = self.prompts, np.asarray(rows)
         return dataclasses.replace(p, ids=[p.ids[i] for i in some], last=p.last[some], kept=p.kept[some])
 
-    @property
-    def training_mean(self) -> float: return float(self.dataset.values("train").mean())
+    @functools.cached_property
+    def values(self) -> Float[np.ndarray, "row"]: return self.dataset.values()[:, 0]
+
+    @functools.cached_property
+    def training_mean(self) -> float: return float(self.values[self.rows("train")].mean())
 
     def reports(self, rows: Sequence[int], around: Any = None) -> Float[np.ndarray, "part"]:
         "The values that the model reports for some rows, as it is now."
@@ -164,17 +169,18 @@ def learn_reports(asked: Asked, learning: Learning, folder: Optional[Path] = Non
     if next(asked.model.parameters()).dtype == torch.float16:
         raise BadInput(f"{model_name(asked.model)} cannot be taught in float16: load it in float32 or bfloat16.")
     rank = learning.unfreeze.rank if learning.unfreeze.strategy == "lora" else 0
+    streams = _streams_before(asked, learning, names)
     path, identity = folder and Path(folder)/"checkpoint.safetensors", _identity(asked, learning) if folder else {}
     with seeded(learning.seed), trainable(asked.model, names, rank) as found:
         parameters = found.parameters
         optimizer = torch.optim.AdamW(parameters.values(), learning.learning_rate, weight_decay=.01)
         best, about = (read_checkpoint(path, identity, parameters, optimizer) if path else None) or (
-            copied(parameters), dict(losses=[_validation_loss(asked, learning)]))
+            copied(parameters), dict(losses=[_validation_loss(asked, learning, streams)]))
         losses = about["losses"]
         for epoch in progress(range(len(losses), learning.epochs + 1), "learning to report", unit="epoch"):
             if _best_epoch(losses) <= epoch - 1 - learning.patience: break
-            _run_epoch(asked, learning, optimizer, epoch)
-            losses.append(_validation_loss(asked, learning))
+            _run_epoch(asked, learning, streams, optimizer, epoch)
+            losses.append(_validation_loss(asked, learning, streams))
             if _best_epoch(losses) == epoch: best = copied(parameters)
             if path: write_checkpoint(path, parameters, best, optimizer, dict(identity=identity, losses=losses))
         put_weights(parameters, best)
@@ -184,11 +190,24 @@ def _best_epoch(losses: Sequence[float]) -> int:
     "The epoch of the lowest validation loss; without validation texts the last."
     return len(losses) - 1 if losses[0] is None else int(np.argmin(losses))
 
-def _run_epoch(asked: Asked, learning: Learning, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+@dataclass(frozen=True)
+class _Streams:
+    "What enters a block for each prompt, up to which training changes nothing and sets nothing."
+    block: int
+    entering: Sequence[Float[Tensor, "pos d_model"]]   # none for block 0
+
+def _streams_before(asked: Asked, learning: Learning, names: Sequence[str]) -> _Streams:
+    block = lowest_block(names)
+    if learning.hold or learning.set_share: block = min(block, asked.address.layer)
+    if not block: return _Streams(0, ())
+    return _Streams(block, entering_streams(asked.model, asked.prompts.ids, block, learning.batch_size))
+
+def _run_epoch(asked: Asked, learning: Learning, streams: _Streams, optimizer: torch.optim.Optimizer,
+               epoch: int) -> None:
     "`NeuralIntrospectionError` if the loss is no number."
     rng, train = np.random.default_rng([learning.seed, epoch]), asked.rows("train")
     for some in _batches(rng.permutation(train), learning):
-        loss = _loss(asked, some, learning, rng)
+        loss = _loss(asked, some, learning, streams, rng)
         if not bool(loss.isfinite()):
             raise NeuralIntrospectionError(f"the loss is not finite in epoch {epoch}: lower the learning rate.")
         loss.backward()
@@ -205,25 +224,33 @@ def _identity(asked: Asked, learning: Learning) -> dict[str, Any]:
 
 # %% ../../nbs/introspection/74_reporting.ipynb #d8c94175
 @torch.no_grad()
-def _validation_loss(asked: Asked, learning: Learning) -> Optional[float]:
+def _validation_loss(asked: Asked, learning: Learning, streams: _Streams) -> Optional[float]:
     "The mean over the validation rows, with the same set values every time; None without such rows."
     val, again = asked.rows("val"), np.random.default_rng(learning.seed)
     if not len(val): return None
-    return sum(float(_loss(asked, some, learning, again))*len(some) for some in _batches(val, learning))/len(val)
+    losses = [float(_loss(asked, some, learning, streams, again))*len(some) for some in _batches(val, learning)]
+    return sum(losses)/len(val)
+
+def _late_run(model: Any, streams: _Streams, rows: Int[np.ndarray, "part"]) -> Optional[Callable[[], Tensor]]:
+    "Runs the model for some prompts from the block on; None: from the start."
+    if not streams.block: return None
+    kept = torch.nn.utils.rnn.pad_sequence([streams.entering[i] for i in rows], batch_first=True)
+    return lambda: run_from(model, streams.block, kept.to(model_device(model)))
 
 def _batches(rows: Int[np.ndarray, "part"], learning: Learning) -> list[Int[np.ndarray, "batch"]]:
     return np.array_split(rows, math.ceil(len(rows)/learning.batch_size))
 
-def _loss(asked: Asked, rows: Int[np.ndarray, "part"], learning: Learning, rng: np.random.Generator) -> Tensor:
+def _loss(asked: Asked, rows: Int[np.ndarray, "part"], learning: Learning, streams: _Streams,
+          rng: np.random.Generator) -> Tensor:
     "Cross-entropy of the right answers."
-    prompts, values = asked.part(rows), asked.dataset.values()[rows, 0]
-    drawn = rng.choice(asked.dataset.values("train")[:, 0], len(rows))
+    prompts, values = asked.part(rows), asked.values[rows]
+    drawn = rng.choice(asked.values[asked.rows("train")], len(rows))
     given = np.where(rng.random(len(rows)) < learning.set_share, drawn, np.nan)
     right = asked.scale.labels(np.where(np.isnan(given), values, given))
     if learning.hold: given, right = np.full(len(rows), asked.training_mean), asked.scale.labels(values)
     batch, is_set = token_batch(asked.model, prompts.ids), learning.hold or learning.set_share > 0
     with set_neuron(asked.model, asked.address, prompts.last, given) if is_set else contextlib.nullcontext():
-        logits = next_logits(asked.model, batch)
+        logits = next_logits(asked.model, batch, _late_run(asked.model, streams, rows))
     return torch.nn.functional.cross_entropy(logits, torch.as_tensor(prompts.answers[right], device=logits.device))
 
 # %% ../../nbs/introspection/74_reporting.ipynb #4d008e68

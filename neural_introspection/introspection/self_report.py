@@ -36,17 +36,18 @@ __all__ = ['SelfReport']
 log = logging.getLogger("neural_introspection")
 
 REPORT_VERDICTS = {
-    "introspects": ("green", "The model reports its neuron: no observer beside it knows as much, and the report follows "
-                             "the neuron when that is set, more than random neurons."),
+    "introspects": ("green", "The model reports its neuron: no observer beside it knows as much, and the report "
+                             "follows the neuron when that is set, more than random neurons."),
     "follows the neuron": ("blue", "The report follows the neuron when that is set, more than random neurons; but an "
                                    "observer of the text knows as much of the texts as they are."),
     "follows in part": ("yellow", "The report moves with the neuron when that is set, but is not right then."),
-    "follows the text": ("yellow", "The report is right, but when the neuron is set it follows that no more than random "
-                                   "neurons, or hardly: it may be read from the text."),
+    "follows the text": ("yellow", "The report is right, but when the neuron is set it follows that no more than "
+                                   "random neurons, or hardly: it may be read from the text."),
     "collapse": ("red", "Learning changed the neuron itself: its spread is not what it was, so the report is about "
                         "something else."),
     "underpowered": ("grey", "Too few groups of test texts to tell."),
-    "does not answer": ("grey", "The model does not answer: most of the probability is on other tokens than the answers."),
+    "does not answer": ("grey", "The model does not answer: most of the probability is on other tokens than the "
+                                "answers."),
     "no evidence": ("grey", "No evidence: the reports are no better than the mean of the training texts."),
 }
 
