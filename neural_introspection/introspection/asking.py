@@ -39,7 +39,8 @@ class Answer:
 
 # %% ../../nbs/introspection/86_asking.ipynb #e14505cd
 def ask(asked: Asked, learned: Learned, text: str, value: Optional[float] = None) -> Answer:
-    "Ask about a text, also with the neuron set to a value. `BadInput` for a text that does not fit with the question."
+    "Ask about a text, also with the neuron set. `BadInput` for a blank text, or one too long with the question."
+    if not text.strip(): raise BadInput("there is no text: type one.")
     prompts = make_prompts(asked.model, [text], asked.question, asked.shown)
     site = {asked.address.site: asked.dataset.target}
     activation = float(collect_activations(asked.model, [text], site).values[asked.address.site][0, 0])

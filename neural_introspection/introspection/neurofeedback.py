@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from ..activations import capture
-from ..core import BadInput, NeuronAddress, Result, Target, plain, progress, site_name
+from ..core import BadInput, Result, plain, progress, site_name
 from .dataset import collect_activations
 from .questions import Prompts, Question, make_prompts, read_answers
 from ..models import describe, encode, evaluating, token_batch
@@ -51,7 +51,10 @@ def directions_of(
             "random": Direction(site, vector=drawn/drawn.norm())}
 
 def _last_stream(model: Any, texts: Sequence[str], site: str) -> Float[Tensor, "text d"]:
-    return collect_activations(model, list(texts), {site: None}).values[site].float()
+    rows = collect_activations(model, list(texts), {site: None}).values[site].float()
+    if len(rows) < len(texts):
+        raise BadInput(f"{len(texts) - len(rows)} of {len(texts)} texts have no token that counts: leave them out.")
+    return rows
 
 def direction_values(model: Any, texts: Sequence[str], direction: Direction) -> Float[np.ndarray, "text"]:
     "The direction's value at the last token of each text."

@@ -39,7 +39,7 @@ REPORT_VERDICTS = {
     "introspects": ("green", "The model reports its neuron: no observer beside it knows as much, and the report "
                              "follows the neuron when that is set, more than random neurons."),
     "follows the neuron": ("blue", "The report follows the neuron when that is set, more than random neurons; but an "
-                                   "observer of the text knows as much of the texts as they are."),
+                                   "observer knows as much of the texts as they are, or none was taught."),
     "follows in part": ("yellow", "The report moves with the neuron when that is set, but is not right then."),
     "follows the text": ("yellow", "The report is right, but when the neuron is set it follows that no more than "
                                    "random neurons, or hardly: it may be read from the text."),
@@ -131,9 +131,8 @@ def taught_observers(
     folder: Optional[Path] = None,   # where finished epochs are kept, to resume a killed run
     count: int = 3,                  # how often the held model is taught, each time with another seed
 ) -> dict[str, Float[np.ndarray, "test"]]:
-    """What observers taught the same way say of the test texts. Learning is noisy: of reporters that were taught alike
-    but for the seed every fifth seems better than another, so there are several. NaN where a text is too long for the
-    other model."""
+    """What observers taught the same way say of the test texts; several, because a single one may be worse by its seed
+    alone. NaN where a text is too long for the other model."""
     return _held_observers(asked, learning, folder, count) | _other_observer(asked, learning, other, folder)
 
 def _held_observers(asked: Asked, learning: Learning, folder: Optional[Path],
