@@ -205,6 +205,19 @@ def eventually(page, ready, seconds=CLICK):
         page.wait_for_timeout(100)   # each question costs the page time
 
 
+def hover_at(page, place, label):
+    """Hover over a place, a function that says where it is by now, until its label is seen: a figure that is drawn again
+    moves, and loses the label. Returns where it was."""
+    def seen():
+        x, y = place()
+        page.mouse.move(x - 1, y)
+        page.mouse.move(x, y)
+        page.wait_for_timeout(200)   # Plotly waits, too
+        return label.count() and label.first.is_visible() and tuple(place()) == (x, y)
+    eventually(page, seen)
+    return place()
+
+
 def change_theme(page, name):
     """Change Lab's colours: Light or Dark. Returns when Lab's splash is gone, too: two changes within its 200 ms would
     have Lab remove it twice, which is an error."""

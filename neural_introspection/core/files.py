@@ -113,11 +113,11 @@ def restore_folder(path: str | Path) -> Path:
     return path
 
 # %% ../../nbs/core/50_files.ipynb #7a10c3e5
-def take_lock(path: Path, name: str = "lock", again: bool = False) -> Any:
-    """The lock of this process on a path, a file beside it; `filelock.Timeout` if another one holds it. `again`: the
-    same process may take it several times, and releases it as often."""
+def take_lock(path: Path, name: str = "lock", again: bool = False, timeout: float = 0) -> Any:
+    """The lock of this process on a path, a file beside it; `filelock.Timeout` if another one holds it for so many
+    seconds (-1: wait). `again`: the same process may take it several times, and releases it as often."""
     import filelock
-    lock = filelock.FileLock(path.parent/f".{path.resolve().name}.{name}", timeout=0, thread_local=not again,
+    lock = filelock.FileLock(path.parent/f".{path.resolve().name}.{name}", timeout=timeout, thread_local=not again,
                              is_singleton=again)
     lock.acquire()
     return lock

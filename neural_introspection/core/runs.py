@@ -333,17 +333,28 @@ def checkpointed(
 ) -> list[dict[str, Any]]:
     "The pieces in order, made or read back."
     if folder is None: return [make(i) for i in range(n_pieces)]
-    folder, identity = Path(folder), plain(identity or {})
-    try: same = read_json(folder/"pieces.json") == identity
-    except BadData: same = False
-    if not same:
+    folder, kind = Path(folder), plain(identity or {})
+    if not _are_of(folder, kind): _begin_pieces(folder, kind)
+    return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in range(n_pieces)]
+
+# %% ../../nbs/core/90_runs.ipynb #11746a93
+def _are_of(folder: Path, identity: dict) -> bool:
+    try: return read_json(folder/"pieces.json") == identity
+    except BadData: return False
+
+def _begin_pieces(folder: Path, identity: dict) -> None:
+    "Drop pieces of another identity."
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(folder, timeout=-1)
+    try:
+        if _are_of(folder, identity): return   # by now: processes that train together begin at once
         if folder.exists():   # aside in one step: a kill leaves no piece beside another identity
             aside = folder.rename(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}"))
             shutil.rmtree(aside, ignore_errors=True)
         write_json(folder/"pieces.json", identity)
-    return [_piece(make, i, folder/f"{i:05d}.safetensors") for i in range(n_pieces)]
+    finally: lock.release()
 
-# %% ../../nbs/core/90_runs.ipynb #11746a93
+# %% ../../nbs/core/90_runs.ipynb #cca1eec9
 def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:
     with contextlib.suppress(BadData):
         if path.exists(): return read_tensors(path)[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lab import CONTRAST, FITTED, STATE, Seen, change_theme, eventually, expect_idle, notebook_in_lab, nothing_elsewhere, shoot
+from lab import CONTRAST, FITTED, STATE, Seen, change_theme, eventually, expect_idle, hover_at, notebook_in_lab, nothing_elsewhere, shoot
 
 START_CELLS = ["from neural_introspection.antitraining import AntitrainPanel", "panel = AntitrainPanel()\npanel", "print(panel.network.steps)"]
 SETTLED = 30  # the most seconds until a button's work is done
@@ -121,9 +121,8 @@ def test_cycles_frame_the_core_which_shrinks(shown):
 
 def test_hover_tells_neuron_information_and_role(shown):
     shown.plot(0).scroll_into_view_if_needed()
-    shown.page.mouse.move(*shown.plot(0).evaluate(CELL, [1, 3]))
-    hover = shown.plot(0).locator(".hoverlayer .hovertext")
-    hover.wait_for()
+    hover = shown.plot(0).locator(".hoverlayer .hovertext", has_text="neuron 19:")
+    hover_at(shown.page, lambda: shown.plot(0).evaluate(CELL, [1, 3]), hover)
     text = hover.text_content().strip().replace("−", "-")
     assert re.fullmatch(r"neuron 19: (-?[\d.e-]+ ± [\d.e-]+ nats|dead), (core|spectator)", text), text
     shown.shot("hover")

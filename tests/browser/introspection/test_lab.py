@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from lab import CONTRAST, FITTED, RUN, STATE, Seen, change_theme, expect_idle, nothing_elsewhere, shoot
+from lab import CONTRAST, FITTED, RUN, STATE, Seen, change_theme, expect_idle, hover_at, nothing_elsewhere, shoot
 
 NOTEBOOK = "introspection/84_panels.ipynb"
 FIGURES = ("first.result.plot()", "atlas.plot()")   # cells that the page gets in addition, to be looked at
@@ -153,12 +153,16 @@ def test_click_in_the_atlas_brings_the_card(notebook):
     notebook.page.wait_for_function(FITTED, arg=notebook.panel.locator(".js-plotly-plot").element_handle())
     box, panel = cells.bounding_box(), notebook.panel.bounding_box()
     assert box["x"] + box["width"] < panel["x"] + panel["width"], "the map is wider than its panel"
-    notebook.page.mouse.move(box["x"] + 4, box["y"] + box["height"] - 12)   # the best neuron of the last layer
-    hover = notebook.panel.locator(".hoverlayer .hovertext")
-    hover.wait_for()
+
+    def best_of_last_layer():
+        box = cells.bounding_box()
+        return box["x"] + 4, box["y"] + box["height"] - 12
+
+    hover = notebook.panel.locator(".hoverlayer .hovertext", has_text="blocks.3.")
+    place = hover_at(notebook.page, best_of_last_layer, hover)
     address = re.match(r"blocks\.3\.mlp\.hook_post\[\d+\]", hover.text_content()).group()
     notebook.shot("atlas-hover")
-    notebook.page.mouse.click(box["x"] + 4, box["y"] + box["height"] - 12)
+    notebook.page.mouse.click(*place)
     card = notebook.panel.locator(".jp-RenderedHTML", has_text="checks,")
     card.wait_for(timeout=RUN * 1000)
     runs = [json.loads(p.read_text()) for p in notebook.temp.glob("*/card/reports/result.json")]   # the notebook makes a card itself, too

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab import CELL, CELLS, CLICK, CONTRAST, FITTED, OPEN, TRACE, WARM, Seen, change_theme, lab_environment, nothing_elsewhere, serve_voila, shoot, stop_voila, wait_open, watch
+from lab import CELL, CELLS, CLICK, CONTRAST, FITTED, OPEN, TRACE, WARM, Seen, change_theme, hover_at, lab_environment, nothing_elsewhere, serve_voila, shoot, stop_voila, wait_open, watch
 
 DASHBOARD = ROOT / "nbs" / "dashboards"
 EPOCHS, LAYERS = 6, {"input": 64, "hidden_1": 96, "hidden_2": 32, "output": 10}
@@ -148,11 +148,10 @@ def test_metric_is_chosen(explorer, trace):
 
 def test_a_click_brings_the_neuron(explorer, trace):
     explorer.map.scroll_into_view_if_needed()
-    x, y = explorer.map.evaluate(CELL, [1, 20])
-    explorer.page.mouse.move(x, y)
-    explorer.map.locator(".hoverlayer .hovertext", has_text="n_20").wait_for()
+    label = explorer.map.locator(".hoverlayer .hovertext", has_text="n_20")
+    place = hover_at(explorer.page, lambda: explorer.map.evaluate(CELL, [1, 20]), label)
     explorer.shot("hover")
-    explorer.page.mouse.click(x, y)
+    explorer.page.mouse.click(*place)
     explorer.text(f"[E_{EPOCHS - 1}][L_hidden_1][n_20]").wait_for()
     history = explorer.page.locator(".js-plotly-plot").nth(1)
     history.locator(".main-svg").first.wait_for()
