@@ -48,6 +48,8 @@ from .introspection import (
     ActivationPredictor as ActivationPredictor,
     AtlasConfig as AtlasConfig,
     AtlasResult as AtlasResult,
+    BenchmarkConfig as BenchmarkConfig,
+    BenchmarkResult as BenchmarkResult,
     IntrospectionCard as IntrospectionCard,
     IntrospectionConfig as IntrospectionConfig,
     IntrospectionResult as IntrospectionResult,
@@ -62,6 +64,7 @@ from .introspection import (
     make_card as make_card,
     report_panel as report_panel,
     run_atlas as run_atlas,
+    run_benchmark as run_benchmark,
     run_introspection as run_introspection,
     run_scan as run_scan,
 )

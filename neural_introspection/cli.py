@@ -130,6 +130,14 @@ def _show_toy(r: Any, config: Any) -> str:
                       f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
 
 # %% ../nbs/90_cli.ipynb #6eda0c42
+def _show_benchmark(r: Any, config: Any) -> str:
+    table = r.table()[["model", "task", "metric", "neurons", "missing", "score", "lead", "lead_low", "lead_high",
+                       "positives", "over_untrained", "verdict"]]
+    return "\n".join([r.summary(), "", table.to_string(index=False, float_format="{:.2f}".format), "",
+                      *_run_files(full_path(config.output_dir)),
+                      f"table       {shown_path(full_path(config.output_dir))/'reports'/'benchmark.parquet'}"])
+
+# %% ../nbs/90_cli.ipynb #9d146b86
 COMMANDS = {
     "run": Command("introspection.IntrospectionConfig", "introspection.run_introspection", _show_run, lambda r, c: r.to_dict(),
                    "Predict one of a model's neurons from the model's own representations, with baselines.", "output_dir"),
@@ -137,6 +145,9 @@ COMMANDS = {
                     "Rank all neurons of a model by how much they vary.", "output"),
     "atlas": Command("introspection.AtlasConfig", "introspection.run_atlas", _show_atlas, lambda r, c: _named("introspection.atlas_run.atlas_answer")(r, c),
                      "Probe every neuron of a model at once, with a null and a control task.", "output"),
+    "benchmark": Command("introspection.BenchmarkConfig", "introspection.run_benchmark", _show_benchmark,
+                         lambda r, c: plain(dict(r.about, rows=r.table().to_dict("records"))),
+                         "Ask a suite of questions about neurons of any models, each beside its re-initialised model.", "output_dir"),
     "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.to_dict(),
                      "Train a network on a table of numbers, and trace every neuron at every epoch.", "output"),
     "agent": Command("analysis.AgentConfig", "analysis.run_agent", _show_analysis, lambda r, c: r.to_dict(),

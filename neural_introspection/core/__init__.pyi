@@ -71,7 +71,6 @@ from .runs import (
     RunFolder as RunFolder,
     check_run_folder as check_run_folder,
     check_store as check_store,
-    check_writable as check_writable,
     checkpointed as checkpointed,
     find_run as find_run,
     is_resumable as is_resumable,

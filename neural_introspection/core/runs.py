@@ -26,8 +26,7 @@ from neural_introspection.core.files import (LONGEST, full_path, half_written, p
 from .tables import read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_writable', 'check_store',
-           'checkpointed']
+__all__ = ['versions', 'RunFolder', 'is_resumable', 'find_run', 'open_run', 'check_run_folder', 'check_store', 'checkpointed']
 
 # %% ../../nbs/core/90_runs.ipynb #bad8c08a
 RUN_FOLDERS = ("datasets", "models", "figures", "reports")

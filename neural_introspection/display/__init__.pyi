@@ -27,7 +27,6 @@ from .tokens import (
 from .forms import (
     control as control,
     error_html as error_html,
-    live_or_static as live_or_static,
     options_table as options_table,
 )
 from .live import (
@@ -36,5 +35,4 @@ from .live import (
 from .panels import (
     LivePanel as LivePanel,
     Panel as Panel,
-    progress_words as progress_words,
 )

@@ -15,7 +15,7 @@ import ipywidgets as widgets
 from ..core import BadInput, Cancelled, NeuralIntrospectionError, Option, make_config, options
 
 # %% auto #0
-__all__ = ['control', 'options_table', 'error_html', 'live_or_static']
+__all__ = ['control', 'options_table', 'error_html']
 
 # %% ../../nbs/display/16_forms.ipynb #bddbf00c
 _LABEL = "11.5em"  # the width of an option's name

@@ -21,7 +21,7 @@ from .forms import error_html, form, live_or_static
 from .live import Content
 
 # %% auto #0
-__all__ = ['progress_words', 'LivePanel', 'Panel']
+__all__ = ['LivePanel', 'Panel']
 
 # %% ../../nbs/display/20_panels.ipynb #db6f286a
 log = logging.getLogger("neural_introspection")

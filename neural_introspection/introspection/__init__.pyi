@@ -57,3 +57,10 @@ from .panels import (
 from .asking import (
     report_panel as report_panel,
 )
+from .benchmark_result import (
+    BenchmarkResult as BenchmarkResult,
+)
+from .benchmark import (
+    BenchmarkConfig as BenchmarkConfig,
+    run_benchmark as run_benchmark,
+)

@@ -91,9 +91,16 @@ class Asked:
     @functools.cached_property
     def training_mean(self) -> float: return float(self.values[self.rows("train")].mean())
 
-    def reports(self, rows: Sequence[int], around: Any = None) -> Float[np.ndarray, "part"]:
-        "The values that the model reports for some rows, as it is now."
-        return self.scale.expected(read_answers(self.model, self.part(rows), around=around))
+    def reports(self, rows: Sequence[int], around: Any = None, streams: Any = None) -> Float[np.ndarray, "part"]:
+        "The values that the model reports for some rows, as it is now; with `entering` streams from their block on."
+        def late(index): return _late_run(self.model, streams, np.asarray(rows)[index])
+        return self.scale.expected(read_answers(self.model, self.part(rows), around=around, late=streams and late))
+
+    def entering(self, rows: Sequence[int]) -> _Streams:
+        "What enters the target's block for some rows, as the model is now: what is set there changes nothing before it."
+        if not self.address.layer: return _Streams(0, ())
+        found = entering_streams(self.model, self.part(rows).ids, self.address.layer, 16)
+        return _Streams(self.address.layer, dict(zip(np.asarray(rows).tolist(), found)))
 
 # %% ../../nbs/introspection/74_reporting.ipynb #b59805df
 def _check_splits(kept: ActivationDataset, too_long: int, model: Any) -> None:
@@ -194,7 +201,7 @@ def _best_epoch(losses: Sequence[float]) -> int:
 class _Streams:
     "What enters a block for each prompt, up to which training changes nothing and sets nothing."
     block: int
-    entering: Sequence[Float[Tensor, "pos d_model"]]   # none for block 0
+    entering: Any   # row -> Float[Tensor, "pos d_model"], a list or a mapping; none for block 0
 
 def _streams_before(asked: Asked, learning: Learning, names: Sequence[str]) -> _Streams:
     block = lowest_block(names)
@@ -267,13 +274,13 @@ def causal_slopes(
     found = []
     with with_weights(asked.model, weights):
         neurons, moved = _random_neurons(asked, seed)
-        own = values_at(asked, asked.address, rows)
-        for address, by_one in zip(neurons, moved):
-            start = values_at(asked, address, rows)
+        starts, streams = values_at(asked, neurons, rows), asked.entering(rows)
+        for address, by_one, start in zip(neurons, moved, starts):
             reports = []
             for dose in doses:
-                given = start + (dose - own)*moved[0]/max(by_one, 1e-6*moved[0])
-                reports.append(asked.reports(rows, functools.partial(set_rows, asked, rows, address, given)))
+                given = start + (dose - starts[0])*moved[0]/max(by_one, 1e-6*moved[0])
+                around = functools.partial(set_rows, asked, rows, address, given)
+                reports.append(asked.reports(rows, around, streams))
             slope = np.polyfit(doses, np.array(reports), 1)[0]
             kind = "target" if address == asked.address else "random"
             found.append(pd.DataFrame(dict(neuron=kind, address=str(address), text=rows, slope=slope,
@@ -301,11 +308,13 @@ def _random_neurons(asked: Asked, seed: int) -> tuple[list[NeuronAddress], Float
     chosen = [0, *(1 + np.sort(np.argsort(-enough, kind="stable")[:RANDOM]))]
     return [candidates[i] for i in chosen], moved[chosen]
 
-def values_at(asked: Asked, address: NeuronAddress, rows: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
-    "A neuron's values at the last tokens of the texts."
+def values_at(asked: Asked, neurons: Sequence[NeuronAddress],
+              rows: Int[np.ndarray, "some"]) -> Float[np.ndarray, "neuron some"]:
+    "Values of neurons of one site at the last tokens of the texts."
     tokens = asked.dataset.tokens.part(asked.dataset.frame["index"].to_numpy()[rows].tolist())
-    found = collect_activations(asked.model, tokens, {address.site: Target.of(address)})
-    return found.values[address.site].numpy()[:, 0]
+    site = neurons[0].site
+    found = collect_activations(asked.model, tokens, {site: Target(site, tuple(a.neuron for a in neurons))})
+    return found.values[site].numpy().T
 
 @torch.no_grad()
 def _moved_by_one(asked: Asked, addresses: Sequence[NeuronAddress]) -> Float[np.ndarray, "neuron"]:
@@ -316,7 +325,7 @@ def _moved_by_one(asked: Asked, addresses: Sequence[NeuronAddress]) -> Float[np.
         with set_neuron(asked.model, address, place, value), capture(asked.model, [stream]) as acts:
             with evaluating(asked.model): run_batch(asked.model, batch)
         return acts[stream][0, place[0] + len(added_tokens(asked.model)[0])].float()
-    own = [values_at(asked, address, row) for address in addresses]
+    own = values_at(asked, addresses, row)
     return np.array([float((after(a, v + 1) - after(a, v)).norm()) for a, v in zip(addresses, own)])
 
 # %% ../../nbs/introspection/74_reporting.ipynb #beaa1cfb
@@ -325,19 +334,20 @@ def swapped_reports(
     asked: Asked,
     rows: Int[np.ndarray, "some"],
     partner: Int[np.ndarray, "some"],   # of these rows: whose stream each gets
+    streams: Any = None,                # `asked.entering(rows)`
 ) -> Float[np.ndarray, "some"]:
     "The values reported, by the model as it is now."
     site = site_name("resid_post", asked.address.layer)
-    streams = torch.cat([_stream(asked, some, site) for some in np.array_split(rows, max(1, len(rows)//16))])
+    own = torch.cat([_stream(asked, some, site) for some in np.array_split(rows, max(1, len(rows)//16))])
     def around(batch: Any, index: Int[np.ndarray, "batch"]) -> Any:
-        new = streams[torch.as_tensor(partner[index])]
+        new = own[torch.as_tensor(partner[index])]
         def swap(x: Tensor) -> Tensor:
             row, place = torch.arange(len(x), device=x.device), _columns(asked, rows[index]).to(x.device)
             x = x.clone()
             x[row, place] = new.to(x)
             return x
         return edit(asked.model, {site: swap})
-    return asked.reports(rows, around)
+    return asked.reports(rows, around, streams)
 
 def _columns(asked: Asked, rows: Int[np.ndarray, "some"]) -> Int[Tensor, "some"]:
     "Where the last tokens of the texts are in a batch."

@@ -195,6 +195,8 @@ def judge_report(
     taught: Mapping[str, Float[np.ndarray, "test"]] = {},   # reports of `taught_observers`
     seed: int = 0,                   # of the values that the neuron is set to, and the random neurons
     n_resamples: int = 1000,
+    texts: int = 64,                 # test texts for which the neuron is set dose by dose
+    sentences: int = 10,             # test texts for which the model writes more than its answer
 ) -> SelfReport:
     "Score the reports on the test texts, set the neuron, and decide."
     rows, groups = asked.rows("test"), asked.dataset.part("test").group.to_numpy()
@@ -203,10 +205,11 @@ def judge_report(
     given = actual[partner]
     with with_weights(asked.model, learned.weights):
         log_p = read_answers(asked.model, asked.part(rows))
-        under = asked.reports(rows, functools.partial(set_rows, asked, rows, asked.address, given))
-        swapped, alone = swapped_reports(asked, rows, partner), _without_text(asked, len(rows))
-        said = answer_texts(asked.model, asked.part(rows[:10]))
-        current = values_at(asked, asked.address, rows)
+        streams = asked.entering(rows)
+        under = asked.reports(rows, functools.partial(set_rows, asked, rows, asked.address, given), streams)
+        swapped, alone = swapped_reports(asked, rows, partner, streams), _without_text(asked, len(rows))
+        said = answer_texts(asked.model, asked.part(rows[:sentences]))
+        current = values_at(asked, [asked.address], rows)[0]
     reported = asked.scale.expected(log_p)
     seen = _text_observers(asked) | {"question alone": alone} | dict(taught)
     drawn = groups, n_resamples, seed
@@ -219,7 +222,7 @@ def judge_report(
              for name, rows in read.items()}
     whose = {"the other text's value": given, "its own value": actual}
     by_whom = {name: score_predictions(value, swapped, *drawn) for name, value in whose.items()}
-    slopes = _slopes(causal_slopes(asked, learned.weights, seed=seed))
+    slopes = _slopes(causal_slopes(asked, learned.weights, texts, seed))
     change = _change(asked, learned, current, reported)
     frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])

@@ -185,6 +185,14 @@ def _self_report(made):
                       change, reports, dict(target=f"{MLP}[7]", model=HOSTILE))
 
 
+def _benchmark(made):
+    rows = [dict(model=HOSTILE, untrained=untrained, of=HOSTILE, address=f"{MLP}[{i}]", cell=str(i), task="report",
+                 metric="R²", score=.5, lead=.1*i, verdict="introspects", positive=True, note="")
+            for untrained in (False, True) for i in range(3)]
+    for row in rows[3:]: row["model"] += ", untrained"
+    return ni.BenchmarkResult(pd.DataFrame(rows), dict(suite=HOSTILE, version=1, texts=9, seed=0))
+
+
 def _neurofeedback(made):
     values = np.arange(len(made.texts), dtype=float)
     return neurofeedback(made.model, made.texts, {HOSTILE: values}, counts=(0, 2), tests=6)
@@ -199,6 +207,7 @@ EXAMPLES = dict(   # of each class, by name
     AnalysisResult=_analysis,
     AntitrainResult=lambda made: ni.run_antitrain(**SHORT, output_dir=str(made.folder / "antitrain")),
     AtlasResult=_atlas,
+    BenchmarkResult=_benchmark,
     BreadCrumbs=lambda made: ni.bread_crumbs(made.trace, n_paths=3, n_permutations=10),
     Certificate=_certificate,
     Comparison=lambda made: compare_corpora(_polysemantic(made), _polysemantic(made, 1), n_permutations=19),

@@ -28,6 +28,7 @@ COMMANDS = {name: f"{name} {words}" for name, words in {
     "run": f"{POCKET} 40 --layer 1 --neuron 3 --epochs 3 --output-dir out",
     "scan": f"{POCKET} 40 --output out",
     "atlas": f"{POCKET} 40 --layers 2 --feature-layer 1 --batch-size 2 --n-permutations 2 --output out.zarr",
+    "benchmark": f"--models pocket --device cpu --suite {Path(__file__).with_name('suite.yaml')} --output-dir out",
     "trace": "--data iris --epochs 4 --hidden-size 8 --device cpu --output out.zarr",
     "agent": f"{POCKET} 60 --layers 1 --candidates 1 --budget 2 --n-permutations 19 --hypotheses token,class "
              "--output-dir out",

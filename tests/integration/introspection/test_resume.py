@@ -2,6 +2,7 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -202,3 +203,22 @@ def test_a_model_killed_while_it_learns_to_report(tmp_path):
     weights = [read_tensors(run / "models" / "reporter.safetensors") for run in runs]
     assert weights[0][1] == weights[1][1]
     assert all(weights[0][0][name].equal(w) for name, w in weights[1][0].items())
+
+
+SUITE = Path(__file__).parents[1] / "core" / "suite.yaml"
+
+
+@pytest.mark.slow
+def test_a_benchmark_killed_between_two_neurons(tmp_path):
+    "Killed with the first neuron of the model done, and with that of its twin: the numbers of an unbroken run."
+    command = f"benchmark --models pocket --device cpu --suite {SUITE} --output-dir out"
+    (tmp_path / "unbroken").mkdir()
+    unbroken = shell(command, "--json", cwd=tmp_path / "unbroken")
+    assert unbroken.returncode == 0, unbroken.stderr
+    for place in ("0", "0-untrained"):
+        kill_at(f"{place}/blocks.*.json", 1, tmp_path, command)
+        assert list((tmp_path / "out" / "datasets" / "rows" / place).glob("blocks*.json"))
+    done = shell(command, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert numbers(done.stdout) == numbers(unbroken.stdout)
+    assert not (tmp_path / "out" / "datasets" / "rows").exists()
