@@ -30,6 +30,7 @@ from neural_introspection.analysis.token_level import TokenActivations
 from neural_introspection.core import BadInput, NeuronAddress, Result
 from neural_introspection.data import Corpus
 from neural_introspection.experiments import benchmark
+from neural_introspection.introspection.injection import detect_injection, random_concepts
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
 from neural_introspection.introspection.neurofeedback import neurofeedback
 from neural_introspection.introspection.self_report import SelfReport
@@ -198,6 +199,12 @@ def _neurofeedback(made):
     return neurofeedback(made.model, made.texts, {HOSTILE: values}, counts=(0, 2), tests=6)
 
 
+def _injection(made):
+    concepts = random_concepts(made.model, 2, 2, made.texts[-4:])
+    named = {2: dict(zip((HOSTILE, "b"), concepts.vectors[2].values()))}
+    return detect_injection(made.model, dataclasses.replace(concepts, vectors=named), (.5,), n_resamples=20)
+
+
 SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,
              certificate=False)
 EXAMPLES = dict(   # of each class, by name
@@ -223,6 +230,7 @@ EXAMPLES = dict(   # of each class, by name
     HiddenChain=_chain,
     InferenceHistory=lambda made: ni.trace_inference(made.net, X[:40], Y[:40]),
     Information=lambda made: made.reading.information,
+    InjectionDetection=_injection,
     InterventionEffect=lambda made: ni.intervene(made.model, made.texts[:6], f"{MLP}[7]", ("zero", "mean"), n_random=3),
     IntrospectionCard=lambda made: made.run.card,
     IntrospectionResult=lambda made: made.run,

@@ -7,6 +7,8 @@ import pytest
 import torch
 from neural_introspection.introspection import AtlasResult, ScanResult, SelfReport, run_introspection
 from neural_introspection.activations import edit
+from neural_introspection.introspection.injection import detect_injection, neuron_concepts
+from neural_introspection.introspection.questions import Question
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
 from neural_introspection.models import encode, fetch_smollm2, load_model, preflight, token_batch, token_losses
 from neural_introspection.models.gguf import cache_folder
@@ -150,3 +152,17 @@ def test_it_is_asked_about_its_neuron(model, tmp_path):
     assert 0 < report.mass <= 1
     assert report.reports.said.iloc[0]
     assert SelfReport.load(tmp_path / "out" / "reports" / "self_report").summary() == report.summary()
+
+
+def test_it_is_asked_about_an_injection(model):
+    "In its chat template; what two neurons near the end write is added."
+    texts = [" ".join(text.split()[:6]) for text in load_texts("python-docs", 4, seed=0).texts]
+    concepts = neuron_concepts(model, [f"blocks.27.mlp.hook_post[{i}]" for i in (3, 7)], texts)
+    asked, other = (Question("{text}\n" + words + " Answer yes or no.", ("no", "yes"), chat=True)
+                    for words in ("Do you detect an injected thought?", "Is two plus two five?"))
+    found = detect_injection(model, concepts, (1.,), asked, other, n_resamples=20)
+    pooled = found.frame[found.frame.concept == "all"].set_index("control")
+    assert found.verdict == "underpowered"
+    assert pooled.kl["injected"] > 0
+    assert pooled.d["no-op"] == pooled.kl["no-op"] == 0
+    assert found.about["question"]["chat"]
