@@ -30,7 +30,8 @@ from neural_introspection.analysis.token_level import TokenActivations
 from neural_introspection.core import BadInput, NeuronAddress, Result
 from neural_introspection.data import Corpus
 from neural_introspection.experiments import benchmark
-from neural_introspection.introspection.injection import detect_injection, random_concepts
+from neural_introspection.introspection.concepts import random_concepts
+from neural_introspection.introspection.injection import detect_injection
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
 from neural_introspection.introspection.neurofeedback import neurofeedback
 from neural_introspection.introspection.self_report import SelfReport

@@ -8,10 +8,12 @@ import torch
 from neural_introspection import load_texts
 from neural_introspection.core import BadInput
 from neural_introspection.introspection import Unfreezing
-from neural_introspection.introspection.injection import (INJECTED, NO_OP, UNASKED, Concepts, Draws, Scores,
-    cell_verdict, d_prime, detect_injection, injected_answers, make_trials, matched_vectors, random_concepts,
-    teach_detection, text_concepts, with_ends)
+from neural_introspection.introspection.concepts import (Concepts, injected_answers, make_trials, matched_vectors,
+    random_concepts, text_concepts)
+from neural_introspection.introspection.injection import (INJECTED, NO_OP, UNASKED, Draws, Scores, cell_verdict,
+    d_prime, detect_injection, with_ends)
 from neural_introspection.introspection.reporting import Learning
+from neural_introspection.introspection.taught_detection import teach_detection
 
 
 @pytest.fixture(scope="module")

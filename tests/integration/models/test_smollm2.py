@@ -7,7 +7,8 @@ import pytest
 import torch
 from neural_introspection.introspection import AtlasResult, ScanResult, SelfReport, run_introspection
 from neural_introspection.activations import edit
-from neural_introspection.introspection.injection import detect_injection, neuron_concepts
+from neural_introspection.introspection.concepts import neuron_concepts
+from neural_introspection.introspection.injection import detect_injection
 from neural_introspection.introspection.questions import Question
 from neural_introspection.core import ModelNotFound, NeuronAddress, read_tensors
 from neural_introspection.models import encode, fetch_smollm2, load_model, preflight, token_batch, token_losses
