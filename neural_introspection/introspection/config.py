@@ -49,6 +49,7 @@ _NEURON = "Target neuron, or several such as 1,2,3; if left out the scan picks o
 _TOKEN_POS = "Token whose activation is predicted: last, an integer from 0 (the text's first token), or all"
 _OTHER = "Another model, whose features are a control; pocket if left out, and none for pocket itself"
 _TARGET = "What an unfrozen model is compared with: its neuron's value now (recomputed) or the original one (fixed)"
+_PENALTY = "Price in the loss of the neuron's squared drift from its original values, in units of their variance"
 _HEAD = "linear; mlp: a hidden layer beside the linear map; token: the model answers in its own tokens"
 _TEMPLATE = r"The question: {text} is the text, the answer follows, \n is a new line"
 _ANSWERS = "Comma-separated words of one token each, from low to high values; the digits 0 to num_bins - 1 if left out"
@@ -89,6 +90,7 @@ class IntrospectionConfig:
     unfreeze_components: str = option("", _COMPONENTS, "Unfreezing")
     lora_rank: int = option(8, "Rank of the adapters, for --unfreeze lora", "Unfreezing", minimum=1)
     target_values: Literal["recomputed", "fixed"] = option("recomputed", _TARGET, "Unfreezing")
+    drift_penalty: float = option(0., _PENALTY, "Unfreezing", minimum=0)
     template: str = option(r"{text}\n\nActivation:", _TEMPLATE, "Report in tokens")
     answers: Optional[str] = option(None, _ANSWERS, "Report in tokens")
     chat: bool = option(False, "Ask in the model's chat template, as a user's turn", "Report in tokens")

@@ -22,29 +22,38 @@ __all__ = []
 
 # %% ../../nbs/introspection/54_drift.ipynb #abd075aa
 @torch.no_grad()
-def language_drift(
+def text_drift(
     model: Any,
     weights: dict[str, Tensor],     # fine-tuned, by name
     texts: Sequence[str],
     batch_size: int = 16,
-) -> dict[str, float]:
-    """`kl`: mean KL(base || tuned) of the next-token distributions in nats; `perplexity_before` and `perplexity_after`.
-    All NaN for a model that predicts no next token."""
-    if is_encoder(model) or MISSING.get(model):
-        return dict.fromkeys(("kl", "perplexity_before", "perplexity_after"), math.nan)
-    ids, sums = encode(model, texts), np.zeros(3)
-    tokens = positions = 0
+) -> Float[np.ndarray, "text 5"]:
+    """Sums over each text: KL(base || tuned) of the next-token distributions and the token losses before and after, in
+    nats; positions and predicted tokens. All NaN for a model that predicts no next token."""
+    if is_encoder(model) or MISSING.get(model): return np.full((len(texts), 5), math.nan)
+    ids, sums = encode(model, texts), np.zeros((len(texts), 5))
     for group in progress(token_batches(model, ids, batch_size), "language drift", unit="batch"):
         batch = token_batch(model, [ids[i] for i in group])
         before = model(batch.ids).float().log_softmax(-1)
         with with_weights(model, weights): after = model(batch.ids).float().log_softmax(-1)
-        next_ = batch.mask[:, 1:]
-        chosen = lambda logs: -logs[:, :-1][next_].gather(1, batch.ids[:, 1:][next_][:, None]).cpu().double().sum().item()
-        kl = (before.exp() * (before - after)).sum(-1)[batch.mask]
-        sums += kl.cpu().double().sum().item(), chosen(before), chosen(after)
-        positions, tokens = positions + int(batch.mask.sum()), tokens + int(next_.sum())
-    return dict(kl=sums[0]/positions, perplexity_before=float(np.exp(sums[1]/max(1, tokens))),
-                perplexity_after=float(np.exp(sums[2]/max(1, tokens))))
+        counts, next_ = batch.mask, batch.mask[:, 1:]
+        over = lambda x, mask: (x * mask).cpu().double().sum(1).numpy()
+        loss = lambda logs: over(-logs[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0], next_)
+        kl = over((before.exp() * (before - after)).sum(-1), counts)
+        sums[group] = np.stack([kl, loss(before), loss(after), over(counts, counts), over(next_, next_)], 1)
+    return sums
+
+def language_change(sums: Float[np.ndarray, "draw 5"]) -> dict[str, Float[np.ndarray, "draw"]]:
+    "`kl` in nats a position, `perplexity_before` and `perplexity_after`, from sums as of `text_drift` over any texts."
+    kl, before, after, positions, tokens = sums.T
+    perplexity = lambda loss: np.exp(loss/np.maximum(1, tokens))
+    return dict(kl=kl/positions, perplexity_before=perplexity(before), perplexity_after=perplexity(after))
+
+def language_drift(model: Any, weights: dict[str, Tensor], texts: Sequence[str],
+                   batch_size: int = 16) -> dict[str, float]:
+    "The change over all the texts, named as by `language_change`; NaN for a model that predicts no next token."
+    sums = text_drift(model, weights, texts, batch_size).sum(0, keepdims=True)
+    return {name: float(value[0]) for name, value in language_change(sums).items()}
 
 # %% ../../nbs/introspection/54_drift.ipynb #cbc35553
 def changed_site(predictor: ActivationPredictor, tokens: SelectedTokens) -> dict[str, Float[np.ndarray, "row target"]]:

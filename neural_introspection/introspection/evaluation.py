@@ -19,7 +19,7 @@ from .baselines import (Rows, control_rows, control_task, input_features,
     other_features, predict_rows, random_weights_model, seen_tokens, selectivity, shuffle_targets, simple_guess,
     split_rows, stacked_control_rows, without_own_output)
 from .dataset import ActivationDataset
-from .drift import changed_site, dead_share, language_drift
+from .drift import changed_site, dead_share, language_change, text_drift
 from .leakage import leakage_label
 from .predictor import ActivationPredictor, Bins
 from .trainer import PredictorTrainer, TrainResult, fit_identity
@@ -28,6 +28,7 @@ from neural_introspection.introspection.untrained import (NETWORKS, UntrainedNet
 from ..models import check_sites, model_hash, model_name
 from ..stats import (METRICS, ClassScore, Difference, Score, difference, interval, resamples,
     score_bins, score_predictions)
+from ..stats.bootstrap import Resamples
 
 # %% auto #0
 __all__ = ['CardOptions']
@@ -43,6 +44,7 @@ class CardOptions:
     seed: int = 0
     n_resamples: int = 1000          # of the bootstrap
     folder: Optional[Path] = None    # where finished controls are kept, to resume a killed run
+    controls: Optional[tuple[str, ...]] = None   # those that are made (names of `_makers`); None: all that apply
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #8bec6dc9
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _identity(case: Case) -> dict:
     "What the controls depend on."
     p, other = case.predictor, case.options.other_model and model_hash(case.options.other_model)
     tensors = dict(x=case.features, base=case.base_features, y=torch.tensor(case.dataset.values())) | p.head.state_dict() | p.weights
-    return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed, kept=3)   # format
+    return fit_identity(case.trainer, case.dataset, tensors) | dict(other=other, card_seed=case.seed, kept=4)   # format
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #69e83de2
 def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -191,6 +193,7 @@ def _kept(case: Case, name: str, identity: dict, make: Callable[[], dict[str, np
 def control_predictions(case: Case) -> dict[str, Rows]:
     "What every control predicts for the test rows."
     makers, identity, found = _makers(case), _identity(case) if case.folder else {}, {}
+    if (chosen := case.options.controls) is not None: makers = {n: make for n, make in makers.items() if n in chosen}
     for name, make in progress(makers.items(), "controls", len(makers), "control"):
         kept = _kept(case, name, identity, lambda: made if isinstance(made := make(), dict) else {"alone": made})
         found |= {name if i == "alone" else f"{name} {i}": rows for i, rows in kept.items()}
@@ -213,16 +216,17 @@ def baseline_predictions(case: Case, predictions: dict[str, Rows]) -> dict[str, 
     blind = [p for name, p in predictions.items() if name.startswith("shuffled ")]
     rest = {n: p for n, p in predictions.items() if not n.startswith(("shuffled ", "control task ", "untrained "))}
     first = len([n for n in ("mean", "most frequent bin", "last token", "input only") if n in rest])
-    best = max(blind, key=lambda p: np.nan_to_num(case.sample(p)[0], nan=-np.inf))
-    names = list(rest)
-    return {n: rest[n] for n in names[:first]} | {"shuffled targets": best} | {n: rest[n] for n in names[first:]}
+    names, score = list(rest), lambda p: np.nan_to_num(case.sample(p)[0], nan=-np.inf)
+    best = {"shuffled targets": max(blind, key=score)} if blind else {}
+    return {n: rest[n] for n in names[:first]} | best | {n: rest[n] for n in names[first:]}
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #3df7c540
 def measure_selectivity(case: Case, head: Rows,
                         predictions: dict[str, Rows]) -> Optional[Difference]:
-    "The head's score minus the control tasks'; None if fewer than two test rows have a token seen in training."
+    """The head's score minus the control tasks'; None if fewer than two test rows have a token seen in training, or no
+    control task was made."""
     keep = seen_tokens(case.dataset)
-    if keep.sum() < 2: return None
+    if keep.sum() < 2 or "control task 0" not in predictions: return None
     truth = [case.outcome(control_task(case.dataset, case.seed + i).values("test")) for i in range(TASKS)]
     tasks = [case.sample(predictions[f"control task {i}"], truth[i], keep) for i in range(TASKS)]
     floor = case.sample(predictions["most frequent bin"])[0] if case.bins else 0.
@@ -252,26 +256,42 @@ def compare_untrained(case: Case, head: Rows, predictions: dict[str, Rows]) -> O
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #e6809c67
 def measure_change(case: Case, head: Rows) -> Optional[dict[str, float]]:
-    """What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least); None if
-    it was frozen."""
-    p, tokens = case.predictor, case.dataset.tokens.part(case.dataset.part("test")["index"].unique().tolist())
+    """What training did to the model, measured on the test texts (`std_ratio`: of the target that kept least), with
+    intervals (95 %) over groups; None if it was frozen."""
+    p, texts = case.predictor, case.dataset.part("test").drop_duplicates("index")
+    tokens = case.dataset.tokens.part(texts["index"].tolist())
     if not p.weights: return None
     def make():
-        drift = language_drift(p.model, p.weights, list(tokens.texts.values()), p.batch_size)
-        return changed_site(p, tokens) | {name: np.array([value]) for name, value in drift.items()}
+        drift = text_drift(p.model, p.weights, list(tokens.texts.values()), p.batch_size)
+        return changed_site(p, tokens) | dict(texts=drift)
     found = _kept(case, "self modification", _identity(case) if case.folder else {}, make)
     original, current = case.sample(head), case.sample(head, case.outcome(found["current"]))
-    moved, ratio = current - original, _std_ratios(case, found["current"])
-    gap = Difference(float(moved[0]), *interval(moved, case.n_groups))
-    dead = dead_share(found["before"], found["after"])
+    ratios = _std_ratios(case, found["current"])
+    language = language_change(resamples(texts.group, case.options.n_resamples, case.seed).totals(found["texts"]))
+    drawn = dict(current=current, gap=current - original, std_ratio=ratios[:, ratios[0].argmin()], kl=language["kl"],
+                 perplexity_ratio=language["perplexity_after"]/language["perplexity_before"])
     return dict(
-        original=float(original[0]), current=float(current[0]), gap=gap.value, gap_low=gap.low, gap_high=gap.high,
-        std_ratio=float(ratio.min()), std_ratios=ratio.tolist(), dead_share=dead,
-        moving_target=float(case.training.moving),
-        **{k: float(found[k][0]) for k in ("kl", "perplexity_before", "perplexity_after")})
+        original=float(original[0]), moving_target=float(case.training.moving), std_ratios=ratios[0].tolist(),
+        dead_share=dead_share(found["before"], found["after"]),
+        **{k: float(language[k][0]) for k in ("perplexity_before", "perplexity_after")},
+        **{k: v for name, draws in drawn.items() for k, v in _with_interval(case, name, draws).items()})
+
+def _with_interval(case: Case, name: str, draws: Float[np.ndarray, "draw"]) -> dict[str, float]:
+    least = 0. if name in ("std_ratio", "kl", "perplexity_ratio") else -np.inf
+    low, high = interval(draws, case.n_groups, (least, np.inf))
+    return {name: float(draws[0]), f"{name}_low": low, f"{name}_high": high}
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #17404ec2
-def _std_ratios(case: Case, current: Rows) -> Float[np.ndarray, "target"]:
-    "Standard deviation of the current values over that of the original ones, on the test rows."
-    before = case.dataset.values("test").std(0)
-    return current.std(0)/np.where(before > 0, before, np.nan)
+def _std_ratios(case: Case, current: Rows) -> Float[np.ndarray, "draw target"]:
+    "Standard deviation of the current values over that of the original ones, on the test rows in each resample."
+    again = resamples(case.groups, case.options.n_resamples, case.seed)
+    after, before = (_spread(values, again) for values in (current, case.dataset.values("test")))
+    return after/np.where(before > 0, before, np.nan)
+
+def _spread(values: Rows, again: Resamples) -> Float[np.ndarray, "draw target"]:
+    "The standard deviation in each resample; that of all rows is numpy's."
+    y = values - values.mean(0)
+    n, total, squares = (again.totals(x) for x in (np.ones((len(y), 1)), y, y**2))
+    spread = np.sqrt(np.maximum(squares/n - (total/n)**2, 0))
+    spread[0] = values.std(0)
+    return spread

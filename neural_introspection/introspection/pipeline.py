@@ -32,7 +32,7 @@ from ..models import check_layer, describe, model_name
 from ..stats import varies
 
 # %% auto #0
-__all__ = ['run_introspection']
+__all__ = ['check_varies', 'run_introspection']
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #788ac863
 def _choose(p: Prepared, run: RunFolder) -> tuple[Target, str]:
@@ -106,14 +106,18 @@ def _dataset(p: Prepared, run: RunFolder, target: Target) -> tuple[ActivationDat
     if dataset is None:
         dataset = made
         dataset.save(path)
+    check_varies(dataset)
+    return dataset, features
+
+def check_varies(dataset: ActivationDataset) -> None:
+    "`BadData` if the target has no row in training or test, or the same value in all of them."
     for split in ("train", "test"):
         if not len(dataset.part(split)):
-            raise BadData(f"{target} has no {split} row left: {dataset.counts.summary()} Give more texts, or load the "
-                          "model with dtype float32.")
+            raise BadData(f"{dataset.target} has no {split} row left: {dataset.counts.summary()} Give more texts, or "
+                          "load the model with dtype float32.")
         if not all(varies(values) for values in dataset.values(split).T):
-            raise BadData(f"{target} has the same value on every {split} text at token position "
-                          f"{p.config.token_pos}: choose another neuron or position.")
-    return dataset, features
+            raise BadData(f"{dataset.target} has the same value on every {split} text at token position "
+                          f"{dataset.about['token_pos']}: choose another neuron or position.")
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #0926304c
 def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset, features: Any) -> tuple[PredictorTrainer, TrainResult]:
@@ -126,9 +130,9 @@ def _train(p: Prepared, run: RunFolder, dataset: ActivationDataset, features: An
     predictor = kind.untrained(c.seed)  # first weights that depend on the seed alone
     trainer = PredictorTrainer(predictor, c.epochs, c.batch_size, c.learning_rate, early_stopping=c.early_stopping,
                                seed=c.seed, folder=run.path/"models", unfreeze=unfreezing_of(c),
-                               moving_target=c.target_values == "recomputed", track_gradients=c.track_gradients,
-                               gradient_interval=c.gradient_interval, track_activations=c.track_activations,
-                               activation_interval=c.activation_interval)
+                               moving_target=c.target_values == "recomputed", drift_penalty=c.drift_penalty,
+                               track_gradients=c.track_gradients, gradient_interval=c.gradient_interval,
+                               track_activations=c.track_activations, activation_interval=c.activation_interval)
     result = trainer.fit(dataset, features)
     predictor.save(run.file("models", "predictor.safetensors"))
     return trainer, result

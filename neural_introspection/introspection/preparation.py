@@ -74,13 +74,15 @@ def _check_report(config: IntrospectionConfig, neurons: Optional[tuple[int, ...]
         raise BadInput("a report is about one neuron: give one, or leave neuron out with layer_type mlp_out.")
     question_of(config)
 
-_OF_HEADS = ("regression", "bins", "feature_layer", "track_gradients", "track_activations", "target_values")
+_OF_HEADS = ("regression", "bins", "feature_layer", "track_gradients", "track_activations", "target_values",
+             "drift_penalty")
 _OF_REPORTS = ("template", "answers", "chat", "examples", "set_share", "observers")
 
 def _without_effect(config: IntrospectionConfig) -> list[str]:
     "Options that were changed and that another option switches off."
     default, named = IntrospectionConfig(), config.layer is not None and config.neuron is not None
-    off = {"lora_rank": config.unfreeze != "lora", "target_values": config.unfreeze == "none", "hidden": config.head != "mlp",
+    off = {"lora_rank": config.unfreeze != "lora", "target_values": config.unfreeze == "none",
+           "drift_penalty": config.unfreeze in ("none", "after_target"), "hidden": config.head != "mlp",
            "num_bins": config.regression and config.head != "token", "bins": config.regression, "score": named,
            "gradient_interval": not config.track_gradients, "activation_interval": not config.track_activations}
     off |= dict.fromkeys(_OF_REPORTS, config.head != "token")
@@ -150,5 +152,5 @@ def _check_places(config: IntrospectionConfig, model: Any) -> None:
         if config.unfreeze != "none" and next(model.parameters()).dtype == torch.float16:
             raise BadInput("a model cannot be taught in float16: give dtype float32 or bfloat16.")
         sites = ["unembed.hook_out"]
-    elif config.target_values == "recomputed": sites.append(target.site)
+    elif config.target_values == "recomputed" or config.drift_penalty: sites.append(target.site)
     learning_weights(model, unfreezing_of(config), target, sites)

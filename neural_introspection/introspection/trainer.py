@@ -6,10 +6,11 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Optional, Sequence
+from typing import Any, Iterable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
@@ -28,17 +29,23 @@ from ..models import weight_place, with_weights
 __all__ = ['PredictorTrainer', 'write_checkpoint', 'read_checkpoint', 'copied', 'put_weights']
 
 # %% ../../nbs/introspection/50_trainer.ipynb #4c7c2d68
+class Batch(NamedTuple):
+    "What a loss is computed from."
+    z: Float[Tensor, "row d_model"]                # standardised features
+    y: Shaped[Tensor, "row *target"]               # encoded targets
+    drift: Optional[Float[Tensor, "row target"]]   # present minus original values, in their stds; None: no penalty
+
 class Source(nn.Module):
     "The loss of the head on rows of a data set; `units` are what batches are drawn from: rows, or texts."
     def __init__(self, predictor: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
-                 replay: Optional[Replay] = None):
+                 replay: Optional[Replay] = None, moving: bool = False, drift_penalty: float = 0.):
         super().__init__()
         self.head, self.replay, self.split = predictor.head, replay, dataset.frame.split.to_numpy()
-        self.group = dataset.frame.group.to_numpy()
+        self.group, self.moving, self.drift_penalty = dataset.frame.group.to_numpy(), moving, drift_penalty
         device, train = self.head.linear.weight.device, torch.as_tensor(self.split == "train")
         x, values = features.to(device), torch.tensor(dataset.values()).float().to(device)
         set_scale(self.head, x[train.to(device)], values[train.to(device)])
-        self.z, self.y = self.head.standardise(x), self.head.encode(values)
+        self.values, self.z, self.y = values, self.head.standardise(x), self.head.encode(values)
         of_unit = self.split if replay is None else pd.Series(self.split).groupby(replay.text).first().to_numpy()
         self.units = {s: np.flatnonzero(of_unit == s) for s in ("train", "val")}
 
@@ -47,18 +54,27 @@ class Source(nn.Module):
         pick = torch.as_tensor(np.flatnonzero(self.split == split), device=self.z.device)
         return self.z[pick], self.y[pick]
 
-    def batch(self, units: Int[Tensor, "unit"]) -> tuple[Float[Tensor, "row d_model"], Shaped[Tensor, "row *target"]]:
-        "Standardised features and encoded targets of some units."
+    def encoded(self, x: Float[Tensor, "row d_model"], original: Float[Tensor, "row target"],
+                now: Optional[Float[Tensor, "row target"]]) -> Batch:
+        "The batch of features with the target's original and present values (None: nothing depends on those)."
+        drift = (now - original)/self.head.target_std if self.drift_penalty else None
+        return Batch(self.head.standardise(x), self.head.encode(now if self.moving else original), drift)
+
+    def batch(self, units: Int[Tensor, "unit"]) -> Batch:
+        "The batch of some units."
         if self.replay is None:
             pick = units.to(self.z.device)
-            return self.z[pick], self.y[pick]
-        x, values = self.replay(units.numpy())
+            return Batch(self.z[pick], self.y[pick], None)
+        x, now = self.replay(units.numpy())
         rows = torch.as_tensor(self.replay.rows(units.numpy())[0], device=self.y.device)
-        return self.head.standardise(x), self.y[rows] if values is None else self.head.encode(values)
+        return self.encoded(x, self.values[rows], now)
 
-    def forward(self, units: Int[Tensor, "unit"]) -> Float[Tensor, ""]:
-        z, y = self.batch(units)
-        return self.head.loss(self.head.score(z), y)
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        "The head's loss, and the price of the drift."
+        loss = self.head.loss(self.head.score(batch.z), batch.y)
+        return loss if batch.drift is None else loss + self.drift_penalty * (batch.drift**2).mean()
+
+    def forward(self, units: Int[Tensor, "unit"]) -> Float[Tensor, ""]: return self.loss(self.batch(units))
 
 # %% ../../nbs/introspection/50_trainer.ipynb #aa752135
 def _check_rows(dataset: ActivationDataset, features: Float[Tensor, "row d_model"]) -> None:
@@ -76,8 +92,8 @@ def evaluate(source: Source, batch_size: int = 16) -> dict[str, float]:
     losses = {}
     for split, units in source.units.items():
         parts = [source.batch(torch.as_tensor(u)) for u in _chunks(units, batch_size if source.replay else len(units))]
-        if parts: losses[split] = float(source.head.loss(source.head.score(torch.cat([z for z, _ in parts])),
-                                                         torch.cat([y for _, y in parts])))
+        whole = (None if of[0] is None else torch.cat(of) for of in zip(*parts))
+        if parts: losses[split] = float(source.loss(Batch(*whole)))
     return losses
 
 # %% ../../nbs/introspection/50_trainer.ipynb #65f824f3
@@ -87,7 +103,7 @@ def _chunks(units: Int[np.ndarray, "unit"], size: int) -> list[Int[np.ndarray, "
 # %% ../../nbs/introspection/50_trainer.ipynb #39bbbf37
 @dataclass(frozen=True, repr=False)
 class TrainResult(Result):
-    "How a training run went; losses are the head's."
+    "How a training run went; losses are the head's, with the drift penalty if there is one."
     history: pd.DataFrame   # columns epoch (0: before training), split, loss
     best_epoch: int         # the epoch whose weights were kept
     stopped_early: bool
@@ -146,17 +162,23 @@ class PredictorTrainer:
     folder: Optional[Path] = None  # checkpoints and features, to resume from
     unfreeze: Unfreezing = Unfreezing()
     moving_target: bool = True     # where the neuron can change: compare with its value now, not with the original
+    drift_penalty: float = 0.      # where it can change: the price of its squared drift, in its original variances
     track_gradients: bool = False
     gradient_interval: int = 50    # steps
     track_activations: bool = False
     activation_interval: int = 5   # epochs
+
+    def __post_init__(self):
+        if not 0 <= self.drift_penalty < math.inf:
+            raise BadInput(f"drift_penalty is {self.drift_penalty}, but must be a number from 0.")
 
     def fit(self, dataset: ActivationDataset, features: Optional[Float[Tensor, "row d_model"]] = None) -> TrainResult:
         """Train from the base model; leave the predictor at its best epoch (by validation loss; the last, without
         validation rows) with what changed in its `weights`, and the model as it was."""
         p, u = self.predictor, self.unfreeze
         p.weights = {}
-        names = learning_weights(p.model, u, p.target, [p.feature_site, *[p.target.site] * self.moving_target])
+        seen = bool(self.moving_target or self.drift_penalty)   # whether the loss looks at the target's present value
+        names = learning_weights(p.model, u, p.target, [p.feature_site, *[p.target.site] * seen])
         _check_position(p, dataset)
         if features is None: features = p.features(dataset.tokens, self.folder and Path(self.folder)/"features")
         _check_rows(dataset, features)
@@ -181,22 +203,18 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 # %% ../../nbs/introspection/50_trainer.ipynb #fcccf096
-def _moves(trainer: PredictorTrainer, found: Trainable) -> bool:
-    "Whether what is trained can change the target, and the loss follows it."
-    names, p = {name.split(":")[0] for name in found.parameters}, trainer.predictor
-    if not names or not trainer.moving_target: return False
-    target = _site_place(p.target)
-    return any((weight_place(name)[0] or 0) <= target for name in names)
-
-def _site_place(target: Target) -> int: return 10**6 if target.layer is None else target.layer
+def can_change(target: Target, names: Iterable[str]) -> bool:
+    "Whether training these weights (or adapters beside them) can change the target."
+    last = 10**6 if target.layer is None else target.layer
+    return any((weight_place(name.split(":")[0])[0] or 0) <= last for name in names)
 
 # %% ../../nbs/introspection/50_trainer.ipynb #4d4b2aa4
 def _source(p: ActivationPredictor, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
-            found: Trainable, moving: bool) -> Source:
+            found: Trainable, moving: bool, penalty: float) -> Source:
     "What batches are read from; where the model learns, activations are recomputed from its lowest learning block."
     if not found.parameters: return Source(p, dataset, features, None)
     block = lowest_block([name.split(":")[0] for name in found.parameters])
-    return Source(p, dataset, features, Replay(p, dataset, block, moving))
+    return Source(p, dataset, features, Replay(p, dataset, block, moving or penalty > 0), moving, penalty)
 
 # %% ../../nbs/introspection/50_trainer.ipynb #620690f9
 class _TrainingState:
@@ -204,8 +222,11 @@ class _TrainingState:
     def __init__(self, trainer: PredictorTrainer, dataset: ActivationDataset, features: Float[Tensor, "row d_model"],
                  found: Trainable):
         self.trainer, self.found, self.head = trainer, found, trainer.predictor.head
-        self.moving = _moves(trainer, found)
-        self.source = _source(trainer.predictor, dataset, features, found, self.moving)
+        changes = can_change(trainer.predictor.target, found.parameters)
+        if trainer.drift_penalty and not changes:
+            log.info("drift_penalty has no effect: nothing that is trained changes the target")
+        self.moving, penalty = changes and trainer.moving_target, changes * trainer.drift_penalty
+        self.source = _source(trainer.predictor, dataset, features, found, self.moving, penalty)
         self.identity = fit_identity(trainer, dataset, dict(z=self.source.z, y=self.source.y)) if trainer.folder else None
         self.epoch, self.best_epoch, self.history, self.resumed_from = 0, 0, [], None
         groups = self.source.group[self.source.split == "train"]
@@ -273,6 +294,7 @@ def _prepared(accelerator: Any, source: nn.Module, *rest: Any) -> tuple:
     return accelerator.prepare(source, *rest) if accelerator.num_processes > 1 else (source, *rest)
 
 PROBE = 128  # texts on which activations are followed
+log = logging.getLogger("neural_introspection")
 
 def _adamw(trainer: PredictorTrainer, parameters: Iterable[Tensor], fused: bool = True) -> torch.optim.Optimizer:
     "Fused, a step of a head takes half the time; a model's weights may lie in memory as fused steps do not expect."
@@ -377,12 +399,13 @@ def _public_loss(state: _TrainingState, dataset: ActivationDataset) -> float:
     whole = np.isin(index, index[rows])   # all rows of those texts
     tokens = dataset.tokens.part(np.unique(index[whole]).tolist())
     with with_weights(p.model, p.weights):
-        sites = dict.fromkeys([p.feature_site, *[p.target.site] * state.moving])
+        seen = bool(state.moving or state.source.drift_penalty)
+        sites = dict.fromkeys([p.feature_site, *[p.target.site] * seen])
         fresh = collect_activations(p.model, tokens, sites, batch_size=p.batch_size)
-    values = p.target.values(fresh.values[p.target.site]) if state.moving else torch.tensor(dataset.values()[whole]).float()
-    keep, device = torch.as_tensor(np.isin(np.flatnonzero(whole), rows)), state.source.z.device
-    z, y = state.head.standardise(fresh.values[p.feature_site].to(device)), state.head.encode(values.to(device))
-    return float(state.head.loss(state.head.score(z[keep]), y[keep]))
+    keep, source = torch.as_tensor(np.isin(np.flatnonzero(whole), rows)), state.source
+    now = p.target.values(fresh.values[p.target.site])[keep].to(source.values) if seen else None
+    x = fresh.values[p.feature_site][keep].to(source.values)
+    return float(source.loss(source.encoded(x, source.values[torch.as_tensor(rows)], now)))
 
 # %% ../../nbs/introspection/50_trainer.ipynb #b5c26195
 def fit_heads(trainer: PredictorTrainer, datasets: Sequence[ActivationDataset],
@@ -437,5 +460,6 @@ def _fresh_head(trainer: PredictorTrainer, dataset: ActivationDataset,
     with seeded(trainer.seed):
         head = Head(features.shape[1], own.targets, own.hidden, own.bins)
         alone = dataclasses.replace(trainer, predictor=dataclasses.replace(p, head=head, weights={}), folder=None,
-                                    unfreeze=Unfreezing(), track_gradients=False, track_activations=False)
+                                    unfreeze=Unfreezing(), drift_penalty=0., track_gradients=False,
+                                    track_activations=False)
         return _TrainingState(alone, dataset, features, Trainable({}, dict))

@@ -34,6 +34,7 @@ from neural_introspection.introspection.concepts import random_concepts
 from neural_introspection.introspection.injection import detect_injection
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
 from neural_introspection.introspection.neurofeedback import neurofeedback
+from neural_introspection.introspection.self_modification import SelfModification
 from neural_introspection.introspection.self_report import SelfReport
 from neural_introspection.models import check_sites, preflight
 from neural_introspection.stats import Difference, Score
@@ -206,6 +207,15 @@ def _injection(made):
     return detect_injection(made.model, dataclasses.replace(concepts, vectors=named), (.5,), n_resamples=20)
 
 
+def _self_modification(made):
+    names = ("r2", "r2_now", "std_ratio", "kl", "perplexity_ratio")
+    measured = {name + end: [.5, .6] for name in names for end in ("", "_low", "_high")}
+    frame = pd.DataFrame(dict(unfreeze=["all", HOSTILE], target_values="fixed", penalty=[0., 1.], seed=0, **measured,
+                              dead_share=0., frozen_r2=.5, shuffled_r2=0., verdict=["collapse", "learned"], why=HOSTILE,
+                              collapse=[True, False], rows=9, groups=9, epoch=1))
+    return SelfModification(frame, dict(target=f"{MLP}[7]", seeds=1, changes={"all": True, HOSTILE: True}))
+
+
 SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,
              certificate=False)
 EXAMPLES = dict(   # of each class, by name
@@ -257,6 +267,7 @@ EXAMPLES = dict(   # of each class, by name
     SiteCheck=lambda made: check_sites(made.model),
     ScanResult=lambda made: ni.introspection.NeuronScanner(made.model).scan(made.texts),
     Neurofeedback=_neurofeedback,
+    SelfModification=_self_modification,
     SelfReport=_self_report,
     TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
     TokenCounts=_token_counts,
