@@ -32,10 +32,13 @@ from neural_introspection.data import Corpus
 from neural_introspection.experiments import benchmark
 from neural_introspection.introspection.concepts import random_concepts
 from neural_introspection.introspection.injection import detect_injection
+from neural_introspection.introspection.ensembles import Ensemble
+from neural_introspection.introspection.few_texts import FewTexts
 from neural_introspection.introspection.monitors import ActivationDrift, GradientTracker
 from neural_introspection.introspection.neurofeedback import neurofeedback
 from neural_introspection.introspection.self_modification import SelfModification
 from neural_introspection.introspection.self_report import SelfReport
+from neural_introspection.introspection.students import Students
 from neural_introspection.models import check_sites, preflight
 from neural_introspection.stats import Difference, Score
 from neural_introspection.tracing.meta_model import MetaModel, MetaResult
@@ -216,6 +219,36 @@ def _self_modification(made):
     return SelfModification(frame, dict(target=f"{MLP}[7]", seeds=1, changes={"all": True, HOSTILE: True}))
 
 
+def _ensemble(made):
+    members = pd.DataFrame(dict(layer=[0, 1], head="ridge", seed=0, leakage="upstream", weight=[0., 1.],
+                                chosen=[False, True], val_r2=[.2, .5], test_r2=[.1, .4]))
+    lead = dict(lead=[0., -.1, .1], lead_low=[0., -.2, .05], lead_high=[0., 0., .2])
+    scores = pd.DataFrame(dict(method=["best member", "mean", "stacked"], r2=[.4, .3, .5], low=.2, high=.6) | lead)
+    coverage = pd.DataFrame(dict(texts="held out", method=["conformal", "normalised", "naive"], level=.9,
+                                 coverage=[.9, .91, .5], low=.4, high=.95, split_low=.4, split_high=.95, width=1.,
+                                 groups=9))
+    return Ensemble(members, scores, coverage, dict(target=f"{MLP}[7]", model=HOSTILE))
+
+
+def _few_texts(made):
+    names = np.repeat(["reader", "closed form", "other neuron's weights", "from scratch"], 2)
+    frame = pd.DataFrame(dict(neurons="unseen layer", texts=[0, 4] * 4, reader=names, r2=np.arange(8) / 10, low=0.,
+                              high=1., median=.5, count=9)).drop(6)   # from scratch there is nothing without a text
+    leads = pd.DataFrame(dict(neurons="unseen layer", texts=[0, 4, 4], against=["closed form"] * 2 + ["from scratch"],
+                              lead=.2, low=[-.1, .1, .1], high=.3, p=.01))
+    return FewTexts(frame, leads, dict(model=dict(name=HOSTILE)))
+
+
+def _students(made):
+    sees = ["table", "tokens", "stream", "control"]
+    frame = pd.DataFrame(dict(student=["last token", HOSTILE, "layer 0", "1 x 8, shuffled"], sees=sees, parameters=9,
+                              ms=2., one_ms=1., r2=[.4, .3, .5, 0.], low=-.1, high=.6, q25=.1, q75=.5, above_half=.2,
+                              one_r2=.5, one_low=.4, one_high=.6))
+    by_layer = pd.DataFrame(dict(student=["last token", HOSTILE], layer=[0, 1], r2=.3, leakage="input"))
+    about = dict(model=dict(name=HOSTILE), neuron=f"{MLP}[7]", neurons=1024, parameters=100, ms=9., one_ms=8.)
+    return Students(frame, by_layer, about)
+
+
 SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,
              certificate=False)
 EXAMPLES = dict(   # of each class, by name
@@ -234,7 +267,9 @@ EXAMPLES = dict(   # of each class, by name
     Correlation=lambda made: correlate(made.rows[0], MLP, neurons=8, mask=made.rows[1], n_permutations=10),
     CorrelationClusters=lambda made: correlation_clusters(made.rows[0], MLP, 12, None, made.rows[1], splits=1,
                                                                   n_permutations=3),
+    Ensemble=_ensemble,
     EpochTrace=lambda made: made.trace.sel(1),
+    FewTexts=_few_texts,
     ForcedConcept=_forced,
     GradientTracker=_gradients,
     HeldOut=_held_out,
@@ -269,6 +304,7 @@ EXAMPLES = dict(   # of each class, by name
     Neurofeedback=_neurofeedback,
     SelfModification=_self_modification,
     SelfReport=_self_report,
+    Students=_students,
     TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
     TokenCounts=_token_counts,
     TokenProfile=lambda made: ni.token_profiles(made.model, made.texts, f"{MLP}[108]", n_permutations=19)[0],
