@@ -39,9 +39,10 @@ def language_drift(
         before = model(batch.ids).float().log_softmax(-1)
         with with_weights(model, weights): after = model(batch.ids).float().log_softmax(-1)
         next_ = batch.mask[:, 1:]
-        chosen = lambda logs: -logs[:, :-1][next_].gather(1, batch.ids[:, 1:][next_][:, None]).cpu().double().sum().item()
+        came = batch.ids[:, 1:][next_][:, None]
+        def loss(logs: Tensor) -> float: return -logs[:, :-1][next_].gather(1, came).cpu().double().sum().item()
         kl = (before.exp() * (before - after)).sum(-1)[batch.mask]
-        sums += kl.cpu().double().sum().item(), chosen(before), chosen(after)
+        sums += kl.cpu().double().sum().item(), loss(before), loss(after)
         positions, tokens = positions + int(batch.mask.sum()), tokens + int(next_.sum())
     return dict(kl=sums[0]/positions, perplexity_before=float(np.exp(sums[1]/max(1, tokens))),
                 perplexity_after=float(np.exp(sums[2]/max(1, tokens))))
@@ -51,7 +52,8 @@ def changed_site(predictor: ActivationPredictor, tokens: SelectedTokens) -> dict
     """The target's values `current` (under the tuned weights), and the standard deviations of all neurons of its site
     `before` and `after`, `[1, d]`."""
     p, site = predictor, predictor.target.site
-    collect = lambda: collect_activations(p.model, tokens, {site: None}, batch_size=p.batch_size).values[site].double()
+    def collect() -> Tensor:
+        return collect_activations(p.model, tokens, {site: None}, batch_size=p.batch_size).values[site].double()
     before = collect()
     with with_weights(p.model, p.weights): after = collect()
     return dict(current=p.target.values(after).numpy(), before=before.std(0, keepdim=True, correction=0).numpy(),
