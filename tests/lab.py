@@ -24,7 +24,7 @@ FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}  # else Lab asks whether it may
 TRACE = "digits.zarr"   # in the folder of a lab: the trace that its kernels explore
 WARM = dict(display_name="warm", language="python", name="warm")   # the kernel of `start_lab` that is a fork of warm.py
-START, OPEN, CELLS, RUN, CLICK = 80, 80, 200, 90, 30  # the most seconds for the server, the page, all cells, one run, one step
+START, OPEN, CELLS, RUN, CLICK = 80, 80, 200, 90, 30  # the most seconds for server, page, all cells, a run, a step
 # What Lab itself knows of the notebook: the state of its kernel and the outputs of its code cells.
 STATE = """() => {
   const panel = window.jupyterapp.shell.currentWidget, code = panel.content.widgets.filter(c => c.model.type === "code");

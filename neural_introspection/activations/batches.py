@@ -77,10 +77,10 @@ def read_batch(
     row, _ = chosen.nonzero(as_tuple=True)
     rank = (batch.mask.int().cumsum(1) - 1)[chosen]
     found = ActivationBatch(acts, batch.index[row.cpu()], rank.cpu().long(), batch.ids[chosen].cpu())
-    return without_sinks(found, sinks[chosen]) if bool(sinks.any()) else found
+    return _without_sinks(found, sinks[chosen]) if bool(sinks.any()) else found
 
 # %% ../../nbs/activations/25_batches.ipynb #e9c6d074
-def without_sinks(found: ActivationBatch, sink: Bool[Tensor, "row"]) -> ActivationBatch:
+def _without_sinks(found: ActivationBatch, sink: Bool[Tensor, "row"]) -> ActivationBatch:
     "The rows that are no sinks, with the number of those that are."
     return replace(found[~sink.cpu()], sinks=int(sink.sum()))
 
@@ -111,11 +111,11 @@ class ReadingPlan:
         rule, (texts, tokens, sinks, nonfinite) = self.selection, map(int, tally)
         if self.selected is not None and not nonfinite: return self.selected.counts
         if self.selected is not None: sinks = self.selected.counts.sinks
-        check_tokens(tokens, sinks, rule, nonfinite)
+        _check_tokens(tokens, sinks, rule, nonfinite)
         return TokenCounts(rule.token_pos, rule.sink_ratio, texts, len(self.ids) - texts, len(self.cut), tokens, sinks,
                            nonfinite)
 
-def check_tokens(n_tokens: int, sinks: int, rule: TokenSelection, nonfinite: int = 0) -> None:
+def _check_tokens(n_tokens: int, sinks: int, rule: TokenSelection, nonfinite: int = 0) -> None:
     "`BadTexts` if no token counts."
     if n_tokens: return
     if nonfinite:
@@ -168,5 +168,5 @@ def select_tokens(
             if found := len(positions[text]) - len(own): sinks[text] = found
             positions[text] = own
     chosen = SelectedTokens(dict(enumerate(texts)), dict(plan.ids), positions, rule, plan.cut, sinks)
-    check_tokens(len(chosen), sum(sinks.values()), rule)
+    _check_tokens(len(chosen), sum(sinks.values()), rule)
     return chosen

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import difflib
+import functools
 import re
 import threading
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
@@ -128,6 +129,17 @@ def _dense(x: Tensor, site: str) -> Tensor:
     raise BadInput(f"the tensor at {site} is {'nested' if x.is_nested else 'sparse'}, and its neurons have no axis: "
                    "choose a site where it is dense (padded, or `.to_dense()`).")
 
+def _passed_to(function: Callable, flowing: Any, site: str, place: _Place) -> Any:
+    "Call the function with the tensor at a site; what flows on instead, None if it is the same."
+    convert = getattr(place.module, "hook_conversion", None)   # TransformerLens' hook points may show another shape
+    path = named_path(flowing, place.part)
+    if path is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
+    seen = _dense(part_at(flowing, path), site)
+    new = function(seen if convert is None else convert.convert(seen))
+    if new is None: return None
+    return replace_at(flowing, path, new if convert is None else convert.revert(new))
+
+# %% ../../nbs/activations/20_capturing.ipynb #e863e8d7
 @contextlib.contextmanager
 def hooks(
     model: Any,                                                  # of PyTorch or Keras
@@ -137,26 +149,20 @@ def hooks(
     every_call: bool = False,                                    # see all calls of a module that one pass calls often
 ) -> Iterator[None]:
     """Within the block the functions see (and may replace) what flows at their sites, in passes of this thread.
-    `BadAddress` for an unknown site; `BadInput` for a module that is called several times in one pass, whose calls are
-    the sites `name:0`, `name:1` and so on, and for a `required` function that was not called."""
+    `BadAddress` for an unknown site; `BadInput` for a module that is called several times in one pass (its calls are
+    the sites `name:0`, `name:1` and so on). Also for a `required` function that was not called."""
     waiting, handles, calls = set(functions), [], _Calls(isinstance(model, nn.Module))
     points = _points(model) if functions else {}
-    def watch(site, function):
-        convert = getattr(places[site].module, "hook_conversion", None)  # TransformerLens hook points may show another shape
-        def see(flowing):
-            if not every_call and not calls.is_wanted(site, places[site].call): return None
-            path = named_path(flowing, places[site].part)
-            if path is None: raise BadAddress(f"no tensor flows at site {site!r}: choose another site.")
-            seen = _dense(part_at(flowing, path), site)
-            new = function(seen if convert is None else convert.convert(seen))
-            waiting.discard(site)
-            if stop_early and not waiting: raise _Stop(waiting)
-            if new is not None: return replace_at(flowing, path, new if convert is None else convert.revert(new))
-        return see
     places = {site: _place(model, site, points) for site in functions}
+    def see(site: str, flowing: Any) -> Any:
+        if not every_call and not calls.is_wanted(site, places[site].call): return None
+        new = _passed_to(functions[site], flowing, site, places[site])
+        waiting.discard(site)
+        if stop_early and not waiting: raise _Stop(waiting)
+        return new
     try:
         handles += [_listen(model, True, calls.begin), _listen(model, False, calls.end, always=True)]
-        for site, function in functions.items(): handles.append(_listen(*places[site][:2], watch(site, function)))
+        for site in functions: handles.append(_listen(*places[site][:2], functools.partial(see, site)))
         yield
         if required and waiting: raise _nothing_flowed(model, ", ".join(sorted(waiting)))
     except _Stop as stop:

@@ -58,7 +58,9 @@ class Top:
         k = self.values.shape[1]
         place = torch.arange(k, device=ahead.device)
         rank = torch.cat([place + (~ahead).sum(2), place + ahead.sum(1)], 1)
-        merge = lambda a, b: torch.empty_like(torch.cat([a, b], 1)).scatter_(1, rank, torch.cat([a, b], 1))[:, :k].contiguous()
+        def merge(a: Tensor, b: Tensor) -> Tensor:
+            both = torch.cat([a, b], 1)
+            return torch.empty_like(both).scatter_(1, rank, both)[:, :k].contiguous()
         return Top(merge(self.values, other.values), merge(self.codes, other.codes))
 
 # %% ../../nbs/activations/36_contexts.ipynb #5c48e734
@@ -117,7 +119,7 @@ def contexts_by_quantile(
     ordered = values[by_code].float().sort(dim=0, stable=True)
     last = max(1, len(values) - 1)
     step = np.linspace(0, len(values) - 1, min(shown, len(values))).round().astype(int)[::-1]
-    pick = lambda x: np.asarray(x)[step].T.ravel()   # neuron by neuron
+    def pick(x: Tensor) -> np.ndarray: return np.asarray(x)[step].T.ravel()   # neuron by neuron
     return context_table(pick(ordered.values), where[by_code][pick(ordered.indices)], "random",
                          np.tile(step / last, len(neurons)), neuron=np.repeat(neurons, len(step)))
 

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/activations/66_interventions.ipynb #6ceabe08
 from __future__ import annotations
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence, Union
@@ -40,7 +41,7 @@ class InterventionEffect(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each replacement and set, by the units: replacement, effect (mean over targets) with 95 % interval
-        over groups, random_low and random_high (95 % of the n_random random sets), p (against these, two-sided),
+        over groups. Then random_low and random_high (95 % of the n_random random sets), p (against these, two-sided),
         has_effect; accuracy_drop, if measured."""
         return self.frame.copy()
 
@@ -95,7 +96,7 @@ ABLATIONS = ("zero", "mean", "resample", "patch")
 Address = Union[str, NeuronAddress]
 UnitSet = tuple[NeuronAddress, ...]
 
-def unit_sets(units: Any) -> list[UnitSet]:
+def _unit_sets(units: Any) -> list[UnitSet]:
     "Each set in its order: an address is a set of one. `BadInput` if there is none, or a unit twice in a set."
     given = units.values() if isinstance(units, Mapping) else units
     given = [given] if isinstance(given, (str, NeuronAddress)) else list(given)
@@ -182,8 +183,11 @@ def _measure_sets(question: _Question, sets: Sequence[UnitSet],
 Sets = Union[Address, Sequence[Union[Address, Sequence[Address]]], Mapping[Any, Sequence[Address]]]
 Usual = Union[None, Examples, Sequence[str], Mapping[str, Union[Reference, Units]]]
 
-def _replacements(given: Union[Replacement, Sequence[Replacement]]) -> tuple[Replacement, ...]:
-    "The replacements, checked."
+def _replacements(given: Union[Replacement, Sequence[Replacement]], n_draws: int,
+                  n_random: int) -> tuple[Replacement, ...]:
+    "The replacements, checked, with the numbers of draws and of random sets."
+    if n_draws < 1 or n_random < 0:
+        raise BadInput(f"{n_draws} draws and {n_random} random sets: give at least 1 and 0.")
     replacements = (given,) if isinstance(given, str) or callable(given) else tuple(given)
     if not replacements: raise BadInput("there is no replacement: give at least one, such as zero or mean.")
     for replacement in replacements: check_replacement(replacement)
@@ -212,32 +216,28 @@ def intervene(
 ) -> InterventionEffect:
     """What replacing each set of units does to a model's loss. `BadInput` or `BadAddress` before the measurement, and
     `BadInput` for a loss that is not a finite number."""
-    replacements = _replacements(replacement)
-    if n_draws < 1 or n_random < 0:
-        raise BadInput(f"{n_draws} draws and {n_random} random sets: give at least 1 and 0.")
-    units = units if isinstance(units, (str, NeuronAddress, Mapping)) else list(units)
-    sets = unit_sets(units)
-    names = _set_names(units, sets)
+    replacements = _replacements(replacement, n_draws, n_random)
+    sets, names = _named_sets(units)
     examples = data if isinstance(data, Examples) else text_examples(model, data)
     weights = _target_weights(examples)
     known = reference if isinstance(reference, Mapping) else {}
     at = _units_by_site(model, examples, sets, known)
-    size = batch_size or (512 if examples.mask is None else 8)
-    by = named_measure(measure)
+    by, size = named_measure(measure), batch_size or (512 if examples.mask is None else 8)
     question = _Question(model, examples, weights, replacements, by, _places(examples, positions, by),
                          _groups(groups, len(examples)), n_draws, size, seed)
-    random = {chosen: _random_sets(chosen, at, n_random, seed) for chosen in dict.fromkeys(sets)}
-    if reference is None or isinstance(reference, Mapping): source = UsualData.of(model, data, examples)
-    else: source = UsualData.of(model, reference)
+    source = _UsualData.of(model, reference, data, examples)
     references = _references(question, source, known, at)
-    found = _measure_sets(question, [*sets, *(s for some in random.values() for s in some)], references)
+    random = {chosen: _random_sets(chosen, at, n_random, seed) for chosen in dict.fromkeys(sets)}
+    found = _measure_sets(question, [*sets, *itertools.chain(*random.values())], references)
     return _effect(question, sets, names, random, found)
 
 # %% ../../nbs/activations/66_interventions.ipynb #bb595584
-def _set_names(units: Sets, sets: Sequence[UnitSet]) -> pd.Index:
-    "What the rows of the result are called: the sets' names, or their addresses."
-    if isinstance(units, Mapping): return _key_index(list(units))
-    return pd.Index([", ".join(map(str, s)) or "nothing" for s in sets], name="units")
+def _named_sets(units: Sets) -> tuple[list[UnitSet], pd.Index]:
+    "The sets, and what the rows of the result are called: the sets' names, or their addresses."
+    units = units if isinstance(units, (str, NeuronAddress, Mapping)) else list(units)
+    sets = _unit_sets(units)
+    if isinstance(units, Mapping): return sets, _key_index(list(units))
+    return sets, pd.Index([", ".join(map(str, s)) or "nothing" for s in sets], name="units")
 
 def _key_index(keys: Sequence[Any]) -> pd.Index:
     "Names as an index; tuples of layer and neuron as a MultiIndex."
@@ -284,16 +284,20 @@ def _places(examples: Examples, positions: Position, measure: Measure) -> Option
 
 # %% ../../nbs/activations/66_interventions.ipynb #744aeb64
 @dataclass(frozen=True)
-class UsualData:
+class _UsualData:
     "Where usual values come from: examples, and of texts the tokens that count."
     examples: Examples
     texts: Optional[Sequence[str]] = None   # None: all tokens count
 
     @classmethod
-    def of(cls, model: Any, data: Union[Examples, Sequence[str]], examples: Optional[Examples] = None) -> UsualData:
-        "Of examples or texts; `examples` are those of the texts, if they are known."
-        if isinstance(data, Examples): return cls(data)
-        return cls(text_examples(model, data) if examples is None else examples, data)
+    def of(cls, model: Any, given: Usual, data: Union[Examples, Sequence[str]], examples: Examples) -> _UsualData:
+        "Of what was given; else of the data, texts or examples, as `examples`."
+        if isinstance(given, Examples): return cls(given)
+        if given is None or isinstance(given, Mapping): return cls(examples, None if isinstance(data, Examples) else data)
+        return cls.of_texts(model, given)
+
+    @classmethod
+    def of_texts(cls, model: Any, texts: Sequence[str]) -> _UsualData: return cls(text_examples(model, texts), texts)
 
     def references(self, model: Any, units: Sequence[Union[str, Units]], patches: bool, batch_size: int,
                    seed: int) -> dict[str, Reference]:
@@ -305,7 +309,7 @@ class UsualData:
         return {r.units.site: r for r in made}
 
 # %% ../../nbs/activations/66_interventions.ipynb #8036ab9b
-def _references(question: _Question, source: UsualData, known: Mapping[str, Union[Reference, Units]],
+def _references(question: _Question, source: _UsualData, known: Mapping[str, Union[Reference, Units]],
                 units: Mapping[str, Units]) -> dict[str, Union[Reference, Units]]:
     "The usual values of each site, if a replacement needs them; those that are known are not measured again."
     if not any(map(needs_reference, question.replacements)): return dict(units)
@@ -326,7 +330,8 @@ def unit_references(
 ) -> dict[str, Reference]:
     """The usual values of each site's units, for many calls of `intervene`. Attention sinks of texts do not count; of
     `Examples` all tokens do."""
-    return UsualData.of(model, data).references(model, units, patches, batch_size, seed)
+    usual = _UsualData(data) if isinstance(data, Examples) else _UsualData.of_texts(model, data)
+    return usual.references(model, units, patches, batch_size, seed)
 
 def _counted_tokens(examples: Examples, selected: SelectedTokens) -> Bool[Tensor, "example place"]:
     "The tokens of padded texts that are selected."

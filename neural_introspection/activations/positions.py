@@ -187,7 +187,7 @@ class SelectedTokens:
 
     def part(self, texts: Sequence[int]) -> SelectedTokens:
         "The tokens of some of the texts."
-        pick = lambda what: {i: what[i] for i in texts if i in what}
+        def pick(what: dict) -> dict: return {i: what[i] for i in texts if i in what}
         return replace(self, texts=pick(self.texts), ids=pick(self.ids), positions=pick(self.positions),
                        cut=self.cut & set(texts), sinks=pick(self.sinks))
 

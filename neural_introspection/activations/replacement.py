@@ -77,6 +77,16 @@ def _permuted(rows: Float[Tensor, "example *place column"], generator: Optional[
     return out
 
 # %% ../../nbs/activations/62_replacement.ipynb #1de43fc7
+def _another(reference: Reference, key: bytes, generator: Optional[torch.Generator], device: Any) -> Tensor:
+    "The values of an example other than that of the key, drawn at random."
+    if not reference.sequences:
+        raise BadInput(f"a patch needs an example whose values at {reference.units.site} are all finite, and the "
+                       "reference has none (it keeps whole examples if made with sequences=).")
+    others = [j for j, other in enumerate(reference.keys) if other != key]
+    if not others: raise BadInput("a patch needs another example: give reference=, or leave patch out.")
+    chosen = int(torch.randint(len(others), (1,), generator=generator, device=device))
+    return reference.sequences[others[chosen]]
+
 def _patched(
     rows: Float[Tensor, "example *place column"],
     reference: Reference,
@@ -86,18 +96,12 @@ def _patched(
 ) -> Float[Tensor, "example *place column"]:
     "Of each example the values of another one at the same places, from its start again where it is shorter."
     if keys is None: raise BadInput("a patch has to know the examples: use intervene or replaced_scores.")
-    if not reference.sequences:
-        raise BadInput(f"a patch needs an example whose values at {reference.units.site} are all finite, and the "
-                       "reference has none (it keeps whole examples if made with sequences=).")
     if mask is not None and rows.ndim != 3:
         raise BadInput(f"{reference.units.site} has {rows.ndim - 2} places for each unit: "
                        "for texts choose another replacement than patch.")
     out = rows.clone()
     for i, key in enumerate(keys):
-        others = [j for j, other in enumerate(reference.keys) if other != key]
-        if not others: raise BadInput("a patch needs another example: give reference=, or leave patch out.")
-        chosen = int(torch.randint(len(others), (1,), generator=generator, device=rows.device))
-        source = reference.sequences[others[chosen]]
+        source = _another(reference, key, generator, rows.device)
         own = slice(None) if mask is None else mask[i, :rows.shape[1]].to(rows.device)
         shape = out[i, own].shape
         places = torch.arange(shape[:-1].numel(), device=rows.device) % len(source)

@@ -19,7 +19,7 @@ import pandas as pd
 from .config import AgentConfig
 from .hypotheses import Hypothesis
 from .policies import make_policy
-from .states import (STATES, TRANSITIONS, AnalysisState, Workbench, allowed, check_agent,
+from .states import (STATES, TRANSITIONS, AnalysisState, Transition, Workbench, allowed, check_agent,
     chosen_layers, first_state, split_list, split_texts)
 from .token_level import neuron_addresses
 from ..core import (BadData, Result, RunFolder, check_format, check_run_folder, full_path,
@@ -172,21 +172,38 @@ def _curve(a: tuple[float, float], b: tuple[float, float], steps: int = 60) -> n
     return line[outside]
 
 # %% ../../nbs/analysis/40_agent.ipynb #9a66f653
+def _transition(t: Transition, n: int) -> tuple[dict, dict]:
+    "(line, arrow) of a transition that was taken `n` times."
+    from neural_introspection.display import COLOURS
+    line = _curve(_PLACES[t.source], _PLACES[t.target])
+    colour = COLOURS["blue"] if n else "#c8c8c8"
+    text = [f"{t.source} → {t.target}: {t.why} ({n} times)"]*len(line)
+    trace = dict(x=line[:, 0], y=line[:, 1], mode="lines", line=dict(color=colour, width=1.5 + min(4, n/3)), text=text,
+                 hovertemplate="%{text}<extra></extra>", showlegend=False)
+    arrow = dict(x=line[-1, 0], y=line[-1, 1], ax=line[-4, 0], ay=line[-4, 1], xref="x", yref="y", axref="x", ayref="y",
+                 showarrow=True, arrowhead=2, arrowwidth=1.5, arrowcolor=colour, text="")
+    return trace, arrow
+
+def _dots(visited: set[str]) -> dict:
+    "A dot for each state, filled if it was visited."
+    from neural_introspection.display import COLOURS
+    names, places = list(_PLACES), list(_PLACES.values())
+    fill = ["#dbeaf5" if n in visited else "#ffffff" for n in names]
+    return dict(x=[x for x, _ in places], y=[y for _, y in places], mode="markers+text", text=names,
+                textposition="middle center", showlegend=False, cliponaxis=False, hoverinfo="skip",
+                marker=dict(size=62, color=fill, line=dict(color=COLOURS["blue"], width=2)),
+                textfont=dict(size=12, color="#111"))
+
+# %% ../../nbs/analysis/40_agent.ipynb #789cdb36
 def _graph_figure(visits: pd.DataFrame) -> Any:
     import plotly.graph_objects as go
-    from neural_introspection.display import COLOURS, figure
+    from neural_introspection.display import figure
     taken = visits.groupby(["state", "then"]).size().to_dict() if len(visits) else {}
-    traces, arrows = [], []
-    for t in TRANSITIONS:
-        n, line = taken.get((t.source, t.target), 0), _curve(_PLACES[t.source], _PLACES[t.target])
-        colour = COLOURS["blue"] if n else "#c8c8c8"
-        traces.append(go.Scatter(x=line[:, 0], y=line[:, 1], mode="lines", line=dict(color=colour, width=1.5 + min(4, n/3)), text=[f"{t.source} → {t.target}: {t.why} ({n} times)"]*len(line), hovertemplate="%{text}<extra></extra>", showlegend=False))
-        arrows.append(dict(x=line[-1, 0], y=line[-1, 1], ax=line[-4, 0], ay=line[-4, 1], xref="x", yref="y", axref="x", ayref="y", showarrow=True, arrowhead=2, arrowwidth=1.5, arrowcolor=colour, text=""))
-    names = list(_PLACES)
-    dots = go.Scatter(x=[_PLACES[n][0] for n in names], y=[_PLACES[n][1] for n in names], mode="markers+text", text=names, textposition="middle center", showlegend=False, cliponaxis=False, hoverinfo="skip",
-                      marker=dict(size=62, color=["#ffffff" if n not in set(visits.state) else "#dbeaf5" for n in names], line=dict(color=COLOURS["blue"], width=2)), textfont=dict(size=12, color="#111"))
+    lines, arrows = zip(*[_transition(t, taken.get((t.source, t.target), 0)) for t in TRANSITIONS])
+    traces = [go.Scatter(some) for some in (*lines, _dots(set(visits.state)))]
     hidden = dict(visible=False, fixedrange=True)
-    return figure([*traces, dots], f"The way through the states: {len(visits)} steps", height=380, annotations=arrows, xaxis=hidden | dict(range=[-.5, 6.5]), yaxis=hidden | dict(range=[-1.4, 1.3]))
+    return figure(traces, f"The way through the states: {len(visits)} steps", height=380, annotations=list(arrows),
+                  xaxis=hidden | dict(range=[-.5, 6.5]), yaxis=hidden | dict(range=[-1.4, 1.3]))
 
 # %% ../../nbs/analysis/40_agent.ipynb #1c4e6d82
 def keep_texts(corpus: Corpus, output_dir: str) -> Path:
@@ -206,7 +223,29 @@ def run_agent(
 ) -> AnalysisResult:
     """Run the analysis in `config.output_dir`. `BadInput` before anything is written; the same call resumes an
     interrupted run, and loads a finished one."""
-    config, model, texts = resolve_call(AgentConfig, config, model, texts, options)
+    p = _prepare(*resolve_call(AgentConfig, config, model, texts, options))
+    with open_run(p.config.output_dir, p.identity, p.config.force_overwrite, AnalysisResult.load) as run:
+        if run.finished: return run.result
+        stored = run.file("datasets", "state.json")
+        state = read_state(stored) if run.resumed and stored.exists() else first_state(p.config)
+        run.update(model=describe(p.model), seed=p.config.seed)
+        bench = Workbench(p.config, p.model, p.parts, p.policy, run)
+        with run.stage("states"):
+            if state["next"]: state = run_states(bench, state)
+        with run.stage("report"): return _write_analysis(run, _result(p.config, p.model, p.parts, state, run.path))
+
+# %% ../../nbs/analysis/40_agent.ipynb #8c5cbab5
+@dataclass(frozen=True)
+class _Prepared:
+    "The checked question of an analysis."
+    config: AgentConfig
+    model: Any
+    parts: dict[str, list[str]]   # texts by split
+    policy: Any
+    identity: dict[str, Any]      # what an interrupted run must have in common to be resumed
+
+def _prepare(config: AgentConfig, model: Any, texts: Any) -> _Prepared:
+    "Check the options, load what is not loaded; `BadInput` before anything is written."
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     given = None if texts is None else load_texts(texts)
     check_agent(config)
@@ -222,28 +261,23 @@ def run_agent(
     if given is not None:   # `rows` are their identity
         config, identity["texts"] = dataclasses.replace(config, texts=str(keep_texts(given, config.output_dir))), None
     identity |= model_identity(model)
-    identity |= dict(rows=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])   # a file of texts may change
-    with open_run(config.output_dir, identity, config.force_overwrite, AnalysisResult.load) as run:
-        if run.finished: return run.result
-        stored = run.file("datasets", "state.json")
-        state = read_state(stored) if run.resumed and stored.exists() else first_state(config)
-        run.update(model=describe(model), seed=config.seed)
-        bench = Workbench(config, model, parts, policy, run)
-        with run.stage("states"):
-            if state["next"]: state = run_states(bench, state)
-        with run.stage("report"): return _write_analysis(run, _result(config, model, parts, state, run.path))
+    identity["rows"] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]   # a file of texts may change
+    return _Prepared(config, model, parts, policy, identity)
 
 # %% ../../nbs/analysis/40_agent.ipynb #903ef8e4
 def read_state(path: str | Path) -> AnalysisState:
     "The state as it was written; `BadData` if it is damaged or of another version."
     state = read_json(path)
-    if set(state) != set(AnalysisState.__annotations__) or state["next"] not in (*STATES, ""): raise BadData(f"{path} is no state of this version: start again with force_overwrite, or in another folder.")
+    if set(state) != set(AnalysisState.__annotations__) or state["next"] not in (*STATES, ""):
+        raise BadData(f"{path} is no state of this version: start again with force_overwrite, or in another folder.")
     return state
 
 # %% ../../nbs/analysis/40_agent.ipynb #4982f119
 def _result(config: AgentConfig, model: Any, parts: dict, state: AnalysisState, folder: Path) -> AnalysisResult:
-    about = plain(dict(config=dataclasses.asdict(config), model=vars(describe(model)), texts={name: len(part) for name, part in parts.items()}))
-    return AnalysisResult(claims_frame(config, state, not is_as_loaded(model)), pd.DataFrame(state["visits"]), tuple(state["notes"]), about, folder)
+    about = plain(dict(config=dataclasses.asdict(config), model=vars(describe(model)),
+                       texts={name: len(part) for name, part in parts.items()}))
+    claims = claims_frame(config, state, not is_as_loaded(model))
+    return AnalysisResult(claims, pd.DataFrame(state["visits"]), tuple(state["notes"]), about, folder)
 
 # %% ../../nbs/analysis/40_agent.ipynb #a7da8f52
 def _write_analysis(run: RunFolder, r: AnalysisResult) -> AnalysisResult:

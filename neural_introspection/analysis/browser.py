@@ -71,6 +71,12 @@ def _lay_out(browser: NeuronBrowser) -> Any:
     return w.VBox([*controls, row(p.bar, p.cancel, p.status), p.error, places["head"], grid])
 
 # %% ../../nbs/analysis/50_browser.ipynb #96c1a4de
+def _check_options(order: str, n_random: int, kept: int) -> None:
+    if order not in ORDERS: raise BadInput(f"order {order!r} is unknown: choose one of {', '.join(ORDERS)}.")
+    if n_random < 0 or kept < 1:
+        raise BadInput(f"n_random is {n_random} and kept is {kept}, but must be at least 0 and 1.")
+
+# %% ../../nbs/analysis/50_browser.ipynb #75fdb1ae
 class NeuronBrowser(LivePanel):
     "Pick model, layer and neuron, type a text, and see it light up. What is seen is its `page`."
     def __init__(self,
@@ -84,9 +90,7 @@ class NeuronBrowser(LivePanel):
         folder: Optional[Union[str, Path]] = None,   # where indices are kept; only in memory if left out
         kept: int = 4,                               # the most indices in memory
     ):
-        if order not in ORDERS: raise BadInput(f"order {order!r} is unknown: choose one of {', '.join(ORDERS)}.")
-        if n_random < 0 or kept < 1:
-            raise BadInput(f"n_random is {n_random} and kept is {kept}, but must be at least 0 and 1.")
+        _check_options(order, n_random, kept)
         self.texts = tuple(_default_texts() if texts is None else texts)
         self.n_random, self.folder, self.kept = n_random, folder, kept
         given = isinstance(model, (str, Path))

@@ -89,7 +89,9 @@ def correlate_columns(a: Reader, b: Reader, left: Int[Tensor, "row"],
         x, y = a(part if in_order else left[part]), b(right[part])
         sums = [s + new.double() for s, new in zip(sums, (x.T @ y, x.sum(0), y.sum(0), (x * x).sum(0), (y * y).sum(0)))]
     cross, sx, sy, sxx, syy = (s / n for s in sums)
-    scale = lambda s, ss: torch.where(ss - s * s > 1e-9, (ss - s * s).clamp(min=1e-30).rsqrt(), 0.)
+    def scale(s: Tensor, ss: Tensor) -> Tensor:
+        variance = ss - s * s
+        return torch.where(variance > 1e-9, variance.clamp(min=1e-30).rsqrt(), 0.)
     return ((cross - sx[:, None] * sy) * scale(sx, sxx)[:, None] * scale(sy, syy)).clamp(-1, 1).float()
 
 # %% ../../nbs/analysis/27_correlation.ipynb #e692312a

@@ -27,7 +27,7 @@ _HELP = dict(layer="Which layer", by="What a line is", neurons="How many neurons
              statistic="What the colours show", columns="Columns of the map", measure="What the colours show",
              neuron="Which neuron, from 0", tokens="How many tokens of either sort")
 
-def method_options(visualizer: ActivationVisualizer, kind: str) -> list[Option]:
+def _method_options(visualizer: ActivationVisualizer, kind: str) -> list[Option]:
     "The arguments of a figure's method that the panel has controls for."
     if kind not in KINDS: raise BadInput(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
     method, found = getattr(ActivationVisualizer, KINDS[kind]), []
@@ -46,7 +46,7 @@ class ActivationExplorer(LivePanel):
     "A panel of a visualizer: a kind of figure, its controls, the figure."
     def __init__(self, visualizer: ActivationVisualizer, kind: str = "heatmap",
                  highlight: Optional[PolysemanticResult] = None):
-        method_options(visualizer, kind)
+        _method_options(visualizer, kind)
         if kind == "polysemantic" and highlight is None:
             raise BadInput("there is no result to highlight: give highlight=, "
                            "what PolysemanticDetector(activations).detect() returned.")
@@ -71,7 +71,7 @@ class ActivationExplorer(LivePanel):
     def set(self, **values: Any) -> ActivationExplorer:
         "Change controls, draw, and wait for it; `BadInput` for a control that the kind of figure does not have."
         kind = values.pop("kind", self.kind.value)
-        known = [o.name for o in method_options(self.visualizer, kind)]
+        known = [o.name for o in _method_options(self.visualizer, kind)]
         unknown = sorted(values.keys() - set(known))
         if unknown: raise BadInput(f"{unknown[0]!r} is no control of {kind}: choose from {', '.join(known) or 'none'}.")
         self._quiet = True
@@ -110,7 +110,7 @@ def _look() -> dict[str, Any]: return dict(layout=widgets.Layout(width="20em"), 
 def _new_controls(explorer: ActivationExplorer) -> None:
     "Controls for the chosen kind; what both kinds have keeps its value."
     before, old = explorer.values(), list(explorer.controls.values())
-    wanted = method_options(explorer.visualizer, explorer.kind.value)
+    wanted = _method_options(explorer.visualizer, explorer.kind.value)
     explorer.controls = {o.name: control(o, before.get(o.name, o.default)) for o in wanted}
     for c in explorer.controls.values():
         c.layout.width, c.style.description_width = "20em", "4.5em"

@@ -32,13 +32,18 @@ def output_directions(model: Any, addresses: Sequence[NeuronAddress]) -> Float[T
         first, rows = addresses[places[0]], torch.tensor([addresses[i].neuron for i in places])
         units = nn.functional.one_hot(rows, layer_width(model, first.layer_type)).to(model_device(model), model.cfg.dtype)
         if first.layer_type == "resid_post": found[places] = units.float()
-        else: found[places] = _block_factor(model, first.layer)*(_out(model, first.layer, units) - _out(model, first.layer, torch.zeros_like(units[:1]))).float()
+        else: found[places] = _block_factor(model, first.layer)*_written(model, first.layer, units)
     return found
 
 # %% ../../nbs/analysis/22_logits.ipynb #d3b9dfc4
 def _out(model: Any, layer: int, activations: Float[Tensor, "row d_mlp"]) -> Float[Tensor, "row d_model"]:
     "What an MLP's last linear layer makes of its neurons' activations."
     return model.blocks[layer].mlp.out(activations[None])[0]
+
+def _written(model: Any, layer: int, acts: Float[Tensor, "pos neuron"]) -> Float[Tensor, "pos d_model"]:
+    "What a layer's neurons add to the stream; BLOOM's `mlp.hook_out` has the stream in it."
+    constant = _out(model, layer, torch.zeros_like(acts[:1]))
+    return (_out(model, layer, acts) - constant).float()
 
 def _block_factor(model: Any, layer: int) -> float:
     "What the block multiplies its MLP's output by."
@@ -122,7 +127,7 @@ def logit_contrast(
     n_random: int = 199,
     seed: int = 0,
 ) -> TokenContrast:
-    "How far a neuron's output direction raises the named tokens' logits (mean, in standard deviations over the vocabulary); p against the best of as many tokens of other neurons of its layer."
+    "How far a neuron's output direction raises the named tokens' logits (mean, in standard deviations over the vocabulary), with p. That is against the best of as many tokens of other neurons of its layer."
     require_next_tokens(model, "the effect on logits")
     a, = neuron_addresses(model, address)
     if not len(tokens): raise BadInput("there are no tokens: give at least one.")
@@ -182,11 +187,10 @@ def logit_attribution(
     own = batch.mask[0].nonzero()[:-1, 0]
     gain = _logit_factor(model, acts[stream][0].float()/acts[scale][0].float(), logits)
     reads = gain * _to_logits_of(model, ids[1:]) / acts[scale][0, own].float()   # [pos, d_model]
-    own_acts = acts[site][0, own][:, [a.neuron for a in found]].float()
-    values = own_acts * (reads @ directions.T)
-    constant = _out(model, found[0].layer, torch.zeros_like(acts[site][0, :1]))
-    written = _out(model, found[0].layer, acts[site][0, own]) - constant   # BLOOM's `mlp.hook_out` has the stream in it
-    total = _block_factor(model, found[0].layer)*(reads * written.float()).sum(1)
+    own_acts = acts[site][0, own]
+    values = own_acts[:, [a.neuron for a in found]].float() * (reads @ directions.T)
+    layer = found[0].layer
+    total = _block_factor(model, layer)*(reads * _written(model, layer, own_acts)).sum(1)
     names = tuple(token_strings(model, ids.tolist()))
     return LogitAttribution(names[:-1], names[1:], tuple(found), values.cpu().numpy(), total.cpu().numpy())
 

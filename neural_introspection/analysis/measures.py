@@ -171,7 +171,7 @@ def selectivity_entropy(evidence: Evidence, settings: Settings) -> Finding:
     score, effective = _shares((r.square() - 1/len(f)).clamp(min=0))
     first = r.square().argmax(0)
     left = _standard(a - f[:, first] * r.gather(0, first[None]))
-    second = lambda rest: (f.T @ rest/len(f)).square().scatter(0, first[None], 0.).amax(0)
+    def second(rest: Tensor) -> Tensor: return (f.T @ rest/len(f)).square().scatter(0, first[None], 0.).amax(0)
     g = torch.Generator().manual_seed(settings.seed)
     times = math.ceil(settings.n_permutations/a.shape[1])
     null = [second(left[torch.randperm(len(f), generator=g)]) for _ in range(times)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import html
 import math
 from dataclasses import dataclass, field, replace
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -131,9 +131,21 @@ def _number(value: float) -> str: return "" if value != value else f"{value:.3g}
 # %% ../../nbs/analysis/46_neuron_page.ipynb #120eea00
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     "A table of escaped cells; the first column is text, the others are numbers."
-    cell = lambda tag, i, words: f"<{tag} style='text-align:{'right' if i else 'left'};padding:1px 8px 1px 0;background:none;color:inherit;vertical-align:bottom;font-variant-numeric:tabular-nums{';white-space:nowrap' * (tag == 'td')}'>{words}</{tag}>"
-    row = lambda tag, words: f"<tr style='background:none'>{''.join(cell(tag, i, w) for i, w in enumerate(words))}</tr>"
-    return f"<table style='border-collapse:collapse;margin:2px 0;font-size:94%;color:inherit;border:none'>{row('th', head) if any(head) else ''}{''.join(row('td', words) for words in rows)}</table>"
+    lines = [_row("th", head)] if any(head) else []
+    lines += [_row("td", words) for words in rows]
+    style = "border-collapse:collapse;margin:2px 0;font-size:94%;color:inherit;border:none"
+    return f"<table style='{style}'>{''.join(lines)}</table>"
+
+def _row(tag: str, words: Sequence[str]) -> str:
+    cells = "".join(_cell(tag, i, word) for i, word in enumerate(words))
+    return f"<tr style='background:none'>{cells}</tr>"
+
+def _cell(tag: str, column: int, words: str) -> str:
+    align = "right" if column else "left"
+    wrap = ";white-space:nowrap" if tag == "td" else ""
+    style = (f"text-align:{align};padding:1px 8px 1px 0;background:none;color:inherit;vertical-align:bottom;"
+             f"font-variant-numeric:tabular-nums{wrap}")
+    return f"<{tag} style='{style}'>{words}</{tag}>"
 
 def _short(words: str, width: int = 14) -> str: return words if len(words) <= width else words[:width - 1] + "…"
 
@@ -156,12 +168,22 @@ def _context_line(value: float, token: str, snippet: str, scale: float) -> str:
 def _contexts_part(page: NeuronPage, each: int = 6) -> str:
     "Top contexts by sense, and beside them random ones."
     c, groups = page.contexts, {}
-    for kind, sense, *words in zip(c.kind, c.sense, c.activation, c.token, c.snippet): groups.setdefault((kind == "random", sense), []).append(words)
-    random = sorted(groups.pop((True, -1), []), reverse=True)
-    name = lambda i, some: f"Sense {i} of {len(groups)}: {len(some)} contexts" if len(groups) > 1 else f"One sense: {len(some)} contexts"
-    column = lambda words, some: f"<div style='min-width:0'>{_small(words)}{''.join(_context_line(*one, page.scale) for one in some)}</div>"
-    senses = f"<div style='flex:2 1 22em;min-width:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20em,100%),1fr));gap:8px 20px;align-content:start'>{''.join(column(name(i, some), some[:each]) for i, some in enumerate(groups.values(), 1))}</div>"
-    return f"<div style='display:flex;flex-wrap:wrap;gap:8px 20px'>{senses}<div style='flex:1 1 20em;min-width:0'>{column('Random contexts, at equal steps of its activation', random)}</div></div>"
+    for kind, sense, *words in zip(c.kind, c.sense, c.activation, c.token, c.snippet):
+        groups.setdefault((kind == "random", sense), []).append(words)
+    random = _context_column("Random contexts, at equal steps of its activation",
+                             sorted(groups.pop((True, -1), []), reverse=True), page.scale)
+    titles = [f"Sense {i} of {len(groups)}" for i in range(1, len(groups) + 1)] if len(groups) > 1 else ["One sense"]
+    columns = [_context_column(f"{title}: {len(some)} contexts", some[:each], page.scale)
+               for title, some in zip(titles, groups.values())]
+    return (f"<div style='display:flex;flex-wrap:wrap;gap:8px 20px'><div style='{_SENSES}'>{''.join(columns)}</div>"
+            f"<div style='flex:1 1 20em;min-width:0'>{random}</div></div>")
+
+_SENSES = ("flex:2 1 22em;min-width:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20em,100%),1fr));"
+           "gap:8px 20px;align-content:start")
+
+def _context_column(title: str, lines: Sequence[Sequence[Any]], scale: float) -> str:
+    shown = "".join(_context_line(*line, scale) for line in lines)
+    return f"<div style='min-width:0'>{_small(title)}{shown}</div>"
 
 # %% ../../nbs/analysis/46_neuron_page.ipynb #e6844783
 def _statistics_part(page: NeuronPage) -> str:
@@ -180,9 +202,12 @@ def _logits_part(page: NeuronPage, k: int = 8) -> str:
 # %% ../../nbs/analysis/46_neuron_page.ipynb #5fc52829
 def _ablation_part(page: NeuronPage) -> str:
     if page.effects is None: return _small(page.notes.get("Ablation", "not measured yet"))
-    span = lambda low, high: "" if low != low else f"{low:.2g} to {high:.2g}"
-    rows = [(row.kind, f"{row.effect:+.4f}", span(row.low, row.high), _number(row.p)) for row in page.ablation.itertuples()]
-    return _table(("replaced by", "change", "95 % of others", "p"), rows) + _small(f"Change of the text's loss, nats per token; its own value put back: {page.no_op:.1g}. Others: random neurons of the layer.")
+    def span(low: float, high: float) -> str: return "" if low != low else f"{low:.2g} to {high:.2g}"
+    rows = [(row.kind, f"{row.effect:+.4f}", span(row.low, row.high), _number(row.p))
+            for row in page.ablation.itertuples()]
+    note = (f"Change of the text's loss, nats per token; its own value put back: {page.no_op:.1g}. "
+            "Others: random neurons of the layer.")
+    return _table(("replaced by", "change", "95 % of others", "p"), rows) + _small(note)
 
 SECTIONS: dict[str, Callable[[NeuronPage], str]] = {"Text": _text_part, "Contexts": _contexts_part, "Statistics": _statistics_part, "Logits": _logits_part, "Ablation": _ablation_part}
 

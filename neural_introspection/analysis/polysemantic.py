@@ -149,7 +149,7 @@ def _without_broken_rows(
     space: Optional[Float[Tensor, "row d"]],   # None: the neurons themselves
 ) -> tuple[Float[Tensor, "row neuron"], Float[Tensor, "row d"], Int[Tensor, "finite"]]:
     """(activations, coordinates, the rows that have coordinates). A representation that is not finite takes its row from
-    every neuron; where the space is the neurons themselves, a value that is not finite is at the mean of its neuron."""
+    every neuron. Where the space is the neurons themselves, a value that is not finite is at the mean of its neuron."""
     if space is None: return acts, filled_with_mean(acts.float()), torch.arange(len(acts))
     finite = space.isfinite().all(1)
     if bool(finite.all()): return acts, space.float(), torch.arange(len(acts))

@@ -146,7 +146,7 @@ class _Table:
 
     @classmethod
     def empty(cls, alignments: int, categories: int, neurons: int) -> _Table:
-        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.double)
+        def zeros(*shape: int) -> Tensor: return torch.zeros(*shape, dtype=torch.double)
         return cls(zeros(2, categories), zeros(alignments, 2, categories, neurons), zeros(alignments, 2, neurons))
 
     def add(self, half: Int[Tensor, "row"], category: Int[Tensor, "row"],
@@ -295,7 +295,7 @@ def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Te
     ids, tally = list(plan.ids.values()), np.zeros(4, int)
     half_of_group = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2
     half, read = half_of_group[group], _Reading(ids, names, len(found), k, n_permutations, seed)
-    for batch, values, finite in neuron_batches(model, texts, found, batch_size):
+    for batch, values, finite in _neuron_batches(model, texts, found, batch_size):
         tally += batch.tally
         batch, values = batch[finite], values[finite]
         read.add(batch, values, half[batch.text], _shifted(values, batch.text, group, n_permutations, seed))
@@ -305,7 +305,7 @@ def _profiles(model: Any, texts: Sequence[str], plan: ReadingPlan, group: Int[Te
     return [_profile(model, texts, a, i, explained, read, names, about) for i, a in enumerate(found)]
 
 # %% ../../nbs/analysis/20_token_level.ipynb #409ebcfe
-def neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress],
+def _neuron_batches(model: Any, texts: Sequence[str], addresses: Sequence[NeuronAddress],
                    batch_size: int, selection: Union[TokenSelection, str] = "all",
                    ) -> Iterator[tuple[ActivationBatch, Float[Tensor, "row neuron"], Bool[Tensor, "row"]]]:
     "(batch without its values, activations of some neurons, which rows are finite), on the CPU, text by text."
@@ -367,7 +367,7 @@ def token_contrast(
     check_token_ids(model, tokens)
     member = torch.zeros(model.cfg.d_vocab, dtype=torch.long).scatter(0, torch.as_tensor(list(tokens)), 1)
     table = _Table.empty(1 + n_permutations, 2, 1)
-    for batch, values, finite in neuron_batches(model, texts, a, batch_size):
+    for batch, values, finite in _neuron_batches(model, texts, a, batch_size):
         batch, values = batch[finite], values[finite]
         aligned = _shifted(values, batch.text, group, n_permutations, seed)
         table.add(torch.zeros(len(batch), dtype=torch.long), member[batch.token], aligned)

@@ -146,7 +146,7 @@ METHODS: dict[str, Callable[[ComparisonTask, nn.Module, int], Found]] = dict(   
 # %% ../../nbs/antitraining/32_comparison.ipynb #67caf54b
 def measure_method(task: ComparisonTask, net: nn.Module, core: Optional[Bool[Tensor, "unit"]], decoding: bool = True) -> dict[str, float]:
     """Accuracies on the test: `whole`; `core_alone` (spectators random) and `core_at_means` (spectators at their means); `core_random`; and of fresh decoders of the class from the spectators' activations and from what they contribute to
-    the output, as it is and with noise of a tenth of what the whole layer contributes. NaN where no spectator is left."""
+    the output. The latter as it is, and with noise of a tenth of what the whole layer contributes. NaN where no spectator is left."""
     reference = task.reference(net)
     core = torch.ones(reference.units.count, dtype=torch.bool) if core is None else core
     layer = LayerState(reference, Core(reference.units, np.argsort(~core.numpy(), kind="stable"), (int(core.sum()),), "sufficient", "accuracy", 1., math.nan, math.nan), {}, "2")

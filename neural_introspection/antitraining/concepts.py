@@ -121,10 +121,7 @@ def _windows(marked: Bool[np.ndarray, "token"], length: int) -> list[int]:
 # %% ../../nbs/antitraining/40_concepts.ipynb #e00d84a9
 @torch.no_grad()
 def site_rows(
-    model: Any,
-    site: str,
-    tokens: ConceptTokens,
-    batch_size: int = 32,
+    model: Any, site: str, tokens: ConceptTokens, batch_size: int = 32,
 ) -> tuple[Float[Tensor, "token neuron"], Float[Tensor, "token"], Int[np.ndarray, "token"]]:
     "(what flows at a site, the concept, the document) of each labelled token."
     found, counted = [], tokens.concept != IGNORED
@@ -213,21 +210,26 @@ def probe_concept(
     generator = np.random.default_rng(seed)
     some = generator.choice(others, min(len(chosen), len(others)), replace=False).tolist()
     shuffled = concept[torch.tensor(generator.permutation(len(concept)))]
-    def measured(which: list[int], probe: str) -> dict[str, Any]:
-        score, by_chance = (fit_probe(x[:, which], labels, probe, steps, seed)(y[:, which])
-                            for labels in (concept, shuffled))
-        found = _reading(score, truth, group)
-        return found | dict(shuffled=grouped_auc(by_chance.numpy(), truth.numpy(), group, 1)[0])
     by_frequency = _reading(_token_scores(fit_on, test_on), truth, group)
     rows = [dict(neurons="token alone", count=0, probe="frequency") | by_frequency]
     named = {"chosen": list(chosen), "as many others": some, "all others": others}
-    rows += [dict(neurons=name, count=len(which), probe=probe) | measured(which, probe)
+    fit, test = (x, concept, shuffled), (y, truth, group)
+    rows += [dict(neurons=name, count=len(which), probe=probe) | _probed(fit, test, which, probe, steps, seed)
              for name, which in named.items() if name in sets for probe in PROBES]
-    return pd.DataFrame(rows).assign(majority=float(max(truth.mean(), 1 - truth.mean()))).set_index(["neurons", "probe"])
+    majority = float(max(truth.mean(), 1 - truth.mean()))
+    return pd.DataFrame(rows).assign(majority=majority).set_index(["neurons", "probe"])
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #c4abbd79
+def _probed(fit: tuple[Tensor, Tensor, Tensor], test: tuple[Tensor, Tensor, np.ndarray], which: Sequence[int],
+            probe: str, steps: int, seed: int) -> dict[str, float]:
+    "What a probe of some neurons reads on held-out tokens, and the AUC of one that was fitted on shuffled labels."
+    (x, *labels), (y, truth, group) = fit, test
+    score, by_chance = (fit_probe(x[:, which], some, probe, steps, seed)(y[:, which]) for some in labels)
+    return _reading(score, truth, group) | dict(shuffled=grouped_auc(by_chance.numpy(), truth.numpy(), group, 1)[0])
+
 def _reading(score: Float[Tensor, "token"], truth: Float[Tensor, "token"], group: Int[np.ndarray, "token"]) -> dict[str, float]:
-    return dict(zip(("auc", "low", "high"), grouped_auc(score.numpy(), truth.numpy(), group))) | dict(accuracy=float(((score > 0) == (truth > .5)).float().mean()))
+    auc = dict(zip(("auc", "low", "high"), grouped_auc(score.numpy(), truth.numpy(), group)))
+    return auc | dict(accuracy=float(((score > 0) == (truth > .5)).float().mean()))
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #357b3a5a
 def _token_scores(fit_on: ConceptTokens, test_on: ConceptTokens) -> Float[Tensor, "token"]:

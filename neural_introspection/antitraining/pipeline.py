@@ -16,7 +16,8 @@ from .certificate import randomised_accuracy, certify
 from .config import AntitrainConfig, AntitrainSettings
 from ..models import Examples
 from .training import Antitraining, check_settings, log
-from ..core import (BadData, BadInput, BadRunFolder, Result, check_run_folder, config_from,
+from ..core.runs import check_owner
+from ..core import (BadData, BadInput, Result, check_run_folder, config_from,
     find_run, full_path, make_config, open_run, pick_device, plain, read_json, read_tensors, shown_path,
     map_parallel, weight_hash, write_frame, write_json)
 from ..data import ClassificationData, load_classification
@@ -64,7 +65,7 @@ def _one_seed(config: AntitrainConfig, seed: int, folder: Path, created: str) ->
     state = folder/"models"/f"seed_{seed}.safetensors"
     a, data = open_antitraining(config, seed)
     def save(path: str | Path) -> Path:
-        _check_owner(folder, created)
+        check_owner(folder, created=created)
         return type(a).save(a, path)
     a.save = save   # a process may outlive the one that started it
     if a.resume(state): log.info("seed %d resumes after phase %r", seed, a.history[-1]["phase"])
@@ -75,14 +76,9 @@ def _one_seed(config: AntitrainConfig, seed: int, folder: Path, created: str) ->
         c = certify(a.model, a.layers[0], a.examples, a.test, replacement=config.replacement, seed=seed)
         found |= dict(at_chance=c.at_chance, certificate=c.summary(), behaviour=c.behaviour.to_dict("records"), decoders=c.decoders.to_dict("records"), relearning=c.relearning.to_dict("records"))
     found |= dict(history=a.history)
-    _check_owner(folder, created)
+    check_owner(folder, created=created)
     write_json(_seed_file(folder, seed), found | dict(created=created))
     return found
-
-def _check_owner(folder: Path, created: str) -> None:
-    with contextlib.suppress(BadData):
-        if read_json(folder/"manifest.json").get("created") == created: return
-    raise BadRunFolder(f"{shown_path(folder)} is gone, or another run's by now: nothing more is written there.")
 
 # %% ../../nbs/antitraining/24_pipeline.ipynb #c832fb8b
 @dataclass(frozen=True, repr=False)

@@ -22,6 +22,7 @@ from .config import AntitrainSettings
 from .cores import Core, check_threshold, core_set
 from .information import information_content
 from .objective import LayerState, antitrain_loss, frozen_statistics, weights_after
+from ..core.tables import tensors_of
 from ..core import (BadData, BadInput, NeuralIntrospectionError, check_options,
     load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, write_tensors)
 from ..models import Examples, evaluating, scores
@@ -295,34 +296,55 @@ def history_figure(history: pd.DataFrame, title: str = "Antitraining") -> Any:
     import plotly.graph_objects as go
     from neural_introspection.display import COLOURS, figure
     side = "test" if "test_accuracy" in history else "train"
-    kinds = {f"{side}_accuracy": (f"{side} accuracy", "blue", "solid"), f"{side}_spectators_randomised": ("spectators random", "green", "dash"), f"{side}_core_randomised": ("core random", "red", "dash"), "core_share": ("core, share of units", "grey", "dot")}
+    kinds = {f"{side}_accuracy": (f"{side} accuracy", "blue", "solid"),
+             f"{side}_spectators_randomised": ("spectators random", "green", "dash"),
+             f"{side}_core_randomised": ("core random", "red", "dash"),
+             "core_share": ("core, share of units", "grey", "dot")}
     frame = history.assign(core_share=history.core_size / history.units) if "core_size" in history else history
-    lines = [go.Scatter(x=frame.phase, y=frame[column].astype("f4"), name=name, mode="lines+markers", line=dict(color=COLOURS[colour], dash=dash), hovertemplate="%{x}: %{y:.3f}") for column, (name, colour, dash) in kinds.items() if column in frame]
+    lines = [go.Scatter(x=frame.phase, y=frame[column].astype("f4"), name=name, mode="lines+markers",
+                        line=dict(color=COLOURS[colour], dash=dash), hovertemplate="%{x}: %{y:.3f}")
+             for column, (name, colour, dash) in kinds.items() if column in frame]
     return figure(lines, title, "phase", "accuracy, or share", showlegend=True, yaxis_range=[0, 1.02])
 
 # %% ../../nbs/antitraining/20_training.ipynb #e312b7ae
 def _save(a: Antitraining, path: Path) -> Path:
-    tensors = {f"model/{k}": v for k, v in a.model.state_dict().items()} | {f"optimizer/{k}": v for k, v in optimizer_tensors(a.optimizer, a.named).items()}
-    rates = [{k: v for k, v in group.items() if k != "params" and isinstance(v, (int, float, bool, list, tuple, type(None)))} for group in a.optimizer.param_groups]
-    scheduler = None if a.scheduler is None else {k: v for k, v in a.scheduler.state_dict().items() if isinstance(v, (int, float, bool, list, type(None)))}
-    cores = {site: dict(ranking=core.ranking.tolist(), sizes=list(core.sizes), core=core.core, metric=core.metric, threshold=core.threshold, best=core.best, worst=core.worst) for site, core in a.cores.items()}
-    return write_tensors(path, tensors, dict(kind="Antitraining", settings=plain(a.settings), seed=a.seed, steps=a.steps, done=a.done, history=a.history, cores=cores, rates=rates, scheduler=scheduler))
+    tensors = {f"model/{k}": v for k, v in a.model.state_dict().items()}
+    tensors |= {f"optimizer/{k}": v for k, v in optimizer_tensors(a.optimizer, a.named).items()}
+    rates = [{k: v for k, v in _plain_values(group, tuple).items() if k != "params"} for group in a.optimizer.param_groups]
+    scheduler = None if a.scheduler is None else _plain_values(a.scheduler.state_dict())
+    cores = {site: dict(ranking=core.ranking.tolist(), sizes=list(core.sizes), core=core.core, metric=core.metric,
+                        threshold=core.threshold, best=core.best, worst=core.worst) for site, core in a.cores.items()}
+    about = dict(kind="Antitraining", settings=plain(a.settings), seed=a.seed, steps=a.steps, done=a.done,
+                 history=a.history, cores=cores, rates=rates, scheduler=scheduler)
+    return write_tensors(path, tensors, about)
+
+def _plain_values(state: dict[str, Any], *more: type) -> dict[str, Any]:
+    "What JSON can hold of a state."
+    return {k: v for k, v in state.items() if isinstance(v, (int, float, bool, list, type(None), *more))}
 
 # %% ../../nbs/antitraining/20_training.ipynb #14b283e1
 def _resume(a: Antitraining, path: Path) -> bool:
     "Go on where the file is; False if there is none. `BadData` if it belongs to other settings."
     if not path.exists(): return False
     tensors, about = read_tensors(path)
-    if (about.get("settings"), about.get("seed")) != (plain(a.settings), a.seed): raise BadData(f"{path.name} belongs to other settings or another seed: give the same ones, or another file.")
-    def part(name): return {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
-    def shapes(state): return {k: tuple(v.shape) for k, v in state.items()}
-    if shapes(part("model")) != shapes(a.model.state_dict()) or set(about["cores"]) - {layer.site for layer in a.layers}: raise BadData(f"{path.name} belongs to another model or other layers: give the same ones, or another file.")
-    a.model.load_state_dict(part("model"))
-    load_optimizer_tensors(a.optimizer, a.named, part("optimizer"))
-    for group, kept in zip(a.optimizer.param_groups, about["rates"]): group.update({k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
+    if (about.get("settings"), about.get("seed")) != (plain(a.settings), a.seed):
+        raise BadData(f"{path.name} belongs to other settings or another seed: give the same ones, or another file.")
+    weights, cores = tensors_of(tensors, "model"), about["cores"]
+    if _shapes(weights) != _shapes(a.model.state_dict()) or set(cores) - {layer.site for layer in a.layers}:
+        raise BadData(f"{path.name} belongs to another model or other layers: give the same ones, or another file.")
+    a.model.load_state_dict(weights)
+    load_optimizer_tensors(a.optimizer, a.named, tensors_of(tensors, "optimizer"))
+    for group, kept in zip(a.optimizer.param_groups, about["rates"]):
+        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
     if a.scheduler is not None and about["scheduler"]: a.scheduler.load_state_dict(about["scheduler"])
     a.steps, a.done, a.history = about["steps"], about["done"], about["history"]
-    cores = {site: dict(c, ranking=np.array(c["ranking"]), sizes=tuple(c["sizes"])) for site, c in about["cores"].items()}
-    a.layers = [dataclasses.replace(layer, core=Core(layer.reference.units, **cores[layer.site]) if layer.site in cores else None) for layer in a.layers]
+    a.layers = [dataclasses.replace(layer, core=_stored_core(layer, cores.get(layer.site))) for layer in a.layers]
     _refreshed(a)
     return True
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(v.shape) for k, v in state.items()}
+
+def _stored_core(layer: Any, stored: Optional[dict]) -> Optional[Core]:
+    if stored is None: return None
+    return Core(layer.reference.units, **stored | dict(ranking=np.array(stored["ranking"]), sizes=tuple(stored["sizes"])))

@@ -51,7 +51,7 @@ def html_table(
 def markdown_table(frame: Any, rows: int = 10**9) -> str:
     "The table for Markdown; bars and tags in it are escaped."
     shown = frame.head(rows).reset_index() if _indexed(frame) else frame.head(rows)
-    cell = lambda v: format_number(v) if isinstance(v, float) else " ".join(str(v).split())
+    def cell(v: Any) -> str: return format_number(v) if isinstance(v, float) else " ".join(str(v).split())
     rows_of = (shown.columns, ["---"]*shown.shape[1], *shown.astype(object).to_numpy())
     lines = [[cell(v) for v in row] for row in rows_of]
     table = "\n".join("| " + " | ".join(v.replace("|", "\\|") for v in line) + " |" for line in lines)

@@ -139,6 +139,13 @@ def is_resumable(path: str | Path, config: dict) -> bool:
     return path.is_dir() and _is_same(_previous_run(path), config, complete=False)
 
 # %% ../../nbs/core/90_runs.ipynb #b3b6ae0b
+def check_owner(folder: Path, **expected: Any) -> None:
+    "`BadRunFolder` if the folder is gone, or another run's: a process may outlive the one that started it."
+    with contextlib.suppress(BadData):
+        about = read_json(folder/"manifest.json")
+        if all(about.get(name) == value for name, value in expected.items()): return
+    raise BadRunFolder(f"{shown_path(folder)} is gone, or another run's by now: nothing more is written there.")
+
 def finished_run(path: str | Path, config: dict, load: Optional[Callable[[Path], Any]] = None,
                  store: bool = False) -> Optional[RunFolder]:
     "The finished run of this config and these versions, or None; one whose result is damaged does not count."

@@ -9,12 +9,12 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, Mapping, Optional
 from .errors import BadData
 from .files import atomic_write, plain
 
 # %% auto #0
-__all__ = ['write_tensors', 'check_format', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
+__all__ = ['write_tensors', 'check_format', 'read_tensors', 'tensors_of', 'write_frame', 'read_frame', 'optimizer_tensors',
            'load_optimizer_tensors', 'weight_hash']
 
 # %% ../../nbs/core/60_tables.ipynb #cb9d0032
@@ -43,9 +43,16 @@ def read_tensors(
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in (file.keys() if names is None else set(file.keys()) & set(names))}, json.loads((file.metadata() or {}).get("about", "{}"))
+            wanted = file.keys() if names is None else set(file.keys()) & set(names)
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {k: file.get_tensor(k) for k in wanted}, about
     except (SafetensorError, OSError, ValueError) as error:
         raise BadData(f"{path} is not a readable safetensors file: {error}.") from None
+
+# %% ../../nbs/core/60_tables.ipynb #42a97ecd
+def tensors_of(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
+    "The tensors whose names begin with `name/`, by the rest of their names."
+    return {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
 
 # %% ../../nbs/core/60_tables.ipynb #d7a22068
 def write_frame(path: str | Path, frame: Any) -> Path:

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/40_groups.ipynb #08871f5f
 from __future__ import annotations
+import functools
 from typing import Iterable, Optional, Sequence
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -59,7 +60,8 @@ def _components(n: int, pairs: Sequence[tuple[int, int]]) -> Int[np.ndarray, "no
     return connected_components(coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n)), directed=False)[1]
 
 # %% ../../nbs/data/40_groups.ipynb #3e5b6130
-def _near_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
+@functools.lru_cache(maxsize=1)   # a run asks twice: for the split, and for the check of it
+def _near_pairs(texts: tuple[str, ...], threshold: float) -> list[tuple[int, int]]:
     "Enough pairs at or above the threshold to connect everything that such pairs connect."
     if len(texts) < 2: return []
     signatures, rows, pairs = _signatures(texts), _band_rows(threshold), []
@@ -91,7 +93,7 @@ def group_texts(
     node, known = np.array([distinct[text] for text in normal], dtype=np.int64), ids >= 0
     templates, index = np.unique(ids[known], return_inverse=True)
     shared = np.stack([node[known], len(distinct) + index], 1).tolist()
-    pairs = _near_pairs(list(distinct), threshold) + shared
+    pairs = _near_pairs(tuple(distinct), threshold) + shared
     label = _components(len(distinct) + len(templates), pairs)[node]
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]

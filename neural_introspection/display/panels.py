@@ -184,7 +184,7 @@ class LivePanel(Worker):
 
     def when(self, control: widgets.Widget, call: Callable[[Any], Any]) -> None:
         """Call this with the control's new value when a user changes it. What the worker writes there is no request,
-        nor is what the latest request has by the control's name, unless an error is shown: another thread may tell
+        nor is what the latest request has by the control's name, unless an error is shown. Another thread may tell
         what the worker wrote."""
         name = next((name for name, part in vars(self.parts).items() if part is control), "")
         def see(change: Any) -> None:

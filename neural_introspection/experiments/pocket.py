@@ -19,6 +19,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
+from ..core.tables import tensors_of
 from ..core import (BadInput, BadRunFolder, check_options, load_optimizer_tensors, optimizer_tensors,
     option, progress, read_tensors, versions, write_json, write_tensors, write_text)
 from ..display import COLOURS, SPLIT_COLOURS, Figure, figure
@@ -177,9 +178,9 @@ def _resume(state: _Training) -> None:
     tensors, about = read_tensors(state.checkpoint)
     if about.get("identity") != state.identity:
         raise BadRunFolder(f"{state.checkpoint} is of another recipe or other data: give another folder, or remove it.")
-    def part(name): return {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
-    state.model.load_state_dict(part("model"), strict=False)  # not strict: the output weights are the embedding's
-    for name, group in state.groups.items(): load_optimizer_tensors(group.optimizer, group.named, part(name))
+    state.model.load_state_dict(tensors_of(tensors, "model"), strict=False)  # the output weights are the embedding's
+    for name, group in state.groups.items():
+        load_optimizer_tensors(group.optimizer, group.named, tensors_of(tensors, name))
     state.step, state.seconds, state.history = about["step"], about["seconds"], about["history"]
 
 # %% ../../nbs/experiments/10_pocket.ipynb #ff9140e1

@@ -57,7 +57,7 @@ class NeuronAtlas:
         "Scores of every neuron, cross-fitted over grouped folds. `BadInput` before the pass for what cannot work."
         plan, parts, about = _plan(self, texts, groups)
         make = functools.partial(part_sums, plan)
-        work = lambda some: spread(make, self.model, some, "atlas", [len(p.batches) for p in some])
+        def work(some: list) -> Any: return spread(make, self.model, some, "atlas", [len(p.batches) for p in some])
         device = model_device(self.model)
         sums = fold_sums(parts, work, folder, _identity(self, about), "cpu" if device.type == "mps" else device)
         return _solve(self, plan, sums, about)

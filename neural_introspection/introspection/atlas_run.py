@@ -5,8 +5,9 @@
 # %% ../../nbs/introspection/72_atlas_run.ipynb #a294bb2f
 from __future__ import annotations
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 import numpy as np
 from ..activations import parse_position
 from ..core import (BadInput, check_options, check_store, open_run, parse_integers, plain, resolve_call)
@@ -51,10 +52,7 @@ def run_atlas(
     atlas = NeuronAtlas(model, config.layer_type, config.feature_layer, config.token_pos, _layer_list(config.layers),
                         config.batch_size, config.folds, n_permutations=config.n_permutations, seed=config.seed)
     groups = group_texts(corpus.texts, corpus.groups)
-    def probe(folder: Optional[Path] = None) -> AtlasResult:
-        result = atlas.probe(corpus.texts, groups, folder)
-        settings = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}   # the same anywhere
-        return dataclasses.replace(result, about=result.about | dict(config=settings))
+    probe = functools.partial(_probe, config, atlas, corpus.texts, groups)
     if not config.output: return probe()
     identity = model_identity(model)   # first, because the atlas describes the model as well
     identity |= _identity(atlas, _plan(atlas, corpus.texts, groups)[-1])
@@ -64,14 +62,20 @@ def run_atlas(
         with run.stage("save"): result.save(run.store)
     return result
 
+def _probe(config: AtlasConfig, atlas: NeuronAtlas, texts: Sequence[str], groups: Sequence[int],
+           folder: Optional[Path] = None) -> AtlasResult:
+    "The atlas, which knows its options, but for where it is written: it is the same anywhere."
+    result = atlas.probe(texts, groups, folder)
+    settings = {k: v for k, v in plain(config).items() if k not in ("output", "force_overwrite")}
+    return dataclasses.replace(result, about=result.about | dict(config=settings))
+
 # %% ../../nbs/introspection/72_atlas_run.ipynb #4e96ae20
 def atlas_answer(result: AtlasResult, config: AtlasConfig) -> dict:
     "The result as one JSON-able object."
     columns = ["address", "r2", "selectivity", "q", "penalty", "leakage"]
     best = result.top(config.top, config.score)[columns].to_dict("records")
     kept = ("feature_site", "layer_type", "token_pos", "texts", "groups", "tokens", "sinks", "sink_ratio", "skipped",
-            "cut", "folds",
-            "n_permutations", "leakage")
+            "cut", "folds", "n_permutations", "leakage")
     return plain(dict(neurons=result.neurons, significant=result.significant, level=LEVEL, smallest_p=result.resolution,
                       constant=int(np.isnan(result.data.r2.values).sum()), top=best, ranked_by=config.score,
                       model=result.about["model"], output=config.output) | {k: result.about[k] for k in kept})

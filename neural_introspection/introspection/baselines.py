@@ -60,7 +60,7 @@ def simple_guess(
     "What the training rows say without any feature: the mean, or the most frequent bin."
     train, part, values = dataset.part("train"), dataset.part(split), dataset.values("train")
     y = np.eye(bins.n)[bins.of(values[:, 0])] if bins else values
-    token = lambda frame: own_token(dataset, frame) if by_token else np.zeros(len(frame))
+    def token(frame: pd.DataFrame) -> np.ndarray: return own_token(dataset, frame) if by_token else np.zeros(len(frame))
     guess = token_means(token(train), y, token(part))
     return guess.argmax(1)[:, None].astype(float) if bins else guess
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/introspection/60_card.ipynb #cf36cca1
 from __future__ import annotations
 import shutil
+from pathlib import Path
 from typing import Optional
 import pandas as pd
 from jaxtyping import Float
@@ -29,7 +30,7 @@ __all__ = ['make_card']
 # %% ../../nbs/introspection/60_card.ipynb #0fc1430a
 def judge(case: Case, chosen: str = "") -> IntrospectionCard:
     "The card of a case."
-    p, dataset, folder = case.predictor, case.dataset, case.folder
+    p, dataset = case.predictor, case.dataset
     head, made = predict_rows(p, dataset, case.features, "test"), control_predictions(case)
     score, predictions = case.score(head), baseline_predictions(case, made)
     compared = compare_predictions(case, head, predictions)
@@ -40,12 +41,17 @@ def judge(case: Case, chosen: str = "") -> IntrospectionCard:
     checks = (*split_checks(dataset), own_output_check(case, compared, predictions), *change_checks(change),
               *frozen_check(case, compared, predictions), *score_checks(case, score, selective), *beat_checks(compared),
               *untrained_checks(reached, "a head on the frozen model" if p.weights else "the head"))
-    for pieces in (*NETWORKS, "tuned", "fixed", "tuned-random"): shutil.rmtree(folder/pieces, ignore_errors=True) if folder else None
+    _remove_pieces(case.folder)
     table = confusion(case.actual, head, case.bins.n) if case.bins else None
     directions = head_directions(p, case.features[split_rows(dataset, "train")])
     return IntrospectionCard(verdict_of(checks), score, compared, beside, checks, selective, change, case.leakage,
                              _neuron_frame(case, head, change), _about(case, chosen), table,
                              None if directions.empty else directions)
+
+def _remove_pieces(folder: Optional[Path]) -> None:
+    "What controls kept to be resumed is not needed once the card is made."
+    if folder is None: return
+    for pieces in (*NETWORKS, "tuned", "fixed", "tuned-random"): shutil.rmtree(folder/pieces, ignore_errors=True)
 
 # %% ../../nbs/introspection/60_card.ipynb #e9618901
 def make_card(

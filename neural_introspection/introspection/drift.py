@@ -36,9 +36,9 @@ def text_drift(
         batch = token_batch(model, [ids[i] for i in group])
         before = model(batch.ids).float().log_softmax(-1)
         with with_weights(model, weights): after = model(batch.ids).float().log_softmax(-1)
-        counts, next_ = batch.mask, batch.mask[:, 1:]
-        over = lambda x, mask: (x * mask).cpu().double().sum(1).numpy()
-        loss = lambda logs: over(-logs[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0], next_)
+        counts, next_, came = batch.mask, batch.mask[:, 1:], batch.ids[:, 1:, None]
+        def over(x: Tensor, mask: Tensor) -> np.ndarray: return (x * mask).cpu().double().sum(1).numpy()
+        def loss(logs: Tensor) -> np.ndarray: return over(-logs[:, :-1].gather(2, came)[..., 0], next_)
         kl = over((before.exp() * (before - after)).sum(-1), counts)
         sums[group] = np.stack([kl, loss(before), loss(after), over(counts, counts), over(next_, next_)], 1)
     return sums
@@ -46,8 +46,8 @@ def text_drift(
 def language_change(sums: Float[np.ndarray, "draw 5"]) -> dict[str, Float[np.ndarray, "draw"]]:
     "`kl` in nats a position, `perplexity_before` and `perplexity_after`, from sums as of `text_drift` over any texts."
     kl, before, after, positions, tokens = sums.T
-    perplexity = lambda loss: np.exp(loss/np.maximum(1, tokens))
-    return dict(kl=kl/positions, perplexity_before=perplexity(before), perplexity_after=perplexity(after))
+    before, after = (np.exp(loss/np.maximum(1, tokens)) for loss in (before, after))
+    return dict(kl=kl/positions, perplexity_before=before, perplexity_after=after)
 
 def language_drift(model: Any, weights: dict[str, Tensor], texts: Sequence[str],
                    batch_size: int = 16) -> dict[str, float]:
@@ -60,7 +60,8 @@ def changed_site(predictor: ActivationPredictor, tokens: SelectedTokens) -> dict
     """The target's values `current` (under the tuned weights), and the standard deviations of all neurons of its site
     `before` and `after`, `[1, d]`."""
     p, site = predictor, predictor.target.site
-    collect = lambda: collect_activations(p.model, tokens, {site: None}, batch_size=p.batch_size).values[site].double()
+    def collect() -> Tensor:
+        return collect_activations(p.model, tokens, {site: None}, batch_size=p.batch_size).values[site].double()
     before = collect()
     with with_weights(p.model, p.weights): after = collect()
     return dict(current=p.target.values(after).numpy(), before=before.std(0, keepdim=True, correction=0).numpy(),

@@ -234,8 +234,8 @@ def measure_selectivity(case: Case, head: Rows,
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #74026c03
 def compare_untrained(case: Case, head: Rows, predictions: dict[str, Rows]) -> Optional[Compared]:
-    """What untrained networks' own neurons reach: the median neuron's score; in place of its interval the 5 % quantile
-    (of the network that reaches least) and the 95 % quantile (of that which reaches most); as the head's lead, that
+    """What untrained networks' own neurons reach: the median neuron's score. In place of its interval stand the 5 % quantile
+    (of the network that reaches least) and the 95 % quantile (of that which reaches most). As the head's lead stands that
     over the latter. None unless every kind of network has a neuron with a score."""
     again, rows, values = resamples(case.groups, 0), [], {}
     for name, actual in predictions.items():

@@ -120,7 +120,7 @@ class GradientTracker(Result):
 @torch.no_grad()
 def _before(places: dict) -> dict:
     "For each place its readings before a step, and what the step can change, with a copy of it."
-    copied = lambda parameters: [(p, p.detach().clone()) for p in parameters if p.grad is not None]
+    def copied(ps: Sequence) -> list: return [(p, p.detach().clone()) for p in ps if p.grad is not None]
     return {place: (_readings(parameters), copied(parameters)) for place, parameters in places.items()}
 
 # %% ../../nbs/introspection/40_monitors.ipynb #322d5937

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/84_panels.ipynb #0ba2cde1
 from __future__ import annotations
+import functools
 import tempfile
 from typing import Any, Callable, Optional
 import ipywidgets as widgets
@@ -75,8 +76,10 @@ def atlas_panel(
 ) -> Any:
     "A form of `AtlasConfig` that makes the atlas and its map; keyword arguments are its first values."
     start = make_config(AtlasConfig, settings)
-    pick = lambda result: on_pick and (lambda address: on_pick(result, address))
-    return Panel(start, run_atlas, lambda result: [result, AtlasMap(result, pick(result))], "Atlas")
+    def shown(result: AtlasResult) -> list:
+        pick = on_pick and functools.partial(on_pick, result)
+        return [result, AtlasMap(result, pick)]
+    return Panel(start, run_atlas, shown, "Atlas")
 
 # %% ../../nbs/introspection/84_panels.ipynb #11188112
 def neuron_card(atlas: AtlasResult, address: NeuronAddress | str, **settings: Any) -> IntrospectionResult:

@@ -152,7 +152,8 @@ def _evaluate(p: Prepared, run: RunFolder, dataset: ActivationDataset, chosen: s
     card = judge(case, chosen)
     about = dict(config=dataclasses.asdict(p.config), model=vars(describe(p.model)),
                  corpus=_corpus_words(p.corpus), chosen=chosen, feature_site=predictor.feature_site)
-    return IntrospectionResult(dataset.target, card, _predictions(predictor, dataset, case.features), training, plain(about), run.path)
+    predictions = _predictions(predictor, dataset, case.features)
+    return IntrospectionResult(dataset.target, card, predictions, training, plain(about), run.path)
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #7f0b17dd
 def _predictions(predictor: ActivationPredictor, dataset: ActivationDataset, features: Any) -> pd.DataFrame:
@@ -179,6 +180,14 @@ def _reported(p: Prepared, run: RunFolder, dataset: ActivationDataset, features:
     with run.stage("train"): asked, learned = teach(p, run, dataset)
     with run.stage("report"): return report_in(p, run, asked, learned)
 
+def _identity(p: Prepared) -> dict[str, Any]:
+    "What an interrupted run must have in common to be resumed."
+    options = dataclasses.asdict(p.config)
+    for name in ("output_dir", "force_overwrite"): del options[name]
+    return options | model_identity(p.model) | dict(other=p.other and model_identity(p.other),
+                                                    tokens=vars(p.tokens.rule), texts=text_hash(p.corpus.texts))
+
+# %% ../../nbs/introspection/80_pipeline.ipynb #608900e3
 def run_introspection(
     config: Optional[IntrospectionConfig] = None,   # or the model, or nothing: then the options are keywords
     model: Any = None,                # loaded, or its name; the config's if left out
@@ -191,9 +200,7 @@ def run_introspection(
     config, model, texts = resolve_call(IntrospectionConfig, config, model, texts, options)
     if model is not None: config = dataclasses.replace(config, model=model_name(model))
     p = prepare(config, model, texts)
-    identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
-    identity |= model_identity(p.model) | dict(other=p.other and model_identity(p.other), tokens=vars(p.tokens.rule),
-                                               texts=text_hash(p.corpus.texts))
+    identity = _identity(p)
     if not config.force_overwrite and is_resumable(config.output_dir, identity):
         check_stored(Path(config.output_dir), p.model)
     with open_run(config.output_dir, identity, config.force_overwrite, _load_whole) as run:

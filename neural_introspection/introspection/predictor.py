@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..activations import Position, SelectedTokens, TokenSelection, fitting_texts, parse_position
 from ..activations.moments import as_float64
+from ..core.tables import tensors_of
 from neural_introspection.core import (BadData, BadInput, BadTexts, Target, check_format, read_tensors, site_name,
     write_tensors)
 from .config import BinKind
@@ -98,7 +99,7 @@ def set_scale(head: Head, features: Float[Tensor, "row d_model"], targets: Float
     """Take means and standard deviations from the training rows; a constant feature or target keeps a scale of 1.
     `BadData` for a number that is not finite."""
     for x, what in ((features, "the features"), (targets, "the targets")): check_finite(x, what)
-    fill = lambda std: torch.where(std > 1e-6 * (1 + std.abs().max()), std, 1.0)
+    def fill(std: Tensor) -> Tensor: return torch.where(std > 1e-6 * (1 + std.abs().max()), std, 1.0)
     head.feature_mean.copy_(features.mean(0))
     head.feature_std.copy_(fill(features.std(0, correction=0)))
     head.target_mean.copy_(targets.mean(0))
@@ -154,13 +155,15 @@ def ridge_by_groups(
 def _by_features(z: Float[Tensor, "row d"], y: Float[Tensor, "row target"]) -> tuple[Callable, Callable]:
     "Functions for the predictions of some rows from the others, and for the weights by each target's penalty."
     gram, moment, each = z.T @ z, z.T @ y, torch.arange(y.shape[1])
-    predict = lambda out: z[out] @ ridge(gram - z[out].T @ z[out], moment - z[out].T @ y[out])
+    def predict(out: Tensor) -> Tensor:
+        return z[out] @ ridge(gram - z[out].T @ z[out], moment - z[out].T @ y[out])
     return predict, lambda best: ridge(gram, moment)[best, :, each]
 
 def _by_rows(z: Float[Tensor, "row d"], y: Float[Tensor, "row target"]) -> tuple[Callable, Callable]:
     "The same through one coefficient for each row: W = Z'(ZZ' + penalty)^-1 Y."
     kernel, each = z @ z.T, torch.arange(y.shape[1])
-    predict = lambda out: kernel[out][:, ~out] @ ridge(kernel[~out][:, ~out], y[~out])
+    def predict(out: Tensor) -> Tensor:
+        return kernel[out][:, ~out] @ ridge(kernel[~out][:, ~out], y[~out])
     return predict, lambda best: ridge(kernel, y)[best, :, each] @ z
 
 # %% ../../nbs/introspection/30_predictor.ipynb #e087e056
@@ -252,18 +255,17 @@ def load_predictor(path: str | Path, model: Any) -> ActivationPredictor:
     tensors, about = read_tensors(path)
     check_format(about, 2, path, "predictor")
     check_same_model(f"predictor {path}", about["model"], describe(model))
-    part = lambda name: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{name}/")}
-    state, target, borders = part("head"), Target.of(about["target"]), about["borders"]
+    state, target, borders = tensors_of(tensors, "head"), Target.of(about["target"]), about["borders"]
     head = Head(state["linear.weight"].shape[1], len(target), about["hidden"], Bins(tuple(borders)) if borders else None)
     head.load_state_dict(state)
     return ActivationPredictor(model, target, about["feature_layer"], about["token_pos"], about["batch_size"], head,
-                               part("weights"))
+                               tensors_of(tensors, "weights"))
 
 # %% ../../nbs/introspection/30_predictor.ipynb #b38694e1
 @torch.no_grad()
 def own_weights(model: Any, target: Target) -> dict[str, Float[Tensor, "d_model neuron"]]:
     """What every neuron of the target's layer reads (`input`, and `gate` of a gated MLP) and writes (`output`, where that
-    is a direction) in the residual stream; for the stream itself its axes (`own`); {} for other sites."""
+    is a direction) in the residual stream. For the stream itself its axes (`own`); {} for other sites."""
     if target.layer_type == "resid_post": return {"own": torch.eye(model.cfg.d_model)}
     block = None if target.layer is None else model.blocks[target.layer]
     if target.layer_type != "mlp_out" or not hasattr(block.mlp, "W_in"): return {}
@@ -306,7 +308,7 @@ def _direction_cosines(
     vectors, target = head_vectors(predictor, features), predictor.target
     if not vectors: return {}
     with with_weights(predictor.model, predictor.weights): own = own_weights(predictor.model, target)
-    unit = lambda x, dim: x / x.norm(dim=dim, keepdim=True)
+    def unit(x: Tensor, dim: int) -> Tensor: return x / x.norm(dim=dim, keepdim=True)
     pairs = [(vector, v, kind, w) for vector, v in vectors.items() for kind, w in own.items()]
     if "output" in own: pairs += [(f"own {kind}", w.T[list(target.neurons)], "output", own["output"])
               for kind, w in own.items() if kind in ("input", "gate")]

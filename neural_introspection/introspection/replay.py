@@ -66,7 +66,8 @@ class Replay(nn.Module):
         seen: dict[str, Tensor] = {}
         rows, local = self.rows(texts)
         with hooks(self.model, {s: lambda x, s=s: seen.__setitem__(s, x) for s in dict.fromkeys(self.sites)}, stop_early=True): self._run(texts)
-        pick = lambda site: seen[site][torch.as_tensor(local), torch.as_tensor(self.column[rows])].float()
+        text, column = torch.as_tensor(local), torch.as_tensor(self.column[rows])
+        def pick(site: str) -> Tensor: return seen[site][text, column].float()
         target = self.predictor[0].target
         return pick(self.sites[0]), target.values(pick(target.site)) if len(self.sites) > 1 else None
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from ..activations import NeuronStats, Position, SelectedTokens, TokenSelection, text_statistics
 from ..activations.positions import count_summary
+from ..core.tables import tensors_of
 from ..core import (BadAddress, BadData, BadInput, NeuronAddress, Result, check_format,
     read_tensors, site_name, write_tensors)
 from ..models import check_layer, describe, layer_width
@@ -130,5 +131,5 @@ def _load(path: str | Path) -> ScanResult:
     tensors, about = read_tensors(path)
     check_format(about if "scan" in about else {}, 1, path, "scan")
     layers = sorted({int(k.split("/")[0]) for k in tensors})
-    part = lambda layer: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.split("/")[0] == str(layer)}
-    return ScanResult({layer: NeuronStats.from_tensors(part(layer)) for layer in layers}, about["scan"])
+    stats = {layer: NeuronStats.from_tensors(tensors_of(tensors, str(layer))) for layer in layers}
+    return ScanResult(stats, about["scan"])

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from ..core.tables import tensors_of
 from ..core import (BadData, BadInput, NeuralIntrospectionError, Result, Target,
     load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, weight_hash, write_tensors)
 from .dataset import ActivationDataset, collect_activations, text_hash
@@ -367,10 +368,9 @@ def read_checkpoint(path: Path, identity: Any, parameters: dict[str, Tensor],
     try: tensors, about = read_tensors(path)
     except BadData: return None
     if about.get("identity") != identity: return None
-    def part(name): return {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
-    put_weights(parameters, part("now"))
-    load_optimizer_tensors(optimizer, parameters, part("optimizer"))
-    return {k: v.to(parameters[k].device) for k, v in part("best").items()}, about
+    put_weights(parameters, tensors_of(tensors, "now"))
+    load_optimizer_tensors(optimizer, parameters, tensors_of(tensors, "optimizer"))
+    return {k: v.to(parameters[k].device) for k, v in tensors_of(tensors, "best").items()}, about
 
 def copied(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     "The weights as they are now."

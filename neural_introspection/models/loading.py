@@ -97,6 +97,16 @@ def load_model(
         raise BadInput(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
     device, source = pick_device(device), resolve_model(name)
     _check_files(source, name)
+    model, missing = _boot(source, name, device, DTYPES[dtype or "float32"])
+    _check_vocabulary(model, name)
+    _check_missing(model, name, missing)
+    model.eval().requires_grad_(False)
+    note_loaded(model, str(name), source, missing)
+    return _checked(model)
+
+# %% ../../nbs/models/54_loading.ipynb #5e0578d2
+def _boot(source: str, name: str | Path, device: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+    "(the bridge, the names of the weights that were in no file); `ModelNotFound` if it cannot be loaded."
     triton_first()
     from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
@@ -104,24 +114,29 @@ def load_model(
         with quiet_transformers(), torch.random.fork_rng():
             torch.manual_seed(0)   # weights that are in no file are the same in every process
             loads = _Loads(source)
-            kind = DTYPES[dtype or "float32"]
-            model = TransformerBridge.boot_transformers(source, model_class=loads, device=device, dtype=kind)
+            model = TransformerBridge.boot_transformers(source, model_class=loads, device=device, dtype=dtype)
     except torch.OutOfMemoryError: raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         why = " ".join(str(error).split())[:300].rstrip(".")
         raise ModelNotFound(f"model {name} cannot be loaded: {why}.") from None
+    return model, loads.missing
+
+# %% ../../nbs/models/54_loading.ipynb #d0016268
+def _check_vocabulary(model: Any, name: str | Path) -> None:
+    "`ModelNotFound` for a model without a tokenizer, or with one that knows more tokens than the embedding."
     if not len(model.tokenizer("a", add_special_tokens=False)["input_ids"]):
         raise ModelNotFound(f"model {name} cannot be loaded: it has no tokenizer; save one beside its weights.")
     tokens, rows = len(model.tokenizer), len(model.W_E)
     if tokens > rows:
-        raise ModelNotFound(f"model {name} cannot be used: its tokenizer knows {tokens:,} tokens and its embedding {rows:,}; "
-                            "resize the embedding, or save the tokenizer it was trained with.")
-    if inner := [key for key in loads.missing if key.startswith(f"{model.original_model.base_model_prefix}.")]:
+        raise ModelNotFound(f"model {name} cannot be used: its tokenizer knows {tokens:,} tokens and its embedding "
+                            f"{rows:,}; resize the embedding, or save the tokenizer it was trained with.")
+
+def _check_missing(model: Any, name: str | Path, missing: tuple[str, ...]) -> None:
+    "`ModelNotFound` if weights of the body are in no file."
+    body = model.original_model.base_model_prefix
+    if inner := [key for key in missing if key.startswith(f"{body}.")]:
         raise ModelNotFound(f"model {name} cannot be loaded: its files hold no weights for {len(inner)} of its "
                             f"parameters ({', '.join(inner[:3])}); save the model again, with all of them.")
-    model.eval().requires_grad_(False)
-    note_loaded(model, str(name), source, loads.missing)
-    return _checked(model)
 
 def _checked(model: Any) -> Any:
     "The model, its sites checked, and its `d_mlp` as it is: a bridge guesses it for some families."

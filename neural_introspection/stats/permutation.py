@@ -76,9 +76,9 @@ def student_p(mean: Float[np.ndarray, "*test"], error: Float[np.ndarray, "*test"
               n: int) -> Float[np.ndarray, "*test"]:
     """Two-sided p of means of `n` values, from their standard errors, against a mean of 0 (Student 1908); NaN where
     the error is 0."""
-    from scipy.stats import t
+    from scipy.special import stdtr
     ratio = np.divide(mean, error, out=np.full(np.shape(mean), np.nan), where=np.asarray(error) > 0)
-    return 2 * t.sf(np.abs(ratio), n - 1)
+    return 2 * stdtr(n - 1, -np.abs(ratio))
 
 # %% ../../nbs/stats/10_permutation.ipynb #b3ce14ce
 def text_groups(contents: Sequence[Hashable], groups: Optional[Sequence] = None) -> Int[np.ndarray, "text"]:

@@ -23,7 +23,7 @@ def varies(values: Float[np.ndarray, "row"]) -> bool:
     return bool(np.ptp(values) > 1e-6 * max(1.0, float(np.abs(values).max())))
 
 # %% ../../nbs/stats/40_scores.ipynb #ff75dcfc
-def as_columns(values: Any) -> Float[np.ndarray, "row target"]:
+def _as_columns(values: Any) -> Float[np.ndarray, "row target"]:
     "The values as floats with a column for each target; one target alone becomes one column."
     x = np.asarray(values, float)
     return x[:, None] if x.ndim == 1 else x
@@ -42,7 +42,7 @@ def r_squared(
     mask: Optional[Bool[np.ndarray, "row"]] = None,   # rows that count; all by default
 ) -> Float[np.ndarray, "draw"]:
     "R² in each resample, the mean over targets; NaN where the actual values do not vary."
-    actual, predicted = as_columns(actual), as_columns(predicted)
+    actual, predicted = _as_columns(actual), _as_columns(predicted)
     mask = np.ones(len(actual)) if mask is None else np.asarray(mask, float)
     y, k = actual - np.average(actual, axis=0, weights=mask), mask[:, None]
     n, total, squares, error = (sample.totals(x * k) for x in (k, y, y**2, (actual - predicted)**2))
@@ -55,8 +55,8 @@ def r_squared(
 def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "row target"], sample: Resamples,
              mask: Optional[Bool[np.ndarray, "row"]] = None) -> Float[np.ndarray, "draw"]:
     "The share of rows in the right bin, in each resample."
-    mask = np.ones((len(actual), 1)) if mask is None else as_columns(mask)
-    hit, n = sample.totals((as_columns(actual) == as_columns(predicted)) * mask), sample.totals(mask)
+    mask = np.ones((len(actual), 1)) if mask is None else _as_columns(mask)
+    hit, n = sample.totals((_as_columns(actual) == _as_columns(predicted)) * mask), sample.totals(mask)
     return (hit/np.where(n > 0, n, np.nan)).mean(1)
 
 # %% ../../nbs/stats/40_scores.ipynb #86f80a82
@@ -87,7 +87,7 @@ def _check_rows(actual: Any, *predicted: Any) -> None:
     "`BadData` for too few rows, and for rows with a number that is not finite."
     if len(actual) < 2:
         raise BadData(f"{len(actual)} rows are too few for a score: give more texts, or a larger test split.")
-    finite = np.logical_and.reduce([np.isfinite(as_columns(x)).all(1) for x in (actual, *predicted)])
+    finite = np.logical_and.reduce([np.isfinite(_as_columns(x)).all(1) for x in (actual, *predicted)])
     if not finite.all():
         raise BadData(f"{(~finite).sum()} of {len(finite)} rows have a value or prediction that is not finite: leave "
                       "them out, and say how many.")
@@ -101,7 +101,7 @@ def score_predictions(
     seed: int = 0,
 ) -> Score:
     "R² with its interval, Spearman and standardised error; `BadData` for under two rows, and for NaN."
-    actual, predicted = as_columns(actual), as_columns(predicted)
+    actual, predicted = _as_columns(actual), _as_columns(predicted)
     _check_rows(actual, predicted)
     sample = resamples(groups, n_resamples, seed)
     r2, pairs = r_squared(actual, predicted, sample), list(zip(actual.T, predicted.T))
@@ -113,9 +113,8 @@ def score_predictions(
 
 # %% ../../nbs/stats/40_scores.ipynb #ae4033a1
 def _rank_correlation(actual: Float[np.ndarray, "row"], predicted: Float[np.ndarray, "row"]) -> float:
-    from scipy.stats import rankdata
     if not (varies(actual) and varies(predicted)): return 0.0
-    return float(np.corrcoef(rankdata(actual), rankdata(predicted))[0, 1])
+    return float(np.corrcoef(pd.Series(actual).rank(), pd.Series(predicted).rank())[0, 1])
 
 # %% ../../nbs/stats/40_scores.ipynb #591717f4
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ __all__ = []
 
 # %% ../../nbs/toy/12_optimizers.ipynb #cada3e88
 class Lamb:
-    "LAMB (arXiv 1904.00962, v3: no bias correction) for stacked parameters `[run, ...]`, each run with its own norms: betas .9 and .999, eps 1e-6, norms of weights at most 10, as in `torch_optimizer`."
+    "LAMB (arXiv 1904.00962, v3: no bias correction) for stacked parameters `[run, ...]`, each run with its own norms. The constants: betas .9 and .999, eps 1e-6, norms of weights at most 10, as in `torch_optimizer`."
     def __init__(self, params: Sequence[Float[Tensor, "run *weight"]], grads: Sequence[Float[Tensor, "run *weight"]]):
         def like(): return [torch.zeros_like(p) for p in params]
         self.params, self.grads, self.directions, self.exp_avg, self.exp_avg_sq = list(params), list(grads), like(), like(), like()

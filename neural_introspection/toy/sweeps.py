@@ -20,7 +20,7 @@ import torch
 from ..core import (Result, BadData, BadInput, BadRunFolder, Cancelled, RunFolder, check_format, check_run_folder,
     config_from, find_run, full_path, is_resumable, make_config, open_run, options, pick_device, n_workers, plain,
     progress, read_frame, read_json, read_tensors, shipped, shown_path, map_parallel, write_frame, write_tensors)
-from ..core.runs import finished_run
+from ..core.runs import check_owner, finished_run
 from ..stats import interval_table, over_seeds
 from .config import PRESETS, SWEEPABLE, ToyConfig, preset_config
 from .model import FeatureSampler, ToyNetwork, check_toy, monosemanticity, single_feature_activations
@@ -115,13 +115,6 @@ def _done(path: Path, settings: ToySettings, seed: int) -> bool:
     except BadData: return False
     return (about.get("settings"), about.get("seed")) == (plain(settings), seed)
 
-# %% ../../nbs/toy/20_sweeps.ipynb #4150e14f
-def _check_owner(config: ToyConfig, folder: Path) -> None:
-    "`BadRunFolder` if the folder is gone, or another sweep's: a process may outlive the one that started it."
-    with contextlib.suppress(BadData):
-        if read_json(folder/"manifest.json").get("config") == _asked(config): return
-    raise BadRunFolder(f"{shown_path(folder)} is gone, or another sweep's by now: nothing more is written there.")
-
 # %% ../../nbs/toy/20_sweeps.ipynb #dbff0f10
 def _resume_stack(t: ToyTraining, state: Path, config: ToyConfig, values: Sequence[int]) -> None:
     "Go on with what was saved, if it is of this stack."
@@ -151,7 +144,7 @@ def _train_stack(
     _resume_stack(t, state, config, values)
     saved = time.monotonic()
     def keep() -> None:
-        _check_owner(config, folder)
+        check_owner(folder, config=_asked(config))
         write_tensors(state, t.state(), dict(records=t.records, values=list(values)))
     def now_and_then(t: ToyTraining) -> None:
         nonlocal saved
@@ -163,7 +156,7 @@ def _train_stack(
     except (Cancelled, KeyboardInterrupt):   # between two steps; after any other error the last state counts
         keep()
         raise
-    _check_owner(config, folder)
+    check_owner(folder, config=_asked(config))
     for i, (v, seed) in enumerate(runs): _write_run(t, i, _run_file(folder, v, seed))
     state.unlink(missing_ok=True)
 

@@ -50,7 +50,8 @@ def _check_chain(trace: NetworkTrace) -> None:
     "`BadInput` unless the trace is of a multilayer perceptron, from its input on."
     kinds = [layer.kind for layer in trace.layers.values()]
     if len(kinds) < 2 or kinds[0] != "feature" or set(kinds[1:]) != {"neuron"}:
-        raise BadInput(f"{trace.path.name} has layers of kinds {', '.join(kinds)}: bread crumbs need a multilayer perceptron, traced from its input to its output (leave layers= out).")
+        raise BadInput(f"{trace.path.name} has layers of kinds {', '.join(kinds)}: "
+                       "paths need a multilayer perceptron, traced from its input to its output (leave layers= out).")
 
 # %% ../../nbs/tracing/50_connections.ipynb #8fb0f8e9
 def read_connections(

@@ -56,8 +56,8 @@ def _lengths(data: Any) -> set[int]:
 Answers = Callable[[Any], tuple[Int[Tensor, "sample"], Float[Tensor, "sample"]]]   # a model's output -> (the class of each sample, its probability)
 
 class ReadAnswers:
-    """What a classifier's output means: the class of the largest of several numbers, or which of two a single one says. Numbers that are probabilities already (a row sums to 1, or all of the first batch lie in 0..1 where there is one)
-    are taken as they are, others are logits. Of texts it is the next token after the last but one, whose answer is known. `BadInput` for an output of another shape."""
+    """What a classifier's output means: the class of the largest of several numbers, or which of two a single one says. Numbers that are probabilities already are taken as they
+    are: a row sums to 1, or all of the first batch lie in 0..1 where there is one. Others are logits. Of texts it is the next token after the last but one, whose answer is known. `BadInput` for an output of another shape."""
     def __init__(self, sequence_first: bool = False): self.sequence_first, self.single = sequence_first, None
 
     def logits(self, output: Any, labels: Optional[Tensor]) -> Float[Tensor, "sample class"]:

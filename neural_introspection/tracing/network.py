@@ -90,6 +90,11 @@ def _dropped(**options: bool) -> list[str]: return [name for name, drop in optio
 class TraceableNN(nn.Module):
     """A model with a trace: train it as ever, with `with net.trace_epoch(e):` around each epoch. `BadInput`, before the first
     step, if it cannot be traced or the folder holds the trace of another network."""
+    recorder: Optional[EpochRecorder] = None   # of the epoch that is being traced
+    _properties: Any = None
+    _trace: Any = None
+    _owned: Any = None
+
     def __init__(self,
         model: Optional[nn.Module] = None,   # what to trace
         *,
@@ -121,8 +126,6 @@ class TraceableNN(nn.Module):
         self.dropped = _dropped(
             batches=drop_batches, weights=drop_weights, biases=drop_biases, gradients=drop_gradients)
         _try_metrics(self, metrics)
-        self.recorder: Optional[EpochRecorder] = None   # of the epoch that is being traced
-        self._properties, self._trace, self._owned = None, None, None
         _open_store(self, path, overwrite)
 
     def attach(self, trace: NetworkTrace | str | Path) -> TraceableNN:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from ..core.files import restore_folder
+from ..core.tables import tensors_of
 from neural_introspection.core import (BadData, BadInput, Result, RunFolder, atomic_folder, check_options,
     check_store, config_from, find_run, load_optimizer_tensors, make_config, open_run, optimizer_tensors,
     parse_integers, pick_device, plain, progress, read_json, read_tensors, seed_everything, shown_path, weight_hash,
@@ -127,9 +128,8 @@ class TraceTraining:
         missing = [h["epoch"] for h in about["history"] if h["traced"] and h["epoch"] not in self.net.network_trace.epochs]
         if missing:
             return log.warning("epoch %d of the unfinished run is not in the trace: training starts again", missing[0])
-        def part(name): return {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
-        self.net.model.load_state_dict(part("model"))
-        load_optimizer_tensors(self.optimizer, self.parameters, part("optimizer"))
+        self.net.model.load_state_dict(tensors_of(tensors, "model"))
+        load_optimizer_tensors(self.optimizer, self.parameters, tensors_of(tensors, "optimizer"))
         self.history = about["history"]
         log.info("epoch %d was the last whole one", len(self.history) - 1)
 
