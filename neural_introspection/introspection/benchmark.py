@@ -10,7 +10,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Literal, Mapping, Optional
+from typing import Any, Literal, Mapping, Optional
 import numpy as np
 import pandas as pd
 from ..core import (BadData, BadInput, HELP, RunFolder, check_options, check_run_folder,

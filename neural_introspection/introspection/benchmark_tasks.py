@@ -9,7 +9,7 @@ import math
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
@@ -19,8 +19,10 @@ from ..core.files import shipped
 from .atlas import NeuronAtlas
 from .baselines import random_weights_model
 from .card import make_card
+from .concepts import neuron_concepts
 from .dataset import ActivationDataset, ActivationDatasetGenerator, check_target
 from .evaluation import CardOptions
+from .injection import INJECTED, UNRELATED, detect_injection
 from .neurofeedback import Direction, neurofeedback
 from .predictor import ActivationPredictor
 from .questions import Question
@@ -28,7 +30,7 @@ from .reporting import Asked, Learning
 from .self_report import LEAST_SLOPE, judge_report, taught_observers
 from .trainer import PredictorTrainer
 from .unfreezing import Unfreezing
-from ..models import model_name
+from ..models import layer_width
 from ..stats import Difference
 
 # %% auto #0
@@ -85,14 +87,11 @@ class Report:
     texts: int = option(32, "Test texts for which the neuron is set dose by dose", minimum=8)
     chat: str = option("auto", "Whether the chat template is used: yes, no, or auto where the model has one")
 
-    def __post_init__(self):
-        if self.chat not in ("yes", "no", "auto"):
-            raise BadInput(f"chat is {self.chat!r}, but must be yes, no or auto.")
-        self.question()
+    def __post_init__(self): self.question()
 
     def question(self, model: Any = None) -> Question:
         "The question as it is put to a model."
-        chat = self.chat == "yes" or self.chat == "auto" and bool(model and model.tokenizer.chat_template)
+        chat = _in_chat(self.chat, model)
         answers = tuple(word.strip() for word in self.answers.split(","))
         return Question(self.template.replace("\\n", "\n"), answers, chat, self.examples)
 
@@ -108,6 +107,11 @@ class Report:
         return [_row("R²", report.score, control, report.observers[control].value, report.leads[control],
                      report.verdict, known),
                 _row("slope", slope, "random neurons", report.slopes["random"].value, lead, report.verdict, follows)]
+
+def _in_chat(chat: str, model: Any) -> bool:
+    "Whether the chat template is used; `BadInput` for another option than yes, no and auto."
+    if chat not in ("yes", "no", "auto"): raise BadInput(f"chat is {chat!r}, but must be yes, no or auto.")
+    return chat == "yes" or chat == "auto" and bool(model and model.tokenizer.chat_template)
 
 # %% ../../nbs/introspection/95_benchmark_tasks.ipynb #f03ef72d
 @dataclass(frozen=True)
@@ -128,8 +132,34 @@ class Neurofeedback:
         score = Difference(own.accuracy, own.low, own.high)
         return [_row("accuracy", score, best.who, best.accuracy, lead, said, lead.beats)]
 
+# %% ../../nbs/introspection/95_benchmark_tasks.ipynb #b95inj02
+@dataclass(frozen=True)
+class Injection:
+    "The model tells from its absence what the neuron, and others of its layer, would write."
+    strength: float = option(.5, "Of what is added, in median norms of the stream", minimum=0)
+    others: int = option(5, "Other neurons of the layer, drawn at random", minimum=4)
+    texts: int = option(16, "Test texts", minimum=5)
+    chat: str = option("auto", "Whether the chat template is used: yes, no, or auto where the model has one")
+
+    def __post_init__(self): _in_chat(self.chat, None)
+
+    def rows(self, case: NeuronData) -> list[dict]:
+        "One row: d', the mean over the neurons."
+        test, own = case.dataset.part("test").iloc[:self.texts], case.address
+        width, chat = layer_width(case.model, str(own.layer_type)), _in_chat(self.chat, case.model)
+        drawn = np.random.default_rng(case.seed).permutation(np.delete(np.arange(width), own.neuron))[:self.others]
+        neurons = [own, *(NeuronAddress(own.site, int(n)) for n in drawn)]
+        concepts = neuron_concepts(case.model, neurons, test.text.tolist(), test.group.to_numpy())
+        questions = (dataclasses.replace(question, chat=chat) for question in (INJECTED, UNRELATED))
+        found = detect_injection(case.model, concepts, (self.strength,), *questions, seed=case.seed)
+        by = found.frame[found.frame.concept == "all"].set_index("control")
+        control, d = by.lead_low.idxmin(), by.loc["injected"]
+        lead = Difference(*by.loc[control, ["lead", "lead_low", "lead_high"]])
+        return [_row("d'", Difference(d.d, d.low, d.high), control, by.d[control], lead, found.verdict,
+                     found.verdict == "detects")]
+
 # %% ../../nbs/introspection/95_benchmark_tasks.ipynb #d19ebbe8
-TASKS: dict[str, type] = {"reading": Reading, "report": Report, "neurofeedback": Neurofeedback}
+TASKS: dict[str, type] = {"reading": Reading, "report": Report, "neurofeedback": Neurofeedback, "injection": Injection}
 
 @dataclass(frozen=True)
 class Suite:
