@@ -206,8 +206,8 @@ def eventually(page, ready, seconds=CLICK):
 
 
 def hover_at(page, place, label):
-    """Hover over a place, a function that says where it is by now, until its label is seen: a figure that is drawn again
-    moves, and loses the label. Returns where it was."""
+    """Hover over a place, a function that says where it is by now, until its label is seen: a figure that is drawn
+    again moves, and loses the label. Returns where it was."""
     def seen():
         x, y = place()
         page.mouse.move(x - 1, y)

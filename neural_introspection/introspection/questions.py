@@ -120,13 +120,14 @@ def read_answers(
     prompts: Prompts,
     batch_size: int = 16,
     around: Any = None,      # (padded batch, which prompts it has) -> the context in which it is run
+    late: Any = None,        # which prompts -> what runs them from a block on; None: from the start
 ) -> Float[Tensor, "text answer"]:
     "Log-probability of each answer as the next token, on the CPU."
     found = torch.zeros(len(prompts), len(prompts.answers))
     for group in progress(token_batches(model, prompts.ids, batch_size), "reports", unit="batch"):
         batch = token_batch(model, [prompts.ids[i] for i in group], group)
         with around(batch, np.array(group)) if around else torch.no_grad():
-            logits = next_logits(model, batch)
+            logits = next_logits(model, batch, late and late(np.array(group)))
         found[group] = logits.log_softmax(-1)[:, torch.as_tensor(prompts.answers, device=logits.device)].cpu()
     return found
 

@@ -91,9 +91,9 @@ class Asked:
     @functools.cached_property
     def training_mean(self) -> float: return float(self.values[self.rows("train")].mean())
 
-    def reports(self, rows: Sequence[int], around: Any = None) -> Float[np.ndarray, "part"]:
+    def reports(self, rows: Sequence[int], around: Any = None, late: Any = None) -> Float[np.ndarray, "part"]:
         "The values that the model reports for some rows, as it is now."
-        return self.scale.expected(read_answers(self.model, self.part(rows), around=around))
+        return self.scale.expected(read_answers(self.model, self.part(rows), around=around, late=late))
 
 # %% ../../nbs/introspection/74_reporting.ipynb #b59805df
 def _check_splits(kept: ActivationDataset, too_long: int, model: Any) -> None:
@@ -267,18 +267,24 @@ def causal_slopes(
     found = []
     with with_weights(asked.model, weights):
         neurons, moved = _random_neurons(asked, seed)
-        own = values_at(asked, asked.address, rows)
-        for address, by_one in zip(neurons, moved):
-            start = values_at(asked, address, rows)
+        late = _late_runs(asked, rows)
+        starts = values_at(asked, neurons, rows).T   # the target's first
+        for address, start, by_one in zip(neurons, starts, moved):
             reports = []
             for dose in doses:
-                given = start + (dose - own)*moved[0]/max(by_one, 1e-6*moved[0])
-                reports.append(asked.reports(rows, functools.partial(set_rows, asked, rows, address, given)))
+                given = start + (dose - starts[0])*moved[0]/max(by_one, 1e-6*moved[0])
+                reports.append(asked.reports(rows, functools.partial(set_rows, asked, rows, address, given), late))
             slope = np.polyfit(doses, np.array(reports), 1)[0]
             kind = "target" if address == asked.address else "random"
             found.append(pd.DataFrame(dict(neuron=kind, address=str(address), text=rows, slope=slope,
                                            group=asked.dataset.frame.group.to_numpy()[rows])))
     return pd.concat(found, ignore_index=True)
+
+def _late_runs(asked: Asked, rows: Int[np.ndarray, "some"]) -> Callable[[Int[np.ndarray, "batch"]], Any]:
+    "Which of these rows -> what runs the model, as it is now, for them from the neuron's block on."
+    block, ids = asked.address.layer, asked.part(rows).ids
+    with evaluating(asked.model): before = entering_streams(asked.model, ids, block, 16) if block else ()
+    return functools.partial(_late_run, asked.model, _Streams(block, before))
 
 def _some_rows(asked: Asked, texts: int, seed: int) -> Int[np.ndarray, "some"]:
     return np.sort(np.random.default_rng(seed).permutation(asked.rows("test"))[:texts])
@@ -301,11 +307,12 @@ def _random_neurons(asked: Asked, seed: int) -> tuple[list[NeuronAddress], Float
     chosen = [0, *(1 + np.sort(np.argsort(-enough, kind="stable")[:RANDOM]))]
     return [candidates[i] for i in chosen], moved[chosen]
 
-def values_at(asked: Asked, address: NeuronAddress, rows: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
-    "A neuron's values at the last tokens of the texts."
+def values_at(asked: Asked, addresses: Sequence[NeuronAddress],
+              rows: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some neuron"]:
+    "The values of neurons of one site at the last tokens of the texts."
     tokens = asked.dataset.tokens.part(asked.dataset.frame["index"].to_numpy()[rows].tolist())
-    found = collect_activations(asked.model, tokens, {address.site: Target.of(address)})
-    return found.values[address.site].numpy()[:, 0]
+    target = Target(addresses[0].site, tuple(address.neuron for address in addresses))
+    return collect_activations(asked.model, tokens, {target.site: target}).values[target.site].numpy()
 
 @torch.no_grad()
 def _moved_by_one(asked: Asked, addresses: Sequence[NeuronAddress]) -> Float[np.ndarray, "neuron"]:
@@ -313,10 +320,10 @@ def _moved_by_one(asked: Asked, addresses: Sequence[NeuronAddress]) -> Float[np.
     row, stream = asked.rows("test")[:1], site_name("resid_post", asked.address.layer)
     place, batch = asked.prompts.last[row], token_batch(asked.model, asked.part(row).ids)
     def after(address, value):
-        with set_neuron(asked.model, address, place, value), capture(asked.model, [stream]) as acts:
+        with set_neuron(asked.model, address, place, value), capture(asked.model, [stream], stop_early=True) as acts:
             with evaluating(asked.model): run_batch(asked.model, batch)
         return acts[stream][0, place[0] + len(added_tokens(asked.model)[0])].float()
-    own = [values_at(asked, address, row) for address in addresses]
+    own = values_at(asked, addresses, row).T
     return np.array([float((after(a, v + 1) - after(a, v)).norm()) for a, v in zip(addresses, own)])
 
 # %% ../../nbs/introspection/74_reporting.ipynb #beaa1cfb

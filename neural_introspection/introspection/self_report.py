@@ -206,7 +206,7 @@ def judge_report(
         under = asked.reports(rows, functools.partial(set_rows, asked, rows, asked.address, given))
         swapped, alone = swapped_reports(asked, rows, partner), _without_text(asked, len(rows))
         said = answer_texts(asked.model, asked.part(rows[:10]))
-        current = values_at(asked, asked.address, rows)
+        current = values_at(asked, [asked.address], rows)[:, 0]
     reported = asked.scale.expected(log_p)
     seen = _text_observers(asked) | {"question alone": alone} | dict(taught)
     drawn = groups, n_resamples, seed
