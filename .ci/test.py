@@ -9,10 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
 
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,6 +22,11 @@ from xml.etree import ElementTree
 from checks import CHECKS, say
 from modules import ROOT
 from notebooks import notebooks, results
+
+sys.path.append(str(ROOT / "tests"))
+import shell
+
+RUN = "PYTEST_XDIST_TESTRUNUID"
 
 
 def pytest_counts(junit, code):
@@ -45,14 +52,18 @@ def say_slowest(cases, n=15):
 def run_pytest(*paths):
     """Run these tests with pytest; returns what `pytest_counts` says.
 
-    A fifth of the time is spent waiting for browsers and other processes: three workers keep two cores busy.
+    A fifth of the time is spent waiting for browsers and other processes: three workers keep two cores busy. They are
+    forks of tests/warm.py, which the tests need too: each would take six seconds of CPU for its imports.
     Files go out in their order: those with few tests take longest, and must not come last.
     """
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
         colour = "--color=yes" if sys.stdout.isatty() else "--color=no"
-        options = ["-q", "--no-header", "--durations=10", colour, f"--junitxml={junit}"]
-        spread = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
+        options = ["-q", "--no-header", "--durations=10", colour, f"--junitxml={junit}",
+                   "-Wignore::pytest.PytestAssertRewriteWarning"]   # of what the workers have imported already
+        os.environ[RUN] = run = uuid.uuid4().hex   # by which the tests find the same server
+        worker = f"3*popen//python={shlex.quote(shell.warm_script(Path(folder)))}"
+        spread = ["--tx", worker, "--testrunuid", run, "--dist", "loadfile", "--no-loadscope-reorder"]
         done = subprocess.run([sys.executable, "-m", "pytest", *options, *spread, *map(str, paths)], cwd=ROOT)
         return pytest_counts(junit, done.returncode)
 

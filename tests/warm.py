@@ -12,6 +12,7 @@ gc.disable()   # a fifth of the time of all these imports
 import atexit
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -40,6 +41,7 @@ from neural_introspection.introspection import atlas, pipeline
 from neural_introspection.models import load_model
 from neural_introspection.toy import sweeps
 from neural_introspection.tracing import TraceableNN
+from plotly.io import renderers
 from plotly.graph_objects import FigureWidget   # brings nbformat, and a grammar that takes seconds
 
 load_model("pocket", device="cpu")  # brings transformer_lens and what it needs
@@ -68,7 +70,8 @@ def become(asked, files):
     random.seed()
     tempfile.tempdir = None
     exec(asked["first"], {})
-    kind, sys.argv, sys.path[0] = None, asked["words"], ""
+    if "PLOTLY_RENDERER" in os.environ: renderers.default = os.environ["PLOTLY_RENDERER"]
+    kind, sys.argv, sys.path[0] = None, list(itertools.dropwhile({"-u", "-B"}.__contains__, asked["words"])), ""
     if sys.argv[0] in ("-c", "-m"): kind, *sys.argv = sys.argv
     if kind == "-m": runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":

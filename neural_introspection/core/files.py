@@ -109,25 +109,26 @@ def restore_folder(path: str | Path) -> Path:
     import filelock
     path = Path(path)
     for work in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.part")):
-        with contextlib.suppress(filelock.Timeout), _locked(work, timeout=0): _settle(work, path)
+        with contextlib.suppress(filelock.Timeout), hold_lock(work, timeout=0): _settle(work, path)
     return path
 
 # %% ../../nbs/core/50_files.ipynb #7a10c3e5
-def take_lock(path: Path, name: str = "lock", again: bool = False, timeout: float = 0) -> Any:
-    """The lock of this process on a path, a file beside it; `filelock.Timeout` if another one holds it for so many
-    seconds (-1: wait). `again`: the same process may take it several times, and releases it as often."""
+def take_lock(path: Path, name: str = "lock", again: bool = False) -> Any:
+    """The lock of this process on a path, a file beside it; `filelock.Timeout` if another one holds it. `again`: the
+    same process may take it several times, and releases it as often."""
     import filelock
-    lock = filelock.FileLock(path.parent/f".{path.resolve().name}.{name}", timeout=timeout, thread_local=not again,
+    lock = filelock.FileLock(path.parent/f".{path.resolve().name}.{name}", timeout=0, thread_local=not again,
                              is_singleton=again)
     lock.acquire()
     return lock
 
 # %% ../../nbs/core/50_files.ipynb #f2e1a380
 @contextlib.contextmanager
-def _locked(work: Path, timeout: float) -> Iterator[None]:
-    "Hold the lock that shows that the process of this work folder lives; its file is gone after the block."
+def hold_lock(path: Path, timeout: float) -> Iterator[None]:
+    """Hold the lock of a path, a file beside it that is gone after the block: a process that waited for that file makes
+    another. `filelock.Timeout` if it is not free within so many seconds; -1 waits."""
     import filelock
-    file = work.with_name(work.name + ".lock")
+    file = path.with_name(path.name + ".lock")
     with filelock.FileLock(file, timeout=timeout):
         try: yield
         finally: file.unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(path)
     work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with _locked(work, timeout=-1):   # from before the folder is there
+    with hold_lock(work, timeout=-1):   # from before the folder is there
         try:
             (work/"new").mkdir(parents=True)
             yield work/"new"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 from .errors import BadData, BadInput, BadRunFolder, Cancelled
-from neural_introspection.core.files import (LONGEST, full_path, half_written, plain, read_json, shown_path, take_lock,
+from neural_introspection.core.files import (LONGEST, full_path, half_written, hold_lock, plain, read_json, shown_path, take_lock,
     write_json)
 from .tables import read_tensors, write_tensors
 
@@ -351,14 +351,12 @@ def _are_of(folder: Path, identity: dict) -> bool:
 def _begin_pieces(folder: Path, identity: dict) -> None:
     "Drop pieces of another identity."
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(folder, timeout=-1)
-    try:
+    with hold_lock(folder, timeout=-1):
         if _are_of(folder, identity): return   # by now: processes that train together begin at once
         if folder.exists():   # aside in one step: a kill leaves no piece beside another identity
             aside = folder.rename(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}"))
             shutil.rmtree(aside, ignore_errors=True)
         write_json(folder/"pieces.json", identity)
-    finally: lock.release()
 
 # %% ../../nbs/core/90_runs.ipynb #cca1eec9
 def _piece(make: Callable, i: int, path: Path) -> dict[str, Any]:

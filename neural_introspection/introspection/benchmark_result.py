@@ -41,9 +41,9 @@ class BenchmarkResult(Result):
     def _shown(self) -> pd.DataFrame: return _readable(self.table())
 
     @staticmethod
-    def shipped() -> BenchmarkResult:
-        "The results that come with the package, of the default suite."
-        return BenchmarkResult.load(shipped("benchmark"))
+    def shipped(suite: str = "default") -> BenchmarkResult:
+        "The results of a suite that come with the package."
+        return BenchmarkResult.load(shipped("benchmark")/suite)
 
 # %% ../../nbs/introspection/96_benchmark_result.ipynb #1cc7ca3e
 LEAST = {"slope": LEAST_SLOPE}   # a lead of less is nothing: by metric

@@ -99,7 +99,7 @@ class Asked:
     def entering(self, rows: Sequence[int]) -> _Streams:
         "What enters the target's block for some rows, as the model is now: what is set there changes nothing before it."
         if not self.address.layer: return _Streams(0, ())
-        found = entering_streams(self.model, self.part(rows).ids, self.address.layer, 16)
+        with evaluating(self.model): found = entering_streams(self.model, self.part(rows).ids, self.address.layer, 16)
         return _Streams(self.address.layer, dict(zip(np.asarray(rows).tolist(), found)))
 
 # %% ../../nbs/introspection/74_reporting.ipynb #b59805df
@@ -322,7 +322,7 @@ def _moved_by_one(asked: Asked, addresses: Sequence[NeuronAddress]) -> Float[np.
     row, stream = asked.rows("test")[:1], site_name("resid_post", asked.address.layer)
     place, batch = asked.prompts.last[row], token_batch(asked.model, asked.part(row).ids)
     def after(address, value):
-        with set_neuron(asked.model, address, place, value), capture(asked.model, [stream]) as acts:
+        with set_neuron(asked.model, address, place, value), capture(asked.model, [stream], stop_early=True) as acts:
             with evaluating(asked.model): run_batch(asked.model, batch)
         return acts[stream][0, place[0] + len(added_tokens(asked.model)[0])].float()
     own = values_at(asked, addresses, row)

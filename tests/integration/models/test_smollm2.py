@@ -142,9 +142,9 @@ def test_senses_on_real_weights(model):
 @pytest.mark.slow
 def test_it_is_asked_about_its_neuron(model, tmp_path):
     "In its chat template, in words, after two examples; it was taught nothing."
-    texts = [text[:80] for text in load_texts("python-docs", 24, seed=0).texts]
+    texts = [text[:40] for text in load_texts("python-docs", 24, seed=0).texts]
     report = run_introspection(
-        model=model, texts=texts, num_samples=24, layer=10, neuron=7, head="token", chat=True, examples=2,
+        model=model, texts=texts, num_samples=24, layer=20, neuron=7, head="token", chat=True, examples=2,
         template="{text}\nIs the activation low or high? Answer with one word.", answers="low,high", test_split=.3,
         output_dir=str(tmp_path / "out"), device="cpu")   # pocket, the other model, has no chat template
     assert report.verdict in ("no evidence", "underpowered", "follows the text")
