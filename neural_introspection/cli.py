@@ -130,6 +130,12 @@ def _show_toy(r: Any, config: Any) -> str:
                       f"            result.plot(), result.plot_training(), result.network(value, seed, step){steps}"])
 
 # %% ../nbs/90_cli.ipynb #6eda0c42
+def _show_sweep(r: Any, config: Any) -> str:
+    table = r.points().to_string(index=False, float_format="{:.2f}".format)
+    saved = [f"\nrun folder  {config.output}"] if config.output else []
+    return "\n".join([r.summary(), "", table, *saved])
+
+# %% ../nbs/90_cli.ipynb #a0304342
 def _show_benchmark(r: Any, config: Any) -> str:
     table = r.table()[["model", "task", "metric", "neurons", "missing", "score", "lead", "lead_low", "lead_high",
                        "positives", "over_untrained", "verdict"]]
@@ -147,7 +153,13 @@ COMMANDS = {
                      "Probe every neuron of a model at once, with a null and a control task.", "output"),
     "benchmark": Command("introspection.BenchmarkConfig", "introspection.run_benchmark", _show_benchmark,
                          lambda r, c: plain(dict(r.about, rows=r.table().to_dict("records"))),
-                         "Ask a suite of questions about neurons of any models, each beside its re-initialised model.", "output_dir"),
+                         "Ask a suite of questions about neurons of any models, each beside its re-initialised one.",
+                         "output_dir"),
+    "self-modification": Command(
+        "introspection.config.SelfModificationConfig",
+        "introspection.self_modification.run_self_modification", _show_sweep,
+        lambda r, c: plain(dict(r.about, points=r.points().to_dict("records"))),
+        "Train a model to predict its own neuron in every way, and measure what that does to the neuron.", "output"),
     "trace": Command("tracing.TraceConfig", "tracing.run_trace", _show_trace, lambda r, c: r.to_dict(),
                      "Train a network on a table of numbers, and trace every neuron at every epoch.", "output"),
     "agent": Command("analysis.AgentConfig", "analysis.run_agent", _show_analysis, lambda r, c: r.to_dict(),
@@ -307,7 +319,9 @@ def _failure(error: BaseException, folder: Optional[Path], forced: bool) -> str:
 # %% ../nbs/90_cli.ipynb #cbd36dae
 def overview() -> str:
     "The commands, one line each, and an example."
-    return "\n".join(["usage: neural-introspection COMMAND [OPTIONS]", "", *(f"  {name:9}  {c.help}" for name, c in COMMANDS.items()), "",
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {c.help}" for name, c in COMMANDS.items()]
+    return "\n".join(["usage: neural-introspection COMMAND [OPTIONS]", "", *lines, "",
                       "example: neural-introspection run --model pocket", "",
                       "neural-introspection COMMAND --help has its options; options without a command mean run."])
 

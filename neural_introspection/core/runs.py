@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 from .errors import BadData, BadInput, BadRunFolder, Cancelled
-from neural_introspection.core.files import (LONGEST, full_path, half_written, hold_lock, plain, read_json, shown_path, take_lock,
-    write_json)
+from neural_introspection.core.files import (LONGEST, full_path, half_written, hold_lock, plain, read_json, shown_path,
+    take_lock, write_json)
 from .tables import read_tensors, write_tensors
 
 # %% auto #0

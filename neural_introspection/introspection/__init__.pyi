@@ -1,5 +1,6 @@
 from .config import (
     AtlasConfig as AtlasConfig,
+    BenchmarkConfig as BenchmarkConfig,
     IntrospectionConfig as IntrospectionConfig,
     ScanConfig as ScanConfig,
 )
@@ -61,6 +62,5 @@ from .benchmark_result import (
     BenchmarkResult as BenchmarkResult,
 )
 from .benchmark import (
-    BenchmarkConfig as BenchmarkConfig,
     run_benchmark as run_benchmark,
 )

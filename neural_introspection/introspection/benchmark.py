@@ -8,39 +8,27 @@ import contextlib
 import dataclasses
 import logging
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Mapping, Optional
+from typing import Any, Mapping, Optional
 import numpy as np
 import pandas as pd
-from ..core import (BadData, BadInput, HELP, RunFolder, check_options, check_run_folder,
-    config_from, open_run, option, plain, read_json, write_frame, write_json, write_text)
+from ..core import (BadData, BadInput, RunFolder, check_options, check_run_folder,
+    config_from, open_run, plain, read_json, write_frame, write_json, write_text)
 from ..data import Corpus, group_texts, load_texts, split_groups
 from .benchmark_result import BenchmarkResult
-from neural_introspection.introspection.benchmark_tasks import (Suite, choose_neurons, measure_neuron, read_suite,
-    reinitialised)
+from neural_introspection.introspection.benchmark_tasks import (Suite, choose_neurons, measure_neuron,
+    read_suite, reinitialised)
+from .config import BenchmarkConfig
 from .dataset import text_hash
 from .result import write_figure
 from ..models import load_model, model_name, resolve_model, spread
 from ..models.identity import model_identity
 
 # %% auto #0
-__all__ = ['log', 'BenchmarkConfig', 'run_benchmark']
+__all__ = ['run_benchmark']
 
 # %% ../../nbs/introspection/97_benchmark.ipynb #933ae1b8
 log = logging.getLogger("neural_introspection")
-
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    "Everything that decides a benchmark."
-    models: str = option("pocket", "Comma-separated models: pocket, hub names, folders, .gguf files", "Benchmark")
-    suite: str = option("default", "The suite: default, or a YAML file", "Benchmark")
-    untrained: bool = option(True, "Ask the same of each model with new weights, which must be at chance", "Benchmark")
-    output_dir: str = option("benchmark", "Folder of the run", "Output")
-    force_overwrite: bool = option(False, "Remove what is there and compute it again", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the models", "Hardware")
-    seed: int = option(0, "Seed of texts, split, neurons, new weights and intervals", "Hardware", minimum=0)
 
 # %% ../../nbs/introspection/97_benchmark.ipynb #8dbd87d3
 class _Models:

@@ -109,10 +109,10 @@ def with_ends(draws: Draws, sample: Float[np.ndarray, "resample concept"],
 
 # %% ../../nbs/introspection/89_injection.ipynb #8c346f4b
 INJECTION_VERDICTS = {   # the best first
-    "detects": ("green", "The answer tells an injected concept from its absence, from random vectors, from vectors that "
-                         "move the output as far and from odd texts, and only when it is asked about it"),
-    "notices a disturbance": ("yellow", "The answer changes with an injection, but no more than with something else that "
-                                        "is as unusual"),
+    "detects": ("green", "The answer tells an injected concept from its absence, from random vectors, from "
+                         "vectors that move the output as far and from odd texts, and only when it is asked about it"),
+    "notices a disturbance": ("yellow", "The answer changes with an injection, but no more than with something "
+                                        "else that is as unusual"),
     "leans to yes": ("yellow", "An injection moves the answer to yes, but as much when something unrelated is asked"),
     "no evidence": ("grey", "No evidence: with a concept injected the answer is yes no more often than without"),
     "underpowered": ("grey", f"Fewer than {FEW} concepts or groups of texts are too few to tell"),
@@ -131,8 +131,8 @@ def cell_verdict(rows: pd.DataFrame, concepts: int, groups: int) -> str:
 # %% ../../nbs/introspection/89_injection.ipynb #090c0f47
 @dataclass(frozen=True, repr=False)
 class InjectionDetection(Result):
-    """How well a model's answer tells that a vector was added, in d', beside controls. The lead of a control is the d' of
-    injected trials against its trials; of the unrelated question, between the changes of the score."""
+    """How well a model's answer tells that a vector was added, in d', beside controls. The lead of a control is the d'
+    of injected trials against its trials; of the unrelated question, between the changes of the score."""
     verdict: str          # a key of `INJECTION_VERDICTS`, the best of all layers and strengths
     frame: pd.DataFrame   # columns as of `to_frame`
     about: dict           # model, question, concepts, source, texts, groups, span, seed
@@ -405,7 +405,7 @@ def _named(log_p: Float[np.ndarray, "concept text answer"]) -> Int[np.ndarray, "
     return (log_p - log_p.mean((0, 1))).argmax(2)
 
 def _dealt_anew(named: Int[np.ndarray, "concept text"], n_permutations: int, seed: int) -> dict[str, float]:
-    "The share that is right after the concepts are dealt out anew (mean), and the p of the true ones."
+    "The share that is right after the concepts are permuted (mean), and the p of the true ones."
     k, rng = len(named), np.random.default_rng(seed)
     share = np.stack([(named == i).mean(1) for i in range(k)], 1)   # [injected, named]
     null = np.array([share[np.arange(k), rng.permutation(k)].mean() for _ in range(n_permutations)])

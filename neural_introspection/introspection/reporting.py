@@ -97,7 +97,7 @@ class Asked:
         return self.scale.expected(read_answers(self.model, self.part(rows), around=around, late=streams and late))
 
     def entering(self, rows: Sequence[int]) -> _Streams:
-        "What enters the target's block for some rows, as the model is now: what is set there changes nothing before it."
+        "What enters the target's block for some rows, as the model is now: nothing that is set there changes it."
         if not self.address.layer: return _Streams(0, ())
         with evaluating(self.model): found = entering_streams(self.model, self.part(rows).ids, self.address.layer, 16)
         return _Streams(self.address.layer, dict(zip(np.asarray(rows).tolist(), found)))

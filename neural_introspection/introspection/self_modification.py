@@ -15,14 +15,15 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from ..activations import SelectedTokens, parse_position, select_tokens
-from ..core import (HELP, BadData, BadInput, Result, Target, check_run_folder, open_run, option,
+from ..core import (BadData, BadInput, Result, Target, check_run_folder, open_run,
     plain, read_json, require, resolve_call, site_name, write_frame, write_json)
 from ..data import group_texts, load_texts, split_groups
 from .baselines import shuffle_targets
 from .card import judge
 from .checks import DECISION
-from .config import Dtype, LayerType, Strategy
-from .dataset import ActivationDataset, ActivationDatasetGenerator, text_hash
+from .config import SelfModificationConfig, Strategy, TARGETS
+from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
+    text_hash)
 from .evaluation import CardOptions, Case
 from .pipeline import check_varies
 from .predictor import ActivationPredictor
@@ -30,51 +31,16 @@ from .report import IntrospectionCard
 from .result import write_figure
 from .trainer import PredictorTrainer, can_change
 from .unfreezing import Unfreezing, learning_weights
-from neural_introspection.models import (check_layer, check_neuron, describe, load_model, model_name, resolve_model,
-    spread)
+from neural_introspection.models import (check_layer, check_neuron, describe, load_model, model_name,
+    resolve_model, spread)
 from ..models.identity import model_identity
 from ..stats import mean_interval
 
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/introspection/88_self_modification.ipynb #cc712f59
-TARGETS = ("fixed", "recomputed")
+# %% ../../nbs/introspection/88_self_modification.ipynb #s88read1
 READ = 64   # texts in a batch that is only read
-_STRATEGIES = f"Comma-separated, from {', '.join(Strategy.__args__)}"
-_PENALTIES = "Prices in the loss of the neuron's squared drift, in units of its original variance, such as 0 0.1 1"
-_VALUES = "What the head is compared with, comma-separated: original values (fixed), present ones (recomputed)"
-_FIRST = "First trained layer, for from_layer; the target's own if left out"
-
-# %% ../../nbs/introspection/88_self_modification.ipynb #2a4ea639
-@dataclass(frozen=True)
-class SelfModificationConfig:
-    "Everything that decides a sweep of self-modification."
-    model: str = option("gpt2-small", HELP["model"], "Model selection")
-    layer: Optional[int] = option(None, "Target layer", "Model selection")
-    neuron: Optional[int] = option(None, "Target neuron", "Model selection")
-    layer_type: LayerType = option("mlp_out", HELP["layer_type"], "Model selection")
-    token_pos: str = option("all", "Tokens that are predicted: last, all, or an integer from 0", "Model selection")
-    strategies: str = option(",".join(Strategy.__args__), _STRATEGIES, "Sweep")
-    penalties: tuple[float, ...] = option((0., .1, 1., 10.), _PENALTIES, "Sweep", minimum=0)
-    target_values: str = option(",".join(TARGETS), _VALUES, "Sweep")
-    seeds: int = option(3, "How many seeds, from the first on", "Sweep", minimum=1)
-    seed: int = option(0, "First seed, of texts, split and training", "Sweep", minimum=0)
-    unfreeze_from: Optional[int] = option(None, _FIRST, "Unfreezing", minimum=0)
-    unfreeze_components: str = option("attention", "For selective, from attention, mlp, embeddings", "Unfreezing")
-    lora_rank: int = option(8, "Rank of the adapters, for lora", "Unfreezing", minimum=1)
-    num_samples: int = option(60, "Number of texts", "Dataset", minimum=1)
-    texts: Optional[str] = option(None, HELP["texts"], "Dataset")
-    val_split: float = option(.15, "Share of the texts for validation", "Dataset", minimum=0, maximum=1)
-    test_split: float = option(.25, "Share of the texts for the test", "Dataset", minimum=0, maximum=1)
-    epochs: int = option(3, "Epochs; the one with the lowest validation loss is kept", "Training", minimum=1)
-    learning_rate: float = option(5e-4, "Learning rate of AdamW", "Training", minimum=0)
-    batch_size: int = option(8, "Texts in a step", "Training", minimum=1)
-    feature_layer: int = option(-1, "Layer whose residual stream is the head's input; -1 is the last", "Training")
-    output: Optional[str] = option(None, "Run folder, to resume from", "Output")
-    force_overwrite: bool = option(False, "Remove what is there and compute it again", "Output")
-    device: Optional[str] = option(None, HELP["device"], "Hardware")
-    dtype: Dtype = option("float32", "Precision of the model", "Hardware")
 
 # %% ../../nbs/introspection/88_self_modification.ipynb #719d0446
 def _names(config: SelfModificationConfig, option: str, known: Sequence[str]) -> list[str]:
