@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 from ..core import (BadData, BadInput, RunFolder, check_options, check_run_folder,
@@ -89,18 +89,23 @@ def _measure_all(config: BenchmarkConfig, suite: Suite, models: _Models, corpus:
     groups = np.asarray(group_texts(corpus.texts, corpus.groups))
     about = dict(suite=suite, texts=corpus.texts, groups=groups, split=split_groups(groups, .15, .3, config.seed),
                  seed=config.seed)
-    parts = []
+    parts, labels = [], _labels(models.names)
     for i, name in enumerate(models.names):
         for untrained in (False, True)[:1 + config.untrained]:
             place = run.path/"datasets"/"rows"/f"{i}{'-untrained' if untrained else ''}"
             parts.append(_measure_model(models[name], about | dict(untrained=untrained), place).assign(
-                model=f"{name}, untrained" if untrained else name, untrained=untrained, of=name))
+                model=f"{labels[i]}, untrained" if untrained else labels[i], untrained=untrained, of=labels[i]))
     found = pd.concat(parts, ignore_index=True)
     return found.reindex(columns=_COLUMNS)
 
 _COLUMNS = ["model", "untrained", "of", "address", "layer", "depth", "stratum", "atlas_r2", "cell", "task", "metric",
             "score", "low", "high", "control", "control_score", "lead", "lead_low", "lead_high", "verdict", "positive",
             "note"]
+
+def _labels(names: Sequence[str]) -> list[str]:
+    "What the models are called in tables: folders and files without the folders above, unless two are then the same."
+    short = [Path(name).name if Path(name).exists() else name for name in names]
+    return short if len(set(short)) == len(short) else list(names)
 
 def _measure_model(model: Any, about: dict[str, Any], place: Path) -> pd.DataFrame:
     "The rows of a model's neurons, each stored when it is made."

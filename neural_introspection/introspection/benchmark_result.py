@@ -4,6 +4,8 @@
 
 # %% ../../nbs/introspection/96_benchmark_result.ipynb #d9dd805f
 from __future__ import annotations
+import html
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 import numpy as np
@@ -125,8 +127,11 @@ def _figure(r: BenchmarkResult) -> Any:
     share = table.assign(share=table.positives/table.neurons).pivot(index="model", columns="column", values="share")
     words = {(row.model, row.column): f"{row.verdict}<br>lead {number_text(row.lead)}<br>{row.positives} of "
              f"{row.neurons}" for row in table.itertuples()}
-    figure = heat_map(share.reindex(models)[columns].to_numpy(), models, columns, f"Suite {r.about['suite']}",
-                      unit="share of neurons")
+    title = f"Suite {r.about['suite']}: the share of neurons with a positive answer"
+    figure = heat_map(share.reindex(models)[columns].to_numpy(), models, columns, title, unit="share")
     shown = [[words.get((m, c), "") for c in columns] for m in models]
     figure.data[0].update(text=shown, texttemplate="%{text}", zmin=0, zmax=1)
+    lines = ["<br>".join(textwrap.wrap(html.escape(column), 16)) for column in columns]
+    figure.update_layout(height=190 + 70*len(models))
+    figure.update_xaxes(tickangle=0, tickvals=columns, ticktext=lines)
     return figure
