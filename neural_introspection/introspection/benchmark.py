@@ -17,7 +17,7 @@ from ..core import (BadData, BadInput, RunFolder, check_options, check_run_folde
 from ..data import Corpus, group_texts, load_texts, split_groups
 from .benchmark_result import BenchmarkResult
 from neural_introspection.introspection.benchmark_tasks import (Suite, choose_neurons, measure_neuron,
-    read_suite, reinitialised)
+    named_neurons, read_suite, reinitialised)
 from .config import BenchmarkConfig
 from .dataset import text_hash
 from .result import write_figure
@@ -67,15 +67,17 @@ def run_benchmark(
     suite, found = read_suite(config.suite), _Models(config, given)
     check_run_folder(config.output_dir)
     corpus = load_texts(suite.texts, suite.num_samples, config.seed)
+    about = _split_texts(config, suite, corpus)
+    for name in found.names if isinstance(suite.neurons, tuple) else (): named_neurons(found[name], suite.neurons)
     identity = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output_dir", "force_overwrite")}
     identity |= dict(suite=plain(suite), texts=text_hash(corpus.texts),
                      models={name: model_identity(found[name]) for name in found.names})
     with open_run(config.output_dir, plain(identity), config.force_overwrite, _load) as run:
         if run.finished: return run.result
-        with run.stage("measure"): frame = _measure_all(config, suite, found, corpus, run)
-        about = dict(suite=suite.name, version=suite.version, tasks=plain(suite)["tasks"], texts=len(corpus),
-                     models=identity["models"], seed=config.seed)
-        result = BenchmarkResult(frame, plain(about))
+        with run.stage("measure"): frame = _measure_all(config, found, about, run)
+        kept = dict(suite=suite.name, version=suite.version, tasks=plain(suite)["tasks"], texts=len(corpus),
+                    models=identity["models"], seed=config.seed)
+        result = BenchmarkResult(frame, plain(kept))
         with run.stage("report"): _write(run, result)
         shutil.rmtree(run.path/"datasets"/"rows", ignore_errors=True)
     return result
@@ -83,12 +85,14 @@ def run_benchmark(
 def _load(path: Path) -> BenchmarkResult: return BenchmarkResult.load(path/"reports"/"benchmark")
 
 # %% ../../nbs/introspection/97_benchmark.ipynb #a39ecb5e
-def _measure_all(config: BenchmarkConfig, suite: Suite, models: _Models, corpus: Corpus,
-                 run: RunFolder) -> pd.DataFrame:
-    "The rows of every model and neuron; those that the run has are not made again."
+def _split_texts(config: BenchmarkConfig, suite: Suite, corpus: Corpus) -> dict[str, Any]:
+    "What all neurons are asked with. `BadInput` for too few groups of texts."
     groups = np.asarray(group_texts(corpus.texts, corpus.groups))
-    about = dict(suite=suite, texts=corpus.texts, groups=groups, split=split_groups(groups, .15, .3, config.seed),
-                 seed=config.seed)
+    return dict(suite=suite, texts=corpus.texts, groups=groups, split=split_groups(groups, .15, .3, config.seed),
+                seed=config.seed)
+
+def _measure_all(config: BenchmarkConfig, models: _Models, about: dict[str, Any], run: RunFolder) -> pd.DataFrame:
+    "The rows of every model and neuron; those that the run has are not made again."
     parts, labels = [], _labels(models.names)
     for i, name in enumerate(models.names):
         for untrained in (False, True)[:1 + config.untrained]:

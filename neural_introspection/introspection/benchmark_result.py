@@ -31,7 +31,7 @@ class BenchmarkResult(Result):
 
     def table(self) -> pd.DataFrame:
         """A row for each model, task and metric: neurons, missing, score, lead with interval, positives, how much
-        further it leads than the re-initialised model, verdict."""
+        further it leads than the re-initialised model and over how many pairs, verdict."""
         return _table(self.frame, self.about["seed"])
 
     def top(self, k: int = 10) -> pd.DataFrame:
@@ -69,11 +69,11 @@ def _line(part: pd.DataFrame, frame: pd.DataFrame, measured: pd.DataFrame, seed:
     "What a model's neurons say together on a task."
     model, task, metric = part[["model", "task", "metric"]].iloc[0]
     known = part[part.lead.notna()]
-    lead, over = _mean(known.lead, seed), _over_untrained(known, measured, seed)
+    lead, (over, pairs) = _mean_lead(known, seed), _over_untrained(known, measured, seed)
     return dict(neurons=len(part), missing=_missing(frame, model, task) + len(part) - len(known),
                 score=known.score.mean(), lead=lead.value, lead_low=lead.low, lead_high=lead.high,
                 positives=int(part.positive.sum()), over_untrained=over.value if over else np.nan,
-                over_low=over.low if over else np.nan, over_high=over.high if over else np.nan,
+                over_low=over.low if over else np.nan, over_high=over.high if over else np.nan, pairs=pairs,
                 verdict=_verdict(part, lead, over))
 
 def _missing(frame: pd.DataFrame, model: str, task: str) -> int:
@@ -82,20 +82,27 @@ def _missing(frame: pd.DataFrame, model: str, task: str) -> int:
 
 def _verdict(part: pd.DataFrame, lead: Difference, over: Difference | None) -> str:
     "A re-initialised model is compared with nothing: it is `shown` if it leads."
+    if not (part.positive.any() and part.lead_low.mean() > 0): return "not shown"
     return benchmark_verdict(lead, lead if part.untrained.iloc[0] else over, LEAST.get(part.metric.iloc[0], 0.))
+
+def _mean_lead(known: pd.DataFrame, seed: int) -> Difference:
+    "Over neurons; of a single one its own."
+    return Difference(*known[["lead", "lead_low", "lead_high"]].iloc[0]) if len(known) == 1 else _mean(known.lead, seed)
 
 def _mean(values: pd.Series, seed: int) -> Difference:
     "The mean over neurons with its interval; without values none."
     if not len(values): return Difference(np.nan, np.nan, np.nan)
     return Difference(*mean_interval(values.to_numpy(float), seed=seed))
 
-def _over_untrained(part: pd.DataFrame, measured: pd.DataFrame, seed: int) -> Difference | None:
-    "How much further the neurons lead than those of the re-initialised model in the same cells; None without it."
+def _over_untrained(part: pd.DataFrame, measured: pd.DataFrame, seed: int) -> tuple[Difference | None, int]:
+    """(how much further the neurons lead than those of the re-initialised model in the same cells, how many pairs); None
+    without it."""
     model, task, metric = part[["model", "task", "metric"]].iloc[0] if len(part) else ("", "", "")
     same = (measured.of == model) & (measured.task == task) & (measured.metric == metric)
     fresh = measured[same & measured.untrained.astype(bool)]
     pairs = part.set_index("cell").lead.sub(fresh.set_index("cell").lead).dropna()
-    return _mean(pairs, seed) if len(pairs) > 1 and not part.untrained.iloc[0] else None
+    if len(pairs) < 2 or part.untrained.iloc[0]: return None, 0
+    return _mean(pairs, seed), len(pairs)
 
 # %% ../../nbs/introspection/96_benchmark_result.ipynb #38311842
 def _sentence(r: BenchmarkResult) -> str:

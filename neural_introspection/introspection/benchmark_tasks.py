@@ -13,8 +13,8 @@ from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
-from neural_introspection.core import (BadData, BadInput, NeuronAddress, Target, check_options, make_config, option,
-    plain, yaml_values)
+from ..core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, Target, check_options,
+    make_config, option, plain, yaml_values)
 from ..core.files import shipped
 from .atlas import NeuronAtlas
 from .baselines import random_weights_model
@@ -22,7 +22,7 @@ from .card import make_card
 from .concepts import neuron_concepts
 from .dataset import ActivationDataset, ActivationDatasetGenerator, check_target
 from .evaluation import CardOptions
-from .injection import INJECTED, UNRELATED, detect_injection
+from .injection import INJECTED, NO_OP, UNRELATED, detect_injection
 from .neurofeedback import Direction, neurofeedback
 from .predictor import ActivationPredictor
 from .questions import Question
@@ -44,6 +44,7 @@ class NeuronData:
     dataset: ActivationDataset
     texts: Sequence[str]
     groups: Int[np.ndarray, "text"]
+    split: Shaped[np.ndarray, "text"]   # train, val or test
     seed: int = 0
 
     @property
@@ -103,9 +104,8 @@ class Report:
         control = min(report.leads, key=lambda name: report.leads[name].value)
         slope, lead = report.slopes["target"], report.slopes["difference"]
         follows = slope.value >= LEAST_SLOPE and slope.beats and lead.beats
-        known = report.verdict in ("introspects", "follows the neuron")
         return [_row("R²", report.score, control, report.observers[control].value, report.leads[control],
-                     report.verdict, known),
+                     report.verdict, report.verdict == "introspects"),
                 _row("slope", slope, "random neurons", report.slopes["random"].value, lead, report.verdict, follows)]
 
 def _in_chat(chat: str, model: Any) -> bool:
@@ -124,7 +124,7 @@ class Neurofeedback:
         "One row: the share of texts labelled right."
         direction = Direction(case.address.site, case.address.neuron)
         frame = neurofeedback(case.model, case.texts, {"neuron": direction}, case.groups, (self.examples,),
-                              tests=self.tests, seed=case.seed).to_frame()
+                              tests=self.tests, seed=case.seed, askable=case.split != "train").to_frame()
         own, others = frame[frame.who == "model"].iloc[0], frame[frame.who != "model"]
         best = others.loc[others.accuracy.idxmax()]
         lead = Difference(own.lead, own.lead_low, own.lead_high)
@@ -147,16 +147,24 @@ class Injection:
         "One row: d', the mean over the neurons."
         test, own = case.dataset.part("test").iloc[:self.texts], case.address
         width, chat = layer_width(case.model, str(own.layer_type)), _in_chat(self.chat, case.model)
-        drawn = np.random.default_rng(case.seed).permutation(np.delete(np.arange(width), own.neuron))[:self.others]
+        rng = np.random.default_rng([case.seed, own.layer, own.neuron])   # other draws for each neuron
+        drawn = rng.permutation(np.delete(np.arange(width), own.neuron))[:self.others]
         neurons = [own, *(NeuronAddress(own.site, int(n)) for n in drawn)]
         concepts = neuron_concepts(case.model, neurons, test.text.tolist(), test.group.to_numpy())
         questions = (dataclasses.replace(question, chat=chat) for question in (INJECTED, UNRELATED))
-        found = detect_injection(case.model, concepts, (self.strength,), *questions, seed=case.seed)
-        by = found.frame[found.frame.concept == "all"].set_index("control")
+        found = detect_injection(case.model, concepts, (self.strength,), *questions, seed=int(rng.integers(2**31)))
+        by = found.frame[found.frame.concept == "all"].set_index("control").drop(NO_OP)
+        by.loc["injected", _LEAD] = by.loc["injected", ["d", "low", "high"]].to_numpy()   # over its absence
+        unknown = by.index[by.lead_low.isna()].tolist()
+        if unknown: raise BadInput(f"{unknown[0]} has no interval: give more texts.")
         control, d = by.lead_low.idxmin(), by.loc["injected"]
-        lead = Difference(*by.loc[control, ["lead", "lead_low", "lead_high"]])
-        return [_row("d'", Difference(d.d, d.low, d.high), control, by.d[control], lead, found.verdict,
+        lead = Difference(*by.loc[control, _LEAD])
+        control = "nothing injected" if control == "injected" else control
+        beside = 0. if control == "nothing injected" else by.d[control]
+        return [_row("d'", Difference(d.d, d.low, d.high), control, beside, lead, found.verdict,
                      found.verdict == "detects")]
+
+_LEAD = ["lead", "lead_low", "lead_high"]
 
 # %% ../../nbs/introspection/95_benchmark_tasks.ipynb #d19ebbe8
 TASKS: dict[str, type] = {"reading": Reading, "report": Report, "neurofeedback": Neurofeedback, "injection": Injection}
@@ -211,6 +219,7 @@ def _check_suite(suite: Suite) -> None:
         raise BadInput(f"depths is {list(suite.depths)}, but must be numbers from 0 to 1.")
     named = isinstance(suite.neurons, tuple)
     for address in suite.neurons if named else (): NeuronAddress.parse(address)
+    if named and len(set(suite.neurons)) < len(suite.neurons): raise BadInput("neurons names a neuron twice.")
     for name in ("version", "num_samples", "neurons")[:2 if named else 3]:
         if not isinstance(getattr(suite, name), int) or getattr(suite, name) < 1:
             raise BadInput(f"{name} is {getattr(suite, name)}, but must be a whole number from 1.")
@@ -219,9 +228,10 @@ def _check_suite(suite: Suite) -> None:
 def choose_neurons(model: Any, suite: Suite, texts: Sequence[str], groups: Int[np.ndarray, "text"],
                    split: Shaped[np.ndarray, "text"], seed: int = 0) -> pd.DataFrame:
     "A row for each neuron: address, layer, depth, stratum (`read` or `not read`), atlas_r2."
-    if isinstance(suite.neurons, tuple): return _named_neurons(model, suite.neurons)
+    if isinstance(suite.neurons, tuple): return named_neurons(model, suite.neurons)
     train = np.flatnonzero(split == "train")
     depths = {depth: round(depth*max(0, model.cfg.n_layers - 2)) for depth in suite.depths}
+    depths = {depth: layer for layer, depth in {layer: depth for depth, layer in depths.items()}.items()}   # once each
     atlas = NeuronAtlas(model, layers=sorted(set(depths.values())), n_permutations=1, control_tasks=1, seed=seed)
     frame = atlas.probe([texts[i] for i in train], groups[train]).to_frame().dropna(subset="r2")
     rng, parts = np.random.default_rng(seed), []
@@ -233,7 +243,7 @@ def choose_neurons(model: Any, suite: Suite, texts: Sequence[str], groups: Int[n
             parts.append(drawn[["address", "layer"]].assign(depth=depth, stratum=stratum, atlas_r2=drawn.r2))
     return pd.concat(parts, ignore_index=True).drop_duplicates("address", ignore_index=True)
 
-def _named_neurons(model: Any, addresses: Sequence[str]) -> pd.DataFrame:
+def named_neurons(model: Any, addresses: Sequence[str]) -> pd.DataFrame:
     "`BadAddress` if the model has no such neuron."
     for address in addresses: check_target(model, Target.of(address))
     layers = np.array([NeuronAddress.parse(address).layer for address in addresses])
@@ -247,17 +257,19 @@ def measure_neuron(model: Any, part: dict[str, Any]) -> list[dict]:
     seed, suite = part.get("seed", 0), part["suite"]
     if part.get("untrained"): model = reinitialised(model, seed)
     data = ActivationDatasetGenerator(model, part["address"]).generate(part["texts"], part["groups"], part["split"])
-    case, found = NeuronData(model, data, part["texts"], part["groups"], seed), []
+    case, found = NeuronData(model, data, part["texts"], part["groups"], part["split"], seed), []
     for name, task in suite.tasks.items():
         try: rows = task.rows(case)
-        except (BadInput, BadData) as error: rows = [dict(verdict="not measured", positive=False, note=str(error))]
+        except Cancelled: raise
+        except NeuralIntrospectionError as error:
+            rows = [dict(verdict="not measured", positive=False, note=str(error))]
         found += [dict(task=name) | row for row in rows]
     return plain(found)
 
 _NEW: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 def reinitialised(model: Any, seed: int) -> Any:
-    "The model with new weights; the same one for all its neurons."
+    "The model with new weights, others than those of the card's controls; the same one for all its neurons."
     made, of = _NEW.get(model, (None, None))
-    if of != seed: made, _ = _NEW[model] = random_weights_model(model, seed), seed
+    if of != seed: made, _ = _NEW[model] = random_weights_model(model, seed + 1_000_003), seed
     return made

@@ -63,6 +63,7 @@ def texts_ending_in(
         kept[-1] = kept[-1].strip(".,:;()\"'") or kept[-1]
         found.append((" ".join(kept), name, group))
     found = list({text: (text, name, group) for text, name, group in found}.values())
+    if not found: raise BadInput("no text has one of the words, or more than four words: give other texts or words.")
     kept_texts, names, kept_groups = zip(*found)
     return list(kept_texts), list(names), np.array(kept_groups)
 
@@ -188,7 +189,8 @@ class Trials:
     def logits(self, rows: Sequence[int], added: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         "Of the token that follows, with a vector added in each row."
         stream = torch.nn.utils.rnn.pad_sequence([self.streams[i] for i in rows], batch_first=True)
-        if self.span == "behind": stream = torch.nn.functional.pad(stream, (0, 0, 0, 1))
+        if self.span == "behind" and stream.shape[1] < self.model.cfg.n_ctx:   # else the longest has no place behind it
+            stream = torch.nn.functional.pad(stream, (0, 0, 0, 1))
         where = self._where(rows, stream.shape[1])[..., None].to(stream)
         moved = (stream + where*added[:, None].to(stream)).to(model_device(self.model))
         batch = token_batch(self.model, [self.prompts.ids[i] for i in rows])

@@ -46,7 +46,7 @@ class Draws:
     @staticmethod
     def of(groups: Shaped[np.ndarray, "trial"], concepts: int, n_resamples: int = 1000, seed: int = 0) -> Draws:
         names = np.unique(groups)
-        drawn = [_as_many(resamples(np.arange(n), n_resamples, seed + i).counts, n_resamples, seed)
+        drawn = [_as_many(resamples(np.arange(n), n_resamples, seed + i).counts, n_resamples, seed + i)
                  for i, n in enumerate((len(names), concepts))]
         return Draws(names, *drawn)
 
@@ -103,8 +103,11 @@ def with_ends(draws: Draws, sample: Float[np.ndarray, "resample concept"],
     "(value, low, high) of one concept over texts, or of the mean over concepts, over texts and concepts."
     if concept is not None: one, count = sample[:, concept], len(draws.groups)
     else:
-        weights, count = draws.concepts, min(len(draws.groups), sample.shape[1])
-        one = (sample*weights).sum(1)/weights.sum(1)
+        known, count = np.isfinite(sample), min(len(draws.groups), sample.shape[1])
+        weights = draws.concepts*known   # a resample of the texts may have none of a concept
+        total = weights.sum(1)
+        one = (np.where(known, sample, 0.)*weights).sum(1)/np.where(total > 0, total, np.nan)
+        if not known[0].all(): one = np.full(len(one), np.nan)   # a concept of which nothing is known
     return float(one[0]), *interval(one, count)
 
 # %% ../../nbs/introspection/89_injection.ipynb #8c346f4b
@@ -381,6 +384,8 @@ def identify_injection(
 ) -> pd.DataFrame:
     "The share of trials whose answer names the concept, with an interval over texts and concepts, by strength."
     answers = tuple(words or concepts.names)
+    if len(answers) != len(concepts.names):
+        raise BadInput(f"there are {len(answers)} words for {len(concepts.names)} concepts: give one for each.")
     questions = {"asked": Question(template, answers), "not asked": Question("{text}", answers)}
     check_concept_layer(concepts, layer)
     for question in questions.values(): make_prompts(model, concepts.texts, question)

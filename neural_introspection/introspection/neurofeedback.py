@@ -10,7 +10,7 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from ..activations import capture
 from ..core import BadInput, Result, plain, progress, site_name
@@ -161,10 +161,11 @@ def neurofeedback(
     question: Question = Question("{text} ->", ("0", "1")),
     tests: int = 64,                                       # texts that are asked about
     seed: int = 0,
+    askable: Optional[Bool[np.ndarray, "text"]] = None,    # texts that may be asked about, by group; the others are shown
 ) -> Neurofeedback:
     """Accuracy of the model, of observers, and of the model with shuffled labels in the examples. `BadInput` for odd
     counts, too few texts, or examples that do not fit into the context."""
-    pool, asked, groups = _sides(texts, groups, tests, seed)
+    pool, asked, groups = _sides(texts, groups, tests, seed, askable)
     odd = [count for count in counts if count % 2 or count < 0]
     if odd: raise BadInput(f"{odd[0]} examples cannot be as many of either label: give even numbers.")
     if len(question.answers) != 2: raise BadInput(f"there are {len(question.answers)} answers: give two, low and high.")
@@ -182,12 +183,13 @@ def neurofeedback(
     columns = ["direction", "examples", "who", "accuracy", "low", "high", "lead", "lead_low", "lead_high"]
     return Neurofeedback(pd.concat(parts, ignore_index=True)[columns], plain(about))
 
-def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], tests: int, seed: int) -> tuple:
+def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], tests: int, seed: int,
+           askable: Optional[Bool[np.ndarray, "text"]] = None) -> tuple:
     "(texts that are shown, texts that are asked about, groups), by group."
     groups = np.arange(len(texts)) if groups is None else np.asarray(groups)
     names = np.random.default_rng(seed).permutation(np.unique(groups))
     if len(names) < 4: raise BadInput(f"{len(names)} groups of texts are too few: give at least 4.")
-    shown = np.isin(groups, names[:len(names)//2])
+    shown = np.isin(groups, names[:len(names)//2] if askable is None else groups[~askable])
     asked = np.random.default_rng(seed).permutation(np.flatnonzero(~shown))[:tests]
     return np.flatnonzero(shown), np.sort(asked), groups
 

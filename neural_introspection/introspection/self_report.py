@@ -61,7 +61,7 @@ class SelfReport(Result):
     leads: dict[str, Difference]       # how much better the reports are than each observer
     set_score: Score                   # of the reports, while the neuron has the value of another text
     swapped: dict[str, Score]          # of the reports with another text's stream, for its value and for their own
-    slopes: dict[str, Difference]      # of the report over the value: target; size for random; difference of sizes
+    slopes: dict[str, Difference]      # of the report over the value: target; size for random; difference
     mass: float                        # the answers' share of the next token's probability
     change: Optional[dict[str, float]]   # what learning did to the neuron and the language model; None: no learning
     reports: pd.DataFrame              # text, group, actual, reported, set_to, reported_set, said
@@ -248,9 +248,10 @@ def _change(asked: Asked, learned: Learned, current: Float[np.ndarray, "test"],
 
 # %% ../../nbs/introspection/75_self_report.ipynb #ac484550
 def _slopes(frame: pd.DataFrame) -> dict[str, Difference]:
-    "Means over groups of texts: the target's slope, the size of random ones, and how much larger its own is."
+    "Means over groups of texts: the target's slope, the size of random ones, and how much larger the slope is."
     size = frame.assign(slope=frame.slope.abs()).pivot_table(index="text", columns="neuron", values="slope")
     target = frame[frame.neuron == "target"].set_index("text").slope
     group = frame.groupby("text").group.first().to_numpy()
-    columns = {"target": target.loc[size.index], "random": size.random, "difference": size.target - size.random}
+    columns = {"target": target.loc[size.index], "random": size.random,
+               "difference": target.loc[size.index] - size.random}
     return {name: Difference(*mean_interval(values.to_numpy(), group)) for name, values in columns.items()}

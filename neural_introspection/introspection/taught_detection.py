@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..core import BadInput, NeuralIntrospectionError, Target, progress, site_name
 from .questions import Question
+from ..models import model_name
 from .replay import lowest_block
 from .reporting import Learned, Learning
 from .trainer import seeded
@@ -43,6 +44,10 @@ def teach_detection(
     check_concept_layer(concepts, layer)
     check_asked(model, concepts, strengths, (question, unrelated), "last")
     if question.answers != unrelated.answers: raise BadInput("the two questions have different answers: give the same.")
+    if learning.hold or learning.set_share or learning.epochs < 1:
+        raise BadInput("a detector is taught for one epoch or more, without hold and set_share: leave these out.")
+    if next(model.parameters()).dtype == torch.float16:
+        raise BadInput(f"{model_name(model)} cannot be taught in float16: load it in float32 or bfloat16.")
     unknown = [kind for kind in negatives if kind not in NEGATIVES]
     if unknown: raise BadInput(f"{unknown[0]!r} is unknown: choose from {', '.join(NEGATIVES)}.")
     stream = Target(site_name("resid_post", layer), None)
@@ -50,7 +55,8 @@ def teach_detection(
     if lowest_block(names) <= layer:
         raise BadInput(f"only what is behind layer {layer} may learn: unfreeze from {layer + 1} on.")
     lessons = _Lessons.of(model, concepts, layer, strengths, question, unrelated, negatives, learning.seed)
-    rank, losses = learning.unfreeze.rank if learning.unfreeze.strategy == "lora" else 0, []
+    rank = learning.unfreeze.rank if learning.unfreeze.strategy == "lora" else 0
+    with torch.no_grad(): losses = [float(lessons.loss(128, np.random.default_rng(learning.seed)))]
     with seeded(learning.seed), trainable(model, names, rank) as found:
         optimizer = torch.optim.AdamW(found.parameters.values(), learning.learning_rate, weight_decay=.01)
         for epoch in progress(range(learning.epochs), "learning to detect", unit="epoch"):
@@ -64,7 +70,7 @@ def teach_detection(
             if not np.isfinite(some).all():
                 raise NeuralIntrospectionError(f"the loss is not finite in epoch {epoch + 1}: lower the learning rate.")
             losses += [float(np.mean(some))]
-        return Learned(found.weights(), (losses[0], *losses), len(losses))
+        return Learned(found.weights(), tuple(losses), learning.epochs)
 
 # %% ../../nbs/introspection/91_taught_detection.ipynb #7f401375
 @dataclass(frozen=True)
