@@ -95,8 +95,8 @@ def _mean(values: pd.Series, seed: int) -> Difference:
     return Difference(*mean_interval(values.to_numpy(float), seed=seed))
 
 def _over_untrained(part: pd.DataFrame, measured: pd.DataFrame, seed: int) -> tuple[Difference | None, int]:
-    """(how much further the neurons lead than those of the re-initialised model in the same cells, how many pairs); None
-    without it."""
+    """(how much further the neurons lead than those of the re-initialised model in the same cells, how many pairs);
+    None without it."""
     model, task, metric = part[["model", "task", "metric"]].iloc[0] if len(part) else ("", "", "")
     same = (measured.of == model) & (measured.task == task) & (measured.metric == metric)
     fresh = measured[same & measured.untrained.astype(bool)]

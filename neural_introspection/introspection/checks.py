@@ -94,13 +94,16 @@ def _lead(d: Difference) -> str:
 _BEATEN = ("mean", "most frequent bin", "last token", "input only", "shuffled targets", "random weights", "other model")
 
 def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
-    "Whether the head beats each baseline; `not measured` without another model."
+    "Whether the head beats each baseline; `not measured` for those that were not made."
     found = []
     for name, c in baselines.items():
         if name not in _BEATEN: continue
         words = f"{name}: {number_text(c.score.value)}, and the head is {_lead(c.head_minus)}"
         found.append(Check(f"beats {name}", c.head_minus.value, c.head_minus.beats, words))
-    if "other model" not in baselines: found += [Check("beats other model", None, None, "no other model was given")]
+    least = ("mean",) if "most frequent bin" not in baselines else ()
+    for name in (*least, "last token", "input only", "shuffled targets", "random weights", "other model"):
+        words = "no other model was given" if name == "other model" else f"{name}: not made"
+        if name not in baselines: found.append(Check(f"beats {name}", None, None, words))
     return found
 
 # %% ../../nbs/introspection/57_checks.ipynb #4ccbeebc
@@ -152,6 +155,7 @@ def own_output_check(case: Case, baselines: dict[str, Compared], predictions: di
     if label == "same site": return Check("own output", None, False, words)
     if case.predictor.target.neurons is None:
         return Check("own output", None, False, f"{words}; a norm's own output cannot be removed")
+    if "own output removed" not in predictions: return Check("own output", None, None, f"{words}; not measured")
     removed = predictions["own output removed"]
     beaten = [n for n, c in baselines.items() if n in _BEATEN and c.head_minus.beats]
     lost = [n for n in beaten if not case.minus(removed, predictions[n]).beats]
@@ -192,7 +196,8 @@ _SIMPLE = ("mean", "most frequent bin", "last token", "input only", "shuffled ta
 # %% ../../nbs/introspection/57_checks.ipynb #fead3103
 def frozen_check(case: Case, baselines: dict[str, Compared], predictions: dict[str, Rows]) -> list[Check]:
     "`readable when frozen`: whether a head on the base model beats what the trained one beats, for a model that was trained."
-    if "frozen head" not in predictions: return []
+    if "frozen head" not in predictions:
+        return [Check("readable when frozen", None, None, "not made")] if case.predictor.weights else []
     frozen, beaten = predictions["frozen head"], [n for n, c in baselines.items() if n in _SIMPLE and c.head_minus.beats]
     lost = [n for n in beaten if not case.minus(frozen, predictions[n]).beats]
     value = baselines["frozen head"].score.value

@@ -229,7 +229,12 @@ def measure_ensemble(
     members = list_members(_layers(model, target, layers), tuple(heads), tuple(seeds))
     if n_splits < 1 or not levels or not all(0 < level < 1 for level in levels):
         raise BadInput("give at least one split, and levels between 0 and 1.")
+    if len(members) < 2: raise BadInput("one member has no spread: give more layers, heads or seeds.")
     dataset = _dataset(model, target, texts, groups, token_pos, others, seed)
+    calibrating = dataset.part("test").group.nunique()//2
+    if max(levels) > calibrating/(calibrating + 1):
+        raise BadInput(f"{calibrating} groups of texts calibrate, too few for intervals of {max(levels):.0%}: give "
+                       "more texts, or lower levels.")
     if shuffle: dataset = dataset.with_values(np.random.default_rng(seed).permutation(dataset.values()))
     sites = {site_name("resid_post", layer): None for layer in dict.fromkeys(m.layer for m in members)}
     found = collect_activations(model, dataset.tokens, sites).values
@@ -252,7 +257,9 @@ def _dataset(model: Any, target: Target, texts: Sequence[str], groups: Optional[
     "Rows of the split `train`, `val`, `test`, and `other` for texts of another sort, each of them a group."
     groups = np.asarray(group_texts(texts) if groups is None else groups)
     split = split_groups(groups, .2, .4, seed).tolist() + ["other"]*len(others)
-    own = np.r_[groups, groups.max() + 1 + group_texts(others) if len(others) else []].astype(int)
+    numbers = np.unique(groups, return_inverse=True)[1]
+    beside = [numbers.max() + 1 + np.asarray(group_texts(others))] if len(others) else []
+    own = np.concatenate([numbers, *beside]).astype(int)
     generator = ActivationDatasetGenerator(model, target, token_pos)
     return generator.generate([*texts, *others], own.tolist(), split)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from ..core import BadData, progress, read_tensors, write_tensors
+from ..core import BadData, BadInput, progress, read_tensors, write_tensors
 from .baselines import (Rows, control_rows, control_task, input_features,
     other_features, predict_rows, random_weights_model, seen_tokens, selectivity, shuffle_targets, simple_guess,
     split_rows, stacked_control_rows, without_own_output)
@@ -31,12 +31,15 @@ from ..stats import (METRICS, ClassScore, Difference, Score, difference, interva
 from ..stats.bootstrap import Resamples
 
 # %% auto #0
-__all__ = ['CardOptions']
+__all__ = ['CONTROLS', 'CardOptions']
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #027914b1
 SHUFFLES, TASKS = 5, 3     # heads trained on shuffled targets, and on control tasks
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #52a35961
+CONTROLS = ("mean", "most frequent bin", "last token", "input only", "shuffled", "random weights", "untrained",
+            "other model", "frozen head", "fixed targets", "own output removed", "control task")
+
 @dataclass(frozen=True)
 class CardOptions:
     "What a card is made with, besides the trained head and its data."
@@ -44,7 +47,11 @@ class CardOptions:
     seed: int = 0
     n_resamples: int = 1000          # of the bootstrap
     folder: Optional[Path] = None    # where finished controls are kept, to resume a killed run
-    controls: Optional[tuple[str, ...]] = None   # those that are made (names of `_makers`); None: all that apply
+    controls: Optional[tuple[str, ...]] = None   # of `CONTROLS`, those that are made where they apply; None: all
+
+    def __post_init__(self):
+        unknown = [name for name in self.controls or () if name not in CONTROLS]
+        if unknown: raise BadInput(f"there is no control {unknown[0]!r}: choose from {', '.join(CONTROLS)}.")
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #8bec6dc9
 @dataclass(frozen=True)
@@ -117,7 +124,8 @@ class Case:
 def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"], name: str) -> Rows:
     "Predictions of the same unfrozen training of a model, with targets held at their original values."
     fresh = dataclasses.replace(case.predictor, model=model, weights={}).untrained(case.trainer.seed)
-    dataclasses.replace(case.trainer, predictor=fresh, moving_target=False, folder=case.folder and case.folder/name,
+    penalty = case.trainer.drift_penalty if model is case.predictor.model else 0.   # another's neuron never was the data's
+    dataclasses.replace(case.trainer, predictor=fresh, moving_target=False, drift_penalty=penalty, folder=case.folder and case.folder/name,
                         track_gradients=False, track_activations=False).fit(case.dataset, features)
     return predict_rows(fresh, case.dataset, fresh.features(case.dataset.tokens), "test")
 

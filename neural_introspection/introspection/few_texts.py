@@ -17,7 +17,7 @@ from .dataset import Activations, collect_activations
 from .predictor import own_weights, ridge_by_groups
 from .trainer import seeded
 from ..models import check_layer, check_sites, describe, layer_width
-from ..stats import mean_interval, paired_difference
+from ..stats import mean_interval, paired_difference, varies
 
 # %% auto #0
 __all__ = []
@@ -107,8 +107,8 @@ def train_reader(layers: Sequence[LayerRows], steps: int = STEPS, seed: int = 0)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         for step in progress(range(steps), "reader", unit="step"):
             x, weights, values = layers[step % len(layers)]
-            rows = torch.randint(len(x), (min(ROWS, len(x)),))
-            error = (reader(x[rows], weights) - values[rows])/values.std(0).clamp(min=1e-3)
+            rows, spread = torch.randint(len(x), (min(ROWS, len(x)),)), values.std(0)
+            error = ((reader(x[rows], weights) - values[rows])/spread)[:, spread > 1e-3]   # without constant neurons
             optimizer.zero_grad()
             error.square().mean().backward()
             optimizer.step()
@@ -140,7 +140,8 @@ def _neuron_r2(values: Float[Tensor, "row neuron"],
                predicted: Float[Tensor, "row neuron"]) -> Float[np.ndarray, "neuron"]:
     from sklearn.metrics import r2_score
     found = r2_score(values.double().numpy(), predicted.double().numpy(), multioutput="raw_values")
-    return np.maximum(found, LOWEST)
+    constant = [not varies(column) for column in values.double().numpy().T]
+    return np.where(constant, np.nan, np.maximum(found, LOWEST))
 
 # %% ../../nbs/introspection/92_few_texts.ipynb #7ddb96ef
 READERS = ("reader", "closed form", "other neuron's weights", "from scratch")
@@ -172,7 +173,7 @@ def _curves(reader: Reader, pool: LayerRows, test: LayerRows, text: Int[np.ndarr
 # %% ../../nbs/introspection/92_few_texts.ipynb #f26f4bcb
 @dataclass(frozen=True, repr=False)
 class FewTexts(Result):
-    "R² of neurons that a reader never saw, by the number of texts that it was adapted with, beside ridge from scratch."
+    "R² of neurons that a reader never saw, by the number of texts it was adapted with, beside ridge from scratch."
     frame: pd.DataFrame   # neurons, texts, reader, r2 (mean over neurons), low, high, median, count
     leads: pd.DataFrame   # neurons, texts, against, lead (of the reader), low, high, p
     about: dict
@@ -188,9 +189,11 @@ class FewTexts(Result):
             at = self.frame[self.frame.neurons == neurons].set_index(["reader", "texts"]).r2
             few = self.leads[(self.leads.neurons == neurons) & (self.leads.against == "from scratch")]
             ahead = [str(row.texts) for row in few.itertuples() if row.low > 0]
-            first = self.lead(neurons, 0, "closed form")
-            parts.append(f"{neurons}: R² {at['reader', 0]:.2f} without a text (closed form {at['closed form', 0]:.2f}, "
-                         f"{'beaten' if first.low > 0 else 'not beaten'}), ahead of ridge from scratch at "
+            least = int(self.frame.texts.min())
+            first = self.lead(neurons, least, "closed form")
+            parts.append(f"{neurons}: R² {at['reader', least]:.2f} with {least} texts (closed form "
+                         f"{at['closed form', least]:.2f}, {'beaten' if first.low > 0 else 'not beaten'}), "
+                         f"ahead of ridge from scratch at "
                          f"{' and '.join(ahead) or 'no number of'} texts")
         return f"A reader given the neuron's weights, {self.about['model']['name']}; {'; '.join(parts)}."
 

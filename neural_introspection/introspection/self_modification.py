@@ -15,7 +15,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from ..activations import SelectedTokens, parse_position, select_tokens
-from ..core import (BadData, BadInput, Result, Target, check_run_folder, open_run,
+from ..core import (BadData, BadInput, Cancelled, NeuralIntrospectionError, Result, Target,
+    check_run_folder, open_run,
     plain, read_json, require, resolve_call, site_name, write_frame, write_json)
 from ..data import group_texts, load_texts, split_groups
 from .baselines import shuffle_targets
@@ -99,7 +100,7 @@ class Point:
     seed: int
 
     @property
-    def file(self) -> str: return f"{self.unfreeze}-{self.target_values}-{self.penalty:g}-{self.seed}.json"
+    def file(self) -> str: return f"{self.unfreeze}-{self.target_values}-{self.penalty!r}-{self.seed}.json"
 
 def sweep_points(config: SelfModificationConfig, changes: dict[str, bool]) -> list[Point]:
     "Every point; where the neuron cannot change, target values and penalty decide nothing, so that there is one."
@@ -155,7 +156,11 @@ def make_point(model: Any, part: tuple[SelfModificationConfig, Point, Material])
                                unfreeze=unfreezing_for(config, point.unfreeze),
                                moving_target=point.target_values == "recomputed", drift_penalty=point.penalty)
     learned_from = shuffle_targets(m.dataset, point.seed) if point.target_values == "shuffled" else m.dataset
-    training = trainer.fit(learned_from, m.features)
+    try: training = trainer.fit(learned_from, m.features)
+    except (BadInput, BadData, Cancelled): raise
+    except NeuralIntrospectionError as error:   # a loss that is not finite; the other points go on
+        return plain(dataclasses.asdict(point) | dict.fromkeys(_VALUES_OF_ROW, np.nan) | dict(
+            verdict="not finite", why=str(error), collapse=False, rows=0, groups=0, epoch=-1))
     beside = dataclasses.replace(trainer, batch_size=rows)   # trains the control heads
     card = judge(Case(beside, training, m.dataset, m.features, CardOptions(seed=point.seed, controls=CONTROLS)))
     row = dataclasses.asdict(point) | row_of(card) | dict(epoch=training.best_epoch)
@@ -164,6 +169,8 @@ def make_point(model: Any, part: tuple[SelfModificationConfig, Point, Material])
 
 # %% ../../nbs/introspection/88_self_modification.ipynb #6109c69c
 UNCHANGED = dict(std_ratio=1., kl=0., perplexity_ratio=1.)   # of a model that was frozen
+_VALUES_OF_ROW = (*(f"{name}{end}" for name in ("r2", "r2_now", *UNCHANGED) for end in ("", "_low", "_high")),
+                  "dead_share", "frozen_r2", "shuffled_r2")
 
 def row_of(card: IntrospectionCard) -> dict[str, Any]:
     "What a card says of a point: values with the ends of their 95 % intervals over groups of test texts."
@@ -191,6 +198,7 @@ def pareto(values: Float[np.ndarray, "point objective"]) -> Bool[np.ndarray, "po
 # %% ../../nbs/introspection/88_self_modification.ipynb #01581f1b
 MEASURES = ("r2", "r2_now", "std_ratio", "kl", "perplexity_ratio", "dead_share", "frozen_r2", "shuffled_r2")
 KEYS = ["unfreeze", "target_values", "penalty"]
+FOUND = ("readable", "unrefuted", "learned")   # verdicts of a card that say that something was found
 
 @dataclass(frozen=True, repr=False)
 class SelfModification(Result):
@@ -202,14 +210,18 @@ class SelfModification(Result):
 
     def points(self) -> pd.DataFrame:
         """A row for each point: means over seeds with 95 % intervals (of one seed: over its test texts), verdicts, and
-        in how many seeds a check of collapse failed (`collapsed`) and training improved nothing (`untrained`)."""
+        in how many seeds a check of collapse failed (`collapsed`), training improved nothing (`untrained`) and the
+        verdict says that something was found (`found`)."""
         groups = self.frame.groupby(KEYS, sort=False)
         return pd.DataFrame([_over_seeds(dict(zip(KEYS, key)), part) for key, part in groups])
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        "The points that did not collapse, without shuffled ones: the best mean R² against the original values first."
+        """The points with something found in every seed, without collapse and shuffled ones, and without those that
+        kept the weights before training: the best mean R² against the original values first."""
         of = self.points()
-        kept = of[(of.collapsed == 0) & (of.target_values != "shuffled")].sort_values("r2", ascending=False)
+        idle = of.unfreeze.map(self.about["changes"]) & (of.untrained > of.seeds/2)
+        kept = of[(of.found == of.seeds) & (of.collapsed == 0) & ~idle & (of.target_values != "shuffled")]
+        kept = kept.sort_values("r2", ascending=False)
         return kept.head(k).reset_index(drop=True)
 
     def frontier(self, costs: Sequence[str] = ("std_ratio", "perplexity_ratio")) -> pd.DataFrame:
@@ -225,14 +237,14 @@ def _over_seeds(key: dict, part: pd.DataFrame) -> dict[str, Any]:
     row = dict(key)
     for name in MEASURES:
         known = part[name][np.isfinite(part[name])]
-        ends = mean_interval(known.to_numpy(float)) if len(known) else (np.nan,)*3
+        ends = mean_interval(known.to_numpy(float)) if len(known) == len(part) else (np.nan,)*3   # of all seeds or none
         names = [name, f"{name}_low", f"{name}_high"]
         if len(part) == 1 and set(names) <= set(part): ends = part[names].iloc[0]   # over groups of its test texts
         row |= dict(zip(names, map(float, ends)))
     counts = Counter(part.verdict)
     words = ", ".join(name if len(counts) == 1 else f"{name} {n}" for name, n in counts.most_common())
     return row | dict(verdict=words, collapsed=int(part.collapse.sum()), untrained=int((part.epoch == 0).sum()),
-                      seeds=len(part))
+                      found=int(part.verdict.isin(FOUND).sum()), seeds=len(part))
 
 def _cost(points: pd.DataFrame, name: str) -> Float[np.ndarray, "point"]:
     "How far a measure is from an unchanged model's; ratios by their logarithm, and a lower perplexity costs nothing."
@@ -296,9 +308,13 @@ def frontier_figure(result: SelfModification, x: str) -> Any:
 # %% ../../nbs/introspection/88_self_modification.ipynb #18999282
 def _collapses(points: pd.DataFrame) -> str:
     "How many points collapse in most seeds, such as `2 of 4 without a penalty, 0 of 4 with 10`."
-    parts = [(f"with {p:g}" if p else "without a penalty", (part.collapsed > part.seeds/2).sum(), len(part))
-             for p, part in points.groupby("penalty")]
-    return ", ".join(f"{n} of {many} {words}" for words, n, many in parts)
+    parts = []
+    for penalty, part in points.groupby("penalty"):
+        idle = int((part.untrained > part.seeds/2).sum())
+        price = f"with {penalty:g}" if penalty else "without a penalty"
+        words = f"{(part.collapsed > part.seeds/2).sum()} of {len(part)} {price}"
+        parts.append(f"{words} ({idle} kept the weights before training)" if idle else words)
+    return ", ".join(parts)
 
 def sweep_words(result: SelfModification) -> str:
     "One sentence: collapse by target values and penalty, and the best point that did not, beside a frozen head."
@@ -308,10 +324,13 @@ def sweep_words(result: SelfModification) -> str:
     most = f" in most of {about['seeds']} seeds" if about["seeds"] > 1 else ""
     words = f"Points that collapse{most}, for {about['target']}: {'; '.join(found) or 'none can'}"
     best = result.top(1)
-    if best.empty: return f"{words}; no point is free of collapse."
-    b = best.iloc[0]
-    return (f"{words}; the best without collapse ({b.unfreeze}, {b.target_values}, penalty {b.penalty:g}) predicts the "
-            f"original values with R² {b.r2:.2f} ({b.r2_low:.2f} to {b.r2_high:.2f}; a frozen head {b.frozen_r2:.2f}) "
+    broken = int((result.frame.verdict == "not finite").sum())
+    words += f"; {broken} trainings ended in losses that are not finite" if broken else ""
+    if best.empty: return f"{words}; no point without collapse predicts anything."
+    b, many = best.iloc[0], len(result.top(len(points)))
+    return (f"{words}; the best of {many} without collapse by test score ({b.unfreeze}, {b.target_values}, penalty "
+            f"{b.penalty:g}; {b.verdict}) predicts the original values with R² {b.r2:.2f} ({b.r2_low:.2f} to "
+            f"{b.r2_high:.2f}; a frozen head {b.frozen_r2:.2f}) "
             f"at {b.perplexity_ratio:.3g} times the perplexity.")
 
 # %% ../../nbs/introspection/88_self_modification.ipynb #a1abdd2c

@@ -122,7 +122,7 @@ def _cpu_ms(work: Callable[[], Any], rows: int, repeat: int = 3) -> float:
     return 1e6*min(times)/rows
 
 def _model_parameters(model: Any, layer: int) -> int:
-    "How many weights of the model are needed up to a layer."
+    "How many weights the model has up to and including a layer, its last output matrix too."
     blocks = {name: weight_place(name)[0] for name in named_weights(model)}
     first = ("embed", "pos")   # what is read before the first block
     read = [name for name, at in blocks.items() if (name.startswith(first) if at is None else at <= layer)]
@@ -152,8 +152,10 @@ class Students(Result):
                  f"{row.parameters/about['parameters']:.0%} of its parameters and {row.ms/about['ms']:.0%} of its "
                  f"CPU time" for sees, name in names.items() for row in [kinds.get(sees)] if row is not None]
         chance = f"; with shuffled values {kinds['control'].r2:.2f}" if "control" in kinds else ""
-        return (f"Median R² over {about['neurons']:,} neurons of {about['model']['name']}, the best students: "
-                f"{'; '.join(words)}{chance}.")
+        own = " (the neurons of that layer and below are in it: `by_layer` has the others)"
+        leaks, many = own if "stream" in kinds else "", f"{about['neurons']:,} neurons of {about['model']['name']}"
+        return (f"Median R² over {many}, the best student of each kind by test score: "
+                f"{'; '.join(words)}{leaks}{chance}.")
 
     def plot(self, cost: str = "ms") -> Any:
         "Fidelity over cost: `ms` or `parameters` (a plotly figure)."
@@ -297,11 +299,13 @@ def _ridge_students(run: _Run, values: dict[str, Float[Tensor, "row neuron"]], p
         def work() -> tuple:
             table = torch.cat([(embedding - embedding.mean(0)) @ axes[:plan.dims].T, torch.zeros(1, plan.dims)])
             student = fit_student(plan, table, run.seen(plan, "train"), values["train"], run.groups("train"), seed)
+            ids = run.seen(plan, "test")   # tables get theirs before the clock runs, too
+            def seen() -> Any: return ids if plan.layer is None else run.seen(plan, "test")
             single, model = student.only(one), 0 if plan.layer is None else _model_parameters(run.model, plan.layer)
             sees = "control" if plan.shuffled else "tokens" if plan.layer is None else "stream"
             cost = dict(sees=sees, parameters=student.parameters + model,
-                        ms=_cpu_ms(lambda: student.predict(run.seen(plan, "test")), rows),
-                        one_ms=_cpu_ms(lambda: single.predict(run.seen(plan, "test")), rows))
+                        ms=_cpu_ms(lambda: student.predict(seen()), rows),
+                        one_ms=_cpu_ms(lambda: single.predict(seen()), rows))
             return student.predict(run.seen(plan, "test")), cost, run.leakage(plan)
         return work
     return [(str(plan), fitted(plan)) for plan in plans]
