@@ -31,6 +31,8 @@ import jupyter_client.session
 import scipy.stats
 import sklearn.linear_model
 import torch._dynamo   # with the first optimizer
+import tqdm.asyncio
+import tqdm.auto
 import tyro
 import xarray
 import zarr
@@ -70,6 +72,8 @@ def become(asked, files):
     random.seed()
     tempfile.tempdir = None
     exec(asked["first"], {})
+    if not any("ipykernel" in word for word in asked["words"]):   # bars of a kernel go to stdout, those of a shell do not
+        tqdm.auto.tqdm = tqdm.asyncio.tqdm_asyncio
     if "PLOTLY_RENDERER" in os.environ: renderers.default = os.environ["PLOTLY_RENDERER"]
     kind, sys.argv, sys.path[0] = None, list(itertools.dropwhile({"-u", "-B"}.__contains__, asked["words"])), ""
     if sys.argv[0] in ("-c", "-m"): kind, *sys.argv = sys.argv

@@ -13,8 +13,8 @@ from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
-from ..core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, Target, check_options,
-    make_config, option, plain, yaml_values)
+from ..core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, Target,
+    check_options, make_config, option, plain, yaml_values)
 from ..core.files import shipped
 from .atlas import NeuronAtlas
 from .baselines import random_weights_model

@@ -58,10 +58,10 @@ def _trainer(model: Any, dataset: ActivationDataset, member: Member) -> Predicto
 @torch.no_grad()
 def _predicted(head: Head, x: Float[Tensor, "row d"], dataset: ActivationDataset) -> Float[np.ndarray, "row"]:
     "The head's values; of bins, the expectation over the bins' means in training."
-    if head.bins is None: return head(x)[:, 0].double().numpy()
+    if head.bins is None: return head(x)[:, 0].cpu().double().numpy()
     train = dataset.values("train")[:, 0]
     means = pd.Series(train).groupby(head.bins.of(train)).mean().reindex(range(head.bins.n)).fillna(train.mean())
-    return head.score(head.standardise(x)).softmax(1).double().numpy() @ means.to_numpy()
+    return head.score(head.standardise(x)).softmax(1).cpu().double().numpy() @ means.to_numpy()
 
 def member_predictions(model: Any, dataset: ActivationDataset, features: dict[int, Float[Tensor, "row d"]],
                        members: Sequence[Member]) -> Float[np.ndarray, "row member"]:

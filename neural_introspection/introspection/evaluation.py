@@ -124,9 +124,10 @@ class Case:
 def _tuned_again(case: Case, model: Any, features: Float[Tensor, "row d_model"], name: str) -> Rows:
     "Predictions of the same unfrozen training of a model, with targets held at their original values."
     fresh = dataclasses.replace(case.predictor, model=model, weights={}).untrained(case.trainer.seed)
-    penalty = case.trainer.drift_penalty if model is case.predictor.model else 0.   # another's neuron never was the data's
-    dataclasses.replace(case.trainer, predictor=fresh, moving_target=False, drift_penalty=penalty, folder=case.folder and case.folder/name,
-                        track_gradients=False, track_activations=False).fit(case.dataset, features)
+    own = model is case.predictor.model   # another's neuron never was what the data says
+    dataclasses.replace(case.trainer, predictor=fresh, moving_target=False, folder=case.folder and case.folder/name,
+                        drift_penalty=case.trainer.drift_penalty if own else 0., track_gradients=False,
+                        track_activations=False).fit(case.dataset, features)
     return predict_rows(fresh, case.dataset, fresh.features(case.dataset.tokens), "test")
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #2da8f50b

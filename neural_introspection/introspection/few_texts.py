@@ -139,8 +139,9 @@ LOWEST = -1.   # R² below counts as this: some of the predictions without a tex
 def _neuron_r2(values: Float[Tensor, "row neuron"],
                predicted: Float[Tensor, "row neuron"]) -> Float[np.ndarray, "neuron"]:
     from sklearn.metrics import r2_score
-    found = r2_score(values.double().numpy(), predicted.double().numpy(), multioutput="raw_values")
-    constant = [not varies(column) for column in values.double().numpy().T]
+    actual, guess = (x.cpu().double().numpy() for x in (values, predicted))
+    found = r2_score(actual, guess, multioutput="raw_values")
+    constant = [not varies(column) for column in actual.T]
     return np.where(constant, np.nan, np.maximum(found, LOWEST))
 
 # %% ../../nbs/introspection/92_few_texts.ipynb #7ddb96ef

@@ -233,7 +233,7 @@ def check_asked(model: Any, concepts: Concepts, strengths: Sequence[float], ques
 # %% ../../nbs/introspection/89_injection.ipynb #8856ba28
 def _odd_scores(model: Any, concepts: Concepts, question: Question, seed: int) -> dict[str, Scores]:
     "Scores of texts with their tokens shuffled, and of those about each concept."
-    def read(prompts): return read_answers(model, prompts).double().numpy()
+    def read(prompts): return read_answers(model, prompts).cpu().double().numpy()
     prompts = make_prompts(model, concepts.texts, question)
     shuffled = dataclasses.replace(prompts, ids=shuffled_prompts(prompts, seed))
     found = {"shuffled text": Scores.of(read(shuffled)[None], concepts.groups)}

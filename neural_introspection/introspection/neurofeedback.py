@@ -161,7 +161,7 @@ def neurofeedback(
     question: Question = Question("{text} ->", ("0", "1")),
     tests: int = 64,                                       # texts that are asked about
     seed: int = 0,
-    askable: Optional[Bool[np.ndarray, "text"]] = None,    # texts that may be asked about, by group; the others are shown
+    askable: Optional[Bool[np.ndarray, "text"]] = None,    # texts that may be asked about; groups of others are shown
 ) -> Neurofeedback:
     """Accuracy of the model, of observers, and of the model with shuffled labels in the examples. `BadInput` for odd
     counts, too few texts, or examples that do not fit into the context."""

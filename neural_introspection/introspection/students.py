@@ -205,7 +205,8 @@ def measure_students(
     students = _table_students(run, values, one) + _ridge_students(run, values, plans, one, seed)
     for name, work in progress(students, "students", unit="student"):
         predicted, cost, leakage = work()
-        r2, fidelity = neuron_fidelity(values["test"].double().numpy(), predicted.double().numpy(), run.groups("test"))
+        test = (x.cpu().double().numpy() for x in (values["test"], predicted))
+        r2, fidelity = neuron_fidelity(*test, run.groups("test"))
         score = score_predictions(values["test"][:, one].numpy(), predicted[:, one].numpy(), run.groups("test"))
         rows.append(dict(student=name) | cost | fidelity |
                     dict(one_r2=score.r2, one_low=score.r2_low, one_high=score.r2_high))
@@ -273,7 +274,7 @@ def table_of_means(codes: Codes, values: Float[np.ndarray, "row neuron"]) -> Cal
 
 def _table_students(run: _Run, values: dict[str, Float[Tensor, "row neuron"]], one: int) -> list[tuple[str, Callable]]:
     pairs = {split: token_windows(run.dataset, 2, split) for split in ("train", "test")}
-    train, vocabulary = values["train"].double().numpy(), run.model.cfg.d_vocab
+    train, vocabulary = values["train"].cpu().double().numpy(), run.model.cfg.d_vocab
     codes = {split: (0*ids[:, 0], ids[:, 0], ids[:, 0] + vocabulary*(ids[:, 1] + 1)) for split, ids in pairs.items()}
     def fitted(levels: Sequence[int]) -> Callable:
         def work() -> tuple:
@@ -281,7 +282,7 @@ def _table_students(run: _Run, values: dict[str, Float[Tensor, "row neuron"]], o
             for level in levels:   # each learns what the one before leaves over
                 for kept, of in ((tables, left), (single, alone)):
                     kept.append(table_of_means(codes["train"][level], of))
-                left = left - tables[-1](codes["train"][level]).double().numpy()
+                left = left - tables[-1](codes["train"][level]).cpu().double().numpy()
                 alone = left[:, [one]]
             found = lambda some: sum(f(codes["test"][level]) for f, level in zip(some, levels))
             size = sum(len(np.unique(codes["train"][level])) for level in levels)*train.shape[1]

@@ -161,7 +161,7 @@ def test_what_the_parser_does_not_know_is_refused(options, workplace, monkeypatc
 
 
 @pytest.mark.parametrize("argv, words", {
-    "dance": "choose run, scan, atlas, trace, agent, antitrain, toy, fetch", "scan --model pocket --layer 9": "0..3",
+    "dance": "choose run, scan, atlas, benchmark, self-modification, trace", "scan --model pocket --layer 9": "0..3",
     "scan --model pocket --texts latin.txt": "line 3", "atlas --model pocket --output atlas.csv": ".zarr",
     "atlas --model pocket --feature-layer 9": "0..3", "atlas --model pocket --layers 1,9": "0..3",
     "atlas --model pocket --layers one": "0,3,5", "atlas --model pocket --folds 2": "at least 3",

@@ -191,7 +191,7 @@ def _self_report(made):
                       change, reports, dict(target=f"{MLP}[7]", model=HOSTILE))
 
 
-def _benchmark(made):
+def _model_benchmark(made):
     rows = [dict(model=HOSTILE, untrained=untrained, of=HOSTILE, address=f"{MLP}[{i}]", cell=str(i), task="report",
                  metric="R²", score=.5, lead=.1*i, verdict="introspects", positive=True, note="")
             for untrained in (False, True) for i in range(3)]
@@ -258,7 +258,7 @@ EXAMPLES = dict(   # of each class, by name
     AnalysisResult=_analysis,
     AntitrainResult=lambda made: ni.run_antitrain(**SHORT, output_dir=str(made.folder / "antitrain")),
     AtlasResult=_atlas,
-    BenchmarkResult=_benchmark,
+    BenchmarkResult=_model_benchmark,
     BreadCrumbs=lambda made: ni.bread_crumbs(made.trace, n_paths=3, n_permutations=10),
     Certificate=_certificate,
     Comparison=lambda made: compare_corpora(_polysemantic(made), _polysemantic(made, 1), n_permutations=19),
