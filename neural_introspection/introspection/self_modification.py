@@ -100,7 +100,7 @@ class Point:
     seed: int
 
     @property
-    def file(self) -> str: return f"{self.unfreeze}-{self.target_values}-{self.penalty!r}-{self.seed}.json"
+    def file(self) -> str: return f"{self.unfreeze}-{self.target_values}-{self.penalty:.12g}-{self.seed}.json"
 
 def sweep_points(config: SelfModificationConfig, changes: dict[str, bool]) -> list[Point]:
     "Every point; where the neuron cannot change, target values and penalty decide nothing, so that there is one."

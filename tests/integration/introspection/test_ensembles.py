@@ -55,7 +55,8 @@ def test_ridge_is_one_member_a_layer():
 def test_the_same_call_gives_the_same_result():
     model, corpus = load_model("pocket", device="cpu"), load_texts("synthetic", 80, seed=1)
     groups = group_texts(corpus.texts, corpus.groups)
-    run = lambda: measure_ensemble(model, "blocks.1.mlp.hook_post[5]", corpus.texts, groups, n_splits=3, seeds=(3,))
+    run = lambda: measure_ensemble(model, "blocks.1.mlp.hook_post[5]", corpus.texts, groups, n_splits=3, seeds=(3,),
+                                   levels=(.8, .9))
     one, other = run(), run()
     pd.testing.assert_frame_equal(one.members, other.members)
     pd.testing.assert_frame_equal(one.coverage, other.coverage)

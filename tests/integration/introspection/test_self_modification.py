@@ -237,9 +237,12 @@ def test_the_best_is_one_that_did_not_collapse_and_the_sentence_counts():
     result = planted(penalty=[0., 1.], r2=[.9, .6], collapse=[True, False], verdict=["collapse", "learned"])
     assert result.top(1).penalty.tolist() == [1.]
     assert "1 of 1 without a penalty, 0 of 1 with 1" in result.summary()
-    assert "penalty 1) predicts the original values with R² 0.60" in result.summary()
+    assert "the best of 1 without collapse by test score" in result.summary()
+    assert "penalty 1; learned) predicts the original values with R² 0.60" in result.summary()
     everywhere = planted(r2=[.9], collapse=[True], verdict=["collapse"])
-    assert everywhere.summary().endswith("no point is free of collapse.")
+    assert everywhere.summary().endswith("no point without collapse predicts anything.")
+    nothing = planted(r2=[-.1], collapse=[False], verdict=["no evidence"])
+    assert nothing.top().empty, "nothing was found there"
 
 
 WRONG = dict(
