@@ -72,7 +72,7 @@ def become(asked, files):
     random.seed()
     tempfile.tempdir = None
     exec(asked["first"], {})
-    if not any("ipykernel" in word for word in asked["words"]):   # bars of a kernel go to stdout, those of a shell do not
+    if not any("ipykernel" in word for word in asked["words"]):   # bars of a kernel go to stdout
         tqdm.auto.tqdm = tqdm.asyncio.tqdm_asyncio
     if "PLOTLY_RENDERER" in os.environ: renderers.default = os.environ["PLOTLY_RENDERER"]
     kind, sys.argv, sys.path[0] = None, list(itertools.dropwhile({"-u", "-B"}.__contains__, asked["words"])), ""

@@ -193,7 +193,8 @@ def _self_report(made):
 
 def _model_benchmark(made):
     rows = [dict(model=HOSTILE, untrained=untrained, of=HOSTILE, address=f"{MLP}[{i}]", cell=str(i), task="report",
-                 metric="R²", score=.5, lead=.1*i, lead_low=.05, lead_high=.3, verdict="introspects", positive=True, note="")
+                 metric="R²", score=.5, lead=.1*i, lead_low=.05, lead_high=.3, verdict="introspects",
+                 positive=True, note="")
             for untrained in (False, True) for i in range(3)]
     for row in rows[3:]: row["model"] += ", untrained"
     return ni.BenchmarkResult(pd.DataFrame(rows), dict(suite=HOSTILE, version=1, texts=9, seed=0))
