@@ -63,8 +63,8 @@ def _parts(flowing: Any) -> dict:
     return {f.name: getattr(flowing, f.name) for f in dataclasses.fields(flowing) if hasattr(flowing, f.name)}
 
 def part_path(flowing: Any, kind: type = Tensor) -> Optional[tuple]:
-    """Keys of the part of a possibly nested output that
-    is read. That is its `logits`, else its first tensor (of `kind`) that is more than a number, such as a loss, else its first number; None if there is none."""
+    """Keys of the part of a possibly nested output that is read. That is its `logits`, else its first tensor (of
+    `kind`) that is more than a number, such as a loss, else its first number; None if there is none."""
     if isinstance(flowing, kind): return ()
     parts, number = _parts(flowing), None
     for key in sorted(parts, key=lambda key: key != "logits"):   # the others stay in order

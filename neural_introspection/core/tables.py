@@ -14,7 +14,7 @@ from .errors import BadData
 from .files import atomic_write, plain
 
 # %% auto #0
-__all__ = ['write_tensors', 'check_format', 'read_tensors', 'tensors_of', 'write_frame', 'read_frame', 'optimizer_tensors',
+__all__ = ['write_tensors', 'check_format', 'read_tensors', 'write_frame', 'read_frame', 'optimizer_tensors',
            'load_optimizer_tensors', 'weight_hash']
 
 # %% ../../nbs/core/60_tables.ipynb #cb9d0032

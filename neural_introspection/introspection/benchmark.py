@@ -6,7 +6,6 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
-import logging
 import shutil
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
@@ -26,9 +25,6 @@ from ..models.identity import model_identity
 
 # %% auto #0
 __all__ = ['run_benchmark']
-
-# %% ../../nbs/introspection/97_benchmark.ipynb #933ae1b8
-log = logging.getLogger("neural_introspection")
 
 # %% ../../nbs/introspection/97_benchmark.ipynb #8dbd87d3
 class _Models:
@@ -50,17 +46,23 @@ def _given_models(models: Any) -> dict[str, Any]:
     "Loaded models by name: of a mapping, or of one model."
     if models is None: return {}
     if isinstance(models, Mapping): return dict(models)
-    return {model_name(model): model for model in (models if isinstance(models, (list, tuple)) else [models])}
+    several = list(models) if isinstance(models, (list, tuple)) else [models]
+    found = {model_name(model): model for model in several}
+    if len(found) < len(several): raise BadInput("two models have one name: give a mapping of names to models.")
+    return found
 
 # %% ../../nbs/introspection/97_benchmark.ipynb #6b10731c
 def run_benchmark(
-    config: Optional[BenchmarkConfig] = None,   # or nothing: then the options are keywords
+    config: Optional[BenchmarkConfig] = None,   # or the models, or nothing: then the options are keywords
     models: Any = None,              # names, a loaded model, or a mapping of names to loaded ones; else the config's
     **options: Any,                  # fields of `BenchmarkConfig`
 ) -> BenchmarkResult:
     """Ask the suite's questions of every model, in `config.output_dir`. Raises `BadInput` before anything is written;
     the same call resumes an interrupted run, and loads a finished one."""
-    if isinstance(models, str): options, models = dict(options, models=models), None
+    if config is not None and not isinstance(config, BenchmarkConfig): config, models = None, config
+    if isinstance(models, str): models = [models]
+    if isinstance(models, (list, tuple)) and all(isinstance(model, str) for model in models):
+        options, models = dict(options, models=",".join(models)), None
     given = _given_models(models)
     config = config_from(BenchmarkConfig, config, options | (dict(models=",".join(given)) if given else {}))
     check_options(config)

@@ -51,7 +51,7 @@ class BenchmarkResult(Result):
 LEAST = {"slope": LEAST_SLOPE}   # a lead of less is nothing: by metric
 
 def benchmark_verdict(lead: Difference, over_untrained: Difference | None, least: float = 0.) -> str:
-    "`shown`, `as untrained`, `not shown`, or `not compared` without an re-initialised model."
+    "`shown`, `as untrained`, `not shown`, or `not compared` without a re-initialised model."
     if not lead.beats or lead.value < least: return "not shown"
     if over_untrained is None: return "not compared"
     return "shown" if over_untrained.beats else "as untrained"
@@ -60,7 +60,7 @@ def benchmark_verdict(lead: Difference, over_untrained: Difference | None, least
 def _table(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     keys = ["model", "task", "metric"]
     measured = frame[frame.metric.notna()]
-    if measured.empty: raise BadInput("no task was measured: the column note says why.")
+    if measured.empty: raise BadInput(f"no task was measured, the first one because: {frame.note.iloc[0]}")
     found = [dict(zip(keys, names)) | _line(part, frame, measured, seed)
              for names, part in measured.groupby(keys, sort=False)]
     return pd.DataFrame(found)

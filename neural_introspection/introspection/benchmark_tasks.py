@@ -187,7 +187,8 @@ def read_suite(name: str | Path) -> Suite:
     unknown, missing = (set(a) - set(b) for a, b in ((values, _FIELDS), (_FIELDS, values)))
     for wrong, what in ((unknown, "is not an option of a suite"), (missing, "is missing")):
         if wrong: raise BadInput(f"{sorted(wrong)[0]} {what} in {name}: a suite has {', '.join(_FIELDS)}.")
-    neurons = tuple(values["neurons"]) if isinstance(values["neurons"], list) else values["neurons"]
+    neurons = tuple(map(str, values["neurons"])) if isinstance(values["neurons"], list) else values["neurons"]
+    if not isinstance(values["depths"], list): raise BadInput(f"depths is {values['depths']!r}, but must be a list.")
     suite = Suite(**values | dict(name=str(values["name"]), depths=tuple(values["depths"]), neurons=neurons,
                                   tasks=_tasks(values["tasks"])))
     _check_suite(suite)
@@ -206,6 +207,7 @@ def _tasks(given: Any) -> dict[str, Any]:
     if not isinstance(given, dict) or not given: raise BadInput("tasks must be a mapping of names to options.")
     found = {}
     for name, options in given.items():
+        if not isinstance(options or {}, dict): raise BadInput(f"the options of task {name} must be a mapping.")
         options = dict(options or {})
         kind = options.pop("kind", name)
         if kind not in TASKS: raise BadInput(f"there is no task {kind!r}: give one of {', '.join(TASKS)}.")
@@ -215,7 +217,7 @@ def _tasks(given: Any) -> dict[str, Any]:
 
 def _check_suite(suite: Suite) -> None:
     "`BadInput` for numbers that cannot be."
-    if not suite.depths or not all(0 <= depth <= 1 for depth in suite.depths):
+    if not suite.depths or not all(isinstance(depth, int | float) and 0 <= depth <= 1 for depth in suite.depths):
         raise BadInput(f"depths is {list(suite.depths)}, but must be numbers from 0 to 1.")
     named = isinstance(suite.neurons, tuple)
     for address in suite.neurons if named else (): NeuronAddress.parse(address)
@@ -230,12 +232,11 @@ def choose_neurons(model: Any, suite: Suite, texts: Sequence[str], groups: Int[n
     "A row for each neuron: address, layer, depth, stratum (`read` or `not read`), atlas_r2."
     if isinstance(suite.neurons, tuple): return named_neurons(model, suite.neurons)
     train = np.flatnonzero(split == "train")
-    depths = {depth: round(depth*max(0, model.cfg.n_layers - 2)) for depth in suite.depths}
-    depths = {depth: layer for layer, depth in {layer: depth for depth, layer in depths.items()}.items()}   # once each
-    atlas = NeuronAtlas(model, layers=sorted(set(depths.values())), n_permutations=1, control_tasks=1, seed=seed)
+    layers = {round(depth*max(0, model.cfg.n_layers - 2)): depth for depth in suite.depths}   # of few layers each once
+    atlas = NeuronAtlas(model, layers=sorted(layers), n_permutations=1, control_tasks=1, seed=seed)
     frame = atlas.probe([texts[i] for i in train], groups[train]).to_frame().dropna(subset="r2")
     rng, parts = np.random.default_rng(seed), []
-    for depth, layer in depths.items():
+    for layer, depth in layers.items():
         ranked = frame[frame.layer == layer].sort_values("r2", ascending=False)
         strata = {"read": ranked.head(max(suite.neurons, len(ranked)//10)), "not read": ranked.tail(len(ranked)//2)}
         for stratum, some in strata.items():

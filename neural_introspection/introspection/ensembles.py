@@ -10,7 +10,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from ..activations import Position
 from ..core import BadInput, Result, Target, plain, progress, site_name
@@ -230,11 +230,10 @@ def measure_ensemble(
     if n_splits < 1 or not levels or not all(0 < level < 1 for level in levels):
         raise BadInput("give at least one split, and levels between 0 and 1.")
     if len(members) < 2: raise BadInput("one member has no spread: give more layers, heads or seeds.")
-    dataset = _dataset(model, target, texts, groups, token_pos, others, seed)
-    calibrating = dataset.part("test").group.nunique()//2
-    if max(levels) > calibrating/(calibrating + 1):
-        raise BadInput(f"{calibrating} groups of texts calibrate, too few for intervals of {max(levels):.0%}: give "
-                       "more texts, or lower levels.")
+    groups = np.unique(group_texts(texts) if groups is None else groups, return_inverse=True)[1]
+    split = split_groups(groups, .2, .4, seed)
+    _check_levels(levels, len(np.unique(groups[split == "test"]))//2)
+    dataset = _dataset(model, target, texts, groups, split, token_pos, others)
     if shuffle: dataset = dataset.with_values(np.random.default_rng(seed).permutation(dataset.values()))
     sites = {site_name("resid_post", layer): None for layer in dict.fromkeys(m.layer for m in members)}
     found = collect_activations(model, dataset.tokens, sites).values
@@ -252,16 +251,19 @@ def _layers(model: Any, target: Target, layers: Optional[Sequence[int]]) -> list
     if not found: raise BadInput(f"no layer lies below {target}: give layers.")
     return found
 
-def _dataset(model: Any, target: Target, texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]],
-             token_pos: Position, others: Sequence[str], seed: int) -> ActivationDataset:
+def _check_levels(levels: Sequence[float], calibrating: int) -> None:
+    "`BadInput` for a level that so many groups cannot calibrate."
+    if max(levels) > calibrating/(calibrating + 1):
+        raise BadInput(f"{calibrating} groups of texts calibrate, too few for intervals of {max(levels):.0%}: give "
+                       "more texts, or lower levels.")
+
+def _dataset(model: Any, target: Target, texts: Sequence[str], groups: Int[np.ndarray, "text"],
+             split: Shaped[np.ndarray, "text"], token_pos: Position, others: Sequence[str]) -> ActivationDataset:
     "Rows of the split `train`, `val`, `test`, and `other` for texts of another sort, each of them a group."
-    groups = np.asarray(group_texts(texts) if groups is None else groups)
-    split = split_groups(groups, .2, .4, seed).tolist() + ["other"]*len(others)
-    numbers = np.unique(groups, return_inverse=True)[1]
-    beside = [numbers.max() + 1 + np.asarray(group_texts(others))] if len(others) else []
-    own = np.concatenate([numbers, *beside]).astype(int)
+    beside = [groups.max() + 1 + np.asarray(group_texts(others))] if len(others) else []
+    own = np.concatenate([groups, *beside]).astype(int)
     generator = ActivationDatasetGenerator(model, target, token_pos)
-    return generator.generate([*texts, *others], own.tolist(), split)
+    return generator.generate([*texts, *others], own.tolist(), [*split.tolist(), *["other"]*len(others)])
 
 def _measured(model: Any, dataset: ActivationDataset, members: Sequence[Member],
               predicted: Float[np.ndarray, "row member"], levels: Sequence[float], about: dict) -> Ensemble:

@@ -31,15 +31,16 @@ from ..stats import (METRICS, ClassScore, Difference, Score, difference, interva
 from ..stats.bootstrap import Resamples
 
 # %% auto #0
-__all__ = ['CONTROLS', 'CardOptions']
+__all__ = ['CardOptions']
 
 # %% ../../nbs/introspection/56_evaluation.ipynb #027914b1
 SHUFFLES, TASKS = 5, 3     # heads trained on shuffled targets, and on control tasks
 
-# %% ../../nbs/introspection/56_evaluation.ipynb #52a35961
+# %% ../../nbs/introspection/56_evaluation.ipynb #c56contr
 CONTROLS = ("mean", "most frequent bin", "last token", "input only", "shuffled", "random weights", "untrained",
             "other model", "frozen head", "fixed targets", "own output removed", "control task")
 
+# %% ../../nbs/introspection/56_evaluation.ipynb #52a35961
 @dataclass(frozen=True)
 class CardOptions:
     "What a card is made with, besides the trained head and its data."

@@ -398,7 +398,7 @@ def identify_injection(
             right = (named == np.arange(len(vectors))[:, None]).astype(float)
             counts = draws.sums(right, concepts.groups)/draws.sums(np.ones_like(right), concepts.groups)
             row = dict(zip(("right", "low", "high"), with_ends(draws, counts)))
-            rows.append(dict(who=name, strength=strength) | row | _dealt_anew(named, n_permutations, seed))
+            rows.append(dict(who=name, strength=strength) | row | _permuted_names(named, n_permutations, seed))
     return pd.DataFrame(rows).assign(chance=1/len(vectors), trials=right.size)
 
 # %% ../../nbs/introspection/89_injection.ipynb #1b5d65f4
@@ -409,7 +409,7 @@ def check_concept_layer(concepts: Concepts, layer: int) -> None:
 def _named(log_p: Float[np.ndarray, "concept text answer"]) -> Int[np.ndarray, "concept text"]:
     return (log_p - log_p.mean((0, 1))).argmax(2)
 
-def _dealt_anew(named: Int[np.ndarray, "concept text"], n_permutations: int, seed: int) -> dict[str, float]:
+def _permuted_names(named: Int[np.ndarray, "concept text"], n_permutations: int, seed: int) -> dict[str, float]:
     "The share that is right after the concepts are permuted (mean), and the p of the true ones."
     k, rng = len(named), np.random.default_rng(seed)
     share = np.stack([(named == i).mean(1) for i in range(k)], 1)   # [injected, named]

@@ -32,7 +32,7 @@ from ..models import check_layer, describe, model_name
 from ..stats import varies
 
 # %% auto #0
-__all__ = ['check_varies', 'run_introspection']
+__all__ = ['run_introspection']
 
 # %% ../../nbs/introspection/80_pipeline.ipynb #788ac863
 def _choose(p: Prepared, run: RunFolder) -> tuple[Target, str]:

@@ -268,7 +268,9 @@ FLOOR = -1.   # the lowest R² drawn to scale
 
 def _hover(p: Any) -> str:
     "All of a point's numbers."
-    span = lambda name: f"{getattr(p, name):.3g} [{getattr(p, f'{name}_low'):.3g}, {getattr(p, f'{name}_high'):.3g}]"
+    def span(name: str) -> str:
+        low, high = getattr(p, f"{name}_low"), getattr(p, f"{name}_high")
+        return f"{getattr(p, name):.3g} [{low:.3g}, {high:.3g}]"
     from neural_introspection.display import label
     return (f"<b>{label(p.unfreeze)}, {p.target_values}, penalty {p.penalty:g}</b>: {p.verdict}"
             f"<br>R² original {span('r2')}<br>R² present {span('r2_now')}"

@@ -284,7 +284,8 @@ def _table_students(run: _Run, values: dict[str, Float[Tensor, "row neuron"]], o
                     kept.append(table_of_means(codes["train"][level], of))
                 left = left - tables[-1](codes["train"][level]).cpu().double().numpy()
                 alone = left[:, [one]]
-            found = lambda some: sum(f(codes["test"][level]) for f, level in zip(some, levels))
+            def found(some: Sequence[Callable]) -> Tensor:
+                return sum(f(codes["test"][level]) for f, level in zip(some, levels))
             size = sum(len(np.unique(codes["train"][level])) for level in levels)*train.shape[1]
             ms, one_ms = (_cpu_ms(lambda: found(some), len(values["test"])) for some in (tables, single))
             return found(tables), dict(sees="table", parameters=size, ms=ms, one_ms=one_ms), "input"
@@ -307,6 +308,6 @@ def _ridge_students(run: _Run, values: dict[str, Float[Tensor, "row neuron"]], p
             cost = dict(sees=sees, parameters=student.parameters + model,
                         ms=_cpu_ms(lambda: student.predict(seen()), rows),
                         one_ms=_cpu_ms(lambda: single.predict(seen()), rows))
-            return student.predict(run.seen(plan, "test")), cost, run.leakage(plan)
+            return student.predict(ids), cost, run.leakage(plan)
         return work
     return [(str(plan), fitted(plan)) for plan in plans]
