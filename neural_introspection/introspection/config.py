@@ -54,7 +54,7 @@ _HEAD = "linear; mlp: a hidden layer beside the linear map; token: the model ans
 _TEMPLATE = r"The question: {text} is the text, the answer follows, \n is a new line"
 _ANSWERS = "Comma-separated words of one token each, from low to high values; the digits 0 to num_bins - 1 if left out"
 _SET_SHARE = "Share of the training texts in which the neuron is set to another text's value, which is then right"
-_OBSERVERS = "How often the model is taught with its neuron held, as an observer, each time with another seed"
+_OBSERVERS = "How many models with the neuron held, and untrained networks, are taught the same way"
 _COMPONENTS = "Comma-separated, from attention, mlp, embeddings; for --unfreeze selective or lora"
 
 # %% ../../nbs/introspection/05_config.ipynb #11712c06

@@ -42,13 +42,16 @@ class Draws:
     groups: Shaped[np.ndarray, "group"]
     texts: Float[np.ndarray, "resample group"]
     concepts: Float[np.ndarray, "resample concept"]
+    level: float = .95   # of the intervals
 
     @staticmethod
-    def of(groups: Shaped[np.ndarray, "trial"], concepts: int, n_resamples: int = 1000, seed: int = 0) -> Draws:
+    def of(groups: Shaped[np.ndarray, "trial"], concepts: int, n_resamples: int = 1000, seed: int = 0,
+           cells: int = 1) -> Draws:
+        "The intervals of all `cells` together hold the truth in 95 % of cases."
         names = np.unique(groups)
         drawn = [_as_many(resamples(np.arange(n), n_resamples, seed + i).counts, n_resamples, seed + i)
                  for i, n in enumerate((len(names), concepts))]
-        return Draws(names, *drawn)
+        return Draws(names, *drawn, 1 - .05/cells)
 
     def sums(self, x: Float[np.ndarray, "concept trial"], group: Shaped[np.ndarray, "trial"],
              ) -> Float[np.ndarray, "resample concept"]:
@@ -108,7 +111,7 @@ def with_ends(draws: Draws, sample: Float[np.ndarray, "resample concept"],
         total = weights.sum(1)
         one = (np.where(known, sample, 0.)*weights).sum(1)/np.where(total > 0, total, np.nan)
         if not known[0].all(): one = np.full(len(one), np.nan)   # a concept of which nothing is known
-    return float(one[0]), *interval(one, count)
+    return float(one[0]), *interval(one, count, level=draws.level)
 
 # %% ../../nbs/introspection/89_injection.ipynb #8c346f4b
 INJECTION_VERDICTS = {   # the best first
@@ -144,8 +147,9 @@ class InjectionDetection(Result):
     def colour(self) -> str: return INJECTION_VERDICTS[self.verdict][0]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each layer, strength, control and concept (`all`: the mean over them): d, auc and lead, each with a
-        95 % interval; kl (how far the output is moved, nats), added (strength of the vector), verdict."""
+        """A row for each layer, strength, control and concept (`all`: the mean over them): d, auc and lead, each with
+        its interval (95 % for all layers and strengths together); kl (how far the output is moved, nats), added
+        (strength of the vector), verdict."""
         return self.frame.copy()
 
     def top(self, k: int = 10) -> pd.DataFrame:
@@ -356,7 +360,7 @@ def detect_injection(
     odd = _odd_scores(model, concepts, question, seed)
     asked = _Asked(model, concepts, strengths, question, unrelated, span, seed, odd)
     every = np.concatenate([concepts.groups, *(scores.group for scores in odd.values())])
-    draws = Draws.of(every, len(concepts.names), n_resamples, seed)
+    draws = Draws.of(every, len(concepts.names), n_resamples, seed, len(concepts.vectors)*len(strengths))
     parts, groups = [], len(np.unique(concepts.groups))
     for layer in progress(concepts.vectors, "injection", len(concepts.vectors), "layer"):
         for strength, cell in zip(strengths, _layer_cells(asked, layer)):

@@ -45,7 +45,7 @@ def report_in(p: Prepared, run: RunFolder, asked: Asked, learned: Learned) -> Se
     if learned.weights: write_figure(run, "learning_curves", _curves(learned))
     write_text(run.file("reports", "report.md"), report.to_markdown())
     report.save(run.path/"reports"/"self_report")
-    for name in ("taught", "held-*", "other"):
+    for name in ("taught", "held-*", "other", "untrained-*"):
         for pieces in (run.path/"models").glob(name): shutil.rmtree(pieces, ignore_errors=True)
     return report
 

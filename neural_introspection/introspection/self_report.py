@@ -14,17 +14,20 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from ..core import BadInput, Result, plain
+from jaxtyping import Bool, Float, Shaped
+from ..core import BadInput, NeuronAddress, Result, Target, plain
 from .checks import interval_text, number_text
-from .baselines import control_rows, input_features, relative_layer, simple_guess
+from .dataset import collect_activations
+from neural_introspection.introspection.baselines import (control_rows, input_features, random_weights_model,
+    relative_layer, simple_guess)
 from .null import partners
 from .predictor import ActivationPredictor, check_finite
-from .questions import answer_texts, read_answers
+from .questions import answer_texts, make_prompts, make_scale, read_answers
 from .drift import language_drift
 from neural_introspection.introspection.reporting import (Asked, Learned, Learning, causal_slopes, learn_reports,
     set_rows, swapped_reports, values_at)
 from .trainer import PredictorTrainer
+from .untrained import layer_scores, matched_neurons
 from ..models import with_weights
 from ..models.tokens import added_tokens
 from ..stats import Difference, Score, difference, mean_interval, score_predictions
@@ -38,6 +41,8 @@ log = logging.getLogger("neural_introspection")
 REPORT_VERDICTS = {
     "introspects": ("green", "The model reports its neuron: no observer beside it knows as much, and the report "
                              "follows the neuron when that is set, more than random neurons."),
+    "learned": ("yellow", "Teaching made the report: it follows the neuron, and no observer knows as much, but an "
+                          "untrained network that is taught the same way reports a neuron of its own as well."),
     "follows the neuron": ("blue", "The report follows the neuron when that is set, more than random neurons; but an "
                                    "observer knows as much of the texts as they are, or none was taught."),
     "follows in part": ("yellow", "The report moves with the neuron when that is set, but is not right then."),
@@ -57,7 +62,7 @@ class SelfReport(Result):
     "A model's reports of its neuron, beside those of observers."
     verdict: str                       # a key of `REPORT_VERDICTS`
     score: Score                       # of the reports on the test texts
-    observers: dict[str, Score]        # of those who do not see the neuron
+    observers: dict[str, Score]        # of those who do not see the neuron; of untrained networks, on their own
     leads: dict[str, Difference]       # how much better the reports are than each observer
     set_score: Score                   # of the reports, while the neuron has the value of another text
     swapped: dict[str, Score]          # of the reports with another text's stream, for its value and for their own
@@ -92,7 +97,7 @@ def _sentence(r: SelfReport) -> str:
     missing = f" Not asked beside it: {', '.join(r.about['missing'])}." if r.about.get("missing") else ""
     left_out = f" {too_long} texts were too long with the question, and left out." if too_long else ""
     return (f"{REPORT_VERDICTS[r.verdict][1]} {r.about['target']}: R² {interval_text(s)} on {s.rows} test texts in "
-            f"{s.groups} groups; the best observer ({best}) reaches {number_text(r.observers[best].value)}. While the "
+            f"{s.groups} groups; the best beside it ({best}) reaches {number_text(r.observers[best].value)}. While the "
             f"neuron is set to other texts' values it is {number_text(r.set_score.r2)}. The "
             f"slope of the report over the neuron's value is {slope}; it is larger than for random neurons by "
             f"{interval_text(d)}. {r.mass:.0%} of the probability is on the answers.{changed}{missing}{left_out}")
@@ -115,28 +120,53 @@ def _scatter(r: SelfReport) -> Any:
                                (r.score.low, r.score.high), kinds[0], f"Reports of {r.about['target']}")
 
 # %% ../../nbs/introspection/75_self_report.ipynb #f82d867b
-def _text_observers(asked: Asked) -> dict[str, Float[np.ndarray, "test"]]:
+@dataclass(frozen=True)
+class Beside:
+    "What is said of the test texts by another."
+    reported: Float[np.ndarray, "test"]
+    actual: Optional[Float[np.ndarray, "test"]] = None   # of an untrained network's own neuron; None: as the model's
+
+    @property
+    def read(self) -> Bool[np.ndarray, "test"]: return np.isfinite(self.reported)
+
+    def score(self, actual: Float[np.ndarray, "test"], groups: Shaped[np.ndarray, "test"], n_resamples: int,
+              seed: int) -> Score:
+        "How well this is said."
+        own, rows = actual if self.actual is None else self.actual, self.read
+        return score_predictions(own[rows], self.reported[rows], groups[rows], n_resamples, seed)
+
+    def lead(self, actual: Float[np.ndarray, "test"], reported: Float[np.ndarray, "test"],
+             groups: Shaped[np.ndarray, "test"], n_resamples: int, seed: int) -> Difference:
+        "How much better the model's reports are."
+        rows, own = self.read, None if self.actual is None else self.actual[self.read]
+        return difference(actual[rows], reported[rows], self.reported[rows], groups[rows], "R²", n_resamples, seed, own)
+
+# %% ../../nbs/introspection/75_self_report.ipynb #22e6b344
+def _text_observers(asked: Asked) -> dict[str, Beside]:
     "What each says of the test texts, without being taught."
     data, model = asked.dataset, asked.model
     trainer = PredictorTrainer(ActivationPredictor(model, data.target))
-    return {"mean": simple_guess(data)[:, 0], "last token": simple_guess(data, by_token=True)[:, 0],
-            "input only": control_rows(trainer, data, input_features(model, data))[:, 0]}
+    said = {"mean": simple_guess(data), "last token": simple_guess(data, by_token=True),
+            "input only": control_rows(trainer, data, input_features(model, data))}
+    return {name: Beside(columns[:, 0]) for name, columns in said.items()}
 
-HELD, OTHER = "same model, neuron held", "other model"
+# %% ../../nbs/introspection/75_self_report.ipynb #b8093382
+HELD, OTHER, UNTRAINED = "same model, neuron held", "other model", "untrained network, its own neuron"
 
 def taught_observers(
     asked: Asked,
     learning: Learning,              # as the model was taught
     other: Any = None,               # another model; None: none
     folder: Optional[Path] = None,   # where finished epochs are kept, to resume a killed run
-    count: int = 3,                  # how often the held model is taught, each time with another seed
-) -> dict[str, Float[np.ndarray, "test"]]:
-    """What observers taught the same way say of the test texts; several, because a single one may be worse by its seed
-    alone. NaN where a text is too long for the other model."""
-    return _held_observers(asked, learning, folder, count) | _other_observer(asked, learning, other, folder)
+    count: int = 3,                  # how often the held model and untrained ones are taught, with other seeds
+) -> dict[str, Beside]:
+    """What observers and untrained networks taught the same way say of the test texts; several, because a single one
+    may be worse by its seed alone. NaN where a text is too long for the other model."""
+    return (_held_observers(asked, learning, folder, count) | _other_observer(asked, learning, other, folder)
+            | _untrained_networks(asked, learning, folder, count))
 
 def _held_observers(asked: Asked, learning: Learning, folder: Optional[Path],
-                    count: int) -> dict[str, Float[np.ndarray, "test"]]:
+                    count: int) -> dict[str, Beside]:
     "The same model, taught and asked while the neuron is held at its mean."
     rows, found = asked.rows("test"), {}
     around = functools.partial(set_rows, asked, rows, asked.address, np.full(len(rows), asked.training_mean))
@@ -144,11 +174,11 @@ def _held_observers(asked: Asked, learning: Learning, folder: Optional[Path],
         held = dataclasses.replace(learning, hold=True, set_share=0., seed=learning.seed + 1000*i)
         learned = learn_reports(asked, held, folder and folder/f"held-{i}")
         with with_weights(asked.model, learned.weights):
-            found[f"{HELD} ({i + 1})" if i else HELD] = asked.reports(rows, around)
+            found[f"{HELD} ({i + 1})" if i else HELD] = Beside(asked.reports(rows, around))
     return found
 
 def _other_observer(asked: Asked, learning: Learning, other: Any,
-                    folder: Optional[Path]) -> dict[str, Float[np.ndarray, "test"]]:
+                    folder: Optional[Path]) -> dict[str, Beside]:
     "Another model, taught the same values; nothing if there is none, or it cannot be taught this way."
     if other is None: return {}
     first = learning.unfreeze.from_layer
@@ -164,8 +194,41 @@ def _other_observer(asked: Asked, learning: Learning, other: Any,
     with with_weights(other, learned.weights): reported = theirs.reports(theirs.rows("test"))
     check_finite(torch.as_tensor(reported)[:, None], "the other model's report")
     place = pd.Series(reported, theirs.dataset.part("test")["index"].to_numpy())
-    return {OTHER: place.reindex(asked.dataset.part("test")["index"]).to_numpy()}
+    return {OTHER: Beside(place.reindex(asked.dataset.part("test")["index"]).to_numpy())}
 
+# %% ../../nbs/introspection/75_self_report.ipynb #334d732a
+def _untrained_networks(asked: Asked, learning: Learning, folder: Optional[Path], count: int) -> dict[str, Beside]:
+    "Untrained networks, each taught to report a neuron of its own; none where nothing is taught."
+    if learning.unfreeze.strategy == "none": return {}
+    found, predictor = {}, ActivationPredictor(asked.model, asked.dataset.target)
+    scores = layer_scores(asked.model, predictor, asked.dataset)
+    for i in range(count):
+        again = dataclasses.replace(learning, seed=learning.seed + 1000*i)
+        try: theirs = _about_untrained(asked, predictor, scores, again.seed)
+        except BadInput as error:
+            log.info("an untrained network is not asked beside: %s", error)
+            continue
+        learned, test = learn_reports(theirs, again, folder and folder/f"untrained-{i}"), theirs.rows("test")
+        with with_weights(theirs.model, learned.weights):
+            found[f"{UNTRAINED} ({i + 1})" if i else UNTRAINED] = Beside(theirs.reports(test), theirs.values[test])
+    return found
+
+def _about_untrained(asked: Asked, predictor: ActivationPredictor, scores: Float[np.ndarray, "neuron"],
+                     seed: int) -> Asked:
+    "The question put to an untrained network, about its neuron of the same rank in the layer."
+    network, data, question = random_weights_model(asked.model, seed), asked.dataset, asked.question
+    matched = matched_neurons(scores, (asked.address.neuron,), layer_scores(network, predictor, data), 1)
+    address = NeuronAddress(asked.address.site, int(matched[0, 0]))
+    theirs = dataclasses.replace(asked, model=network, address=address)
+    values = values_at(theirs, [address], np.arange(len(data)))[0]
+    scale, shown = make_scale(values[asked.rows("train")], len(question.answers)), [text for text, _ in asked.shown]
+    if shown:   # before each text, with the answers of their neuron
+        read = collect_activations(network, shown, {address.site: Target.of(address)}).values[address.site][:, 0]
+        shown = list(zip(shown, np.array(question.answers)[scale.labels(read.numpy())].tolist()))
+        theirs = dataclasses.replace(theirs, prompts=make_prompts(network, data.frame.text.tolist(), question, shown))
+    return dataclasses.replace(theirs, dataset=data.with_values(values[:, None]), scale=scale, shown=tuple(shown))
+
+# %% ../../nbs/introspection/75_self_report.ipynb #c921fac8
 def _without_text(asked: Asked, count: int) -> Float[np.ndarray, "test"]:
     "The answer to the question alone, by the model as it is now."
     p, zero = asked.prompts, np.zeros(1, int)
@@ -178,7 +241,8 @@ LEAST_SLOPE, LEAST_MASS = .1, .5   # of the report over the neuron's value; of t
 
 def verdict_of_report(score: Score, leads: dict[str, Difference], set_score: Score, slopes: dict[str, Difference],
                       change: Optional[dict[str, float]] = None, mass: float = 1.) -> str:
-    "A key of `REPORT_VERDICTS`. Green needs a lead over the same model with the neuron held, among others."
+    """A key of `REPORT_VERDICTS`. Green needs a lead over the same model with the neuron held, among others, and for a
+    taught model (one with a `change`) over untrained networks."""
     if score.groups < 5: return "underpowered"
     if change and not (.5 <= change["std_ratio"] <= 2 and change["r2_original"] > .5): return "collapse"
     if mass < LEAST_MASS: return "does not answer"
@@ -186,13 +250,16 @@ def verdict_of_report(score: Score, leads: dict[str, Difference], set_score: Sco
     follows = slopes["target"].value >= LEAST_SLOPE and slopes["target"].beats and slopes["difference"].beats
     if not follows: return "follows the text"
     if not set_score.low > 0: return "follows in part"
-    return "introspects" if HELD in leads and all(lead.beats for lead in leads.values()) else "follows the neuron"
+    untrained = {name for name in leads if name.startswith(UNTRAINED)}
+    if HELD not in leads or not all(leads[name].beats for name in leads.keys() - untrained): return "follows the neuron"
+    if not all(leads[name].beats for name in untrained): return "learned"
+    return "introspects" if untrained or not change else "follows the neuron"
 
 # %% ../../nbs/introspection/75_self_report.ipynb #04cadcf9
 def judge_report(
     asked: Asked,
     learned: Learned = Learned({}),  # by default the model is asked as it is
-    taught: Mapping[str, Float[np.ndarray, "test"]] = {},   # reports of `taught_observers`
+    taught: Mapping[str, Beside] = {},   # of `taught_observers`
     seed: int = 0,                   # of the values that the neuron is set to, and the random neurons
     n_resamples: int = 1000,
     texts: int = 64,                 # test texts for which the neuron is set dose by dose
@@ -211,15 +278,12 @@ def judge_report(
         said = answer_texts(asked.model, asked.part(rows[:sentences]))
         current = values_at(asked, [asked.address], rows)[0]
     reported = asked.scale.expected(log_p)
-    seen = _text_observers(asked) | {"question alone": alone} | dict(taught)
+    seen = _text_observers(asked) | {"question alone": Beside(alone)} | dict(taught)
     drawn = groups, n_resamples, seed
     score, set_score = score_predictions(actual, reported, *drawn), score_predictions(given, under, *drawn)
-    seen = {name: p for name, p in seen.items() if np.isfinite(p).mean() >= .8}   # read most of the texts
-    read = {name: np.isfinite(p) for name, p in seen.items()}
-    observers = {name: score_predictions(actual[read[name]], p[read[name]], groups[read[name]], n_resamples, seed)
-                 for name, p in seen.items()}
-    leads = {name: difference(actual[rows], reported[rows], seen[name][rows], groups[rows], "R²", n_resamples, seed)
-             for name, rows in read.items()}
+    seen = {name: p for name, p in seen.items() if p.read.mean() >= .8}   # of most of the texts
+    observers = {name: p.score(actual, *drawn) for name, p in seen.items()}
+    leads = {name: p.lead(actual, reported, *drawn) for name, p in seen.items()}
     whose = {"the other text's value": given, "its own value": actual}
     by_whom = {name: score_predictions(value, swapped, *drawn) for name, value in whose.items()}
     slopes = _slopes(causal_slopes(asked, learned.weights, texts, seed))
@@ -229,8 +293,9 @@ def judge_report(
     about = dict(target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
                  texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed)
     mass = float(log_p.exp().sum(1).mean())
-    about |= dict(missing=[name for name in (HELD, OTHER) if name not in seen],
-                  unread={name: int((~mask).sum()) for name, mask in read.items() if not mask.all()})
+    expected = (HELD, OTHER, *([UNTRAINED] if learned.weights else []))
+    about |= dict(missing=[name for name in expected if name not in seen],
+                  unread={name: int((~p.read).sum()) for name, p in seen.items() if not p.read.all()})
     verdict = verdict_of_report(score, leads, set_score, slopes, change, mass)
     return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame, plain(about))
 

@@ -50,8 +50,9 @@ def interval(
     sample: Float[np.ndarray, "resample *what"],   # what was measured: in the data, then in each resample of the groups
     n_groups: int,                                 # how many groups were resampled, or fewer
     within: tuple[float, float] = (-math.inf, math.inf),   # values that the measure can have
+    level: float = .95,                            # share of intervals that hold the truth
 ) -> tuple[Any, Any]:   # floats, or arrays [*what]
-    """The ends of 95 % intervals, floats for one measure; NaN for one group. Resamples without a number do not count.
+    """The ends of intervals, floats for one measure; NaN for one group. Resamples without a number do not count.
     Of three or four groups there is then no interval, unless it is only those that draw one group alone, and of two
     none. Where few of the groups tell anything, give their number."""
     from scipy.special import stdtrit   # as scipy.stats.t.ppf, whose import takes 0.4 s
@@ -59,7 +60,7 @@ def interval(
     again = np.where(np.isfinite(sample[1:]), sample[1:], np.nan)
     if n_groups < 2 or not len(again): low = high = np.full(sample.shape[1:], np.nan)
     else:
-        reach = float(stdtrit(n_groups - 1, .975)) * math.sqrt(n_groups / (n_groups - 1))
+        reach = float(stdtrit(n_groups - 1, (1 + level)/2)) * math.sqrt(n_groups / (n_groups - 1))
         low, high = _by_spread(sample[0], again, reach, n_groups) if n_groups < FEW else _by_percentiles(again, reach)
     low, high = np.clip(low, *within), np.clip(high, *within)
     return (float(low), float(high)) if sample.ndim == 1 else (low, high)

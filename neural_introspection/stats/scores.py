@@ -137,10 +137,12 @@ def difference(
     metric: str = "R²",                        # a key of `METRICS`
     n_resamples: int = 1000,
     seed: int = 0,
+    actual_b: Optional[Shaped[np.ndarray, "row target"]] = None,   # what `b` predicts, if that is something else
 ) -> Difference:
     "The score of `a` minus that of `b`, with a paired bootstrap interval over groups."
     sample = resamples(groups, n_resamples, seed)
-    gap = METRICS[metric](actual, a, sample) - METRICS[metric](actual, b, sample)
+    other = METRICS[metric](actual if actual_b is None else actual_b, b, sample)
+    gap = METRICS[metric](actual, a, sample) - other
     return Difference(float(gap[0]), *interval(gap, sample.n_groups))
 
 # %% ../../nbs/stats/40_scores.ipynb #2e043941

@@ -187,18 +187,19 @@ TOKEN = ("run --model pocket --num-samples 60 --head token --layer 0 --neuron 73
 
 @pytest.mark.slow
 def test_a_model_killed_while_it_learns_to_report(tmp_path):
-    "Killed while the model is taught, and while its observer is: the numbers of an unbroken run."
+    "Killed while the model, its observer and an untrained network are taught: the numbers of an unbroken run."
     (tmp_path / "unbroken").mkdir()
     unbroken = shell(TOKEN, "--json", cwd=tmp_path / "unbroken")
     assert unbroken.returncode == 0, unbroken.stderr
-    for name, nth in (("taught", 2), ("held-1", 1)):
+    for name, nth in (("taught", 2), ("held-1", 1), ("untrained-1", 1)):
         path = f"models/{name}/checkpoint.safetensors"
         kill_at(path, nth, tmp_path, TOKEN)
         assert len(read_tensors(tmp_path / "out" / path)[1]["losses"]) == 1 + nth
     done = shell(TOKEN, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert numbers(done.stdout) == numbers(unbroken.stdout)
-    for name in ("taught", "held-0", "held-1"): assert not (tmp_path / "out" / "models" / name).exists()
+    for name in ("taught", "held-0", "held-1", "untrained-0", "untrained-1"):
+        assert not (tmp_path / "out" / "models" / name).exists()
     runs = tmp_path / "out", tmp_path / "unbroken" / "out"
     weights = [read_tensors(run / "models" / "reporter.safetensors") for run in runs]
     assert weights[0][1] == weights[1][1]
