@@ -29,6 +29,7 @@ from ..models.identity import model_identity
 from ..data import Corpus, load_texts
 from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
 from ..stats import adjust_fdr
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = ['AnalysisResult', 'run_agent', 'agent_panel']
@@ -137,7 +138,7 @@ def _plain_markdown(text: str) -> str:
 # %% ../../nbs/analysis/40_agent.ipynb #2fcc5424
 def _markdown(r: AnalysisResult) -> str:
     "The report: claims by verdict, each with its test and the cell that repeats it; then the way and the notes."
-    parts = [f"# Analysis of {_plain_markdown(r.about['model']['name'])}\n\n{r.summary()}"]
+    parts = [f"# Analysis of {_plain_markdown(short_name(r.about))}\n\n{r.summary()}"]
     for verdict in ("supported", "inconclusive", "not supported"):
         some = r.claims[r.claims.verdict == verdict]
         if len(some): parts.append(f"## {verdict.capitalize()}")

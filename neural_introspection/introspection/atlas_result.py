@@ -15,6 +15,7 @@ from ..activations.positions import count_summary
 from ..core.files import restore_folder
 from neural_introspection.core import (BadData, BadInput, Result, atomic_folder, check_format, check_store, plain,
     site_name)
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = ['AtlasResult']
@@ -86,7 +87,7 @@ def _sentence(result: AtlasResult) -> str:
     a, labels = result.about, list(result.about["leakage"].values())
     where = ", ".join(f"{labels.count(name)} {name}" for name in dict.fromkeys(labels))
     constant = int(np.isnan(result.data.r2.values).sum())
-    return (f"{result.neurons:,} neurons of {Path(a['model']['name']).name} ({a['layer_type']}) probed from "
+    return (f"{result.neurons:,} neurons of {short_name(a)} ({a['layer_type']}) probed from "
             f"{a['feature_site']} on {count_summary(a)} in {a['groups']:,} groups, "
             f"{a['folds']} folds by group: {result.significant:,} are significant (q < {LEVEL:g}; no p below "
             f"{result.resolution:.1g}), {constant:,} constant. Layers by leakage: {where}.")

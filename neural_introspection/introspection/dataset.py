@@ -22,6 +22,7 @@ from ..core import (BadData, BadInput, Result, Target, atomic_write, check_forma
     progress, read_frame, read_json, write_frame, write_json)
 from neural_introspection.models import (ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces,
     token_batches)
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = ['collect_activations', 'ActivationDataset', 'ActivationDatasetGenerator']
@@ -121,7 +122,7 @@ class ActivationDataset(Result):
     def __len__(self) -> int: return len(self.frame)
 
     def summary(self) -> str:
-        return f"{len(self):,} rows of {self.target} in {self.about['model']['name']}: {self.counts.summary()}"
+        return f"{len(self):,} rows of {self.target} in {short_name(self.about)}: {self.counts.summary()}"
 
     @property
     def target(self) -> Target: return Target.of(self.about["target"])

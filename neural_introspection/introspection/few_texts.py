@@ -18,6 +18,7 @@ from .predictor import own_weights, ridge_by_groups
 from .trainer import seeded
 from ..models import check_layer, check_sites, describe, layer_width
 from ..stats import mean_interval, paired_difference, varies
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = []
@@ -196,7 +197,7 @@ class FewTexts(Result):
                          f"{at['closed form', least]:.2f}, {'beaten' if first.low > 0 else 'not beaten'}), "
                          f"ahead of ridge from scratch at "
                          f"{' and '.join(ahead) or 'no number of'} texts")
-        return f"A reader given the neuron's weights, {self.about['model']['name']}; {'; '.join(parts)}."
+        return f"A reader given the neuron's weights, {short_name(self.about)}; {'; '.join(parts)}."
 
     def plot(self) -> Any:
         "Learning curves (a plotly figure)."

@@ -20,6 +20,7 @@ from ..stats.bootstrap import FEW
 from neural_introspection.introspection.concepts import (Answers, Concepts, Matched, Span, Trials,
     check_place, injected_answers, make_trials, matched_vectors, random_directions, shuffled_prompts,
     text_alone)
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = []
@@ -179,7 +180,7 @@ def _sentence(found: InjectionDetection) -> str:
     rows = rows[(rows.layer == best.layer) & (rows.strength == best.strength) & rows.control.ne("injected")]
     leads = [f"{r.control} {r.lead:.2f} [{r.lead_low:.2f}, {r.lead_high:.2f}]" for r in rows.itertuples()
              if r.control != NO_OP]
-    return (f"{INJECTION_VERDICTS[found.verdict][1]} ({about['model']['name']}, layer {best.layer}, strength "
+    return (f"{INJECTION_VERDICTS[found.verdict][1]} ({short_name(about)}, layer {best.layer}, strength "
             f"{best.strength:g}): d' {best.d:.2f} [{best.low:.2f}, {best.high:.2f}] over {len(about['concepts'])} "
             f"concepts and {about['texts']} texts in {about['groups']} groups; lead over {', '.join(leads)}.")
 

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/77_neurofeedback.ipynb #483255bf
 from __future__ import annotations
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
@@ -19,6 +20,7 @@ from .questions import Prompts, Question, make_prompts, read_answers
 from ..models import describe, encode, evaluating, token_batch
 from ..models.tokens import added_tokens, run_batch
 from ..stats import mean_interval
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = []
@@ -49,6 +51,20 @@ def directions_of(
     drawn = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(seed))
     return {"neuron": Direction(site_name("mlp_out", layer), neuron), "first component": Direction(site, vector=first),
             "random": Direction(site, vector=drawn/drawn.norm())}
+
+def probe_direction(
+    model: Any,
+    texts: Sequence[str],
+    labels: Bool[np.ndarray, "text"],   # what the probe tells
+    layer: int,
+) -> Direction:
+    "The weights of a logistic regression on the residual stream behind a block, as a vector of norm 1."
+    from sklearn.linear_model import LogisticRegression
+    if len(np.unique(labels)) != 2: raise BadInput("a probe tells two kinds of texts: give labels of both.")
+    site = site_name("resid_post", layer)
+    rows = _last_stream(model, texts, site)
+    weights = LogisticRegression(max_iter=2000).fit(rows/rows.std(), np.asarray(labels, int)).coef_[0]
+    return Direction(site, vector=torch.nn.functional.normalize(torch.as_tensor(weights, dtype=torch.float32), dim=0))
 
 def _last_stream(model: Any, texts: Sequence[str], site: str) -> Float[Tensor, "text d"]:
     rows = collect_activations(model, list(texts), {site: None}).values[site].float()
@@ -123,7 +139,8 @@ def _observer_right(x: Float[np.ndarray, "text d"], trials: Sequence[_Trial],
 @dataclass(frozen=True, repr=False)
 class Neurofeedback(Result):
     """How often labels made from a direction are continued right, by the model and by observers. The lead is over the
-    best of those, and of the model itself after examples with shuffled labels."""
+    best of those, and of the model itself after examples with shuffled or another model's labels; without examples
+    there is no lead."""
     frame: pd.DataFrame   # direction, examples, who, accuracy, low, high, lead, lead_low, lead_high
     about: dict
 
@@ -138,14 +155,14 @@ class Neurofeedback(Result):
         most = self.frame[(self.frame.who == "model") & (self.frame.examples == self.frame.examples.max())]
         words = [f"{r.direction} {r.accuracy:.0%} ({r.low:.0%} to {r.high:.0%}), "
                  f"{'more' if r.lead_low > 0 else 'not more'} than its controls" for r in most.itertuples()]
-        name, count = self.about["model"]["name"], most.examples.iloc[0]
+        name, count = short_name(self.about), most.examples.iloc[0]
         return f"Labels continued right by {name} after {count} examples, where chance is 50 %: {'; '.join(words)}."
 
     def plot(self) -> Any:
         "Accuracy over the number of examples (a plotly figure)."
         from neural_introspection.display import COLOURS, figure
         from neural_introspection.display.charts import interval_line
-        colours, lines = dict(zip(self.frame.who.unique(), ("blue", "orange", "green", "grey"))), []
+        colours, lines = dict(zip(self.frame.who.unique(), itertools.cycle(COLOURS))), []
         for (direction, who), part in self.frame.groupby(["direction", "who"], sort=False):
             lines.append(interval_line(part.examples, part.accuracy, part.low, part.high, name=f"{direction}: {who}",
                                        marker_color=COLOURS[colours[who]]))
@@ -162,26 +179,51 @@ def neurofeedback(
     tests: int = 64,                                       # texts that are asked about
     seed: int = 0,
     askable: Optional[Bool[np.ndarray, "text"]] = None,    # texts that may be asked about; groups of others are shown
+    unknown: Mapping[str, Float[np.ndarray, "text"]] = {},  # whose labels the model goes on with, too: another model's
 ) -> Neurofeedback:
-    """Accuracy of the model, of observers, and of the model with shuffled labels in the examples. `BadInput` for odd
-    counts, too few texts, or examples that do not fit into the context."""
+    """Accuracy of the model, of observers, of the model with shuffled labels in the examples, and of the model with
+    labels made from what is no direction of its own. `BadInput` for odd counts, too few texts, or examples that do not
+    fit into the context."""
     pool, asked, groups = _sides(texts, groups, tests, seed, askable)
     odd = [count for count in counts if count % 2 or count < 0]
     if odd: raise BadInput(f"{odd[0]} examples cannot be as many of either label: give even numbers.")
     if len(question.answers) != 2: raise BadInput(f"there are {len(question.answers)} answers: give two, low and high.")
     embedded, parts = _embedded(model, texts), []
+    asked_about = _Labels(model, texts, pool, asked, question, seed)
+    others = {name: asked_about.of(name, values, max(counts)) for name, values in unknown.items()}
+    beside = {count: {name: asked_about.right(labels, count) for name, labels in others.items()} for count in counts}
     for name, direction in progress(directions.items(), "neurofeedback", len(directions), "direction"):
-        found = direction_values(model, texts, direction) if hasattr(direction, "read") else np.asarray(direction)
-        labels = (found > np.median(found[pool])).astype(int)
-        if min(np.bincount(labels[pool], minlength=2)) < max(counts)//2:
-            raise BadInput(f"{name} has too few texts of either label for {max(counts)} examples: give more texts.")
+        labels = asked_about.of(name, direction, max(counts))
         for count in counts:
             trials = _trials(labels, pool, asked, count, seed)
-            parts.append(_compared(model, texts, trials, labels, groups[asked], embedded, question, seed)
+            parts.append(_compared(model, texts, trials, labels, groups[asked], embedded, question, seed, beside[count])
                          .assign(direction=name, examples=count))
     about = dict(model=vars(describe(model)), question=vars(question), shown=len(pool), asked=len(asked), seed=seed)
     columns = ["direction", "examples", "who", "accuracy", "low", "high", "lead", "lead_low", "lead_high"]
     return Neurofeedback(pd.concat(parts, ignore_index=True)[columns], plain(about))
+
+@dataclass(frozen=True)
+class _Labels:
+    "Which texts are shown and asked about, and how often labels of them are continued right."
+    model: Any
+    texts: Sequence[str]
+    pool: Int[np.ndarray, "shown"]
+    asked: Int[np.ndarray, "asked"]
+    question: Question
+    seed: int
+
+    def of(self, name: str, direction: Direction | Float[np.ndarray, "text"], most: int) -> Int[np.ndarray, "text"]:
+        "1 where a text is above the median of those shown; `BadInput` if too few are, for so many examples."
+        values = direction_values(self.model, self.texts, direction) if hasattr(direction, "read") else direction
+        labels = (np.asarray(values) > np.median(np.asarray(values)[self.pool])).astype(int)
+        if min(np.bincount(labels[self.pool], minlength=2)) < most//2:
+            raise BadInput(f"{name} has too few texts of either label for {most} examples: give more texts.")
+        return labels
+
+    def right(self, labels: Int[np.ndarray, "text"], count: int) -> Float[np.ndarray, "asked"]:
+        trials = _trials(labels, self.pool, self.asked, count, self.seed)
+        prompts = _trial_prompts(self.model, self.texts, trials, [labels[t.shown] for t in trials], self.question)
+        return _model_right(self.model, prompts, labels[self.asked])
 
 def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], tests: int, seed: int,
            askable: Optional[Bool[np.ndarray, "text"]] = None) -> tuple:
@@ -195,17 +237,18 @@ def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], t
 
 def _compared(model: Any, texts: Sequence[str], trials: Sequence[_Trial], labels: Int[np.ndarray, "text"],
               groups: Shaped[np.ndarray, "trial"], embedded: Float[np.ndarray, "text d"], question: Question,
-              seed: int) -> pd.DataFrame:
-    "A row for the model, for each observer, and for the model with shuffled labels."
+              seed: int, beside: Mapping[str, Float[np.ndarray, "trial"]]) -> pd.DataFrame:
+    "A row for the model, for each observer, for the model with shuffled labels, and with labels it cannot know."
     own = labels[[t.text for t in trials]]
     true, mixed = (_shown_labels(labels, trials, shuffle, seed) for shuffle in (False, True))
     right = {"model": _model_right(model, _trial_prompts(model, texts, trials, true, question), own)}
     if len(trials[0].shown):
         right |= {name: _observer_right(embedded, trials, true, own, name) for name in OBSERVERS}
         right["shuffled labels"] = _model_right(model, _trial_prompts(model, texts, trials, mixed, question), own)
+    right |= beside
     names = "accuracy", "low", "high"
     rows = [dict(zip(names, mean_interval(r, groups))) | dict(who=who) for who, r in right.items()]
-    others = [r for who, r in right.items() if who != "model"]
+    others = [r for who, r in right.items() if who != "model"] if len(trials[0].shown) else []
     lead = mean_interval(right["model"] - max(others, key=np.mean), groups) if others else (math.nan,)*3
     lead = dict(zip(("lead", "lead_low", "lead_high"), lead))
     return pd.DataFrame([row | (lead if row["who"] == "model" else {}) for row in rows]).reindex(

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import edit
 from ..core import BadInput, progress
-from .predictor import Bins, make_bins
+from .predictor import Bins, check_finite, make_bins
 from ..models import encode, evaluating, model_name, token_batch, token_batches, token_text
 from ..models.sites import require_next_tokens
 from ..models.tokens import added_tokens, run_batch
@@ -122,14 +122,14 @@ def read_answers(
     around: Any = None,      # (padded batch, which prompts it has) -> the context in which it is run
     late: Any = None,        # which prompts -> how their logits are made, from a later block on
 ) -> Float[Tensor, "text answer"]:
-    "Log-probability of each answer as the next token, on the CPU."
+    "Log-probability of each answer as the next token, on the CPU. `BadData` if one is no number."
     found = torch.zeros(len(prompts), len(prompts.answers))
     for group in progress(token_batches(model, prompts.ids, batch_size), "reports", unit="batch"):
         batch = token_batch(model, [prompts.ids[i] for i in group], group)
         with around(batch, np.array(group)) if around else torch.no_grad():
             logits = next_logits(model, batch, late and late(np.array(group)))
         found[group] = logits.log_softmax(-1)[:, torch.as_tensor(prompts.answers, device=logits.device)].cpu()
-    return found
+    return check_finite(found, f"answers of {model_name(model)}")
 
 def next_logits(
     model: Any,

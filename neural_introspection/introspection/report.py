@@ -18,6 +18,7 @@ from ..core.results import html_table, markdown_table
 from .checks import DECISION, VERDICTS, Check, interval_text, number_text
 from .evaluation import Compared
 from ..stats import ClassScore, Difference, Score
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = ['IntrospectionCard']
@@ -123,7 +124,7 @@ def _facts(card: IntrospectionCard) -> dict[str, str]:
         "Features": f"{a['feature_site']}, leakage label {card.leakage}",
         "Tokens": count_summary(a),
         "Selectivity": "not measured" if s is None else interval_text(s),
-        "Model": f"{a['model']['name']}, weights {a['model']['weights']}",
+        "Model": f"{short_name(a)}, weights {a['model']['weights']}",
         "Head": f"{a['head']}, {a['rows']} rows, seed {a['seed']}",
     }
     if card.self_modification is None: return facts | {"Self-modification": "none: the model was frozen"}

@@ -13,6 +13,7 @@ from ..core import (BadData, Result, RunFolder, Target, check_format, plain, rea
     read_json, shown_path, write_frame, write_json, write_text)
 from .report import IntrospectionCard, confusion_figure
 from .trainer import TrainResult
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = ['IntrospectionResult']
@@ -59,14 +60,14 @@ def _summary(r: IntrospectionResult) -> dict:
 def _markdown(r: IntrospectionResult) -> str:
     "The report: the card, and what the run was."
     a, c = r.about, r.about["config"]
-    return f"""# {r.target} in {a['model']['name']}
+    return f"""# {r.target} in {short_name(a)}
 
 {r.card.to_markdown()}
 - Target: `{r.target}` at token position {c['token_pos']}; {a['chosen']}
 - Features: `{a['feature_site']}`, leakage label **{r.leakage}**
 - Texts: {a['corpus']}, split by group; {r.score.rows} test rows in {r.score.groups} groups; intervals resample groups
 - Training: {r.training.summary()}
-- Model: {a['model']['name']}, weights {a['model']['weights']}, {a['model']['dtype']}; seed {c['seed']}
+- Model: {short_name(a)}, weights {a['model']['weights']}, {a['model']['dtype']}; seed {c['seed']}
 """
 
 # %% ../../nbs/introspection/78_result.ipynb #bc154d63

@@ -17,6 +17,7 @@ from ..core.tables import tensors_of
 from ..core import (BadAddress, BadData, BadInput, NeuronAddress, Result, check_format,
     read_tensors, site_name, write_tensors)
 from ..models import check_layer, describe, layer_width
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = ['SCORES', 'neuron_scores', 'ScanResult', 'NeuronScanner']
@@ -91,7 +92,7 @@ class ScanResult(Result):
 
     def summary(self) -> str:
         a = self.about
-        return f"{a['neurons']} neurons of {Path(a['model']['name']).name} ({a['layer_type']}), {count_summary(a)}."
+        return f"{a['neurons']} neurons of {short_name(a)} ({a['layer_type']}), {count_summary(a)}."
     def _shown(self) -> pd.DataFrame: return self.top(10**9, available_scores(next(iter(self.stats.values())))[0])
 
 # %% ../../nbs/introspection/10_scanner.ipynb #38a0abbb

@@ -22,6 +22,7 @@ from .leakage import leakage_label
 from .predictor import ridge_by_groups
 from ..models import check_layer, check_sites, describe, named_weights, weight_place
 from ..stats import interval, resamples, score_predictions
+from ..models.identity import short_name
 
 # %% auto #0
 __all__ = []
@@ -153,7 +154,7 @@ class Students(Result):
                  f"CPU time" for sees, name in names.items() for row in [kinds.get(sees)] if row is not None]
         chance = f"; with shuffled values {kinds['control'].r2:.2f}" if "control" in kinds else ""
         own = " (the neurons of that layer and below are in it: `by_layer` has the others)"
-        leaks, many = own if "stream" in kinds else "", f"{about['neurons']:,} neurons of {about['model']['name']}"
+        leaks, many = own if "stream" in kinds else "", f"{about['neurons']:,} neurons of {short_name(about)}"
         return (f"Median R² over {many}, the best student of each kind by test score: "
                 f"{'; '.join(words)}{leaks}{chance}.")
 

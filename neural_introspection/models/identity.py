@@ -8,6 +8,7 @@ import contextlib
 import secrets
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 import torch
 from torch import nn
@@ -52,6 +53,10 @@ def model_name(model: Any) -> str:
     return SOURCES.get(model, (getattr(model.cfg, "model_name", type(model).__name__), None))[0]
 
 # %% ../../nbs/models/15_identity.ipynb #eee59a7a
+def short_name(about: dict) -> str:
+    "The name in what a result says `about` its model, without the folder that it was loaded from."
+    return Path(about["model"]["name"]).name
+
 def model_source(model: Any) -> str:
     "What transformers loads for a model: a folder or a hub name."
     return SOURCES.get(model, (None, model.cfg.model_name))[1]
