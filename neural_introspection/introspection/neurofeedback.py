@@ -202,6 +202,7 @@ def neurofeedback(
     columns = ["direction", "examples", "who", "accuracy", "low", "high", "lead", "lead_low", "lead_high"]
     return Neurofeedback(pd.concat(parts, ignore_index=True)[columns], plain(about))
 
+# %% ../../nbs/introspection/77_neurofeedback.ipynb #9e9b8f19
 @dataclass(frozen=True)
 class _Labels:
     "Which texts are shown and asked about, and how often labels of them are continued right."
@@ -225,6 +226,7 @@ class _Labels:
         prompts = _trial_prompts(self.model, self.texts, trials, [labels[t.shown] for t in trials], self.question)
         return _model_right(self.model, prompts, labels[self.asked])
 
+# %% ../../nbs/introspection/77_neurofeedback.ipynb #cdd3fdba
 def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], tests: int, seed: int,
            askable: Optional[Bool[np.ndarray, "text"]] = None) -> tuple:
     "(texts that are shown, texts that are asked about, groups), by group."
@@ -235,6 +237,7 @@ def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], t
     asked = np.random.default_rng(seed).permutation(np.flatnonzero(~shown))[:tests]
     return np.flatnonzero(shown), np.sort(asked), groups
 
+# %% ../../nbs/introspection/77_neurofeedback.ipynb #5dd63546
 def _compared(model: Any, texts: Sequence[str], trials: Sequence[_Trial], labels: Int[np.ndarray, "text"],
               groups: Shaped[np.ndarray, "trial"], embedded: Float[np.ndarray, "text d"], question: Question,
               seed: int, beside: Mapping[str, Float[np.ndarray, "trial"]]) -> pd.DataFrame:
