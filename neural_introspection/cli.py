@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import logging
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Callable, Iterator, Literal, Optional
 from .core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, full_path,
     make_config, option, options, plain, shown_path, to_yaml, versions, yaml_values)
+from .core.extras import no_collections
 from .core.runs import work_folder
 
 # %% auto #0
@@ -56,7 +58,7 @@ class Command:
 def _named(name: str) -> Any:
     "What a folder or module of this package has under a name, such as `introspection.ScanConfig`."
     module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(f"neural_introspection.{module}"), attribute)
+    with no_collections(): return getattr(importlib.import_module(f"neural_introspection.{module}"), attribute)
 
 # %% ../nbs/90_cli.ipynb #211376e7
 def _run_files(folder: Path) -> list[str]:
@@ -330,7 +332,9 @@ def main(argv: Optional[list[str]] = None) -> int:
     "Entry point of `neural-introspection`: returns the exit code."
     try:
         try: return _main(list(sys.argv[1:] if argv is None else argv))
-        finally: sys.stdout.flush()
+        finally:
+            sys.stdout.flush()
+            if argv is None: gc.freeze()   # the process ends: a last search of everything for garbage takes a second
     except BrokenPipeError:   # nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # for what Python flushes at its end
         return 141

@@ -6,20 +6,20 @@
 from __future__ import annotations
 import math
 import re
-from dataclasses import dataclass
-from typing import Any, Callable, Optional, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional, Sequence, TypedDict
 from .config import AgentConfig
 from .hypotheses import CHECKS, Hypothesis, check_hypothesis, propose
 from .logits import logit_view
 from .polysemantic_scan import scan_polysemantic
-from .token_level import neuron_addresses, token_profiles
+from .token_level import TokenProfile, neuron_addresses, token_profiles
 from ..core import BadInput, NeuronAddress, RunFolder, check_options, parse_integers, require
 from ..data import group_texts, load_texts, split_groups
 from ..introspection import SCORES, NeuronScanner, neuron_scores
 from ..models import check_layer, describe, preflight
 
 # %% auto #0
-__all__ = ['held_out']
+__all__ = ['TOGETHER', 'held_out']
 
 # %% ../../nbs/analysis/36_states.ipynb #24d22c98
 def split_list(text: str, sign: str = ",") -> list[str]:
@@ -90,6 +90,7 @@ class Workbench:
     parts: dict[str, list[str]]
     policy: Any
     run: Optional[RunFolder] = None
+    profiles: dict[str, TokenProfile] = field(default_factory=dict)   # of the neurons to examine next
 
     def test_texts(self, state: AnalysisState) -> list[str]: return self.parts["held_out"] + self.parts["reserve"] * state["reserve"]
 
@@ -137,10 +138,21 @@ def _detect(state: AnalysisState, bench: Workbench) -> dict:
     return dict(senses=state["senses"] | {f"{layer}[{n}]": float(p) for layer, n, p in zip(frame.layer, frame.neuron, frame.p)})
 
 # %% ../../nbs/analysis/36_states.ipynb #dde1d8f7
+TOGETHER = 16   # neurons whose activations are read in the same pass
+
+def _profile(current: str, queue: Sequence[str], bench: Workbench) -> TokenProfile:
+    "What a neuron reads in the texts to explore. The next ones of its layer are read with it, for their turn."
+    if current not in bench.profiles:
+        site = NeuronAddress.parse(current).site
+        together = [name for name in (current, *queue) if NeuronAddress.parse(name).site == site][:TOGETHER]
+        found = token_profiles(bench.model, bench.parts["explore"], together, seed=bench.config.seed, n_permutations=19)
+        bench.profiles.update({str(profile.address): profile for profile in found})
+    return bench.profiles.pop(current)
+
 def _examine(state: AnalysisState, bench: Workbench) -> dict:
     "Look closely at the next neuron, and guess."
     (current, *queue), c = state["queue"], bench.config
-    profile, = token_profiles(bench.model, bench.parts["explore"], current, seed=c.seed, n_permutations=19)
+    profile = _profile(current, queue, bench)
     view = logit_view(bench.model, current, 3, 19, c.seed).frame if "output" in c.hypotheses else None
     writes = [] if view is None else view.token[view.side == "raises"].tolist()
     found = propose(profile, state["senses"].get(current, math.nan), writes, split_list(c.hypotheses), c.level)

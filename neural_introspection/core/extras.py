@@ -5,9 +5,11 @@
 # %% ../../nbs/core/20_extras.ipynb #9c651158
 from __future__ import annotations
 import contextlib
+import gc
 import importlib
 import sys
 import types
+from typing import Iterator
 from .errors import MissingExtra
 
 # %% auto #0
@@ -35,3 +37,13 @@ def require(
     try: return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtra(f"{module} is not installed: run `pip install 'neural_introspection[{extra}]'`.") from error
+
+# %% ../../nbs/core/20_extras.ipynb #c20gc001
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    "Within the block, which imports, no garbage is collected."
+    collecting = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if collecting: gc.enable()

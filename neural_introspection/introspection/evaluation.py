@@ -23,8 +23,8 @@ from .drift import changed_site, dead_share, language_change, text_drift
 from .leakage import leakage_label
 from .predictor import ActivationPredictor, Bins
 from .trainer import PredictorTrainer, TrainResult, fit_identity
-from neural_introspection.introspection.untrained import (NETWORKS, UntrainedNetwork, layer_scores,
-    read_network, with_distribution)
+from neural_introspection.introspection.untrained import (NETWORKS, UntrainedNetwork, untrained_networks,
+    with_distribution)
 from ..models import check_sites, model_hash, model_name
 from ..stats import (METRICS, ClassScore, Difference, Score, difference, interval, resamples,
     score_bins, score_predictions)
@@ -72,14 +72,8 @@ class Case:
 
     @functools.cached_property
     def networks(self) -> dict[str, UntrainedNetwork]:
-        "Untrained networks on the same rows, read once; without those whose activations are not finite."
-        p, found = self.predictor, {}
-        own = layer_scores(p.model, p, self.dataset) if p.target.neurons is not None else None
-        for kind in NETWORKS:
-            pieces = self.folder and self.folder/kind
-            with contextlib.suppress(BadData):
-                found[kind] = read_network(kind, p, self.dataset, own, self.seed, pieces)
-        return found
+        "Untrained networks on the same rows; without those whose activations are not finite."
+        return untrained_networks(self.predictor, self.dataset, self.seed, self.folder)
 
     @property
     def seed(self) -> int: return self.options.seed

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/introspection/55_untrained.ipynb #6ac758a0
 from __future__ import annotations
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -12,12 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import TokenSelection, text_statistics
-from ..core import Target
+from ..core import BadData, Target
 from .baselines import random_weights_model, split_rows
-from .dataset import ActivationDataset, collect_activations
+from .dataset import ActivationDataset, collect_activations, text_hash
 from .predictor import ActivationPredictor, check_finite
 from .scanner import neuron_scores
 from ..models import named_weights
+from ..models.identity import model_identity
 from ..stats import varies
 
 # %% auto #0
@@ -96,6 +98,41 @@ def read_network(
 def _varies_in(dataset: ActivationDataset, values: Float[np.ndarray, "row target"]) -> bool:
     "Whether all columns vary among the training rows and among the test rows."
     return all(varies(column) for split in ("train", "test") for column in values[split_rows(dataset, split)].T)
+
+# %% ../../nbs/introspection/55_untrained.ipynb #c55once1
+KEPT_BYTES = 32 << 20   # of rows of untrained networks that a process keeps
+_READ: dict[str, dict[str, UntrainedNetwork]] = {}   # by what was asked, the last used last
+
+def _asked(predictor: ActivationPredictor, dataset: ActivationDataset, seed: int) -> str:
+    "A hash of all that decides what untrained networks show."
+    p, t, frame = predictor, dataset.tokens, dataset.frame
+    model = str(model_identity(p.model)), p.model.original_model.config.to_json_string(), str(p.model.cfg.dtype)
+    rows = [f"{i} {list(t.ids[i])} {list(at)} {i in t.cut}" for i, at in t.positions.items()]
+    return text_hash([*model, *rows, *map(str, (vars(t.rule), frame["index"].tolist(), frame.split.tolist(), p.target,
+                                                p.feature_site, p.token_pos, p.batch_size, seed))])
+
+def kept_bytes() -> int:
+    "The size of the rows that are kept."
+    return sum(n.features.nbytes + n.values.nbytes for found in _READ.values() for n in found.values())
+
+# %% ../../nbs/introspection/55_untrained.ipynb #c55once2
+def untrained_networks(
+    predictor: ActivationPredictor,
+    dataset: ActivationDataset,
+    seed: int = 0,
+    folder: Optional[Path] = None,      # where finished pieces are kept, to resume a killed run
+) -> dict[str, UntrainedNetwork]:
+    """Every kind of untrained network on a data set's rows, read once in a process; without those whose activations are
+    not finite."""
+    p, asked = predictor, _asked(predictor, dataset, seed)
+    if (found := _READ.pop(asked, None)) is None:
+        own, found = layer_scores(p.model, p, dataset) if p.target.neurons is not None else None, {}
+        for kind in NETWORKS:
+            with contextlib.suppress(BadData):
+                found[kind] = read_network(kind, p, dataset, own, seed, folder and folder/kind)
+    _READ[asked] = found
+    while kept_bytes() > KEPT_BYTES: del _READ[next(iter(_READ))]
+    return dict(found)
 
 # %% ../../nbs/introspection/55_untrained.ipynb #9edd181c
 def with_distribution(values: Float[np.ndarray, "row target"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 import torch
 from ..core import BadInput, ModelNotFound, pick_device, shipped, triton_first
+from ..core.extras import no_collections
 from .gguf import convert_gguf, quiet_transformers
 from .identity import note_loaded
 from .sites import check_sites, checked_like
@@ -108,8 +109,9 @@ def load_model(
 def _boot(source: str, name: str | Path, device: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
     "(the bridge, the names of the weights that were in no file); `ModelNotFound` if it cannot be loaded."
     triton_first()
-    from safetensors import SafetensorError
-    from transformer_lens.model_bridge import TransformerBridge
+    with no_collections():
+        from safetensors import SafetensorError
+        from transformer_lens.model_bridge import TransformerBridge
     try:
         with quiet_transformers(), torch.random.fork_rng():
             torch.manual_seed(0)   # weights that are in no file are the same in every process
