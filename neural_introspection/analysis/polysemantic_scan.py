@@ -176,7 +176,6 @@ class Comparison(Result):
     shuffled: tuple[float, float]      # 2.5 and 97.5 % quantiles of the correlation when exchanged
     expected: float                    # how many would be polysemantic in both if the two had nothing to do with each other
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k neurons whose larger p is the smallest."
         return self.frame.assign(worst=self.frame[[f"p_{name}" for name in self.names]].max(axis=1, skipna=False)).sort_values("worst", kind="stable").head(k).drop(columns="worst").reset_index(drop=True)

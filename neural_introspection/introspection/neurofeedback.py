@@ -127,7 +127,6 @@ class Neurofeedback(Result):
     frame: pd.DataFrame   # direction, examples, who, accuracy, low, high, lead, lead_low, lead_high
     about: dict
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
 
     def top(self, k: int = 10) -> pd.DataFrame:
         "The model's rows, the best lead first."

@@ -39,7 +39,6 @@ class SiteCheck(Result):
     @property
     def passed(self) -> bool: return bool(self.frame.passed.all())
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
 
     @functools.cached_property
     def reasons(self) -> dict[str, str]:
