@@ -14,7 +14,7 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from ..core import BadInput, Result, plain
 from .checks import interval_text, number_text
 from .baselines import control_rows, input_features, relative_layer, simple_guess
@@ -199,8 +199,8 @@ def judge_report(
     sentences: int = 10,             # test texts for which the model writes more than its answer
 ) -> SelfReport:
     "Score the reports on the test texts, set the neuron, and decide."
-    rows, groups = asked.rows("test"), asked.dataset.part("test").group.to_numpy()
-    actual = asked.dataset.values("test")[:, 0]
+    rows, test = asked.rows("test"), asked.dataset.part("test")[["text", "group"]].reset_index(drop=True)
+    groups, actual = test.group.to_numpy(), asked.dataset.values("test")[:, 0]
     partner = partners(groups, np.random.default_rng(seed))   # each text gets another's value
     given = actual[partner]
     with with_weights(asked.model, learned.weights):
@@ -215,24 +215,40 @@ def judge_report(
     drawn = groups, n_resamples, seed
     score, set_score = score_predictions(actual, reported, *drawn), score_predictions(given, under, *drawn)
     seen = {name: p for name, p in seen.items() if np.isfinite(p).mean() >= .8}   # read most of the texts
-    read = {name: np.isfinite(p) for name, p in seen.items()}
-    observers = {name: score_predictions(actual[read[name]], p[read[name]], groups[read[name]], n_resamples, seed)
-                 for name, p in seen.items()}
-    leads = {name: difference(actual[rows], reported[rows], seen[name][rows], groups[rows], "R²", n_resamples, seed)
-             for name, rows in read.items()}
+    observers, leads = _beside_observers(seen, actual, reported, *drawn)
     whose = {"the other text's value": given, "its own value": actual}
     by_whom = {name: score_predictions(value, swapped, *drawn) for name, value in whose.items()}
     slopes = _slopes(causal_slopes(asked, learned.weights, texts, seed))
     change = _change(asked, learned, current, reported)
-    frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
+    frame = test.assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])
-    about = dict(target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
-                 texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed)
     mass = float(log_p.exp().sum(1).mean())
-    about |= dict(missing=[name for name in (HELD, OTHER) if name not in seen],
-                  unread={name: int((~mask).sum()) for name, mask in read.items() if not mask.all()})
     verdict = verdict_of_report(score, leads, set_score, slopes, change, mass)
-    return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame, plain(about))
+    return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame,
+                      _described(asked, learned, seen, seed))
+
+# %% ../../nbs/introspection/75_self_report.ipynb #b4f51168
+def _beside_observers(seen: Mapping[str, Float[np.ndarray, "test"]], actual: Float[np.ndarray, "test"],
+                      reported: Float[np.ndarray, "test"], groups: Shaped[np.ndarray, "test"], n_resamples: int,
+                      seed: int) -> tuple[dict[str, Score], dict[str, Difference]]:
+    "The score of each observer, and by how much the report leads it, both on the texts that it read."
+    observers, leads = {}, {}
+    for name, p in seen.items():
+        read = np.isfinite(p)
+        truth, others, group = actual[read], p[read], groups[read]
+        observers[name] = score_predictions(truth, others, group, n_resamples, seed)
+        leads[name] = difference(truth, reported[read], others, group, "R²", n_resamples, seed)
+    return observers, leads
+
+def _described(asked: Asked, learned: Learned, seen: Mapping[str, Float[np.ndarray, "test"]],
+               seed: int) -> dict[str, Any]:
+    "What the report depends on, the observers that are missing, and how many texts some could not read."
+    unread = {name: int((~np.isfinite(p)).sum()) for name, p in seen.items()}
+    return plain(dict(
+        target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
+        texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed,
+        missing=[name for name in (HELD, OTHER) if name not in seen],
+        unread={name: count for name, count in unread.items() if count}))
 
 def _change(asked: Asked, learned: Learned, current: Float[np.ndarray, "test"],
             reported: Float[np.ndarray, "test"]) -> Optional[dict[str, float]]:
