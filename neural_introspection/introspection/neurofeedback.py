@@ -165,15 +165,11 @@ def neurofeedback(
     """Accuracy of the model, of observers, and of the model with shuffled labels in the examples. `BadInput` for odd
     counts, too few texts, or examples that do not fit into the context."""
     pool, asked, groups = _sides(texts, groups, tests, seed, askable)
-    odd = [count for count in counts if count % 2 or count < 0]
-    if odd: raise BadInput(f"{odd[0]} examples cannot be as many of either label: give even numbers.")
-    if len(question.answers) != 2: raise BadInput(f"there are {len(question.answers)} answers: give two, low and high.")
+    _check_trials(counts, question)
     embedded, parts = _embedded(model, texts), []
     for name, direction in progress(directions.items(), "neurofeedback", len(directions), "direction"):
         found = direction_values(model, texts, direction) if hasattr(direction, "read") else np.asarray(direction)
-        labels = (found > np.median(found[pool])).astype(int)
-        if min(np.bincount(labels[pool], minlength=2)) < max(counts)//2:
-            raise BadInput(f"{name} has too few texts of either label for {max(counts)} examples: give more texts.")
+        labels = _labels(name, found, pool, max(counts))
         for count in counts:
             trials = _trials(labels, pool, asked, count, seed)
             parts.append(_compared(model, texts, trials, labels, groups[asked], embedded, question, seed)
@@ -181,6 +177,20 @@ def neurofeedback(
     about = dict(model=vars(describe(model)), question=vars(question), shown=len(pool), asked=len(asked), seed=seed)
     columns = ["direction", "examples", "who", "accuracy", "low", "high", "lead", "lead_low", "lead_high"]
     return Neurofeedback(pd.concat(parts, ignore_index=True)[columns], plain(about))
+
+# %% ../../nbs/introspection/77_neurofeedback.ipynb #a6498bb1
+def _check_trials(counts: Sequence[int], question: Question) -> None:
+    odd = [count for count in counts if count % 2 or count < 0]
+    if odd: raise BadInput(f"{odd[0]} examples cannot be as many of either label: give even numbers.")
+    if len(question.answers) != 2: raise BadInput(f"there are {len(question.answers)} answers: give two, low and high.")
+
+def _labels(name: str, found: Float[np.ndarray, "text"], pool: Int[np.ndarray, "shown"],
+            most: int) -> Int[np.ndarray, "text"]:
+    "1 above the median of the shown texts, else 0; `BadInput` if too few have a label to show `most` examples."
+    labels = (found > np.median(found[pool])).astype(int)
+    if min(np.bincount(labels[pool], minlength=2)) < most//2:
+        raise BadInput(f"{name} has too few texts of either label for {most} examples: give more texts.")
+    return labels
 
 def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], tests: int, seed: int,
            askable: Optional[Bool[np.ndarray, "text"]] = None) -> tuple:
@@ -192,6 +202,7 @@ def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], t
     asked = np.random.default_rng(seed).permutation(np.flatnonzero(~shown))[:tests]
     return np.flatnonzero(shown), np.sort(asked), groups
 
+# %% ../../nbs/introspection/77_neurofeedback.ipynb #c17d732e
 def _compared(model: Any, texts: Sequence[str], trials: Sequence[_Trial], labels: Int[np.ndarray, "text"],
               groups: Shaped[np.ndarray, "trial"], embedded: Float[np.ndarray, "text d"], question: Question,
               seed: int) -> pd.DataFrame:
