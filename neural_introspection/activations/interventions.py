@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from .batches import select_tokens
-from .positions import Position, SelectedTokens, parse_position, position_index
+from .positions import Position, parse_position, position_index
 from .replacement import Replacement, check_replacement, needs_reference, units_of
 from neural_introspection.activations.set_scores import (MEASURES, Measure, SetScores, named_measure,
     score_replacements)
 from neural_introspection.activations.units import (SEQUENCES, Reference, Units, example_keys, find_units,
     make_reference)
 from ..core import BadInput, BadTexts, NeuronAddress, Result, check_index
-from ..models import Examples
+from ..models import Examples, TokenBatch
 from ..models.examples import text_examples
 from ..stats import interval, permutation_p, resamples
 
@@ -304,7 +304,10 @@ class _UsualData:
         "The usual values of each site's units."
         counted, kept = None, SEQUENCES if patches else 0
         if self.texts is not None:
-            counted = _counted_tokens(self.examples, select_tokens(model, self.texts, "all", batch_size))
+            ids, mask = self.examples.inputs, self.examples.mask
+            own = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+            batch = TokenBatch(ids, own, torch.arange(len(ids)))
+            counted = select_tokens(model, self.texts, "all", batch_size).mask(batch)
         made = [make_reference(model, u, self.examples, batch_size, None, counted, kept, seed) for u in units]
         return {r.units.site: r for r in made}
 
@@ -332,13 +335,6 @@ def unit_references(
     `Examples` all tokens do."""
     usual = _UsualData(data) if isinstance(data, Examples) else _UsualData.of_texts(model, data)
     return usual.references(model, units, patches, batch_size, seed)
-
-def _counted_tokens(examples: Examples, selected: SelectedTokens) -> Bool[Tensor, "example place"]:
-    "The tokens of padded texts that are selected."
-    mask = examples.mask if examples.mask is not None else torch.ones_like(examples.inputs, dtype=torch.bool)
-    rank, keep = mask.int().cumsum(1) - 1, torch.zeros_like(mask)
-    for i, some in selected.positions.items(): keep[i] = torch.isin(rank[i], torch.as_tensor(some, device=rank.device))
-    return keep & mask
 
 # %% ../../nbs/activations/66_interventions.ipynb #b1fb90dc
 ROUNDING = 1e-6   # of the measure, below which nothing counts

@@ -12,11 +12,10 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import NeuronStats
 from .correlation import NO_VALUE_COLOUR, add_titles, select_neurons, thin_ticks
 from .firing import NeuronRates
 from .polysemantic import PolysemanticResult
-from .rows import LayerRows, row_blocks
+from .rows import LayerRows, row_statistics, text_halves
 from ..core import BadInput, check_index
 from ..stats import mean_interval
 
@@ -35,8 +34,7 @@ LINES = ("token", "text", "position")
 def _standardised(x: Float[np.ndarray, "row neuron"],
                   of: Float[Tensor, "row neuron"]) -> Float[np.ndarray, "row neuron"]:
     "In standard deviations from each neuron's mean over all rows; NaN for a constant neuron."
-    stats = NeuronStats(of.shape[1], quantiles=False)
-    for part in row_blocks(len(of)): stats.update(of[part])
+    stats = row_statistics(len(of), of.shape[1], of.__getitem__)
     std = stats.std.numpy()
     return (x - stats.mean.numpy()) / np.where(std > 0, std, np.nan)
 
@@ -222,7 +220,7 @@ def token_answers(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, s
         raise BadInput("there are no tokens: give tokens=, a word for each row that counts.")
     check_index("neuron", neuron, r.width, r.layer)
     rng = np.random.default_rng(seed)
-    chosen, shown = (_by_token(r, neuron, rows) for rows in _halves(r, rng))
+    chosen, shown = (_by_token(r, neuron, rows) for rows in text_halves(r.places, rng))
     often = chosen.index[chosen.texts >= least].intersection(shown.index[shown.texts >= least])
     if not len(often):
         raise BadInput(f"no token is in {least} texts of either half: capture more text, or give a smaller least=.")
@@ -236,13 +234,6 @@ def token_answers(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, s
     frame = pd.concat(parts).rename_axis("token").reset_index()
     frame[["mean", "low", "high"]] = [mean_interval(by_text) for by_text in frame.by_text]
     return frame[["token", "kind", "mean", "low", "high", "count", "texts", "chosen_mean"]]
-
-def _halves(r: LayerRows, rng: np.random.Generator) -> tuple[Bool[np.ndarray, "row"], Bool[np.ndarray, "row"]]:
-    "The rows of a random half of the texts, and the others; twice all rows of a single text."
-    texts = np.unique(r.places.text)
-    if len(texts) < 2: return np.ones(len(r), bool), np.ones(len(r), bool)
-    first = np.isin(r.places.text, rng.permutation(texts)[:len(texts) // 2])
-    return first, ~first
 
 # %% ../../nbs/analysis/29_activation_figures.ipynb #27d193f1
 def tokens_figure(r: LayerRows, neuron: int, tokens: int = 12, least: int = 3, seed: int = 0) -> Any:

@@ -11,23 +11,16 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import Contexts, NeuronStats
+from ..activations import Contexts
 from .correlation import (NO_VALUE_COLOUR, Reader, add_titles, correlate_columns,
     correlation_distance, linkage_tree, matched_rows, select_for_pairs, standard_reader, thin_ticks)
-from neural_introspection.analysis.rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts, row_blocks,
-    text_order)
+from .rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts,
+    row_statistics, text_halves, text_order)
 from ..core import BadInput, Result, progress
 from ..stats import permutation_p
 
 # %% auto #0
 __all__ = ['correlation_clusters']
-
-# %% ../../nbs/analysis/28_clusters.ipynb #ae9fbaaf
-def _halves(places: Contexts, rng: np.random.Generator) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
-    "The rows of a random half of the texts, and the others."
-    texts = np.unique(places.text)
-    first = np.isin(places.text, rng.permutation(texts)[:len(texts) // 2])
-    return torch.from_numpy(np.flatnonzero(first)), torch.from_numpy(np.flatnonzero(~first))
 
 # %% ../../nbs/analysis/28_clusters.ipynb #9af49ab0
 def cluster_numbers(neurons: int, most: int = 64) -> Int[np.ndarray, "number"]:
@@ -46,7 +39,8 @@ def _judged(read: Reader, places: Contexts, splits: int, seed: int,
     from sklearn.metrics import silhouette_score
     rng, found, trees = np.random.default_rng(seed), [], []
     for split in range(splits):
-        r = [correlate_columns(read, read, half, half).numpy() for half in _halves(places, rng)]
+        halves = [torch.from_numpy(np.flatnonzero(half)) for half in text_halves(places, rng)]
+        r = [correlate_columns(read, read, half, half).numpy() for half in halves]
         trees.append(tuple(map(linkage_tree, r)))
         for k in numbers:
             labels = _cut(trees[-1][0], k)
@@ -94,7 +88,6 @@ class CorrelationClusters(Result):
     p = property(lambda self: permutation_p(self.stability, self.surrogates), doc="(1 + number of surrogates at least as stable) / (1 + number of surrogates).")
     stable = property(lambda self: bool(self.stability > self.surrogates.max()), doc="Whether it is more stable than every surrogate.")
     n_clusters = property(lambda self: int(self.frame.cluster.max()), doc="How many clusters, those of a single neuron included.")
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k largest clusters and their neurons."
         groups = self.frame.groupby("cluster").agg(size=("neuron", "size"), correlation=("correlation", "mean"), agreement=("agreement", "mean"), surrogate_agreement=("surrogate_agreement", "mean"), neurons=("neuron", lambda n: ", ".join(map(str, n))))
@@ -124,7 +117,7 @@ def _shuffled(values: Float[Tensor, "row neuron"], places: Contexts,
 
 # %% ../../nbs/analysis/28_clusters.ipynb #760de3f6
 def correlation_clusters(
-    activations: dict[str, Tensor],                   # as for `layer_rows`
+    activations: dict[str, Any],                      # as for `layer_rows`
     layer: str,
     neurons: Union[None, int, Sequence[int]] = None,  # which, or how many of those that vary most; None: all
     clusters: Optional[int] = None,                   # how many; None: what held-out texts say
@@ -136,8 +129,23 @@ def correlation_clusters(
 ) -> CorrelationClusters:
     """Neurons grouped by correlation, with the stability of the groups beside that of surrogates (each a shuffled copy
     of the chosen neurons' rows). `BadInput` for fewer than 8 texts or 4 neurons."""
-    rows = layer_rows(activations, mask, (), texts)
-    return cluster_rows(rows, layer, neurons, clusters, splits, n_permutations, seed)
+    r = _enough_texts(layer_rows(activations, mask, (), texts), layer)
+    if splits < 1 or n_permutations < 1:
+        raise BadInput(f"{splits} splits and {n_permutations} permutations are too few: give at least 1 of each.")
+    requested = select_for_pairs(r, neurons)
+    chosen, nonfinite = _varying(r, requested)
+    numbers = _checked_numbers(clusters, len(chosen))
+    read, all_rows = standard_reader(r.values, chosen), torch.arange(len(r))
+    stability, k, by_number, agreement = _stability(read, r.places, splits, seed, numbers)
+    null = _surrogate_stability(read(slice(None)), r.places, splits, seed, numbers, n_permutations)
+    pearson = correlate_columns(read, read, all_rows, all_rows).numpy()
+    frame = _cluster_frame(chosen, _cut(linkage_tree(pearson), k), pearson)
+    frame = frame.assign(agreement=agreement, surrogate_agreement=null.agreement)
+    about = dict(
+        rows=len(r), texts=r.n_texts, splits=splits, n_permutations=n_permutations, seed=seed,
+        constant=len(requested) - len(chosen) - nonfinite, nonfinite=nonfinite)
+    by_number["surrogate_silhouette"] = null.silhouette
+    return CorrelationClusters(r.layer, frame, by_number, stability, null.stability, pearson, about)
 
 # %% ../../nbs/analysis/28_clusters.ipynb #146ce793
 def _enough_texts(rows: dict[str, LayerRows], layer: str) -> LayerRows:
@@ -149,8 +157,7 @@ def _enough_texts(rows: dict[str, LayerRows], layer: str) -> LayerRows:
 
 def _varying(r: LayerRows, neurons: Int[np.ndarray, "neuron"]) -> tuple[Int[np.ndarray, "chosen"], int]:
     "(those of the neurons that vary, how many are never finite); `BadInput` if they are too few for clusters."
-    stats = NeuronStats(len(neurons), quantiles=False)
-    for part in row_blocks(len(r)): stats.update(r.values[part][:, torch.from_numpy(neurons)])
+    stats = row_statistics(len(r), len(neurons), lambda part: r.values[part][:, torch.from_numpy(neurons)])
     chosen = neurons[(stats.variance > 0).numpy()]
     if len(chosen) < 4:
         raise BadInput(f"{len(chosen)} neurons of {r.layer} that vary are too few for clusters: give at least 4.")
@@ -180,28 +187,6 @@ def _surrogate_stability(values: Float[Tensor, "row neuron"], places: Contexts, 
         silhouette.append(found[2].silhouette)
         agreement.append(found[3])
     return _Surrogates(np.array(stability), np.mean(silhouette, 0), np.mean(agreement, 0))
-
-# %% ../../nbs/analysis/28_clusters.ipynb #ee9a4918
-def cluster_rows(rows: dict[str, LayerRows], layer: str, neurons: Any = None, clusters: Optional[int] = None,
-                 splits: int = 5, n_permutations: int = 19, seed: int = 0) -> CorrelationClusters:
-    "As `correlation_clusters`, of rows as `layer_rows` returns them."
-    r = _enough_texts(rows, layer)
-    if splits < 1 or n_permutations < 1:
-        raise BadInput(f"{splits} splits and {n_permutations} permutations are too few: give at least 1 of each.")
-    requested = select_for_pairs(r, neurons)
-    chosen, nonfinite = _varying(r, requested)
-    numbers = _checked_numbers(clusters, len(chosen))
-    read, all_rows = standard_reader(r.values, chosen), torch.arange(len(r))
-    stability, k, by_number, agreement = _stability(read, r.places, splits, seed, numbers)
-    null = _surrogate_stability(read(slice(None)), r.places, splits, seed, numbers, n_permutations)
-    pearson = correlate_columns(read, read, all_rows, all_rows).numpy()
-    frame = _cluster_frame(chosen, _cut(linkage_tree(pearson), k), pearson)
-    frame = frame.assign(agreement=agreement, surrogate_agreement=null.agreement)
-    about = dict(
-        rows=len(r), texts=r.n_texts, splits=splits, n_permutations=n_permutations, seed=seed,
-        constant=len(requested) - len(chosen) - nonfinite, nonfinite=nonfinite)
-    by_number["surrogate_silhouette"] = null.silhouette
-    return CorrelationClusters(r.layer, frame, by_number, stability, null.stability, pearson, about)
 
 # %% ../../nbs/analysis/28_clusters.ipynb #57a1d5de
 def _cluster_frame(neurons: np.ndarray, labels: np.ndarray, r: np.ndarray) -> pd.DataFrame:

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import Contexts, NeuronStats
+from ..activations import Contexts
 from .firing import firing_threshold
-from neural_introspection.analysis.rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts,
-    row_blocks, text_order)
+from .rows import (LayerRows, find_layer, layer_rows, merge_repeated_texts,
+    row_blocks, row_statistics, text_order)
 from ..core import BadAddress, BadInput, Result, check_index, progress
 from ..stats import permutation_p, adjust_fdr
 
@@ -31,8 +31,7 @@ def varying_neurons(
     count: int,
 ) -> Int[np.ndarray, "count"]:
     "The neurons of the highest variance, in the order of their index; constant ones never."
-    stats = NeuronStats(activations.shape[1], quantiles=False)
-    for part in row_blocks(len(activations)): stats.update(activations[part])
+    stats = row_statistics(len(activations), activations.shape[1], activations.__getitem__)
     variance = stats.variance.nan_to_num(-1)
     kept = variance.argsort(descending=True, stable=True)[:count]
     return np.sort(kept[variance[kept] > 0].numpy())
@@ -65,12 +64,12 @@ Reader = Callable[[Any], Float[Tensor, "row chosen"]]   # rows (numbers or a sli
 def standard_reader(values: Float[Tensor, "row neuron"], neurons: Int[np.ndarray, "chosen"],
                     threshold: Optional[Float[Tensor, "neuron"]] = None) -> Reader:
     "Reads activations, or (with thresholds) firing, in float32, block by block."
-    columns, stats = torch.from_numpy(neurons), NeuronStats(len(neurons), quantiles=False)
+    columns = torch.from_numpy(neurons)
     whole = len(neurons) == values.shape[1] and bool((columns == torch.arange(len(columns))).all())
     def raw(rows):
         x = (values[rows] if whole else values[rows][:, columns]).float()
         return x if threshold is None else torch.where(x.isfinite(), (x > threshold[columns]).float(), math.nan)
-    for part in row_blocks(len(values)): stats.update(raw(part))
+    stats = row_statistics(len(values), len(neurons), raw)
     mean, scale = stats.mean.nan_to_num(0).float(), torch.where(stats.variance > 0, 1 / stats.std, 0.).float()
     def standard(rows):
         x = (raw(rows) - mean).mul_(scale)
@@ -219,7 +218,7 @@ def _null(a: Reader, b: Reader, places: Contexts, same: bool, null: str, n_permu
 
 # %% ../../nbs/analysis/27_correlation.ipynb #62d9265d
 def correlate(
-    activations: dict[str, Tensor],                   # as for `layer_rows`
+    activations: dict[str, Any],                      # as for `layer_rows`
     layer: str,
     other: Optional[str] = None,                      # a second layer of the same rows; None: within the layer
     neurons: Union[None, int, Sequence[int]] = None,  # which, or how many of those that vary most; None: all
@@ -234,8 +233,22 @@ def correlate(
     seed: int = 0,
 ) -> Correlation:
     "Pearson correlation and co-activation of neurons, with p and q. Memory grows with pairs, not with rows. `BadInput` if something does not fit."
-    rows = layer_rows(activations, mask, (), texts)
-    return correlate_rows(rows, layer, other, neurons, other_neurons, threshold, test, null, n_permutations, level, seed)
+    _check(test, null, n_permutations, level)
+    a, b = _two_sides(layer_rows(activations, mask, (), texts), (layer, neurons), (other, other_neurons), threshold)
+    pearson = _pearson(a.rows, b.rows, a.neurons, b.neurons)
+    phi, lift = _coactivation(a.rows, b.rows, a.neurons, b.neurons, (a.limits, b.limits))
+    sd, null_values = _null(a.reader(test), b.reader(test), a.rows.places, a is b, null, n_permutations, seed)
+    pearson[~a.varies] = np.nan
+    pearson[:, ~b.varies] = np.nan
+    z = _in_deviations(pearson if test == "pearson" else phi, sd.numpy(), a is b)
+    p = permutation_p(z, null_values)
+    p, q = _mirrored(a, b, p, adjust_fdr(p))
+    about = dict(
+        test=test, null=null, n_permutations=n_permutations, level=level, rows=len(a.rows), texts=a.rows.n_texts,
+        pairs=int(np.isfinite(z).sum()), smallest_p=1 / (1 + int(np.isfinite(null_values).sum())),
+        firing=[side.rule for side in ([a] if a is b else [a, b])], seed=seed)
+    layers = (a.rows.layer, b.rows.layer)
+    return Correlation(layers, (a.neurons, b.neurons), pearson.astype("f4"), phi, lift, p, q, about)
 
 # %% ../../nbs/analysis/27_correlation.ipynb #3edb5dce
 def _check(test: str, null: str, n_permutations: int, level: float) -> None:
@@ -274,46 +287,22 @@ def _two_sides(rows: dict[str, LayerRows], first: tuple[str, Any], second: tuple
     side = _side(r, neurons, threshold)
     return side, side if same else _side(others, other_neurons, threshold)
 
-def _mirrored(m: Float[np.ndarray, "neuron neuron"]) -> Float[np.ndarray, "neuron neuron"]:
-    "A matrix with what is above the diagonal below it too."
-    return np.where(np.triu(np.ones_like(m), 1) > 0, m, m.T)
+def _mirrored(a: _Side, b: _Side, *matrices: Float[np.ndarray, "a b"]) -> tuple[Float[np.ndarray, "a b"], ...]:
+    "Matrices of one layer's pairs with what is above the diagonal below it too; those of two layers as they are."
+    return tuple(np.where(np.triu(np.ones_like(m), 1) > 0, m, m.T) for m in matrices) if a is b else matrices
 
-# %% ../../nbs/analysis/27_correlation.ipynb #4db40dec
-def correlate_rows(rows: dict[str, LayerRows], layer: str, other: Optional[str] = None, neurons: Any = None,
-                   other_neurons: Any = None, threshold: Optional[float] = None, test: str = "pearson",
-                   null: str = "texts", n_permutations: int = 30, level: float = .05, seed: int = 0) -> Correlation:
-    "As `correlate`, of rows as `layer_rows` returns them."
-    _check(test, null, n_permutations, level)
-    a, b = _two_sides(rows, (layer, neurons), (other, other_neurons), threshold)
-    same, r = a is b, a.rows
-    pearson = _pearson(r, b.rows, a.neurons, b.neurons)
-    phi, lift = _coactivation(r, b.rows, a.neurons, b.neurons, (a.limits, b.limits))
-    sd, null_values = _null(a.reader(test), b.reader(test), r.places, same, null, n_permutations, seed)
-    pearson[~a.varies] = np.nan
-    pearson[:, ~b.varies] = np.nan
-    z = _in_deviations(pearson if test == "pearson" else phi, sd.numpy())
+def _in_deviations(statistic: Float[np.ndarray, "a b"], sd: Float[np.ndarray, "a b"],
+                   same: bool) -> Float[np.ndarray, "a b"]:
+    "Absolute values in standard deviations of the null; NaN where it has none, and for the second of the `same` pair."
+    with np.errstate(invalid="ignore", divide="ignore"): z = np.abs(statistic) / np.where(sd > 0, sd, np.nan)
     if same: z[np.tril_indices(len(z))] = np.nan
-    p = permutation_p(z, null_values)
-    q = adjust_fdr(p)
-    if same: p, q = _mirrored(p), _mirrored(q)
-    about = dict(
-        test=test, null=null, n_permutations=n_permutations, level=level, rows=len(r), texts=r.n_texts,
-        pairs=int(np.isfinite(z).sum()),
-        smallest_p=1 / (1 + int(np.isfinite(null_values).sum())), firing=[a.rule] if same else [a.rule, b.rule],
-        seed=seed)
-    layers, neurons = (r.layer, b.rows.layer), (a.neurons, b.neurons)
-    return Correlation(layers, neurons, pearson.astype("f4"), phi, lift, p, q, about)
-
-def _in_deviations(statistic: Float[np.ndarray, "a b"], sd: Float[np.ndarray, "a b"]) -> Float[np.ndarray, "a b"]:
-    "Absolute values in standard deviations of the null; NaN where it has none."
-    with np.errstate(invalid="ignore", divide="ignore"): return np.abs(statistic) / np.where(sd > 0, sd, np.nan)
+    return z
 
 # %% ../../nbs/analysis/27_correlation.ipynb #3c6b5af7
 def _thresholds(r: LayerRows,
                 threshold: Optional[float]) -> tuple[Float[Tensor, "neuron"], str, Bool[np.ndarray, "neuron"]]:
     "(above what each neuron counts as firing, that in words, which neurons vary)."
-    stats = NeuronStats(r.width, quantiles=False)
-    for part in row_blocks(len(r)): stats.update(r.values[part])
+    stats = row_statistics(len(r), r.width, r.values.__getitem__)
     limits, rule = firing_threshold(stats, threshold)
     return limits.float(), rule, (stats.variance > 0).numpy()
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import NeuronStats
-from .rows import LayerRows, layer_rows, row_blocks
+from .rows import LayerRows, layer_rows, row_blocks, row_statistics
 from ..core import BadInput, Result, progress
 
 # %% auto #0
@@ -58,7 +58,6 @@ class NeuronRates(Result):
     rules: dict[str, str]     # layer -> what counts as firing
     about: dict               # rows, texts, confidence
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k neurons that fire the least."
         return self.frame.nsmallest(k, "rate").reset_index(drop=True)
@@ -93,10 +92,9 @@ def _texts_fired(r: LayerRows, thresholds: Float[Tensor, "neuron"]) -> Int[Tenso
 
 # %% ../../nbs/analysis/25_firing.ipynb #43bf2748
 def _layer_rates(r: LayerRows, threshold: Optional[float], confidence: float) -> tuple[pd.DataFrame, str]:
-    stats, above = NeuronStats(r.width, quantiles=False), NeuronStats(r.width, quantiles=False)
-    for part in row_blocks(len(r)): stats.update(r.values[part])
+    stats = row_statistics(len(r), r.width, r.values.__getitem__)
     thresholds, rule = firing_threshold(stats, threshold)
-    for part in row_blocks(len(r)): above.update(r.values[part].float() - thresholds.float())
+    above = row_statistics(len(r), r.width, lambda part: r.values[part].float() - thresholds.float())
     count, rate = stats.count.numpy(), above.firing_rate.numpy()
     fired = np.nan_to_num(rate * count).round().astype(int)
     texts = _texts_fired(r, thresholds.float())
@@ -111,23 +109,19 @@ def _layer_rates(r: LayerRows, threshold: Optional[float], confidence: float) ->
 
 # %% ../../nbs/analysis/25_firing.ipynb #58855d11
 def neuron_rates(
-    activations: dict[str, Tensor],
+    activations: dict[str, Any],                  # as for `layer_rows`
     mask: Optional[Bool[Tensor, "..."]] = None,
     texts: Optional[Sequence[int]] = None,
     threshold: Optional[float] = None,            # above what a neuron fires; None: see `firing_threshold`
     confidence: float = .95,
 ) -> NeuronRates:
-    "Firing rates of all neurons with bounds, and which never or always fire; activations as for `layer_rows`."
+    "Firing rates of all neurons with bounds, and which never or always fire."
     if not 0 < confidence < 1: raise BadInput(f"confidence is {confidence}, but must be between 0 and 1.")
-    return rates_of_rows(layer_rows(activations, mask, (), texts), threshold, confidence)
-
-# %% ../../nbs/analysis/25_firing.ipynb #f561a1eb
-def rates_of_rows(rows: dict[str, LayerRows], threshold: Optional[float] = None,
-                  confidence: float = .95) -> NeuronRates:
-    "As `neuron_rates`, of rows as `layer_rows` returns them."
+    rows = layer_rows(activations, mask, (), texts)
     parts = {layer: _layer_rates(r, threshold, confidence) for layer, r in progress(rows.items(), "rates", len(rows), "layer")}
     about = dict(rows=max(map(len, rows.values())), texts=max(r.n_texts for r in rows.values()), confidence=confidence)
-    return NeuronRates(pd.concat([frame for frame, _ in parts.values()], ignore_index=True), {layer: rule for layer, (_, rule) in parts.items()}, about)
+    rules = {layer: rule for layer, (_, rule) in parts.items()}
+    return NeuronRates(pd.concat([frame for frame, _ in parts.values()], ignore_index=True), rules, about)
 
 # %% ../../nbs/analysis/25_firing.ipynb #8e42bb7e
 _RATE_HOVER = ("[%{customdata[0]}]: fires in %{y:.4g} of rows (bounds %{customdata[1]:.2g} to %{customdata[2]:.2g}), "

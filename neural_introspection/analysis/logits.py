@@ -74,7 +74,6 @@ class LogitView(Result):
     p: float                 # the share of other neurons of the layer whose highest |z| is as high
     n_random: int              # how many were compared
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 5) -> pd.DataFrame: return self.frame.groupby("side", sort=False).head(k).reset_index(drop=True)
     def summary(self) -> str:
         strongest = self.frame.loc[self.frame.z.abs().idxmax()]

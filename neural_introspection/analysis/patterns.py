@@ -9,9 +9,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from neural_introspection.analysis.activation_figures import (heatmap_figure, layers_figure, polysemantic_figure,
     tokens_figure)
-from .clusters import cluster_rows
-from .correlation import correlate_rows
-from .firing import NeuronRates, rates_of_rows
+from .clusters import correlation_clusters
+from .correlation import correlate
+from .firing import NeuronRates, neuron_rates
 from .polysemantic import PolysemanticResult
 from .rows import LayerRows, find_layer, layer_rows
 from ..core import BadInput
@@ -37,7 +37,7 @@ class ActivationVisualizer:
 
     def rates(self) -> NeuronRates:
         "As `neuron_rates`, once."
-        self._rates = self._rates or rates_of_rows(self.rows)
+        self._rates = self._rates or neuron_rates(self.rows)
         return self._rates
 
     def _at(self, layer: Optional[str]) -> LayerRows: return find_layer(self.rows, self.layers[0] if layer is None else layer)
@@ -61,12 +61,12 @@ class ActivationVisualizer:
     def plot_coactivation(self, layer: Optional[str] = None, measure: Literal["pearson", "phi", "lift"] = "phi",
                           neurons: Union[int, Sequence[int]] = 40, **options: Any) -> Any:
         "Which neurons fire together; options as of `correlate`."
-        return correlate_rows(self.rows, self._at(layer).layer, neurons=neurons, **dict(test="phi" if measure != "pearson" else "pearson") | options).plot(measure)
+        return correlate(self.rows, self._at(layer).layer, neurons=neurons, **dict(test="phi" if measure != "pearson" else "pearson") | options).plot(measure)
 
     def plot_clusters(self, layer: Optional[str] = None, neurons: Union[int, Sequence[int]] = 40,
                       **options: Any) -> Any:
         "Groups of neurons, or that there are no stable ones; options as of `correlation_clusters`."
-        return cluster_rows(self.rows, self._at(layer).layer, neurons, **options).plot()
+        return correlation_clusters(self.rows, self._at(layer).layer, neurons, **options).plot()
 
     def plot_tokens(self, layer: Optional[str] = None, neuron: int = 0, tokens: int = 12) -> Any:
         "Which tokens a neuron answers to."

@@ -19,9 +19,9 @@ from .measures import LEAST, MEASURES, Evidence, Settings
 from .polysemantic import (BACKGROUND, RANDOM, PolysemanticResult, activation_floor,
     combine_layers, layer_tables, measurement_settings)
 from .rows import fill_rows, random_contexts
-from ..core import BadAddress, BadInput, Result, check_index, progress, site_name
-from ..models import check_layer, describe, encode, layer_width
-from ..models.sites import mlp_input, require_site
+from ..core import BadInput, Result, check_index, progress, site_name
+from ..models import describe, encode, layer_width
+from ..models.sites import check_layers, mlp_input, require_site
 from ..stats import permutation_p
 
 # %% auto #0
@@ -71,12 +71,8 @@ def _requested(
 ) -> tuple[list[int], dict[int, Int[np.ndarray, "neuron"]]]:
     "The layers to scan, and the neurons of each that were named; `BadAddress` for what is not there."
     require_site(model, "mlp_out")
-    requested = list(neurons) if neurons else range(model.cfg.n_layers) if layers is None else layers
-    found, chosen = [check_layer(model, layer) for layer in requested], {}
-    if not found or len(set(found)) < len(found):
-        raise BadAddress(f"layers {list(requested)} must name at least one layer, and each once.")
-    for layer, given in zip(found, requested):
-        if not neurons: continue
+    found, chosen = check_layers(model, neurons or layers), {}
+    for layer, given in zip(found, neurons or ()):
         site = site_name("mlp_out", layer)
         chosen[layer] = np.array([check_index("neuron", int(n), layer_width(model, "mlp_out"), site) for n in neurons[given]])
     return found, chosen
@@ -176,7 +172,6 @@ class Comparison(Result):
     shuffled: tuple[float, float]      # 2.5 and 97.5 % quantiles of the correlation when exchanged
     expected: float                    # how many would be polysemantic in both if the two had nothing to do with each other
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k neurons whose larger p is the smallest."
         return self.frame.assign(worst=self.frame[[f"p_{name}" for name in self.names]].max(axis=1, skipna=False)).sort_values("worst", kind="stable").head(k).drop(columns="worst").reset_index(drop=True)

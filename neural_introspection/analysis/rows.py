@@ -6,13 +6,13 @@
 from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from ..activations import Contexts
+from ..activations import Contexts, NeuronStats
 from ..core import BadAddress, BadInput
 from ..stats import text_groups
 
@@ -76,13 +76,14 @@ class LayerRows:
 
 # %% ../../nbs/analysis/02_rows.ipynb #69ea0f8f
 def layer_rows(
-    activations: dict[str, Tensor],              # layer -> [batch, pos, neuron] or [row, neuron], as of `ActivationMonitor.capture`
+    activations: dict[str, Any],                 # layer -> [batch, pos, neuron] or [row, neuron], as of `ActivationMonitor.capture`; or its rows
     mask: Optional[Bool[Tensor, "..."]] = None,  # rows that count, such as `monitor.mask`
     tokens: Sequence[str] = (),                  # a word for each row that counts
     texts: Optional[Sequence[int]] = None,       # the text of each row that counts; None: what `batch` says, and each row by itself without it
 ) -> dict[str, LayerRows]:
-    "The layers' rows; `BadInput` if something does not fit."
+    "The layers' rows, which are taken as they are; `BadInput` if something does not fit."
     if not isinstance(activations, dict) or not activations: raise BadInput("there are no activations: give a dict of layer -> tensor, as a monitor captures.")
+    if all(isinstance(acts, LayerRows) for acts in activations.values()): return activations
     tokens, mask = () if tokens is None else tokens, None if mask is None else torch.as_tensor(mask)
     if mask is not None and mask.dtype != torch.bool: raise BadInput(f"a mask of {mask.dtype} tells no rows: give bools.")
     return {str(layer): _rows_of(str(layer), acts, mask, tokens, texts) for layer, acts in activations.items()}
@@ -106,6 +107,12 @@ def text_order(places: Contexts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = np.lexsort((places.position, places.text))
     _, start, length = np.unique(places.text[order], return_index=True, return_counts=True)
     return order, start, length
+
+def text_halves(places: Contexts, rng: np.random.Generator) -> tuple[Bool[np.ndarray, "row"], Bool[np.ndarray, "row"]]:
+    "The rows of a random half of the texts, and the others; twice all rows of a single text."
+    texts = np.unique(places.text)
+    first = np.isin(places.text, rng.permutation(texts)[:len(texts) // 2])
+    return (first, ~first) if len(texts) > 1 else (~first, ~first)
 
 # %% ../../nbs/analysis/02_rows.ipynb #51efb904
 def merge_repeated_texts(r: LayerRows) -> LayerRows:
@@ -132,3 +139,9 @@ BLOCK_ROWS = 2048   # rows that are read at a time
 def row_blocks(count: int) -> Iterator[slice]:
     "Slices of up to `BLOCK_ROWS` rows, from 0 to `count`."
     return (slice(i, min(i + BLOCK_ROWS, count)) for i in range(0, count, BLOCK_ROWS))
+
+def row_statistics(count: int, n_neurons: int, read: Callable[[slice], Float[Tensor, "row neuron"]]) -> NeuronStats:
+    "Statistics of so many rows, read in blocks."
+    stats = NeuronStats(n_neurons, quantiles=False)
+    for part in row_blocks(count): stats.update(read(part))
+    return stats

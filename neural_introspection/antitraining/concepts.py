@@ -4,13 +4,12 @@
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #72930ed1
 from __future__ import annotations
-import contextlib
 import dataclasses
 import io
 import math
 import tokenize
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
@@ -22,6 +21,7 @@ from ..activations.replacement import replaced
 from ..models.examples import IGNORED, next_tokens
 from ..models.sites import require_next_tokens
 from ..models.tokens import added_tokens, run_tokenizer
+from ..models.weights import requiring_grad
 from ..activations.units import Units, find_units
 from ..core import BadInput, Result, check_options, option, progress, require
 from ..models import (Examples, evaluating, longest_text, model_device, named_weights,
@@ -357,18 +357,6 @@ class ForcedConcept(Result):
                       "nats; elsewhere: squared correlations", showlegend=True)
 
 # %% ../../nbs/antitraining/40_concepts.ipynb #e9731bcf
-@contextlib.contextmanager
-def _requiring_grad(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    "Within the block all of them are trained; then they are as before, without gradients."
-    before = [p.requires_grad for p in weights]
-    try:
-        for p in weights: p.requires_grad_(True)
-        yield
-    finally:
-        for p, required in zip(weights, before):
-            p.requires_grad_(required)
-            p.grad = None
-
 def force_concept(
     model: Any,
     site: str,
@@ -387,7 +375,7 @@ def force_concept(
     own = {name: p.detach().clone() for name, p in named.items()}
     with torch.random.fork_rng([]), evaluating(model), with_weights(model, own):   # these come back at the end
         torch.manual_seed(seed)
-        with _requiring_grad(list(named.values())):
+        with requiring_grad(list(named.values())):
             others, draw = [j for j in range(width) if j not in set(chosen)], torch.Generator().manual_seed(seed)
             readout, adversaries = nn.Linear(len(chosen), 1), Adversaries(len(others), settings, draw)
             forcing = _Forcing(model, named, site, list(chosen), others, readout, adversaries, settings)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
-from typing import Iterator, Optional, Sequence
+from typing import Optional, Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -16,16 +16,10 @@ from ..activations.units import Reference, run_model
 from ..activations.replacement import replaced
 from ..core import BadInput
 from ..models import Examples, evaluating, read_logits, scores
+from ..models.weights import weights_behind
 
 # %% auto #0
 __all__ = []
-
-# %% ../../nbs/antitraining/18_objective.ipynb #5e482de7
-def _dependent(value: Tensor, named: dict[str, nn.Parameter]) -> set[str]:
-    "The names of the weights on which a value depends."
-    if not value.requires_grad: return set()
-    grads = torch.autograd.grad(value.float().sum(), list(named.values()), allow_unused=True)
-    return {name for name, grad in zip(named, grads) if grad is not None}
 
 # %% ../../nbs/antitraining/18_objective.ipynb #898e87fd
 def weights_after(model: nn.Module, site: str, examples: Examples) -> tuple[dict[str, nn.Parameter], list[str]]:
@@ -34,22 +28,16 @@ def weights_after(model: nn.Module, site: str, examples: Examples) -> tuple[dict
     named, inputs = {name: p for name, p in model.named_parameters() if p.requires_grad}, examples.inputs[:2]
     with torch.enable_grad(), evaluating(model):
         with capture(model, [site], stop_early=True, grad=True) as acts: run_model(model, inputs)
-        before = _dependent(acts[site], named)
-        with hooks(model, {site: lambda x: x.detach()}): used = _dependent(scores(run_model(model, inputs), examples.targets[:2])[0], named)
+        before = weights_behind(acts[site], named)
+        with hooks(model, {site: lambda x: x.detach()}): used = weights_behind(scores(run_model(model, inputs), examples.targets[:2])[0], named)
     after = {name: named[name] for name in named if name in used - before}
     if not after: raise BadInput(f"no trainable weight comes after {site}: choose an earlier layer, or one with weights of its own behind it.")
     return after, sorted(used & before)
 
 # %% ../../nbs/antitraining/18_objective.ipynb #e561c716
-@contextlib.contextmanager
-def frozen_statistics(modules: Sequence[nn.Module]) -> Iterator[None]:
-    "Within the block these normalisations use their running statistics, and do not change them."
-    training = [m for m in modules if m.training]
-    try:
-        for m in training: m.training = False
-        yield
-    finally:
-        for m in training: m.training = True
+def frozen_statistics(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
+    "A context: within it these normalisations use their running statistics, and do not change them."
+    return evaluating(nn.ModuleList(modules))
 
 # %% ../../nbs/antitraining/18_objective.ipynb #1c8550f7
 def batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -208,8 +208,10 @@ class Result:
         raise NotImplementedError(f"{type(self).__name__} has no summary")
 
     def to_frame(self) -> Any:
-        "A pandas frame."
-        raise NotImplementedError(f"{type(self).__name__} has no table")
+        "A pandas frame: a copy of the field `frame`, where there is one."
+        frame = getattr(self, "frame", None)
+        if frame is None: raise NotImplementedError(f"{type(self).__name__} has no table")
+        return frame.copy()
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..activations import Position, TokenSelection
 from ..activations.batches import plan_reading
 from ..activations.moments import as_float64
-from ..core import BadAddress, BadInput, BadTexts, plain, progress, site_name
+from ..core import BadInput, BadTexts, plain, progress, site_name
 from ..data import group_texts
 from .atlas_result import AtlasResult
 from .crossfit import PENALTIES, Sums, control_r2, fold_basis, score_block
@@ -25,6 +25,7 @@ from .leakage import leakage_label
 from .predictor import fold_of
 from .sums import PART, AtlasPlan, Part, fold_sums, part_sums, plan_parts, read_sites
 from ..models import check_layer, check_sites, describe, layer_width, model_device, spread
+from ..models.sites import check_layers
 from ..stats import permutation_p, adjust_fdr
 
 # %% auto #0
@@ -65,10 +66,7 @@ class NeuronAtlas:
 # %% ../../nbs/introspection/70_atlas.ipynb #5f7713f0
 def _check(atlas: NeuronAtlas) -> list[int]:
     "The layers; `BadInput` for a setting that cannot work."
-    wanted = range(atlas.model.cfg.n_layers) if atlas.layers is None else atlas.layers
-    layers = [check_layer(atlas.model, l) for l in wanted]
-    if not layers or len(set(layers)) < len(layers):
-        raise BadAddress(f"layers {list(wanted)} must name at least one layer, and each once.")
+    layers = check_layers(atlas.model, atlas.layers)
     for name, least in dict(folds=3, n_permutations=1, null_neurons=1, control_tasks=1, batch_size=1).items():
         value = getattr(atlas, name)
         if value < least: raise BadInput(f"{name} is {value}, but must be at least {least}.")

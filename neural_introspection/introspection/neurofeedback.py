@@ -144,8 +144,6 @@ class Neurofeedback(Result):
     frame: pd.DataFrame   # direction, examples, who, accuracy, low, high, lead, lead_low, lead_high
     about: dict
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
-
     def top(self, k: int = 10) -> pd.DataFrame:
         "The model's rows, the best lead first."
         rows = self.frame[self.frame.who == "model"].sort_values("lead", ascending=False)
@@ -185,9 +183,7 @@ def neurofeedback(
     labels made from what is no direction of its own. `BadInput` for odd counts, too few texts, or examples that do not
     fit into the context."""
     pool, asked, groups = _sides(texts, groups, tests, seed, askable)
-    odd = [count for count in counts if count % 2 or count < 0]
-    if odd: raise BadInput(f"{odd[0]} examples cannot be as many of either label: give even numbers.")
-    if len(question.answers) != 2: raise BadInput(f"there are {len(question.answers)} answers: give two, low and high.")
+    _check_trials(counts, question)
     embedded, parts = _embedded(model, texts), []
     asked_about = _Labels(model, texts, pool, asked, question, seed)
     others = {name: asked_about.of(name, values, max(counts)) for name, values in unknown.items()}
@@ -203,6 +199,11 @@ def neurofeedback(
     return Neurofeedback(pd.concat(parts, ignore_index=True)[columns], plain(about))
 
 # %% ../../nbs/introspection/77_neurofeedback.ipynb #9e9b8f19
+def _check_trials(counts: Sequence[int], question: Question) -> None:
+    odd = [count for count in counts if count % 2 or count < 0]
+    if odd: raise BadInput(f"{odd[0]} examples cannot be as many of either label: give even numbers.")
+    if len(question.answers) != 2: raise BadInput(f"there are {len(question.answers)} answers: give two, low and high.")
+
 @dataclass(frozen=True)
 class _Labels:
     "Which texts are shown and asked about, and how often labels of them are continued right."

@@ -171,10 +171,8 @@ class Learned:
 # %% ../../nbs/introspection/74_reporting.ipynb #c144bcae
 def learn_reports(asked: Asked, learning: Learning, folder: Optional[Path] = None) -> Learned:
     "Teach the model to report; it is as it was afterwards. Nothing is trained without unfreezing."
-    names = learning_weights(asked.model, learning.unfreeze, Target.of(asked.address), ["unembed.hook_out"])
+    names = _trained_weights(asked, learning)
     if not names: return Learned({})
-    if next(asked.model.parameters()).dtype == torch.float16:
-        raise BadInput(f"{model_name(asked.model)} cannot be taught in float16: load it in float32 or bfloat16.")
     rank = learning.unfreeze.rank if learning.unfreeze.strategy == "lora" else 0
     streams = _streams_before(asked, learning, names)
     path, identity = folder and Path(folder)/"checkpoint.safetensors", _identity(asked, learning) if folder else {}
@@ -193,6 +191,13 @@ def learn_reports(asked: Asked, learning: Learning, folder: Optional[Path] = Non
         put_weights(parameters, best)
         return Learned(found.weights(), tuple(losses), _best_epoch(losses))
 
+def _trained_weights(asked: Asked, learning: Learning) -> list[str]:
+    "`BadInput` for a model in float16, unless nothing is trained."
+    names = learning_weights(asked.model, learning.unfreeze, Target.of(asked.address), ["unembed.hook_out"])
+    if names and next(asked.model.parameters()).dtype == torch.float16:
+        raise BadInput(f"{model_name(asked.model)} cannot be taught in float16: load it in float32 or bfloat16.")
+    return names
+
 def _best_epoch(losses: Sequence[float]) -> int:
     "The epoch of the lowest validation loss; without validation texts the last."
     return len(losses) - 1 if losses[0] is None else int(np.argmin(losses))
@@ -209,6 +214,7 @@ def _streams_before(asked: Asked, learning: Learning, names: Sequence[str]) -> _
     if not block: return _Streams(0, ())
     return _Streams(block, entering_streams(asked.model, asked.prompts.ids, block, learning.batch_size))
 
+# %% ../../nbs/introspection/74_reporting.ipynb #c0bac072
 def _run_epoch(asked: Asked, learning: Learning, streams: _Streams, optimizer: torch.optim.Optimizer,
                epoch: int) -> None:
     "`NeuralIntrospectionError` if the loss is no number."

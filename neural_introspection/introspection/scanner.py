@@ -14,10 +14,11 @@ from torch import Tensor
 from ..activations import NeuronStats, Position, SelectedTokens, TokenSelection, text_statistics
 from ..activations.positions import count_summary
 from ..core.tables import tensors_of
-from ..core import (BadAddress, BadData, BadInput, NeuronAddress, Result, check_format,
+from ..core import (BadData, BadInput, NeuronAddress, Result, check_format,
     read_tensors, site_name, write_tensors)
-from ..models import check_layer, describe, layer_width
+from ..models import describe, layer_width
 from ..models.identity import short_name
+from ..models.sites import check_layers
 
 # %% auto #0
 __all__ = ['SCORES', 'neuron_scores', 'ScanResult', 'NeuronScanner']
@@ -110,10 +111,7 @@ class NeuronScanner:
 
     def scan(self, texts: Union[Sequence[str], SelectedTokens]) -> ScanResult:
         "Statistics over the texts at the token position. Memory grows with neurons, not with texts."
-        wanted = range(self.model.cfg.n_layers) if self.layers is None else self.layers
-        layers = [check_layer(self.model, l) for l in wanted]
-        if not layers or len(set(layers)) < len(layers):
-            raise BadAddress(f"layers {list(wanted)} must name at least one layer, and each once.")
+        layers = check_layers(self.model, self.layers)
         width, sites = layer_width(self.model, self.layer_type), {l: site_name(self.layer_type, l) for l in layers}
         selection = TokenSelection(self.token_pos, self.sink_ratio)
         found = text_statistics(self.model, texts, list(sites.values()), selection, self.quantiles, self.top_k,

@@ -290,14 +290,19 @@ def judge_report(
     change = _change(asked, learned, current, reported)
     frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])
-    about = dict(target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
-                 texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed)
     mass = float(log_p.exp().sum(1).mean())
-    expected = (HELD, OTHER, *([UNTRAINED] if learned.weights else []))
-    about |= dict(missing=[name for name in expected if name not in seen],
-                  unread={name: int((~p.read).sum()) for name, p in seen.items() if not p.read.all()})
     verdict = verdict_of_report(score, leads, set_score, slopes, change, mass)
-    return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame, plain(about))
+    return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame,
+                      _described(asked, learned, seen, seed))
+
+def _described(asked: Asked, learned: Learned, seen: Mapping[str, Beside], seed: int) -> dict[str, Any]:
+    "What the report depends on, who is missing beside it, and how many texts some could not read."
+    expected = (HELD, OTHER, *([UNTRAINED] if learned.weights else []))
+    return plain(dict(
+        target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
+        texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed,
+        missing=[name for name in expected if name not in seen],
+        unread={name: int((~p.read).sum()) for name, p in seen.items() if not p.read.all()}))
 
 def _change(asked: Asked, learned: Learned, current: Float[np.ndarray, "test"],
             reported: Float[np.ndarray, "test"]) -> Optional[dict[str, float]]:

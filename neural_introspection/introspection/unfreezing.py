@@ -15,6 +15,7 @@ from ..core import BadInput, Target, require
 from .config import Strategy
 from ..models import check_layer, model_name, named_weights, token_batch, weight_place, with_weights
 from ..models.tokens import run_batch
+from ..models.weights import requiring_grad, weights_behind
 
 # %% auto #0
 __all__ = ['Unfreezing']
@@ -73,34 +74,15 @@ def learning_weights(
     "Those chosen weights that the sites depend on, by one backward pass; `BadInput` if the features depend on none."
     names, named, seen = _chosen_weights(model, unfreezing, target), named_weights(model), {}
     if unfreezing.strategy == "none": return []
-    chosen = [named[n] for n in names]
-    look = {s: lambda x, s=s: seen.__setitem__(s, x.sum()) for s in sites}
-    with torch.enable_grad(), _asking(chosen):
+    chosen = {name: named[name] for name in names}
+    look = {s: lambda x, s=s: seen.__setitem__(s, x) for s in sites}
+    with torch.enable_grad(), requiring_grad(list(chosen.values())):
         with hooks(model, look, stop_early=True): run_batch(model, token_batch(model, [[0, 1]]))
-        found = {s: _reached(seen[s], names, chosen) for s in dict.fromkeys(sites)}
+        found = {s: weights_behind(seen[s], chosen) for s in dict.fromkeys(sites)}
     if not found[sites[0]]:
         raise BadInput(f"--unfreeze {unfreezing.strategy} leaves nothing to train: no such weight of {model_name(model)} lies "
                        f"before the features ({sites[0]}) for target {target}; choose an earlier target or other weights.")
     return [n for n in names if any(n in reached for reached in found.values())]
-
-# %% ../../nbs/introspection/44_unfreezing.ipynb #8f7b086e
-def _reached(total: Tensor, names: Sequence[str], weights: Sequence[Tensor]) -> set[str]:
-    "The weights that a number depends on."
-    if not total.requires_grad: return set()
-    grads = torch.autograd.grad(total, weights, allow_unused=True, retain_graph=True)
-    return {name for name, grad in zip(names, grads) if grad is not None}
-
-# %% ../../nbs/introspection/44_unfreezing.ipynb #f810f0b2
-@contextlib.contextmanager
-def _asking(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    "Within the block the parameters ask for gradients."
-    try:
-        for p in parameters: p.requires_grad_(True)
-        yield
-    finally:
-        for p in parameters:
-            p.requires_grad_(False)
-            p.grad = None
 
 # %% ../../nbs/introspection/44_unfreezing.ipynb #10b4a2eb
 @dataclass(frozen=True)
@@ -114,7 +96,7 @@ class Trainable:
 def trainable(model: Any, names: Sequence[str], rank: int = 0) -> Iterator[Trainable]:
     "Within the block these weights (with a rank: adapters beside them) can be trained; the model is restored after it."
     with (_adapted(model, names, rank) if rank else _copied(model, names)) as found:
-        with _asking(list(found.parameters.values())): yield found
+        with requiring_grad(list(found.parameters.values())): yield found
 
 # %% ../../nbs/introspection/44_unfreezing.ipynb #e234f147
 @contextlib.contextmanager

@@ -7,12 +7,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Iterator
 import torch
-from ..core import ModelNotFound
+from ..core import ModelNotFound, atomic_folder
 
 # %% auto #0
 __all__ = []
@@ -36,12 +34,7 @@ def convert_gguf(path: str | Path) -> Path:
     if not path.is_file(): raise ModelNotFound(f"there is no file {path}.")
     target = cache_folder()/f"{path.stem}-{file_hash(path)[:16]}"
     if (target/"config.json").exists(): return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        _save_gguf(path, work)
-        with contextlib.suppress(OSError): work.rename(target)  # another process may have been faster
-    finally: shutil.rmtree(work, ignore_errors=True)
+    with atomic_folder(target) as made: _save_gguf(path, made)
     return target
 
 # %% ../../nbs/models/10_gguf.ipynb #ef017585

@@ -8,19 +8,19 @@ import functools
 import math
 import weakref
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterable, Optional
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from ..core import BadInput, Result, check_index, site_name
+from ..core import BadAddress, BadInput, Result, check_index, site_name
 from .evaluation import evaluating
 from .gguf import quiet_transformers
 from .identity import MISSING, is_encoder, model_name, without_hooks
 from .tokens import TokenBatch, encode, run_batch, token_batch, token_text
 
 # %% auto #0
-__all__ = ['check_sites', 'checked_like', 'layer_width', 'check_layer', 'check_neuron']
+__all__ = ['check_sites', 'checked_like', 'layer_width', 'check_layer', 'check_layers', 'check_neuron']
 
 # %% ../../nbs/models/52_sites.ipynb #66360219
 @dataclass(frozen=True, repr=False)
@@ -39,7 +39,6 @@ class SiteCheck(Result):
     @property
     def passed(self) -> bool: return bool(self.frame.passed.all())
 
-    def to_frame(self) -> pd.DataFrame: return self.frame.copy()
 
     @functools.cached_property
     def reasons(self) -> dict[str, str]:
@@ -306,6 +305,14 @@ def check_layer(model: Any, layer: int) -> int:
     "`layer`, counted from the end if negative; `BadAddress` names the range."
     n = model.cfg.n_layers
     return n + layer if -n <= layer < 0 else check_index("layer", layer, n, model_name(model))
+
+def check_layers(model: Any, layers: Optional[Iterable[int]] = None) -> list[int]:
+    "The layers, by default all; `BadAddress` for one that is not there or named twice, and for none."
+    wanted = range(model.cfg.n_layers) if layers is None else list(layers)
+    found = [check_layer(model, layer) for layer in wanted]
+    if not found or len(set(found)) < len(found):
+        raise BadAddress(f"layers {list(wanted)} must name at least one layer, and each once.")
+    return found
 
 # %% ../../nbs/models/52_sites.ipynb #2f60ff1b
 def check_neuron(model: Any, layer_type: str, layer: int, neuron: int) -> None:

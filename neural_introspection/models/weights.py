@@ -5,14 +5,15 @@
 # %% ../../nbs/models/30_weights.ipynb #4e846624
 from __future__ import annotations
 import contextlib
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Optional, Sequence
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from ..core import BadData, site_layer
 from .identity import model_name
 
 # %% auto #0
-__all__ = ['COMPONENTS', 'named_weights', 'weight_place', 'with_weights']
+__all__ = ['COMPONENTS', 'named_weights', 'weight_place', 'with_weights', 'requiring_grad', 'weights_behind']
 
 # %% ../../nbs/models/30_weights.ipynb #aaf49b9d
 def named_weights(model: Any) -> dict[str, nn.Parameter]:
@@ -60,3 +61,21 @@ def with_weights(
 @torch.no_grad()
 def _copy_weights(named: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> None:
     for name, w in weights.items(): named[name].copy_(w)
+
+@contextlib.contextmanager
+def requiring_grad(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    "Within the block all of them require gradients; then they are as before, without gradients."
+    before = [p.requires_grad for p in weights]
+    try:
+        for p in weights: p.requires_grad_(True)
+        yield
+    finally:
+        for p, required in zip(weights, before):
+            p.requires_grad_(required)
+            p.grad = None
+
+def weights_behind(value: Float[Tensor, "*shape"], named: dict[str, nn.Parameter]) -> set[str]:
+    "The names of the weights on which a value depends. Its graph is kept, for other values."
+    if not value.requires_grad: return set()
+    grads = torch.autograd.grad(value.float().sum(), list(named.values()), allow_unused=True, retain_graph=True)
+    return {name for name, grad in zip(named, grads) if grad is not None}

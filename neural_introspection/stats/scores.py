@@ -63,8 +63,19 @@ def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "
 METRICS = {"R²": r_squared, "accuracy": accuracy}
 
 # %% ../../nbs/stats/40_scores.ipynb #425fe795
+class _Named:
+    "A score's value and interval, under the names that all scores have."
+    _value: str   # the field; its ends are `_low` and `_high` of it
+
+    @property
+    def value(self) -> float: return getattr(self, self._value)
+    @property
+    def low(self) -> float: return getattr(self, f"{self._value}_low")
+    @property
+    def high(self) -> float: return getattr(self, f"{self._value}_high")
+
 @dataclass(frozen=True)
-class Score:
+class Score(_Named):
     "How well values were predicted; of several targets, the mean over them."
     r2: float         # 1 - squared error / squared deviation from the mean of these values
     r2_low: float     # 95 % interval, resampling groups
@@ -75,12 +86,7 @@ class Score:
     groups: int
 
     metric = "R²"
-    @property
-    def value(self) -> float: return self.r2
-    @property
-    def low(self) -> float: return self.r2_low
-    @property
-    def high(self) -> float: return self.r2_high
+    _value = "r2"
 
 # %% ../../nbs/stats/40_scores.ipynb #76efebaa
 def _check_rows(actual: Any, *predicted: Any) -> None:
@@ -167,7 +173,7 @@ def paired_difference(
 
 # %% ../../nbs/stats/40_scores.ipynb #8faed8dc
 @dataclass(frozen=True)
-class ClassScore:
+class ClassScore(_Named):
     "How well bins were predicted."
     accuracy: float
     accuracy_low: float    # 95 % interval, resampling groups
@@ -178,12 +184,7 @@ class ClassScore:
     groups: int
 
     metric = "accuracy"
-    @property
-    def value(self) -> float: return self.accuracy
-    @property
-    def low(self) -> float: return self.accuracy_low
-    @property
-    def high(self) -> float: return self.accuracy_high
+    _value = "accuracy"
 
 # %% ../../nbs/stats/40_scores.ipynb #2ab463ff
 def score_bins(

@@ -39,16 +39,25 @@ def sweep_settings(config: ToyConfig) -> list[ToySettings]:
     "The settings of each value; `BadInput` for a sweep that cannot work."
     config = make_config(ToyConfig, vars(config))
     base = ToySettings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(ToySettings)})
-    row = PRESETS.get(config.preset)
-    if row and not config.sweep_var: raise BadInput(f"preset is {row.name}, but nothing is swept: its options come from preset_config({row.name!r}).")
-    if row and config.sweep_var != row.sweep_var and config.sweep_values == preset_config(row.name, config.scale).sweep_values: raise BadInput(f"preset {row.name} has values of {row.sweep_var}, and sweep_var is {config.sweep_var}: give sweep_values as well, or no preset.")
-    if config.sweep_values == (): raise BadInput("sweep_values are empty: give the values of sweep_var.")
-    if config.sweep_values and not config.sweep_var: raise BadInput(f"sweep_values are given, but no sweep_var: choose one of {', '.join(SWEEPABLE)}.")
+    _check_sweep(config)
     if not config.sweep_var: return [check_settings(base)]
-    if not config.sweep_values: raise BadInput(f"sweep_values are empty: give the values of {config.sweep_var}.")
-    if len(set(config.sweep_values)) < len(config.sweep_values): raise BadInput("sweep_values has a value twice: give each once.")
     whole = next(o.kind for o in options(ToySettings) if o.name == config.sweep_var) is int
-    return [check_settings(make_config(ToySettings, plain(base) | {config.sweep_var: int(v) if whole and v == int(v) else v})) for v in config.sweep_values]
+    values = [int(v) if whole and v == int(v) else v for v in config.sweep_values]
+    return [check_settings(make_config(ToySettings, plain(base) | {config.sweep_var: v})) for v in values]
+
+def _check_sweep(config: ToyConfig) -> None:
+    "`BadInput` for values without a variable, a variable without values, or a preset of another variable."
+    row, swept, values = PRESETS.get(config.preset), config.sweep_var, config.sweep_values
+    if row and not swept:
+        raise BadInput(f"preset is {row.name}, but nothing is swept: its options come from preset_config({row.name!r}).")
+    if row and swept != row.sweep_var and values == preset_config(row.name, config.scale).sweep_values:
+        raise BadInput(f"preset {row.name} has values of {row.sweep_var}, and sweep_var is {swept}: give sweep_values "
+                       "as well, or no preset.")
+    if values == (): raise BadInput("sweep_values are empty: give the values of sweep_var.")
+    if values and not swept:
+        raise BadInput(f"sweep_values are given, but no sweep_var: choose one of {', '.join(SWEEPABLE)}.")
+    if swept and not values: raise BadInput(f"sweep_values are empty: give the values of {swept}.")
+    if values and len(set(values)) < len(values): raise BadInput("sweep_values has a value twice: give each once.")
 
 # %% ../../nbs/toy/20_sweeps.ipynb #f13c6af1
 def check_settings(s: ToySettings) -> ToySettings:
@@ -291,17 +300,29 @@ def _stored_network(r: ToyResult, value: Optional[float], seed: Optional[int], s
 # %% ../../nbs/toy/20_sweeps.ipynb #b78f0487
 def _load_result(path: Path) -> ToyResult:
     "`BadData` for anything that is no finished sweep, with what it is."
-    if path.suffix in (".pt", ".pth", ".pkl"): raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened, because that runs what is in them. Train the sweep again: its options have the same names.")
+    if path.suffix in (".pt", ".pth", ".pkl"):
+        raise BadData(f"{path} is a pickle, such as the published programs write; those are not opened, because that "
+                      "runs what is in them. Train the sweep again: its options have the same names.")
     path = full_path(path)
     manifest = read_json(path/"manifest.json") if (path/"manifest.json").exists() else {}
     check_format(dict(format=1) | manifest, 1, path, "sweep")
-    if not isinstance(manifest.get("config"), dict) or "sweep_var" not in manifest["config"]: raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
-    if manifest.get("status") != "complete": raise BadData(f"{path} holds a sweep that is not finished ({manifest.get('status')}): the same call as before resumes it.")
-    try: config = make_config(ToyConfig, {k: v for k, v in manifest["config"].items() if k != "used"} | dict(output_dir=str(path.parent), file_name=path.name))
-    except BadInput as error: raise BadData(f"{path} was not written by this version ({str(error).rstrip('.')}): train the sweep again, or open it with the version that wrote it.") from None
-    runs = read_frame(path/"datasets"/"runs.parquet")
-    if not len(runs) or not {"value", "seed", "failed", *MEASURES} <= set(runs): raise BadData(f"{path/'datasets'/'runs.parquet'} is not the table of a sweep: train it again.")
+    stored, status, table = manifest.get("config"), manifest.get("status"), path/"datasets"/"runs.parquet"
+    if not isinstance(stored, dict) or "sweep_var" not in stored:
+        raise BadData(f"{path} holds no sweep of toy models: give the folder of one.")
+    if status != "complete":
+        raise BadData(f"{path} holds a sweep that is not finished ({status}): the same call as before resumes it.")
+    config, runs = _stored_config(stored, path), read_frame(table)
+    if not len(runs) or not {"value", "seed", "failed", *MEASURES} <= set(runs):
+        raise BadData(f"{table} is not the table of a sweep: train it again.")
     return ToyResult(config, runs, path, manifest.get("created", ""))
+
+def _stored_config(stored: dict[str, Any], path: Path) -> ToyConfig:
+    "The config in a manifest, for the folder where it is now."
+    settings = {k: v for k, v in stored.items() if k != "used"}
+    try: return make_config(ToyConfig, settings | dict(output_dir=str(path.parent), file_name=path.name))
+    except BadInput as error:
+        raise BadData(f"{path} was not written by this version ({str(error).rstrip('.')}): train the sweep again, or "
+                      "open it with the version that wrote it.") from None
 
 # %% ../../nbs/toy/20_sweeps.ipynb #a284feaf
 def _given_config(config: Optional[ToyConfig], options: dict[str, Any]) -> ToyConfig:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from ..core import progress, seed_everything
+from ..models.evaluation import accuracy
 from .network import TraceableNN
 
 # %% auto #0
@@ -77,11 +78,7 @@ def digits_by_class(
                 loss.backward()
                 optimizer.step()
             net.note(loss=loss.item())
-    return net, _accuracy(net, pictures[test], labels[test])
-
-@torch.no_grad()
-def _accuracy(net: nn.Module, pictures: Float[Tensor, "row pixel"], labels: Int[Tensor, "row"]) -> float:
-    return float((net(pictures).argmax(1) == labels).float().mean())
+    return net, accuracy(net, pictures[test], labels[test])
 
 # %% ../../nbs/tracing/25_digits.ipynb #f448bb05
 def digit_rows() -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
@@ -110,5 +107,5 @@ def digits_from_start(
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(net(pictures[batch]), labels[batch]).backward()
                 optimizer.step()
-    net.accuracy = _accuracy(net, pictures[held_out], labels[held_out])
+    net.accuracy = accuracy(net, pictures[held_out], labels[held_out])
     return net
