@@ -37,6 +37,8 @@ from .activations import (
     edit as edit,
     hooks as hooks,
     intervene as intervene,
+    read_activations as read_activations,
+    sites as sites,
 )
 from .data import (
     load_classification as load_classification,

@@ -1,14 +1,9 @@
-from .backends import (
-    first_tensor as first_tensor,
-)
 from .positions import (
     Contexts as Contexts,
     Position as Position,
     SelectedTokens as SelectedTokens,
     TokenCounts as TokenCounts,
     TokenSelection as TokenSelection,
-    fitting_texts as fitting_texts,
-    parse_position as parse_position,
 )
 from .capturing import (
     capture as capture,
@@ -29,7 +24,6 @@ from .interface import (
 )
 from .statistics import (
     NeuronStats as NeuronStats,
-    sketch_distance as sketch_distance,
 )
 from .set_scores import (
     replaced_scores as replaced_scores,
@@ -39,4 +33,13 @@ from .interventions import (
 )
 from .corpus_statistics import (
     text_statistics as text_statistics,
+)
+from .collecting import (
+    collect_activations as collect_activations,
+)
+from .arrays import (
+    read_activations as read_activations,
+)
+from .site_tree import (
+    sites as sites,
 )

@@ -27,7 +27,8 @@ from ..core import (BadData, Result, RunFolder, check_format, check_run_folder, 
     write_frame, write_json, write_text)
 from ..models.identity import model_identity
 from ..data import Corpus, load_texts
-from ..models import check_layer, describe, is_as_loaded, load_model, model_name, resolve_model
+from ..models import check_layer, describe, load_model, model_name, resolve_model
+from ..models.identity import is_as_loaded
 from ..stats import adjust_fdr
 from ..models.identity import short_name
 

@@ -19,7 +19,8 @@ from ..activations.units import Reference, make_reference
 from ..activations import replaced_scores
 from .pruning import CONSTANTS, check_removal
 from ..core import BadData, BadInput, read_tensors, write_tensors
-from ..models import Examples, is_as_loaded, model_name, resolve_model
+from ..models import Examples, model_name, resolve_model
+from ..models.identity import is_as_loaded
 
 # %% auto #0
 __all__ = []

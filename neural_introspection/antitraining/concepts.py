@@ -24,8 +24,9 @@ from ..models.tokens import added_tokens, run_tokenizer
 from ..models.weights import requiring_grad
 from ..activations.units import Units, find_units
 from ..core import BadInput, Result, check_options, option, progress, require
-from ..models import (Examples, evaluating, longest_text, model_device, named_weights,
-    scores, token_bytes, with_weights)
+from neural_introspection.models import (Examples, evaluating, model_device, named_weights, scores, token_bytes,
+    with_weights)
+from ..models.tokens import longest_text
 from ..stats import interval, resamples
 
 # %% auto #0

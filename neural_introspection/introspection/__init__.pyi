@@ -13,7 +13,6 @@ from .scanner import (
 from .dataset import (
     ActivationDataset as ActivationDataset,
     ActivationDatasetGenerator as ActivationDatasetGenerator,
-    collect_activations as collect_activations,
 )
 from .predictor import (
     ActivationPredictor as ActivationPredictor,

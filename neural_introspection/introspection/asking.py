@@ -15,7 +15,8 @@ from ..core import BadInput, make_config, read_json, read_tensors, shown_path
 from ..display import LivePanel
 from ..display.live import Content
 from .config import IntrospectionConfig
-from .dataset import ActivationDataset, collect_activations
+from ..activations.collecting import collect_activations
+from .dataset import ActivationDataset
 from .preparation import question_of
 from .questions import answer_texts, make_prompts, read_answers
 from .reporting import Asked, Learned, set_neuron

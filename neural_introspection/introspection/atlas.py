@@ -20,7 +20,7 @@ from ..core import BadInput, BadTexts, plain, progress, site_name
 from ..data import group_texts
 from .atlas_result import AtlasResult
 from .crossfit import PENALTIES, Sums, control_r2, fold_basis, score_block
-from .dataset import text_hash
+from ..activations.collecting import text_hash
 from .leakage import leakage_label
 from .predictor import fold_of
 from .sums import PART, AtlasPlan, Part, fold_sums, part_sums, plan_parts, read_sites

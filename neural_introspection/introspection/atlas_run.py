@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 from typing import Any, Optional, Sequence
 import numpy as np
-from ..activations import parse_position
+from ..activations.positions import parse_position
 from ..core import (BadInput, check_options, check_store, open_run, parse_integers, plain, resolve_call)
 from ..models.identity import model_identity
 from ..data import group_texts, load_texts

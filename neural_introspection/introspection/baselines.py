@@ -19,7 +19,8 @@ from ..core import BadInput, site_name
 from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, Bins, Head
 from .trainer import PredictorTrainer, fit_heads
-from ..models import as_bridge, layer_width, longest_text, model_device, model_name
+from ..models import as_bridge, layer_width, model_device, model_name
+from ..models.tokens import longest_text
 from ..models.identity import auto_class, is_encoder
 from ..models.tokens import run_tokenizer
 from ..stats import Difference, interval

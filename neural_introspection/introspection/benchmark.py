@@ -18,7 +18,7 @@ from .benchmark_result import BenchmarkResult
 from neural_introspection.introspection.benchmark_tasks import (Suite, choose_neurons, measure_neuron,
     named_neurons, read_suite, reinitialised)
 from .config import BenchmarkConfig
-from .dataset import text_hash
+from ..activations.collecting import text_hash
 from .result import write_figure
 from ..models import load_model, model_name, resolve_model, spread
 from ..models.identity import model_identity

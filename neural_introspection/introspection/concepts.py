@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from ..activations import run_from
 from ..core import BadInput, NeuronAddress, Target, check_index, progress, site_name
-from .dataset import collect_activations
+from ..activations.collecting import collect_activations
 from .predictor import own_weights
 from .questions import Prompts, Question, make_prompts, next_logits
 from .replay import entering_streams

@@ -8,104 +8,22 @@ import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from ..activations import Contexts, Position, SelectedTokens, TokenCounts, TokenSelection, find_site
-from ..activations.batches import ReadingPlan, plan_reading
-from ..core import (BadData, BadInput, Result, Target, atomic_write, check_format, check_index,
-    progress, read_frame, read_json, write_frame, write_json)
-from neural_introspection.models import (ModelInfo, check_layer, check_neuron, describe, encode, spread_pieces,
-    token_batches)
+from neural_introspection.activations import (Position, SelectedTokens, TokenCounts, TokenSelection,
+    collect_activations, find_site)
+from ..core import (BadData, BadInput, Result, Target, atomic_write, check_format, read_frame,
+    read_json, write_frame, write_json)
+from ..models import ModelInfo, check_layer, check_neuron, describe, encode
 from ..models.identity import short_name
 
 # %% auto #0
-__all__ = ['collect_activations', 'ActivationDataset', 'ActivationDatasetGenerator']
-
-# %% ../../nbs/introspection/20_dataset.ipynb #3a6c899f
-PIECE = 256  # texts in a piece
-
-@dataclass(frozen=True)
-class Activations:
-    "Activations at some sites, a row for each chosen token, sorted by text and position."
-    text: Int[Tensor, "row"]                              # which text
-    position: Int[Tensor, "row"]                          # which of its own tokens
-    token: Int[Tensor, "row"]                             # its token id
-    values: dict[str, Float[Tensor, "row d"]]             # by site: all neurons, or the target's values
-    counts: TokenCounts                                   # which tokens these are, and what was left out
-
-    def __len__(self) -> int: return len(self.text)
-
-# %% ../../nbs/introspection/20_dataset.ipynb #507363c3
-def collect_activations(
-    model: Any,
-    texts: Union[Sequence[str], SelectedTokens],
-    sites: dict[str, Optional[Target]],       # site -> what is kept of it: a target's values, or None for all neurons
-    selection: Union[TokenSelection, Position] = "last",   # which tokens count; those of a `SelectedTokens` are known
-    batch_size: int = 16,
-    folder: Optional[str | Path] = None,      # where pieces are kept, to resume from
-    desc: str = "activations",
-    finite: bool = False,                     # leave out tokens with a value that is not finite, and count them
-) -> Activations:
-    "float32 activations on the CPU. Texts without a token that counts are left out; `BadTexts` if all are."
-    plan = plan_reading(model, texts, selection, batch_size)
-    fit = sorted(i for group in plan.groups for i in group)
-    parts = [_piece(model, plan, fit[i:i + PIECE], batch_size) for i in range(0, len(fit), PIECE)]
-    collect, steps = partial(_collect_piece, sites=sites, finite=finite), [len(part.groups) for part in parts]
-    identity = _identity(model, plan, fit, sites, batch_size) | dict(finite=finite) if folder is not None else None
-    pieces = spread_pieces(collect, model, parts, desc, steps, folder, identity)
-    joined = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0] if k != "tally"}
-    counts = plan.counts(sum(p["tally"] for p in pieces).numpy())
-    return Activations(*(joined.pop(k) for k in ("text", "position", "token")), joined, counts)
-
-def _piece(model: Any, plan: ReadingPlan, texts: list[int], batch_size: int) -> ReadingPlan:
-    "The plan of some of the texts."
-    groups = token_batches(model, [plan.ids[i] for i in texts], batch_size)
-    return plan.part([[texts[i] for i in group] for group in groups])
-
-def _identity(model: Any, plan: ReadingPlan, texts: list[int], sites: dict[str, Optional[Target]],
-              batch_size: int) -> dict:
-    "What stored pieces depend on."
-    info = describe(model)
-    chosen = text_hash([str(plan.selected.positions[i].tolist()) for i in texts]) if plan.selected is not None else None
-    return dict(model=info.weights, dtype=info.dtype, sites={s: t and str(t) for s, t in sites.items()},
-                **vars(plan.selection), batch_size=batch_size, chosen=chosen,
-                texts=text_hash([f"{i} {plan.ids[i]}" for i in texts]))
-
-# %% ../../nbs/introspection/20_dataset.ipynb #9f800538
-def _collect_piece(
-    model: Any,
-    part: ReadingPlan,
-    sites: dict[str, Optional[Target]],
-    finite: bool,
-) -> dict[str, Tensor]:
-    "Rows of the texts by name: text, position, token, and a site's values under its name; and the batches' tally."
-    found, tally = [], np.zeros(4, int)
-    for group in progress(part.groups, "activations", unit="batch"):
-        b = part.read(model, group, list(sites))
-        b = replace(b, values={site: _pick(b.values[site], site, target) for site, target in sites.items()})
-        if finite: b = b.finite()
-        found.append(dict(text=b.text, position=b.position, token=b.token, **b.values))
-        tally += b.tally
-    rows = {name: torch.cat([f[name] for f in found]) for name in found[0]}
-    order = torch.argsort(Contexts(rows["text"], rows["position"]).codes)
-    return {name: x[order] for name, x in rows.items()} | dict(tally=torch.from_numpy(tally))
-
-# %% ../../nbs/introspection/20_dataset.ipynb #30fbd8be
-def _pick(x: Float[Tensor, "row d"], site: str, target: Optional[Target]) -> Float[Tensor, "row kept"]:
-    "What is kept of a site's activations, float32 on the CPU."
-    for neuron in target.neurons or () if target else (): check_index("neuron", neuron, x.shape[1], site)
-    return (x if target is None else target.values(x.float())).float().cpu()
-
-# %% ../../nbs/introspection/20_dataset.ipynb #767b9396
-def text_hash(texts: Sequence[str]) -> str:
-    "The first 16 hex digits of a hash of the texts in order."
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+__all__ = ['ActivationDataset', 'ActivationDatasetGenerator']
 
 # %% ../../nbs/introspection/20_dataset.ipynb #17e45e44
 def dataset_columns(target: Target) -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from ..activations import SelectedTokens
 from ..core import progress
-from .dataset import collect_activations
+from ..activations.collecting import collect_activations
 from .predictor import ActivationPredictor
 from ..models import encode, token_batch, token_batches, with_weights
 from ..models.identity import MISSING, is_encoder

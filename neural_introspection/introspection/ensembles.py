@@ -15,8 +15,8 @@ from torch import Tensor
 from ..activations import Position
 from ..core import BadInput, Result, Target, plain, progress, site_name
 from ..data import group_texts, split_groups
-from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
-    collect_activations)
+from ..activations.collecting import collect_activations
+from .dataset import ActivationDataset, ActivationDatasetGenerator
 from .leakage import leakage_label
 from .predictor import ActivationPredictor, Head, make_bins
 from .trainer import PredictorTrainer, fit_heads

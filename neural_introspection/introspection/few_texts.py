@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..core import BadInput, Result, Target, plain, progress, site_name
 from ..data import group_texts, split_groups
-from .dataset import Activations, collect_activations
+from ..activations.collecting import Activations, collect_activations
 from .predictor import own_weights, ridge_by_groups
 from .trainer import seeded
 from ..models import check_layer, check_sites, describe, layer_width

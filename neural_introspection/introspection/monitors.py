@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from neural_introspection.activations import (NeuronStats, Position, SelectedTokens, activation_batches, select_tokens,
-    sketch_distance)
+from ..activations import NeuronStats, Position, SelectedTokens, activation_batches, select_tokens
+from ..activations.statistics import sketch_distance
 from ..core import BadInput, NeuronAddress, Result, Target, write_frame, write_json
 from .dataset import check_target
-from ..models import COMPONENTS, weight_place
+from ..models.weights import weight_place
+from ..models.weights import COMPONENTS
 
 # %% auto #0
 __all__ = []

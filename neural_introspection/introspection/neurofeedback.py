@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from ..activations import capture
 from ..core import BadInput, Result, plain, progress, site_name
-from .dataset import collect_activations
+from ..activations.collecting import collect_activations
 from .questions import Prompts, Question, make_prompts, read_answers
 from ..models import describe, encode, evaluating, token_batch
 from ..models.tokens import added_tokens, run_batch

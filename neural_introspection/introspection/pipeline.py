@@ -18,8 +18,8 @@ from ..data import Corpus
 from .baselines import predict_rows
 from .card import judge
 from .config import IntrospectionConfig
-from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
-    collect_activations, text_hash)
+from ..activations.collecting import collect_activations, text_hash
+from .dataset import ActivationDataset, ActivationDatasetGenerator
 from .evaluation import CardOptions, Case
 from .predictor import ActivationPredictor, Head, make_bins
 from .preparation import Prepared, log, parse_neurons, prepare, unfreezing_of

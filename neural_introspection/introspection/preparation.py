@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Optional, Sequence
 import numpy as np
 import torch
-from ..activations import SelectedTokens, parse_position, select_tokens
+from ..activations import SelectedTokens, select_tokens
+from ..activations.positions import parse_position
 from ..core import (BadInput, Target, check_options, check_run_folder, parse_integers, require,
     seed_everything, site_name)
 from ..data import Corpus, group_texts, load_texts, split_groups

@@ -13,7 +13,8 @@ from ..activations import hooks, run_from
 from ..core import progress
 from .dataset import ActivationDataset
 from .predictor import ActivationPredictor
-from ..models import encode, token_batch, token_batches, weight_place
+from ..models import encode, token_batch, token_batches
+from ..models.weights import weight_place
 from ..models.identity import is_encoder
 from ..models.tokens import added_tokens, run_batch
 

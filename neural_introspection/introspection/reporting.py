@@ -20,8 +20,8 @@ from ..activations import capture, edit, run_from
 from neural_introspection.core import (BadInput, NeuralIntrospectionError, NeuronAddress, Target, plain, progress,
     site_name)
 from .baselines import relative_layer
-from neural_introspection.introspection.dataset import (ActivationDataset, check_same_model,
-    collect_activations, text_hash)
+from ..activations.collecting import collect_activations, text_hash
+from .dataset import ActivationDataset, check_same_model
 from neural_introspection.introspection.questions import (Prompts, Question, Scale, make_prompts, make_scale,
     next_logits, read_answers)
 from .replay import entering_streams, lowest_block

@@ -7,12 +7,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any, Optional
-from ..activations import parse_position
+from ..activations.positions import parse_position
 from ..core import check_run_folder, open_run, resolve_call, write_frame
 from ..models.identity import model_identity
 from ..data import load_texts
 from .config import ScanConfig
-from .dataset import text_hash
+from ..activations.collecting import text_hash
 from .scanner import NeuronScanner, ScanResult
 from ..models import check_layer, load_model, model_name
 

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
-from ..activations import SelectedTokens, parse_position, select_tokens
+from ..activations import SelectedTokens, select_tokens
+from ..activations.positions import parse_position
 from ..core import (BadData, BadInput, Cancelled, NeuralIntrospectionError, Result, Target,
     check_run_folder, open_run,
     plain, read_json, require, resolve_call, site_name, write_frame, write_json)
@@ -23,8 +24,8 @@ from .baselines import shuffle_targets
 from .card import judge
 from .checks import DECISION
 from .config import SelfModificationConfig, Strategy, TARGETS
-from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
-    text_hash)
+from ..activations.collecting import text_hash
+from .dataset import ActivationDataset, ActivationDatasetGenerator
 from .evaluation import CardOptions, Case
 from .pipeline import check_varies
 from .predictor import ActivationPredictor

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from ..core import BadInput, NeuronAddress, Result, Target, plain
 from .checks import interval_text, number_text
-from .dataset import collect_activations
+from ..activations.collecting import collect_activations
 from neural_introspection.introspection.baselines import (control_rows, input_features, random_weights_model,
     relative_layer, simple_guess)
 from .null import partners

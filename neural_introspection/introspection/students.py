@@ -16,11 +16,12 @@ from ..activations import SelectedTokens
 from ..core import BadInput, NeuronAddress, Result, Target, plain, progress, site_name
 from ..data import group_texts, split_groups
 from .baselines import own_token, token_means
-from neural_introspection.introspection.dataset import (ActivationDataset, ActivationDatasetGenerator,
-    collect_activations)
+from ..activations.collecting import collect_activations
+from .dataset import ActivationDataset, ActivationDatasetGenerator
 from .leakage import leakage_label
 from .predictor import ridge_by_groups
-from ..models import check_layer, check_sites, describe, named_weights, weight_place
+from ..models import check_layer, check_sites, describe, named_weights
+from ..models.weights import weight_place
 from ..stats import interval, resamples, score_predictions
 from ..models.identity import short_name
 

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from ..core.tables import tensors_of
 from ..core import (BadData, BadInput, NeuralIntrospectionError, Result, Target,
     load_optimizer_tensors, optimizer_tensors, plain, progress, read_tensors, weight_hash, write_tensors)
-from .dataset import ActivationDataset, collect_activations, text_hash
+from ..activations.collecting import collect_activations, text_hash
+from .dataset import ActivationDataset
 from .monitors import ActivationDrift, GradientTracker
 from .predictor import ActivationPredictor, Head, set_scale, start_head
 from .replay import Replay, lowest_block
 from .unfreezing import Trainable, Unfreezing, learning_weights, trainable
-from ..models import weight_place, with_weights
+from ..models import with_weights
+from ..models.weights import weight_place
 
 # %% auto #0
 __all__ = ['PredictorTrainer', 'write_checkpoint', 'read_checkpoint', 'copied', 'put_weights']

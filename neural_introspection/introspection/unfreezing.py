@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..activations import hooks
 from ..core import BadInput, Target, require
 from .config import Strategy
-from ..models import check_layer, model_name, named_weights, token_batch, weight_place, with_weights
+from ..models import check_layer, model_name, named_weights, token_batch, with_weights
+from ..models.weights import weight_place
 from ..models.tokens import run_batch
 from ..models.weights import requiring_grad, weights_behind
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..activations import TokenSelection, text_statistics
 from ..core import BadData, Target
 from .baselines import random_weights_model, split_rows
-from .dataset import ActivationDataset, collect_activations, text_hash
+from ..activations.collecting import collect_activations, text_hash
+from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, check_finite
 from .scanner import neuron_scores
 from ..models import named_weights

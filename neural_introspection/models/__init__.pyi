@@ -1,7 +1,6 @@
 from .identity import (
     ModelInfo as ModelInfo,
     describe as describe,
-    is_as_loaded as is_as_loaded,
     model_device as model_device,
     model_hash as model_hash,
     model_name as model_name,
@@ -18,9 +17,7 @@ from .loading import (
     resolve_model as resolve_model,
 )
 from .weights import (
-    COMPONENTS as COMPONENTS,
     named_weights as named_weights,
-    weight_place as weight_place,
     with_weights as with_weights,
 )
 from .tokens import (
@@ -28,7 +25,6 @@ from .tokens import (
     added_tokens as added_tokens,
     encode as encode,
     encode_texts as encode_texts,
-    longest_text as longest_text,
     token_batch as token_batch,
     token_batches as token_batches,
     token_bytes as token_bytes,

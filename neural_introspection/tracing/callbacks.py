@@ -10,7 +10,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 from torch import Tensor
-from ..activations import first_tensor
+from ..activations.backends import first_tensor
 from ..core import require
 from .network import TraceableNN
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from ..activations import find_site, first_tensor, hooks
+from ..activations import find_site, hooks
+from ..activations.backends import first_tensor
 from ..core import BadInput, atomic_folder, progress
 from ..models import evaluating, read_logits
 from .callbacks import are_labels, split_batch

@@ -19,6 +19,7 @@ from neural_introspection.antitraining.panel import SMALL, live_reading
 from neural_introspection.antitraining.pipeline import open_antitraining
 from neural_introspection.antitraining.tunable_activation import ActivationComparison
 from neural_introspection.activations import TokenCounts
+from neural_introspection.activations.site_tree import SiteTree
 from neural_introspection.analysis.clusters import correlation_clusters
 from neural_introspection.analysis.correlation import correlate
 from neural_introspection.analysis.firing import neuron_rates
@@ -171,6 +172,10 @@ def _comparison(made):
 def _token_counts(made): return TokenCounts("all", 100., texts=90, skipped=1, cut=2, tokens=1234, sinks=5)
 
 
+def _site_tree(made):
+    return SiteTree(HOSTILE, pd.DataFrame(dict(site=[MLP, HOSTILE], shape=["text x token x 512", ""])), dict(input=HOSTILE))
+
+
 def _chain(made):
     half = np.full((2, 2), .5)
     return HiddenChain(half[0], half, half, half[0], ("quiet", HOSTILE), 1.)
@@ -307,6 +312,7 @@ EXAMPLES = dict(   # of each class, by name
     SelfReport=_self_report,
     Students=_students,
     TokenActivations=lambda made: TokenActivations(HOSTILE, (HOSTILE, "b"), (NeuronAddress(MLP, 7),), np.eye(2)[:, :1]),
+    SiteTree=_site_tree,
     TokenCounts=_token_counts,
     TokenProfile=lambda made: ni.token_profiles(made.model, made.texts, f"{MLP}[108]", n_permutations=19)[0],
     ToyResult=lambda made: ni.run_toy(ni.preset_config("LR1", "smoke", sweep_values=(.01, .03),

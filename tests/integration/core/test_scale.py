@@ -8,7 +8,8 @@ from unittest import mock
 import joblib
 import pytest
 import torch
-from neural_introspection.introspection import ActivationDatasetGenerator, NeuronScanner, collect_activations
+from neural_introspection.activations import collect_activations
+from neural_introspection.introspection import ActivationDatasetGenerator, NeuronScanner
 from neural_introspection.introspection.atlas import NeuronAtlas
 from neural_introspection.activations import hooks
 from neural_introspection.core import BadAddress, BadData, Cancelled, Target, expect_error, watch_progress

@@ -5,7 +5,7 @@ import pytest
 import torch
 from neural_introspection.core import BadInput
 from neural_introspection.data import group_texts, load_texts
-from neural_introspection.introspection.dataset import collect_activations
+from neural_introspection.activations import collect_activations
 from neural_introspection.introspection.few_texts import (Few, LayerRows, adapted, closed_form, measure_few_texts,
     neuron_weights, train_reader)
 from neural_introspection.models import as_bridge, load_model

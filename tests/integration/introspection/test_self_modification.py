@@ -13,7 +13,7 @@ from neural_introspection import (ActivationDatasetGenerator, ActivationPredicto
 from neural_introspection.core import BadInput, read_json, to_yaml, write_json, yaml_values
 from neural_introspection.data import group_texts, split_groups
 from neural_introspection.introspection import trainer as trainers
-from neural_introspection.introspection.dataset import collect_activations
+from neural_introspection.activations import collect_activations
 from neural_introspection.introspection.predictor import Head, make_bins
 from neural_introspection.introspection.self_modification import SelfModification, pareto, run_self_modification
 from neural_introspection.models import with_weights

@@ -8,7 +8,8 @@ from neural_introspection.analysis import logit_view, scan_polysemantic
 from neural_introspection.core import BadInput, ModelNotFound
 from neural_introspection.data import load_texts
 from neural_introspection.introspection import NeuronScanner
-from neural_introspection.models import check_sites, encode, longest_text, model_hash, token_strings
+from neural_introspection.models import check_sites, encode, model_hash, token_strings
+from neural_introspection.models.tokens import longest_text
 from neural_introspection.models.smollm2 import fetch_minilm
 from transformers import AutoModel
 
