@@ -105,8 +105,9 @@ def _dims(widths: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
     "Names of the axes of each site; axes of other lengths have other names."
     longest = max(widths.values(), key=lambda width: sum(w == width for w in widths.values()))
     def name(width: tuple[int, ...], axis: int) -> str:
-        plain_name = "unit" if axis == len(width) - 1 else "head"
-        return plain_name if len(width) == len(longest) and width[axis] == longest[axis] else f"{plain_name}_{width[axis]}"
+        kind = "unit" if axis == len(width) - 1 else "head"
+        usual = len(width) == len(longest) and width[axis] == longest[axis]
+        return kind if usual else f"{kind}_{width[axis]}"
     return {site: ("row", *(name(width, axis) for axis in range(len(width)))) for site, width in widths.items()}
 
 def _labelled(model: Any, variables: dict[str, Any], text: Any, position: Any, token: Any) -> Any:
@@ -129,8 +130,8 @@ def read_activations(
     limit: float = 2.,                      # GB that may be kept in memory
     batch_size: int = 16,                   # texts
 ) -> LabelledActivations:
-    """float32 activations of every selected token, labelled. The size is logged before anything is kept. `BadAddress` for
-    unknown sites, `BadInput` for what does not fit or has no row for each token."""
+    """float32 activations of every selected token, labelled. The size is logged before anything is kept. `BadAddress`
+    for unknown sites, `BadInput` for what does not fit or has no row for each token."""
     plan, place = plan_reading(model, texts, selection, batch_size), None if folder is None else Path(folder)
     fit = sorted(i for group in plan.groups for i in group)
     names = matching_sites(model, sites)

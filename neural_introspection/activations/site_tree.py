@@ -34,7 +34,8 @@ class SiteTree(Result):
 
     def summary(self) -> str:
         flowed = sum(map(bool, self.frame["shape"]))
-        return f"{self.model}: {len(self.frame):,} sites, something flowed at {flowed:,} of them on {self.about['input']}."
+        return (f"{self.model}: {len(self.frame):,} sites, something flowed at {flowed:,} of them on "
+                f"{self.about['input']}.")
 
     def _repr_html_(self) -> str: return _tree_html(self)
 

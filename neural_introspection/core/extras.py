@@ -8,6 +8,7 @@ import contextlib
 import gc
 import importlib
 import sys
+import threading
 import types
 from typing import Iterator
 from .errors import MissingExtra
@@ -41,9 +42,16 @@ def require(
 # %% ../../nbs/core/20_extras.ipynb #c20gc001
 @contextlib.contextmanager
 def no_collections() -> Iterator[None]:
-    "Within the block, which imports, no garbage is collected."
-    collecting = gc.isenabled()
-    gc.disable()
+    "Within the block, which imports, no garbage is collected; of several threads the last one out ends that."
+    global _within, _collecting
+    with _PAUSE:
+        if not _within: _collecting = gc.isenabled()
+        _within += 1
+        gc.disable()
     try: yield
     finally:
-        if collecting: gc.enable()
+        with _PAUSE:
+            _within -= 1
+            if _collecting and not _within: gc.enable()
+
+_PAUSE, _within, _collecting = threading.Lock(), 0, True

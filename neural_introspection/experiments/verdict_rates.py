@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from ..core import map_parallel, progress, read_frame, write_frame
+from ..core.files import shipped
 from ..data import group_texts, load_texts, split_groups
 from ..introspection import (ActivationDataset, ActivationDatasetGenerator, ActivationPredictor,
     NeuronScanner, PredictorTrainer, make_card)
@@ -102,13 +103,19 @@ def run_cases(
 WRONG = ("readable", "unrefuted", "learned")   # verdicts that say there is something
 
 def false_verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """By case and number of texts: cards, those of five groups or more, the share whose verdict says there is
-    something, the upper end of its interval, and the share of each verdict."""
+    """By case and number of texts: cards, those of five groups or more, the share of these whose verdict says there is
+    something, the upper end of its interval, and the share of all cards with each verdict."""
     groups = table.assign(decided=table.groups >= 5, wrong=table.verdict.isin(WRONG)).groupby(["case", "texts"])
-    found = groups.agg(cards=("verdict", "size"), decided=("decided", "sum"), share=("wrong", "mean"),
-                       wrong=("wrong", "sum"))
+    found = groups.agg(cards=("verdict", "size"), decided=("decided", "sum"), wrong=("wrong", "sum"))
+    found["share"] = found.wrong/found.decided.where(found.decided > 0)
     found["at_most"] = [share_interval(k, n) for k, n in zip(found.pop("wrong"), found.decided)]
     return found.join(groups.verdict.value_counts(normalize=True).unstack(fill_value=0.))
+
+def shipped_cards() -> pd.DataFrame:
+    "The cards that come with the package; untrained networks with large weights are a case of their own."
+    cards = read_frame(shipped("verdict_rates.csv"))
+    large = (cards.case == "untrained network") & (cards.seed % 2 == 1)
+    return cards.assign(case=cards.case.mask(large, "untrained network, large weights"))
 
 def share_interval(k: int, n: int) -> float:
     "The upper end of the 95 % interval (Clopper and Pearson) for a share of which k of n were seen."

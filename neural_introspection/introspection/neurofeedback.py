@@ -185,6 +185,7 @@ def neurofeedback(
     pool, asked, groups = _sides(texts, groups, tests, seed, askable)
     _check_trials(counts, question)
     embedded, parts = _embedded(model, texts), []
+    _check_unknown(unknown, len(texts))
     asked_about = _Labels(model, texts, pool, asked, question, seed)
     others = {name: asked_about.of(name, values, max(counts)) for name, values in unknown.items()}
     beside = {count: {name: asked_about.right(labels, count) for name, labels in others.items()} for count in counts}
@@ -203,6 +204,14 @@ def _check_trials(counts: Sequence[int], question: Question) -> None:
     odd = [count for count in counts if count % 2 or count < 0]
     if odd: raise BadInput(f"{odd[0]} examples cannot be as many of either label: give even numbers.")
     if len(question.answers) != 2: raise BadInput(f"there are {len(question.answers)} answers: give two, low and high.")
+
+def _check_unknown(unknown: Mapping[str, Float[np.ndarray, "text"]], texts: int) -> None:
+    for name, values in unknown.items():
+        if name in ("model", "shuffled labels", *OBSERVERS):
+            raise BadInput(f"{name!r} is the name of a row already: call the other labels something else.")
+        if np.shape(values) != (texts,) or not np.isfinite(values).all():
+            raise BadInput(f"{name} has values of shape {np.shape(values)}: give a finite number for each of the "
+                           f"{texts} texts.")
 
 @dataclass(frozen=True)
 class _Labels:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Shaped
-from ..core import BadInput, NeuronAddress, Result, Target, plain
+from neural_introspection.core import (BadInput, Cancelled, NeuralIntrospectionError, NeuronAddress, Result, Target,
+    plain)
 from .checks import interval_text, number_text
 from ..activations.collecting import collect_activations
-from neural_introspection.introspection.baselines import (control_rows, input_features, random_weights_model,
-    relative_layer, simple_guess)
+from .baselines import control_rows, input_features, relative_layer, simple_guess
 from .null import partners
 from .predictor import ActivationPredictor, check_finite
 from .questions import answer_texts, make_prompts, make_scale, read_answers
@@ -27,10 +28,10 @@ from .drift import language_drift
 from neural_introspection.introspection.reporting import (Asked, Learned, Learning, causal_slopes, learn_reports,
     set_rows, swapped_reports, values_at)
 from .trainer import PredictorTrainer
-from .untrained import layer_scores, matched_neurons
+from .untrained import NETWORKS, layer_scores, matched_neurons
 from ..models import with_weights
 from ..models.tokens import added_tokens
-from ..stats import Difference, Score, difference, mean_interval, score_predictions
+from ..stats import Difference, Score, difference, mean_interval, score_predictions, varies
 
 # %% auto #0
 __all__ = ['SelfReport']
@@ -202,25 +203,37 @@ def _untrained_networks(asked: Asked, learning: Learning, folder: Optional[Path]
     if learning.unfreeze.strategy == "none": return {}
     found, predictor = {}, ActivationPredictor(asked.model, asked.dataset.target)
     scores = layer_scores(asked.model, predictor, asked.dataset)
-    for i in range(count):
+    for i, kind in zip(range(count), itertools.cycle(_KINDS)):
         again = dataclasses.replace(learning, seed=learning.seed + 1000*i)
-        try: theirs = _about_untrained(asked, predictor, scores, again.seed)
-        except BadInput as error:
-            log.info("an untrained network is not asked beside: %s", error)
+        try: beside = _untrained_report(_about_untrained(asked, predictor, scores, kind, again.seed), again,
+                                        folder and folder/f"untrained-{i}")
+        except Cancelled: raise
+        except NeuralIntrospectionError as error:
+            log.info("the %s network is not asked beside: %s", kind, error)
             continue
-        learned, test = learn_reports(theirs, again, folder and folder/f"untrained-{i}"), theirs.rows("test")
-        with with_weights(theirs.model, learned.weights):
-            found[f"{UNTRAINED} ({i + 1})" if i else UNTRAINED] = Beside(theirs.reports(test), theirs.values[test])
+        found[f"{UNTRAINED} ({i + 1})" if i else UNTRAINED] = beside
     return found
 
+_KINDS = ("shuffled", "initialised")   # of `NETWORKS`; one with fresh weights says little at all
+
+def _untrained_report(theirs: Asked, learning: Learning, folder: Optional[Path]) -> Beside:
+    "What the network says after it was taught; `BadInput` if it does not answer."
+    learned, test = learn_reports(theirs, learning, folder), theirs.rows("test")
+    with with_weights(theirs.model, learned.weights): log_p = read_answers(theirs.model, theirs.part(test))
+    mass = float(log_p.exp().sum(1).mean())
+    if mass < LEAST_MASS: raise BadInput(f"{mass:.0%} of its probability is on the answers.")
+    return Beside(theirs.scale.expected(log_p), theirs.values[test])
+
 def _about_untrained(asked: Asked, predictor: ActivationPredictor, scores: Float[np.ndarray, "neuron"],
-                     seed: int) -> Asked:
+                     kind: str, seed: int) -> Asked:
     "The question put to an untrained network, about its neuron of the same rank in the layer."
-    network, data, question = random_weights_model(asked.model, seed), asked.dataset, asked.question
+    network, data, question = NETWORKS[kind](asked.model, seed), asked.dataset, asked.question
     matched = matched_neurons(scores, (asked.address.neuron,), layer_scores(network, predictor, data), 1)
     address = NeuronAddress(asked.address.site, int(matched[0, 0]))
     theirs = dataclasses.replace(asked, model=network, address=address)
     values = values_at(theirs, [address], np.arange(len(data)))[0]
+    if not varies(values[asked.rows("train")]) or not varies(values[asked.rows("test")]):
+        raise BadInput(f"{address} does not change there.")
     scale, shown = make_scale(values[asked.rows("train")], len(question.answers)), [text for text, _ in asked.shown]
     if shown:   # before each text, with the answers of their neuron
         read = collect_activations(network, shown, {address.site: Target.of(address)}).values[address.site][:, 0]
@@ -240,9 +253,9 @@ def _without_text(asked: Asked, count: int) -> Float[np.ndarray, "test"]:
 LEAST_SLOPE, LEAST_MASS = .1, .5   # of the report over the neuron's value; of the probability, on the answers
 
 def verdict_of_report(score: Score, leads: dict[str, Difference], set_score: Score, slopes: dict[str, Difference],
-                      change: Optional[dict[str, float]] = None, mass: float = 1.) -> str:
+                      change: Optional[dict[str, float]] = None, mass: float = 1., as_well: bool = True) -> str:
     """A key of `REPORT_VERDICTS`. Green needs a lead over the same model with the neuron held, among others, and for a
-    taught model (one with a `change`) over untrained networks."""
+    taught model (one with a `change`) over untrained networks, which may report their own neuron `as_well`."""
     if score.groups < 5: return "underpowered"
     if change and not (.5 <= change["std_ratio"] <= 2 and change["r2_original"] > .5): return "collapse"
     if mass < LEAST_MASS: return "does not answer"
@@ -252,7 +265,8 @@ def verdict_of_report(score: Score, leads: dict[str, Difference], set_score: Sco
     if not set_score.low > 0: return "follows in part"
     untrained = {name for name in leads if name.startswith(UNTRAINED)}
     if HELD not in leads or not all(leads[name].beats for name in leads.keys() - untrained): return "follows the neuron"
-    if not all(leads[name].beats for name in untrained): return "learned"
+    ahead = all(leads[name].beats for name in untrained)
+    if not ahead: return "learned" if as_well else "follows the neuron"
     return "introspects" if untrained or not change else "follows the neuron"
 
 # %% ../../nbs/introspection/75_self_report.ipynb #04cadcf9
@@ -291,7 +305,8 @@ def judge_report(
     frame = asked.dataset.part("test")[["text", "group"]].reset_index(drop=True).assign(
         actual=actual, reported=reported, set_to=given, reported_set=under, said=[*said, *[""]*(len(rows) - len(said))])
     mass = float(log_p.exp().sum(1).mean())
-    verdict = verdict_of_report(score, leads, set_score, slopes, change, mass)
+    as_well = any(s.low > 0 for name, s in observers.items() if name.startswith(UNTRAINED))
+    verdict = verdict_of_report(score, leads, set_score, slopes, change, mass, as_well)
     return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame,
                       _described(asked, learned, seen, seed))
 
@@ -301,7 +316,7 @@ def _described(asked: Asked, learned: Learned, seen: Mapping[str, Beside], seed:
     return plain(dict(
         target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
         texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed,
-        missing=[name for name in expected if name not in seen],
+        missing=[name for name in expected if not any(who.startswith(name) for who in seen)],
         unread={name: int((~p.read).sum()) for name, p in seen.items() if not p.read.all()}))
 
 def _change(asked: Asked, learned: Learned, current: Float[np.ndarray, "test"],

@@ -5,6 +5,7 @@
 # %% ../../nbs/introspection/55_untrained.ipynb #6ac758a0
 from __future__ import annotations
 import contextlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -103,6 +104,7 @@ def _varies_in(dataset: ActivationDataset, values: Float[np.ndarray, "row target
 # %% ../../nbs/introspection/55_untrained.ipynb #c55once1
 KEPT_BYTES = 32 << 20   # of rows of untrained networks that a process keeps
 _READ: dict[str, dict[str, UntrainedNetwork]] = {}   # by what was asked, the last used last
+_READING = threading.Lock()   # of the dict
 
 def _asked(predictor: ActivationPredictor, dataset: ActivationDataset, seed: int) -> str:
     "A hash of all that decides what untrained networks show."
@@ -126,14 +128,16 @@ def untrained_networks(
     """Every kind of untrained network on a data set's rows, read once in a process; without those whose activations are
     not finite."""
     p, asked = predictor, _asked(predictor, dataset, seed)
-    if (found := _READ.pop(asked, None)) is None:
+    with _READING: found = _READ.pop(asked, None)
+    if found is None:
         own, found = layer_scores(p.model, p, dataset) if p.target.neurons is not None else None, {}
         for kind in NETWORKS:
             with contextlib.suppress(BadData):
                 found[kind] = read_network(kind, p, dataset, own, seed, folder and folder/kind)
-    _READ[asked] = found
-    while kept_bytes() > KEPT_BYTES: del _READ[next(iter(_READ))]
-    return dict(found)
+    with _READING:
+        _READ[asked] = found
+        while kept_bytes() > KEPT_BYTES: del _READ[next(iter(_READ))]
+    return {kind: UntrainedNetwork(n.features.clone(), n.values.copy()) for kind, n in found.items()}
 
 # %% ../../nbs/introspection/55_untrained.ipynb #9edd181c
 def with_distribution(values: Float[np.ndarray, "row target"],

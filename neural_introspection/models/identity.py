@@ -130,9 +130,10 @@ def without_hooks(model: nn.Module) -> Iterator[None]:
 
 # %% ../../nbs/models/15_identity.ipynb #3f084f66
 def model_identity(model: Any) -> dict:
-    """What decides a model's results beside its name: weights and buffers, read afresh, mode and device. With hooks
-    there is a value that no other call returns, because what hooks change cannot be compared."""
+    """What decides a model's results beside its name: weights and buffers, read afresh, mode, device, and whether BOS
+    comes first. With hooks there is a value that no other call returns, because what hooks change cannot be
+    compared."""
     _HASHES.pop(model, None)
     return dict(weights=model_hash(model), buffers=weight_hash(model.original_model.named_buffers()),
-                training=model.training, device=str(model_device(model)),
+                training=model.training, device=str(model_device(model)), bos=model.cfg.default_prepend_bos,
                 hooks=secrets.token_hex(8) if _has_hooks(model) else None)

@@ -5,6 +5,7 @@
 # %% ../../nbs/models/52_sites.ipynb #32a85987
 from __future__ import annotations
 import functools
+import numbers
 import math
 import weakref
 from dataclasses import dataclass, replace
@@ -304,6 +305,8 @@ def require_next_tokens(model: Any, what: str) -> None:
 def check_layer(model: Any, layer: int) -> int:
     "`layer`, counted from the end if negative; `BadAddress` names the range."
     n = model.cfg.n_layers
+    if isinstance(layer, bool) or not isinstance(layer, numbers.Integral):
+        raise BadAddress(f"layer {layer!r} is no whole number: give one from 0 to {n - 1}.")
     return n + layer if -n <= layer < 0 else check_index("layer", layer, n, model_name(model))
 
 def check_layers(model: Any, layers: Optional[Iterable[int]] = None) -> list[int]:

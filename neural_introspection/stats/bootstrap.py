@@ -55,13 +55,15 @@ def interval(
     """The ends of intervals, floats for one measure; NaN for one group. Resamples without a number do not count.
     Of three or four groups there is then no interval, unless it is only those that draw one group alone, and of two
     none. Where few of the groups tell anything, give their number."""
-    from scipy.special import stdtrit   # as scipy.stats.t.ppf, whose import takes 0.4 s
+    from scipy.special import ndtr, stdtrit   # as scipy.stats.t.ppf, whose import takes 0.4 s
     sample = np.asarray(sample, float)
     again = np.where(np.isfinite(sample[1:]), sample[1:], np.nan)
     if n_groups < 2 or not len(again): low = high = np.full(sample.shape[1:], np.nan)
     else:
         reach = float(stdtrit(n_groups - 1, (1 + level)/2)) * math.sqrt(n_groups / (n_groups - 1))
-        low, high = _by_spread(sample[0], again, reach, n_groups) if n_groups < FEW else _by_percentiles(again, reach)
+        beyond = level > .95 and ndtr(-reach)*len(again) < 10   # fewer resamples than tell an end
+        few = n_groups < FEW or beyond
+        low, high = _by_spread(sample[0], again, reach, n_groups) if few else _by_percentiles(again, reach)
     low, high = np.clip(low, *within), np.clip(high, *within)
     return (float(low), float(high)) if sample.ndim == 1 else (low, high)
 

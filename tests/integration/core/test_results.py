@@ -173,7 +173,8 @@ def _token_counts(made): return TokenCounts("all", 100., texts=90, skipped=1, cu
 
 
 def _site_tree(made):
-    return SiteTree(HOSTILE, pd.DataFrame(dict(site=[MLP, HOSTILE], shape=["text x token x 512", ""])), dict(input=HOSTILE))
+    frame = pd.DataFrame(dict(site=[MLP, HOSTILE], shape=["text x token x 512", ""]))
+    return SiteTree(HOSTILE, frame, dict(input=HOSTILE))
 
 
 def _chain(made):
