@@ -8,7 +8,6 @@ import fnmatch
 import html
 import logging
 import math
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Union
@@ -78,12 +77,14 @@ def _check_size(rows: int, widths: dict[str, tuple[int, ...]], limit: float, fol
     return size
 
 # %% ../../nbs/activations/46_arrays.ipynb #5c38c0fb
-@dataclass(frozen=True, repr=False)
 class LabelledActivations(Mapping):
     "Arrays by site, each [row, unit] (or with more axes, such as head), labelled by text, position and token."
-    data: Any             # an xarray Dataset
-    counts: TokenCounts   # which tokens these are, and what was left out
-    about: dict           # model, sites, where the data lie
+    def __init__(
+        self,
+        data: Any,             # an xarray Dataset
+        counts: TokenCounts,   # which tokens these are, and what was left out
+        about: dict,           # model, sites, where the data lie, their size
+    ): self.data, self.counts, self.about = data, counts, about
 
     def __getitem__(self, site: str) -> Any:
         if site not in self.data.data_vars: raise BadInput(f"{site} was not read: choose from {', '.join(self)}.")
@@ -91,11 +92,9 @@ class LabelledActivations(Mapping):
 
     def __iter__(self) -> Iterator[str]: return iter(self.data.data_vars)
     def __len__(self) -> int: return len(self.data.data_vars)
-    def __repr__(self) -> str: return self.summary()
     def _repr_html_(self) -> str: return _picture(self)
 
-    def summary(self) -> str:
-        "What was read, in a sentence."
+    def __repr__(self) -> str:
         where = f", in {self.about['folder']}" if self.about["folder"] else ""
         return (f"{len(self)} sites of {self.about['model']}, {size_text(self.about['bytes'])}{where}: "
                 f"{self.counts.summary()}")
@@ -232,7 +231,7 @@ def _picture(acts: LabelledActivations) -> str:
         title = f"<summary><code>{html.escape(site)}</code> {shape}</summary>"
         parts.append(f"<details{' open' if not i else ''}>{title}{_cells(array)}</details>" if i < _PICTURES else
                      f"<div><code>{html.escape(site)}</code> {shape}</div>")
-    return (f"<p><b>{html.escape(acts.summary())}</b></p>{''.join(parts)}"
+    return (f"<p><b>{html.escape(repr(acts))}</b></p>{''.join(parts)}"
             f"<details><summary>labels</summary>{acts.data._repr_html_()}</details>")
 
 _PICTURES = 12   # sites that are drawn

@@ -177,7 +177,7 @@ def neurofeedback(
     tests: int = 64,                                       # texts that are asked about
     seed: int = 0,
     askable: Optional[Bool[np.ndarray, "text"]] = None,    # texts that may be asked about; groups of others are shown
-    unknown: Mapping[str, Float[np.ndarray, "text"]] = {},  # whose labels the model goes on with, too: another model's
+    unknown: Mapping[str, Float[np.ndarray, "text"]] = {},  # of other labels it is to continue, such as another model's
 ) -> Neurofeedback:
     """Accuracy of the model, of observers, of the model with shuffled labels in the examples, and of the model with
     labels made from what is no direction of its own. `BadInput` for odd counts, too few texts, or examples that do not

@@ -15,7 +15,7 @@ EPOCHS = 12
 LONG = (f"run --model pocket --num-samples 60 --batch-size 16 --epochs {EPOCHS} --early-stopping False --learning-rate 0.001 "
         "--output-dir out --device cpu")
 # What a process begins with in which few texts have as many pieces as many texts have.
-PIECES = "from neural_introspection.introspection import dataset\ndataset.PIECE = 32\n"
+PIECES = "from neural_introspection.activations import collecting\ncollecting.PIECE = 32\n"
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_killed_before_its_manifest_was_whole(tmp_path, monkeypatch, capsys):
 def test_a_second_process_is_refused_and_the_first_can_be_interrupted(unbroken, tmp_path, monkeypatch, capsys):
     run = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("neural_introspection.introspection.dataset.PIECE", 32)
+    monkeypatch.setattr("neural_introspection.activations.collecting.PIECE", 32)
     with started(LONG, "--json", cwd=tmp_path, first=PIECES + at_file(CHECKPOINT, 1, signal.SIGSTOP)) as process:
         wait_until(lambda: epoch(run) >= 1, process)   # it stops, and holds the folder for as long as this test needs
         before = snapshot(tmp_path)
