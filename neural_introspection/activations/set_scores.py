@@ -68,6 +68,7 @@ FEW, ROOM = 4, 2**24    # units of a set that are added one by one; floats held 
 def linear_reader(model: nn.Module, units: Units, inputs: Tensor) -> Optional[str]:
     """The path of the linear layer or convolution that reads the site's tensor as it is; None if several do, or none.
     Other readers, such as a residual connection, are not seen."""
+    if units.width > 1 or units.axis not in (-1, 1): return None
     found, seen = [], []   # each tensor with its version, which an operation in place raises
     kinds = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     def noted(name: str) -> Callable[[Tensor], None]: return lambda x: found.append((name, x, x._version))
@@ -78,7 +79,7 @@ def linear_reader(model: nn.Module, units: Units, inputs: Tensor) -> Optional[st
     module = kinds[names[0]] if len(names) == 1 else None
     linear = isinstance(module, nn.Linear) and units.axis == -1
     conv = isinstance(module, nn.Conv2d) and units.axis == 1 and module.groups == 1 and module.padding_mode == "zeros"
-    return names[0] if units.width == 1 and len(seen) == 1 and (linear or conv) else None
+    return names[0] if len(seen) == 1 and (linear or conv) else None
 
 # %% ../../nbs/activations/64_set_scores.ipynb #5323c859
 def _added(module: Union[nn.Linear, nn.Conv2d], change: Float[Tensor, "example *place column"],
@@ -124,10 +125,9 @@ def _open_batch(model: nn.Module, examples: Examples, references: Sequence[Union
     return _Batch(model, examples, list(references), rows, output, acts[entering[0]] if entering else None, reader)
 
 def _first_block(model: nn.Module, sites: Sequence[str]) -> Optional[int]:
-    "The block of a transformer from which a pass can start; None if a site is in no block, or what enters one."
+    "The block of a transformer from which a pass can start; None if a site is in no block."
     blocks = [block for block in map(site_layer, sites) if block is not None]
-    if not hasattr(model, "hook_dict") or len(blocks) < len(sites): return None
-    return None if any(site.endswith("hook_resid_pre") for site in sites) else min(blocks)
+    return min(blocks) if hasattr(model, "hook_dict") and len(blocks) == len(sites) else None
 
 def _check_rows(rows: int, examples: int, what: str) -> None:
     if rows != examples:
