@@ -15,6 +15,8 @@ from ..activations.set_scores import score_replacements
 from ..activations.units import HEAD_SITES, PlacedUnits, Units, find_units
 from ..core import BadInput, NeuronAddress, check_index, progress, site_layer
 from ..models import check_layer, evaluating
+from ..stats import adjust_fdr, interval, permutation_p, resamples
+from ..stats.permutation import sign_flips
 from .prompt_pairs import EncodedPairs, PairTask
 
 # %% auto #0
@@ -41,7 +43,7 @@ class Cells:
 # %% ../../nbs/analysis/61_patch_grid.ipynb #6f745139
 Site = Union[str, NeuronAddress]
 
-def _named_sites(model: Any, sites: Sequence[Site], layers: Optional[Sequence[int]]) -> list[tuple[str, Optional[int]]]:
+def named_sites(model: Any, sites: Sequence[Site], layers: Optional[Sequence[int]]) -> list[tuple[str, Optional[int]]]:
     "(site, neuron or None) of each: names of `SITES` or of a block's hooks in all layers, whole names and addresses as they are."
     if isinstance(sites, (str, NeuronAddress)): sites = [sites]
     n, found = model.cfg.n_layers, []
@@ -57,7 +59,7 @@ def _named_sites(model: Any, sites: Sequence[Site], layers: Optional[Sequence[in
     return list(dict.fromkeys(found))
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #10ef7239
-def _site_units(model: Any, task: PairTask, site: str, neurons: bool) -> Units:
+def site_units(model: Any, task: PairTask, site: str, neurons: bool) -> Units:
     "The units of a site: heads, neurons if requested, else its whole vector as one."
     example = task.examples([0])
     with torch.no_grad(), evaluating(model), capture(model, [site], stop_early=True) as acts: model(example.inputs)
@@ -75,12 +77,12 @@ def grid_cells(
     positions: Union[str, int, Sequence[int]] = "each",   # each, all (at once), last, or tokens of the first base
 ) -> Cells:
     "The cells of a grid. `BadAddress` for an unknown site, layer or neuron; `BadInput` for positions that no pair has."
-    named = _named_sites(model, sites, layers)
+    named = named_sites(model, sites, layers)
     columns, units, cells = _columns(task.pairs, positions), {}, []
     for site, neuron in named:
         both = {n is None for s, n in named if s == site}
         if len(both) > 1: raise BadInput(f"{site} is given whole and by its neurons: give one of them.")
-        if site not in units: units[site] = _site_units(model, task, site, neuron is not None)
+        if site not in units: units[site] = site_units(model, task, site, neuron is not None)
         if neuron is not None: check_index("neuron", neuron, units[site].count, site)
         whole = neuron is None and units[site].count == 1
         chosen = [None] if whole else range(units[site].count) if neuron is None else [neuron]
@@ -127,6 +129,8 @@ def column_values(task: PairTask, units: Mapping[str, Units], source: bool) -> C
             picked = rows[torch.arange(len(some), device=at.device)[:, None], at.clamp(min=0) + before]
             all_rows = found.setdefault(site, picked.new_zeros(len(pairs), *picked.shape[1:]))
             all_rows[some] = torch.where(at[..., None] >= 0, picked, 0)
+    wrong = np.flatnonzero(~np.isfinite(metric))
+    if len(wrong): raise BadInput(f"the metric of pair {wrong[0]} is not a finite number: leave that pair out.")
     return ColumnValues(found, metric)
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #b42b35c1
@@ -244,3 +248,63 @@ def _fill(grid: GridValues, task: PairTask, cells: Cells, site: str, base: Colum
     grid.own[which], grid.other[:, which] = found[0], found[1:]
     grid.no_op = max(grid.no_op, no_op)
     grid.finished.append(site)
+
+# %% ../../nbs/analysis/61_patch_grid.ipynb #c54df79f
+@dataclass(frozen=True)
+class CountedEffects:
+    "Effects of the pairs that count; those below rounding are 0."
+    own: Float[np.ndarray, "cell pair"]
+    other: Float[np.ndarray, "draw cell pair"]
+    total: Float[np.ndarray, "pair"]      # source minus base
+    pairs: list[int]
+    floor: float
+
+def counted_effects(grid: GridValues) -> CountedEffects:
+    "`BadInput` if no pair's two prompts differ in the metric."
+    total = grid.source - grid.base
+    usual, scale = float(np.sqrt((total**2).mean())), float(max(np.abs(grid.base).max(), np.abs(grid.source).max()))
+    floor = max(3 * grid.no_op, ROUNDING * max(1., scale))
+    kept = np.flatnonzero(np.abs(total) > max(floor, .001 * usual))
+    if not len(kept): raise BadInput("the metric is the same after both prompts of every pair: give pairs that the model tells apart.")
+    def clear(x: Float[np.ndarray, "*what pair"]) -> Float[np.ndarray, "*what pair"]:
+        return np.where(np.abs(x) <= floor, 0., x)[..., kept]
+    return CountedEffects(clear(grid.own), clear(grid.other), total[kept], kept.tolist(), floor)
+
+ROUNDING = 1e-6   # of the metric, below which nothing counts
+
+# %% ../../nbs/analysis/61_patch_grid.ipynb #38e545b0
+def _shares(effects: Float[np.ndarray, "cell pair"], total: Float[np.ndarray, "pair"],
+            seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Of each cell the sum of effects over the sum of differences, of the pairs that have it, with the ends of its interval."
+    sample, found = resamples(np.arange(len(total)), seed=seed), np.full((3, len(effects)), np.nan)
+    for some in np.array_split(np.arange(len(effects)), 1 + len(effects)//2000):   # some cells at a time
+        known = np.isfinite(effects[some])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = sample.totals(np.where(known, effects[some], 0).T) / sample.totals((known * total).T)
+        ratio = np.where(known.any(1), ratio, np.nan)
+        found[:, some] = ratio[0], *interval(ratio, len(total))
+    return found[0], found[1], found[2]
+
+def _mean_known(x: Float[np.ndarray, "*what pair"], axis: int = -1) -> np.ndarray:
+    "The mean of the values that are numbers; NaN if there is none."
+    known = np.isfinite(x)
+    with np.errstate(invalid="ignore"): return np.where(known, x, 0).sum(axis) / np.where(known.any(axis), known.sum(axis), np.nan)
+
+# %% ../../nbs/analysis/61_patch_grid.ipynb #9d1441c8
+def paired_p(gaps: Float[np.ndarray, "cell pair"], n_permutations: int, seed: int) -> Float[np.ndarray, "cell"]:
+    "Two-sided p of each cell's mean difference, by changes of the pairs' signs; NaN without a difference."
+    known, found = np.isfinite(gaps), np.full(len(gaps), np.nan)
+    for some in np.array_split(np.flatnonzero(known.any(1)), max(1, len(gaps)//500)):
+        values = np.where(known[some], gaps[some], 0).T   # a pair without the cell has no say
+        found[some] = permutation_p(np.abs(values.mean(0)), np.abs(sign_flips(values, n_permutations, seed)), pooled=False)
+    return found
+
+# %% ../../nbs/analysis/61_patch_grid.ipynb #facd1b35
+def effect_columns(found: CountedEffects, noise: bool, n_permutations: int, seed: int) -> dict[str, np.ndarray]:
+    "effect, share, low, high, score, other_share, p, q, pairs and has_effect of each cell."
+    share, low, high = _shares(found.own, found.total, seed)
+    beside = _mean_known(found.other, 0) if len(found.other) else np.full_like(found.own, np.nan)
+    p = paired_p(found.own - beside, n_permutations, seed)
+    q = adjust_fdr(p)
+    return dict(effect=_mean_known(found.own), share=share, low=low, high=high, score=1 - share if noise else share,
+                other_share=_shares(beside, found.total, seed)[0], p=p, q=q, pairs=np.isfinite(found.own).sum(1), has_effect=q < .05)

@@ -197,7 +197,11 @@ class PairTask:
     cut: bool             # whether only the last position's logits are computed
 
     def measure(self, logits: Float[Tensor, "row pos d_vocab"], targets: Tensor) -> Float[Tensor, "row"]:
-        return self.metric(logits[:, -1].float(), targets)
+        "`BadInput` unless the metric is one number for each row."
+        found = self.metric(logits[:, -1].float(), targets)
+        if isinstance(found, Tensor) and found.shape == (len(targets),): return found
+        raise BadInput(f"the metric of {len(targets)} rows has shape {tuple(getattr(found, 'shape', ()))}: "
+                       "give a function that returns one number for each row.")
 
     def examples(self, some: Sequence[int], source: bool = False) -> Examples:
         "The base prompts of some pairs of the same length, or their sources."
