@@ -185,7 +185,7 @@ class _SiteRun:
         at = places + length - len(self.task.pairs.base[some[0]])
         there = torch.as_tensor(np.flatnonzero(places >= 0))
         new = [Patches(s[some][:, there], torch.as_tensor(at)[there], s.shape[-1]) for s in self.sources]
-        mask = _cell_mask([self.cells[i] for i in run], at, places >= 0, length, self.units.count)
+        mask = cell_mask([self.cells[i] for i in run], at, places >= 0, length, self.units.count)
         with self.task.passing():
             scores = score_replacements(self.task.model, examples, [PlacedUnits.of(self.units, length)], [mask], new,
                                         batch_size=len(some), measure=self.task.measure)
@@ -194,7 +194,7 @@ class _SiteRun:
         return found, max(float(np.abs(values[0]).max()) for values in by_source)
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #7f47109a
-def _cell_mask(cells: Sequence[Cell], at: Int[np.ndarray, "column"], known: Any, length: int,
+def cell_mask(cells: Sequence[Cell], at: Int[np.ndarray, "column"], known: Any, length: int,
                n_units: int) -> Bool[Tensor, "set placed"]:
     "The units of each cell at its places; before them nothing, which measures what rounding does."
     mask = torch.zeros(1 + len(cells), length * n_units, dtype=torch.bool)
@@ -291,10 +291,14 @@ def _mean_known(x: Float[np.ndarray, "*what pair"], axis: int = -1) -> np.ndarra
     with np.errstate(invalid="ignore"): return np.where(known, x, 0).sum(axis) / np.where(known.any(axis), known.sum(axis), np.nan)
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #9d1441c8
+FLIPS = 2**16   # changes of signs: all of them for 16 pairs
+
 def paired_p(gaps: Float[np.ndarray, "cell pair"], n_permutations: int, seed: int) -> Float[np.ndarray, "cell"]:
     "Two-sided p of each cell's mean difference, by changes of the pairs' signs; NaN without a difference."
     known, found = np.isfinite(gaps), np.full(len(gaps), np.nan)
-    for some in np.array_split(np.flatnonzero(known.any(1)), max(1, len(gaps)//500)):
+    at_once = max(1, 2**22 // n_permutations)   # cells
+    for some in np.array_split(np.flatnonzero(known.any(1)), 1 + len(gaps)//at_once):
+        if not len(some): continue
         values = np.where(known[some], gaps[some], 0).T   # a pair without the cell has no say
         found[some] = permutation_p(np.abs(values.mean(0)), np.abs(sign_flips(values, n_permutations, seed)), pooled=False)
     return found

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from ..core import BadInput, Result, site_layer
 from ..stats import mean_interval
-from neural_introspection.analysis.patch_grid import (SITES, Cells, GridValues, Site, counted_effects, effect_columns,
+from neural_introspection.analysis.patch_grid import (FLIPS, SITES, Cells, GridValues, Site, counted_effects, effect_columns,
     grid_cells, other_pairs, patch_grid)
 from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, named_pair_metric, pair_task, pair_tokens,
     read_pairs)
@@ -109,7 +109,7 @@ def patch_activations(
     metric: Union[str, PairMetric] = "logit difference",  # loss, KL, or (logits, answers) -> a number for each row
     direction: str = "denoise",                       # clean activations in corrupted prompts; noise: the reverse
     n_null: int = 1,                                  # other pairs whose activations are patched for comparison; 0: none
-    n_permutations: int = 4999,
+    n_permutations: int = FLIPS,                      # changes of the pairs' signs
     batch_size: int = 16,                             # pairs at a time
     seed: int = 0,
 ) -> PatchingResult:
