@@ -286,17 +286,18 @@ class _Pass:
     measure: Measure
     naive: bool
     no_op: bool
+    room: int = ROOM
     method: str = "whole"
-    widest: int = 1
+    widest: int = 0   # numbers that one copy needs; 0: not known yet
     copies: int = 0   # for the no-op; the same number in every batch
 
     def scores(
         self, batch: _Batch, seeds: Sequence[Sequence[int]], places: Optional[Bool[Tensor, "example place"]],
     ) -> Any:
         "The scores of a batch."
-        if not self.copies and not self.naive:
+        if not self.widest and not self.naive:
             self.method, self.widest = _choose(batch, self.masks, self.replacements[0], seeds[0], places)
-        room = 1 if self.naive else max(1, ROOM // (self.widest * len(batch.examples)))
+        room = 1 if self.naive else max(1, self.room // (self.widest * len(batch.examples)))
         self.copies = self.copies or max(2, room)
         score = functools.partial(
             _set_measures, batch, self.method, self.masks, measure=self.measure, room=room)
@@ -320,6 +321,8 @@ def score_replacements(
     measure: Measure = loss_and_accuracy,
     no_op: bool = False,                               # whether every unit's own value is put back, too
     places: Optional[Bool[Tensor, "example place"]] = None,   # where; None: everywhere, of texts at their own tokens
+    room: int = ROOM,                                  # floats held at a time
+    plan: Optional[dict[str, Any]] = None,             # what a call for such a site found, filled by the first one
 ) -> list[SetScores]:
     "`replaced_scores` of several replacements, with one untouched pass for all of them."
     draws = range(n_draws) if isinstance(n_draws, int) else n_draws
@@ -327,13 +330,14 @@ def score_replacements(
     _check_masks(references, masks, draws)
     masks = [m.to(examples.inputs.device) for m in masks]
     few = not naive and len(references) == 1 and int(masks[0].sum(1).max()) <= FEW
-    step, groups, parts = _Pass(masks, replacements, measure, naive, no_op), examples.batches(batch_size), []
+    step, groups, parts = _Pass(masks, replacements, measure, naive, no_op, room, **(plan or {})), examples.batches(batch_size), []
     with evaluating(model):
         reader = linear_reader(model, units_of(references[0]), examples[:1].inputs) if few else None
         for number, index in enumerate(progress(groups, "replace", unit="batch")):
             batch = _open_batch(model, examples[index], references, reader)
             here = None if places is None else places[index]
             parts.append(step.scores(batch, [(seed, draw, number) for draw in draws], here))
+    if plan is not None: plan.update(method=step.method, widest=step.widest)
     back = torch.cat(groups).argsort()
     return [_joined([part[i] for part in parts], back) for i in range(len(replacements))]
 

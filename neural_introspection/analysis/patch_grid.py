@@ -160,6 +160,8 @@ class Patches:
         return new.flatten(1)
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #a55a1c48
+ROOM = 2**20   # floats of a tensor that fit into a processor's cache
+
 @dataclass(frozen=True)
 class _SiteRun:
     "The cells of one site, and the values that are put there."
@@ -168,6 +170,7 @@ class _SiteRun:
     cells: Sequence[Cell]
     base: Float[Tensor, "pair column value"]
     sources: Sequence[Float[Tensor, "pair column value"]]
+    plan: dict[str, Any]    # how the engine runs such sites
 
     def changed(self, some: Sequence[int]) -> list[int]:
         "The cells in which a source differs from the base."
@@ -186,9 +189,10 @@ class _SiteRun:
         there = torch.as_tensor(np.flatnonzero(places >= 0))
         new = [Patches(s[some][:, there], torch.as_tensor(at)[there], s.shape[-1]) for s in self.sources]
         mask = cell_mask([self.cells[i] for i in run], at, places >= 0, length, self.units.count)
-        with self.task.passing():
+        with self.task.passing(self.units.site):
             scores = score_replacements(self.task.model, examples, [PlacedUnits.of(self.units, length)], [mask], new,
-                                        batch_size=len(some), measure=self.task.measure)
+                                        batch_size=len(some), measure=self.task.measure, plan=self.plan,
+                                        room=ROOM if examples.inputs.device.type == "cpu" else 2**24)
         by_source = [s.values["measure"][0].double().numpy() - s.base["measure"].double().numpy() for s in scores]
         for k, values in enumerate(by_source): found[k, run] = values[1:]
         return found, max(float(np.abs(values[0]).max()) for values in by_source)
@@ -223,22 +227,25 @@ def patch_grid(task: PairTask, cells: Cells, partners: Optional[Int[np.ndarray, 
     draws = np.zeros((0, len(task.pairs)), int) if partners is None else partners
     shape = (len(cells.cells), len(task.pairs))
     grid = GridValues(np.full(shape, np.nan), np.full((len(draws), *shape), np.nan), base.metric, source.metric)
+    plans: dict[str, dict] = {}   # the first block's check holds for the same site in the others
     try:
-        for site in progress(cells.units, "patch", unit="site"): _fill(grid, task, cells, site, base, source, draws, batch_size)
+        for site in progress(cells.units, "patch", unit="site"):
+            plan = plans.setdefault(site.split(".", 2)[-1], {})
+            _fill(grid, task, cells, site, base, source, draws, batch_size, plan)
     except KeyboardInterrupt:
         if not grid.finished: raise
     return grid
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #edb04bc9
 def _fill(grid: GridValues, task: PairTask, cells: Cells, site: str, base: ColumnValues, source: ColumnValues,
-          draws: Int[np.ndarray, "draw pair"], batch_size: int) -> None:
+          draws: Int[np.ndarray, "draw pair"], batch_size: int, plan: dict[str, Any]) -> None:
     "The cells of one site, all or none."
     known, which = torch.as_tensor(task.pairs.known), cells.of(site)
     own = source.rows[site]
     def usable(rows: Tensor, columns: Tensor) -> Tensor:
         return torch.where(columns.to(rows.device)[..., None], rows, base.rows[site])
     others = [usable(own[d], known[d] & known) for d in torch.as_tensor(draws)]
-    run = _SiteRun(task, cells.units[site], [cells.cells[i] for i in which], base.rows[site], [usable(own, known), *others])
+    run = _SiteRun(task, cells.units[site], [cells.cells[i] for i in which], base.rows[site], [usable(own, known), *others], plan)
     found, no_op = np.full((1 + len(draws), len(which), len(task.pairs)), np.nan), 0.
     for some in task.pairs.batches(batch_size):
         found[:, :, some], largest = run.effects(some)

@@ -166,25 +166,32 @@ def _places(base: list[list[int]], source: list[list[int]]) -> tuple[np.ndarray,
     return places[0], places[1]
 
 # %% ../../nbs/analysis/60_prompt_pairs.ipynb #852d849c
-@contextlib.contextmanager
-def last_position_only(model: Any) -> Iterator[None]:
-    "Within the block the model computes the logits of the last position alone; `[batch, 1, d_vocab]`."
-    with hooks(model, {FINAL: lambda x: x[:, -1:]} if FINAL in model.hook_dict else {}): yield
-
 FINAL = "unembed.hook_in"
+
+def cut_sites(model: Any, mlp: bool = True) -> list[str]:
+    "Where a pass may be cut to the last position; without the last block's MLP if that is patched or read."
+    last = f"blocks.{model.cfg.n_layers - 1}.mlp.hook_in"
+    return [site for site in [FINAL, *[last] * mlp] if site in model.hook_dict]
+
+@contextlib.contextmanager
+def last_position_only(model: Any, sites: Sequence[str]) -> Iterator[None]:
+    "Within the block only the last position passes these sites; the logits of the last position are right."
+    with hooks(model, {site: lambda x: x[:, -1:] for site in sites}): yield
 
 def pair_inputs(model: Any, ids: Sequence[Sequence[int]]) -> Int[Tensor, "pair pos"]:
     "Prompts of the same length as the model takes them, BOS included."
     return token_batch(model, ids).ids
 
 @torch.no_grad()
-def cuts_exactly(model: Any, inputs: Int[Tensor, "pair pos"]) -> bool:
-    "Whether a model gives the last position's logits when only that position enters its output layer."
-    whole = model(inputs)[:, -1].float()
-    with last_position_only(model):
-        try: cut = model(inputs)[:, -1].float()
-        except RuntimeError: return False
-    return bool((cut - whole).abs().max() <= 100 * torch.finfo(model.cfg.dtype).eps * whole.abs().max())
+def exact_cuts(model: Any, inputs: Int[Tensor, "pair pos"]) -> tuple[str, ...]:
+    "The sites of `cut_sites` after which the last position's logits are what they are in a whole pass."
+    whole, kept = model(inputs)[:, -1].float(), []
+    for site in cut_sites(model):
+        with last_position_only(model, [*kept, site]):
+            try: cut = model(inputs)[:, -1].float()
+            except RuntimeError: continue
+        if bool((cut - whole).abs().max() <= 100 * torch.finfo(model.cfg.dtype).eps * whole.abs().max()): kept.append(site)
+    return tuple(kept)
 
 # %% ../../nbs/analysis/60_prompt_pairs.ipynb #18564c26
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ class PairTask:
     pairs: EncodedPairs
     metric: PairMetric
     targets: Tensor       # of each pair: the answers, or the clean prompt's log-probabilities
-    cut: bool             # whether only the last position's logits are computed
+    cut: tuple[str, ...]  # sites that only the last position has to pass
 
     def measure(self, logits: Float[Tensor, "row pos d_vocab"], targets: Tensor) -> Float[Tensor, "row"]:
         "`BadInput` unless the metric is one number for each row."
@@ -209,16 +216,18 @@ class PairTask:
         inputs = pair_inputs(self.model, [rows[i] for i in some])
         return Examples(inputs, self.targets[list(some)].to(inputs.device))
 
-    def passing(self) -> Any:
-        "The context in which the model runs."
-        return last_position_only(self.model) if self.cut else contextlib.nullcontext()
+    def passing(self, site: Optional[str] = None) -> Any:
+        "The context in which the model runs; with all that is cut only if the one site that is patched lies before it."
+        last = f"blocks.{self.model.cfg.n_layers - 1}."
+        before = site is not None and not (site.startswith(last) and "mlp" in site)
+        return last_position_only(self.model, [s for s in self.cut if before or s == FINAL])
 
 # %% ../../nbs/analysis/60_prompt_pairs.ipynb #86c40fe9
 @torch.no_grad()
 def pair_task(model: Any, pairs: EncodedPairs, metric: Union[str, PairMetric], direction: str) -> PairTask:
     "The task of some pairs; for KL the clean prompts' predictions are computed."
     measure, targets = named_pair_metric(metric), pairs.answers
-    cut = cuts_exactly(model, pair_inputs(model, pairs.base[:1]))
+    cut = exact_cuts(model, pair_inputs(model, pairs.base[:1]))
     if metric == "KL":
         clean, found = pairs.base if direction == "noise" else pairs.source, []
         for row in clean: found.append(model(pair_inputs(model, [row]))[0, -1].float().log_softmax(0))
