@@ -330,7 +330,8 @@ def score_replacements(
     _check_masks(references, masks, draws)
     masks = [m.to(examples.inputs.device) for m in masks]
     few = not naive and len(references) == 1 and int(masks[0].sum(1).max()) <= FEW
-    step, groups, parts = _Pass(masks, replacements, measure, naive, no_op, room, **(plan or {})), examples.batches(batch_size), []
+    step = _Pass(masks, replacements, measure, naive, no_op, room, **(plan or {}))
+    groups, parts = examples.batches(batch_size), []
     with evaluating(model):
         reader = linear_reader(model, units_of(references[0]), examples[:1].inputs) if few else None
         for number, index in enumerate(progress(groups, "replace", unit="batch")):

@@ -15,7 +15,8 @@ from ..activations import hooks
 from ..activations.units import Units
 from ..core import BadInput, Result, progress, site_layer
 from ..models import evaluating
-from .patch_grid import (FLIPS, Cell, Cells, ColumnValues, CountedEffects, GridValues, Site,
+from .patch_grid import (FLIPS, Cell, Cells, ColumnValues, CountedEffects, GridValues,
+                                                      Site,
     column_values, counted_effects, effect_columns, named_sites, other_pairs, patch_grid, site_units)
 from .prompt_pairs import PairMetric, PairTask, named_pair_metric, pair_task, read_pairs
 
@@ -23,7 +24,8 @@ from .prompt_pairs import PairMetric, PairTask, named_pair_metric, pair_task, re
 __all__ = []
 
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #9bf0b6e4
-def metric_gradients(task: PairTask, units: Mapping[str, Units], some: Sequence[int]) -> dict[str, Float[Tensor, "pair column value"]]:
+def metric_gradients(task: PairTask, units: Mapping[str, Units],
+                     some: Sequence[int]) -> dict[str, Float[Tensor, "pair column value"]]:
     "The gradient of the metric with respect to each value at the columns of some pairs' base prompts."
     examples, shifts, places = task.examples(some), {}, torch.as_tensor(task.pairs.base_place[some[0]])
     def shifted(site: str) -> Any:
@@ -31,9 +33,11 @@ def metric_gradients(task: PairTask, units: Mapping[str, Units], some: Sequence[
             shifts[site] = torch.zeros_like(x, requires_grad=True)
             return x + shifts[site]
         return see
-    with torch.enable_grad(), evaluating(task.model), task.passing(), hooks(task.model, {s: shifted(s) for s in units}, required=True):
+    with torch.enable_grad(), evaluating(task.model), task.passing(), hooks(task.model, {s: shifted(s) for s in units},
+                                                                            required=True):
         total = task.measure(task.model(examples.inputs), examples.targets).sum()
-    if not total.requires_grad: raise BadInput("the metric has no gradient: give a function of the logits that torch can differentiate.")
+    if not total.requires_grad: raise BadInput("the metric has no gradient: give a function of the logits that torch "
+                                               "can differentiate.")
     found, start = {}, examples.inputs.shape[1] - len(task.pairs.base[some[0]])
     for site, grad in zip(shifts, torch.autograd.grad(total, list(shifts.values()), allow_unused=True)):
         rows = units[site].rows(shifts[site].detach() if grad is None else grad).float()
@@ -42,8 +46,9 @@ def metric_gradients(task: PairTask, units: Mapping[str, Units], some: Sequence[
 
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #075d2105
 def estimated_effects(task: PairTask, units: Mapping[str, Units], base: ColumnValues, source: ColumnValues,
-                      partners: Int[np.ndarray, "draw pair"], batch_size: int) -> dict[str, Float[np.ndarray, "draw unit column pair"]]:
-    "Of each site: what a patch changes to first order, from the pair's own source and then from other pairs'; NaN where a pair lacks the column."
+                      partners: Int[np.ndarray, "draw pair"],
+                      batch_size: int) -> dict[str, Float[np.ndarray, "draw unit column pair"]]:
+    "By site: what a patch changes to first order, first from the own source; NaN where a pair lacks the column."
     n, known, found = len(task.pairs), torch.as_tensor(task.pairs.known), {}
     draws = [np.arange(n), *partners]
     for some in progress(task.pairs.batches(batch_size), "gradients", unit="batch"):
@@ -83,24 +88,31 @@ class AttributionResult(Result):
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #bd684fe5
 def _summary(result: AttributionResult) -> str:
     about, best = result.about, result.top(1).iloc[0]
-    def error(name: str, e: dict) -> str: return f"{name}: r {e['r']:.2f}, error {e['error']:.0%} of the exact effects, {e['count']} units"
+    def error(name: str, e: dict) -> str:
+        return f"{name}: r {e['r']:.2f}, error {e['error']:.0%} of the exact effects, {e['count']} units"
     exact = "" if np.isnan(best.exact) else f", exactly {best.exact:.3f}"
     against = "; ".join(error(name, e) for name, e in about["error"].items())
-    return (f"{about['direction']}, {about['metric']}, {about['pairs']} pairs: {int(result.frame.has_effect.sum())} of {about['cells']} "
-            f"estimates differ from patches of other pairs (q < 0.05); {best.site}[{best.unit:.0f}] has the largest share, {best.share:.3f} "
+    return (f"{about['direction']}, {about['metric']}, {about['pairs']} pairs: {int(result.frame.has_effect.sum())} "
+            f"of {about['cells']} "
+            f"estimates differ from patches of other pairs (q < 0.05); {best.site}[{best.unit:.0f}] has the largest "
+            f"share, {best.share:.3f} "
             f"[{best.low:.3f}, {best.high:.3f}]{exact}. Against exact patches: {against or 'not measured'}.")
 
 def _figure(result: AttributionResult) -> Any:
     import plotly.graph_objects as go
     from neural_introspection.display import COLOURS, figure
     sampled = result.frame[result.frame["sample"] != ""]
-    ends = [float(f(sampled[["share", "exact"]].min().min(), sampled[["share", "exact"]].max().max())) for f in (min, max)] if len(sampled) else [0., 1.]
-    lines = [go.Scatter(x=ends, y=ends, mode="lines", line=dict(color="#aaa", dash="dot"), name="equal", hoverinfo="skip")]
+    ends = [float(f(sampled[["share", "exact"]].min().min(), sampled[["share", "exact"]].max().max()))
+            for f in (min, max)] if len(sampled) else [0., 1.]
+    lines = [go.Scatter(x=ends, y=ends, mode="lines", line=dict(color="#aaa", dash="dot"), name="equal",
+                        hoverinfo="skip")]
     for (name, some), colour in zip(sampled.groupby("sample"), (COLOURS["red"], COLOURS["blue"])):
         label = [f"{site}[{unit:.0f}]" for site, unit in zip(some.site, some.unit)]
-        lines.append(go.Scatter(x=some.exact.astype("f4"), y=some.share.astype("f4"), mode="markers", name=str(name), text=label, marker_color=colour,
+        lines.append(go.Scatter(x=some.exact.astype("f4"), y=some.share.astype("f4"), mode="markers", name=str(name),
+                                text=label, marker_color=colour,
                                 hovertemplate="%{text}: exact %{x:.4f}, estimate %{y:.4f}<extra></extra>"))
-    return figure(lines, "Estimated and exact shares of the difference", "exact patch", "estimate by the gradient", showlegend=True)
+    return figure(lines, "Estimated and exact shares of the difference", "exact patch", "estimate by the gradient",
+                  showlegend=True)
 
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #0ec33121
 def attribute_patches(
@@ -129,15 +141,19 @@ def attribute_patches(
     cells, values = _cells(task, units, estimated_effects(task, units, base, source, partners, batch_size), positions)
     found = counted_effects(GridValues(values[0], values[1:], base.metric, source.metric))
     columns = effect_columns(found, direction == "noise", n_permutations, seed)
-    frame = pd.DataFrame([(c.site, site_layer(c.site), c.unit, str(c.columns[0]) if positions == "each" else "all") for c in cells.cells],
+    frame = pd.DataFrame([(c.site, site_layer(c.site), c.unit, str(c.columns[0]) if positions == "each" else "all")
+                          for c in cells.cells],
                          columns=["site", "layer", "unit", "position"]).assign(**columns)
     frame, error = _beside_exact(task, cells, frame, found, n_exact, batch_size, seed)
-    about = dict(direction=direction, metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
-                 pairs=len(found.pairs), left_out=len(task.pairs) - len(found.pairs), cells=len(frame), n_null=len(partners), error=error)
+    about = dict(direction=direction, metric=metric if isinstance(metric, str)
+                 else getattr(metric, "__name__", "metric"),
+                 pairs=len(found.pairs), left_out=len(task.pairs) - len(found.pairs), cells=len(frame),
+                 n_null=len(partners), error=error)
     return AttributionResult(frame, found.own, about)
 
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #3102959f
-def _cells(task: PairTask, units: Mapping[str, Units], effects: Mapping[str, Float[np.ndarray, "draw unit column pair"]],
+def _cells(task: PairTask, units: Mapping[str, Units],
+           effects: Mapping[str, Float[np.ndarray, "draw unit column pair"]],
            positions: str) -> tuple[Cells, Float[np.ndarray, "draw cell pair"]]:
     "What is patched together, and the estimates of each."
     known, cells, values = np.flatnonzero(task.pairs.known.any(0)).tolist(), [], []
@@ -150,14 +166,15 @@ def _cells(task: PairTask, units: Mapping[str, Units], effects: Mapping[str, Flo
     return Cells(tuple(cells), dict(units)), np.concatenate(values, 1)
 
 def _sample(effect: Float[np.ndarray, "cell"], n_exact: int, seed: int) -> dict[str, Int[np.ndarray, "some"]]:
-    "Half the cells with the largest estimates, half others at random; none that no pair has."
-    order = np.argsort(-np.abs(np.nan_to_num(effect)), kind="stable")
-    order = order[np.isfinite(effect[order])]
+    "Half the cells with the largest estimates, half others at random; of those with an estimate other than 0."
+    size = np.abs(np.nan_to_num(effect))
+    order = np.argsort(-size, kind="stable")[:(size > 0).sum()]
     largest, rest = order[:(n_exact + 1)//2], order[(n_exact + 1)//2:]
     return dict(largest=largest, random=np.sort(np.random.default_rng(seed).permutation(rest)[:n_exact//2]))
 
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #d6c28ec7
-def _beside_exact(task: PairTask, cells: Cells, frame: pd.DataFrame, found: CountedEffects, n_exact: int, batch_size: int,
+def _beside_exact(task: PairTask, cells: Cells, frame: pd.DataFrame, found: CountedEffects, n_exact: int,
+                  batch_size: int,
                   seed: int) -> tuple[pd.DataFrame, dict[str, dict]]:
     "The table with the exact shares of a sample, and the errors by sample."
     sample = _sample(frame.effect.to_numpy(), n_exact, seed)
@@ -165,7 +182,8 @@ def _beside_exact(task: PairTask, cells: Cells, frame: pd.DataFrame, found: Coun
     frame = frame.assign(sample="", exact=np.nan)
     if not len(chosen): return frame, {}
     order = sorted(chosen, key=lambda i: list(cells.units).index(cells.cells[i].site))
-    some = Cells(tuple(cells.cells[i] for i in order), {s: u for s, u in cells.units.items() if any(cells.cells[i].site == s for i in order)})
+    some = Cells(tuple(cells.cells[i] for i in order),
+                 {s: u for s, u in cells.units.items() if any(cells.cells[i].site == s for i in order)})
     exact = patch_grid(task, some, None, batch_size).own[:, found.pairs]
     frame.loc[order, "exact"] = np.nansum(exact, 1) / (np.isfinite(exact) * found.total).sum(1)
     for name, which in sample.items(): frame.loc[which, "sample"] = name

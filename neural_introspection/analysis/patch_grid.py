@@ -5,7 +5,7 @@
 # %% ../../nbs/analysis/61_patch_grid.ipynb #8817b5bc
 from __future__ import annotations
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,7 +44,7 @@ class Cells:
 Site = Union[str, NeuronAddress]
 
 def named_sites(model: Any, sites: Sequence[Site], layers: Optional[Sequence[int]]) -> list[tuple[str, Optional[int]]]:
-    "(site, neuron or None) of each: names of `SITES` or of a block's hooks in all layers, whole names and addresses as they are."
+    "(site, neuron or None) of each: names of `SITES` or of a block's hooks in all layers, others as they are."
     if isinstance(sites, (str, NeuronAddress)): sites = [sites]
     n, found = model.cfg.n_layers, []
     blocks = range(n) if layers is None else [check_layer(model, layer) for layer in layers]
@@ -66,7 +66,8 @@ def site_units(model: Any, task: PairTask, site: str, neurons: bool) -> Units:
     shape = acts[site].shape
     heads = site.rpartition(".")[2] in HEAD_SITES
     if shape[:2] != example.inputs.shape or len(shape) != 3 + heads:
-        raise BadInput(f"the activations at {site} have shape {tuple(shape)}, and no vector for each token: choose another site.")
+        raise BadInput(f"the activations at {site} have shape {tuple(shape)}, and no vector for each token: choose "
+                       f"another site.")
     return find_units(model, site, example) if heads or neurons else Units(site, 1, shape[-1])
 
 def grid_cells(
@@ -142,7 +143,8 @@ def other_pairs(answers: Int[Tensor, "pair 2"], n_null: int, seed: int = 0) -> I
         order, partner = rng.permutation(n), np.zeros(n, int)
         partner[order] = np.roll(order, 1)
         return partner
-    def best() -> Int[np.ndarray, "pair"]: return min((cycle() for _ in range(100)), key=lambda p: (right[p] == right).sum())
+    def best() -> Int[np.ndarray, "pair"]: return min((cycle() for _ in range(100)),
+                                                      key=lambda p: (right[p] == right).sum())
     return np.array([best() for _ in range(n_null)], int).reshape(n_null, n)
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #11a3fe24
@@ -245,7 +247,8 @@ def _fill(grid: GridValues, task: PairTask, cells: Cells, site: str, base: Colum
     def usable(rows: Tensor, columns: Tensor) -> Tensor:
         return torch.where(columns.to(rows.device)[..., None], rows, base.rows[site])
     others = [usable(own[d], known[d] & known) for d in torch.as_tensor(draws)]
-    run = _SiteRun(task, cells.units[site], [cells.cells[i] for i in which], base.rows[site], [usable(own, known), *others], plan)
+    run = _SiteRun(task, cells.units[site], [cells.cells[i] for i in which], base.rows[site],
+                   [usable(own, known), *others], plan)
     found, no_op = np.full((1 + len(draws), len(which), len(task.pairs)), np.nan), 0.
     for some in task.pairs.batches(batch_size):
         found[:, :, some], largest = run.effects(some)
@@ -272,7 +275,8 @@ def counted_effects(grid: GridValues) -> CountedEffects:
     usual, scale = float(np.sqrt((total**2).mean())), float(max(np.abs(grid.base).max(), np.abs(grid.source).max()))
     floor = max(3 * grid.no_op, ROUNDING * max(1., scale))
     kept = np.flatnonzero(np.abs(total) > max(floor, .001 * usual))
-    if not len(kept): raise BadInput("the metric is the same after both prompts of every pair: give pairs that the model tells apart.")
+    if not len(kept): raise BadInput("the metric is the same after both prompts of every pair: give pairs that the "
+                                     "model tells apart.")
     def clear(x: Float[np.ndarray, "*what pair"]) -> Float[np.ndarray, "*what pair"]:
         return np.where(np.abs(x) <= floor, 0., x)[..., kept]
     return CountedEffects(clear(grid.own), clear(grid.other), total[kept], kept.tolist(), floor)
@@ -282,7 +286,7 @@ ROUNDING = 1e-6   # of the metric, below which nothing counts
 # %% ../../nbs/analysis/61_patch_grid.ipynb #38e545b0
 def _shares(effects: Float[np.ndarray, "cell pair"], total: Float[np.ndarray, "pair"],
             seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Of each cell the sum of effects over the sum of differences, of the pairs that have it, with the ends of its interval."
+    "Of each cell the sum of effects over the sum of differences, of the pairs that have it, and its interval."
     sample, found = resamples(np.arange(len(total)), seed=seed), np.full((3, len(effects)), np.nan)
     for some in np.array_split(np.arange(len(effects)), 1 + len(effects)//2000):   # some cells at a time
         known = np.isfinite(effects[some])
@@ -295,7 +299,8 @@ def _shares(effects: Float[np.ndarray, "cell pair"], total: Float[np.ndarray, "p
 def _mean_known(x: Float[np.ndarray, "*what pair"], axis: int = -1) -> np.ndarray:
     "The mean of the values that are numbers; NaN if there is none."
     known = np.isfinite(x)
-    with np.errstate(invalid="ignore"): return np.where(known, x, 0).sum(axis) / np.where(known.any(axis), known.sum(axis), np.nan)
+    with np.errstate(invalid="ignore"): return np.where(known, x, 0).sum(axis) / np.where(known.any(axis),
+                                                                                          known.sum(axis), np.nan)
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #9d1441c8
 FLIPS = 2**16   # changes of signs: all of them for 16 pairs
@@ -307,7 +312,8 @@ def paired_p(gaps: Float[np.ndarray, "cell pair"], n_permutations: int, seed: in
     for some in np.array_split(np.flatnonzero(known.any(1)), 1 + len(gaps)//at_once):
         if not len(some): continue
         values = np.where(known[some], gaps[some], 0).T   # a pair without the cell has no say
-        found[some] = permutation_p(np.abs(values.mean(0)), np.abs(sign_flips(values, n_permutations, seed)), pooled=False)
+        found[some] = permutation_p(np.abs(values.mean(0)), np.abs(sign_flips(values, n_permutations, seed)),
+                                    pooled=False)
     return found
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #facd1b35
@@ -318,4 +324,5 @@ def effect_columns(found: CountedEffects, noise: bool, n_permutations: int, seed
     p = paired_p(found.own - beside, n_permutations, seed)
     q = adjust_fdr(p)
     return dict(effect=_mean_known(found.own), share=share, low=low, high=high, score=1 - share if noise else share,
-                other_share=_shares(beside, found.total, seed)[0], p=p, q=q, pairs=np.isfinite(found.own).sum(1), has_effect=q < .05)
+                other_share=_shares(beside, found.total, seed)[0], p=p, q=q, pairs=np.isfinite(found.own).sum(1),
+                has_effect=q < .05)

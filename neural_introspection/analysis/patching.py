@@ -11,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float
 from ..core import BadInput, Result, site_layer
 from ..stats import mean_interval
-from neural_introspection.analysis.patch_grid import (FLIPS, SITES, Cells, GridValues, Site, counted_effects, effect_columns,
+from neural_introspection.analysis.patch_grid import (FLIPS, SITES, Cells, GridValues, Site, counted_effects,
+                                                      effect_columns,
     grid_cells, other_pairs, patch_grid)
 from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, named_pair_metric, pair_task, pair_tokens,
     read_pairs)
@@ -31,9 +32,10 @@ class PatchingResult(Result):
     about: dict   # direction, metric, pairs, left_out, cells, missing, n_null, same_answer, no_op, base, source
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each cell: site, layer, unit (head or neuron; none: the whole vector), position, token. Then effect,
-        share with its 95 % interval (low, high), score, other_share, p, q, pairs, has_effect. Cells that were not
-        measured have no numbers."""
+        """A row for each cell: site, layer, unit (head or neuron; none: the whole vector), position, token. Then
+        effect, share with its 95 % interval (low, high), score, other_share, p, q, pairs, has_effect.
+        Cells that were
+        not measured have no numbers."""
         return self.frame.copy()
 
     @property
@@ -45,7 +47,7 @@ class PatchingResult(Result):
 
     def summary(self) -> str: return _summary(self)
     def plot(self, k: int = 60) -> Any:
-        "Shares as a map, layers by tokens (or by units), a dot where the effect is significant; the k lines with the largest."
+        "Shares as a map, by tokens or units, dots where the effect is significant; the k lines with the largest."
         return _grid_figure(self, k)
 
 # %% ../../nbs/analysis/62_patching.ipynb #48a96844
@@ -56,29 +58,38 @@ def _summary(result: PatchingResult) -> str:
     span = "" if np.isnan(best.low) else f" [{best.low:.2f}, {best.high:.2f}]"
     beside = "" if np.isnan(best.other_share) else f", activations of other pairs {best.other_share:.2f}"
     n = about["cells"] - about["missing"]
-    tested = f"{int(result.frame.has_effect.sum())} differ from patches of other pairs (q < 0.05)" if about["tested"] else \
-        "none tested against other pairs"
+    tested = "none tested against other pairs"
+    if about["tested"]: tested = f"{int(result.frame.has_effect.sum())} differ from patches of other pairs (q < 0.05)"
     missing = f"; {about['missing']} cells were not measured (stopped)" if about["missing"] else ""
-    return (f"{about['direction']}, {about['metric']} {about['base']:.3g} before and {about['source']:.3g} in the source, "
-            f"{about['pairs']} pairs: of {n} cells {tested}; {where} {verb} {best.share:.2f} of the difference{span}{beside}{missing}.")
+    return (f"{about['direction']}, {about['metric']} {about['base']:.3g} before and {about['source']:.3g} in the "
+            f"source, "
+            f"{about['pairs']} pairs: of {n} cells {tested}; {where} {verb} {best.share:.2f} of the "
+            f"difference{span}{beside}{missing}.")
 
 def _notes(result: PatchingResult) -> list[str]:
     "What limits the result."
     about, found = result.about, []
-    if not about["tested"]: found.append("One pair alone, or no null: no cell is tested, and there are no intervals for one pair."
+    if not about["tested"]: found.append("One pair alone, or no null: no cell is tested, and there are no intervals "
+                                         "for one pair."
                                          if about["pairs"] < 2 else "No null was requested: no cell is tested.")
-    elif about["pairs"] < 6: found.append(f"With {about['pairs']} pairs no p-value is below {2/2**about['pairs']:.2g}: give more.")
-    if about["left_out"]: found.append(f"{about['left_out']} pairs are left out: their two prompts give the same metric.")
-    if about["unclear"]: found.append("The metric does not differ between clean and corrupted prompts beyond chance: shares mean little.")
-    if about["same_answer"] > 0: found.append(f"{about['same_answer']:.0%} of the patches from other pairs have the same right answer, which makes them a strict control.")
+    elif about["pairs"] < 6: found.append(f"With {about['pairs']} pairs no p-value is below "
+                                          f"{2/2**about['pairs']:.2g}: give more.")
+    if about["left_out"]: found.append(f"{about['left_out']} pairs are left out: their two prompts give the same "
+                                       f"metric.")
+    if about["unclear"]: found.append("The metric does not differ between clean and corrupted prompts beyond chance: "
+                                      "shares mean little.")
+    if about["same_answer"] > 0: found.append(f"{about['same_answer']:.0%} of the patches from other pairs have the "
+                                              f"same right answer, which makes them a strict control.")
     return found
 
 # %% ../../nbs/analysis/62_patching.ipynb #fe1248ea
 def _labels(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     "The line and the column of each cell."
     short = {name: word for word, name in SITES.items()}
-    names = [short.get(s.split(".", 2)[-1], s.split(".", 2)[-1]) if site_layer(s) is not None else s for s in frame.site]
-    lines = pd.Series([f"{layer:.0f} {name}" if layer == layer else name for layer, name in zip(frame.layer, names)], frame.index)
+    names = [short.get(s.split(".", 2)[-1], s.split(".", 2)[-1]) if site_layer(s) is not None else s
+             for s in frame.site]
+    lines = pd.Series([f"{layer:.0f} {name}" if layer == layer else name for layer, name in zip(frame.layer, names)],
+                      frame.index)
     units = frame.unit.map(lambda u: "" if pd.isna(u) else f" {u:.0f}")
     if frame.position.nunique() == 1 and frame.unit.nunique() > 1: return lines, "unit" + units
     return lines + units, frame.position + " " + frame.token
@@ -87,11 +98,13 @@ def _grid_figure(result: PatchingResult, k: int) -> Any:
     import plotly.graph_objects as go
     from neural_introspection.display import heat_map
     cells = result.frame.assign(**dict(zip(("line", "column"), _labels(result.frame))))
-    grid = cells.pivot(index="line", columns="column", values="share").reindex(cells.line.unique())[cells.column.unique()]
+    grid = cells.pivot(index="line", columns="column",
+                       values="share").reindex(cells.line.unique())[cells.column.unique()]
     largest = grid.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:k]
     grid = grid[grid.index.isin(largest)]
     words = dict(denoise="restored", noise="lost")[result.about["direction"]]
-    made = heat_map(grid.to_numpy(), list(grid.index), list(grid.columns), f"Share of the {result.about['metric']} {words}",
+    made = heat_map(grid.to_numpy(), list(grid.index), list(grid.columns),
+                    f"Share of the {result.about['metric']} {words}",
                     "token" if result.frame.position.nunique() > 1 else "", "layer and site", "share")
     marked = cells[cells.has_effect & cells.line.isin(grid.index)]
     place = [(list(grid.columns).index(c), list(grid.index).index(r)) for r, c in zip(marked.line, marked.column)]
@@ -108,7 +121,7 @@ def patch_activations(
     positions: Union[str, int, Sequence[int]] = "each",   # each, all (at once), last, or tokens of the first prompt
     metric: Union[str, PairMetric] = "logit difference",  # loss, KL, or (logits, answers) -> a number for each row
     direction: str = "denoise",                       # clean activations in corrupted prompts; noise: the reverse
-    n_null: int = 1,                                  # other pairs whose activations are patched for comparison; 0: none
+    n_null: int = 1,                                  # other pairs patched for comparison; 0: none
     n_permutations: int = FLIPS,                      # changes of the pairs' signs
     batch_size: int = 16,                             # pairs at a time
     seed: int = 0,
@@ -117,19 +130,23 @@ def patch_activations(
     (Meng et al. 2022; Wang et al. 2022). Ctrl-C keeps the sites that are finished. `BadInput`, `BadTexts` or
     `BadAddress` before the grid."""
     if n_null < 0 or n_permutations < 1 or batch_size < 1:
-        raise BadInput(f"n_null {n_null}, n_permutations {n_permutations}, batch_size {batch_size}: give at least 0, 1 and 1.")
+        raise BadInput(f"n_null {n_null}, n_permutations {n_permutations}, batch_size {batch_size}: give at least 0, "
+                       f"1 and 1.")
     named_pair_metric(metric)
     task = pair_task(model, read_pairs(model, pairs, direction, answers=metric != "KL"), metric, direction)
     cells = grid_cells(model, task, sites, layers, positions)
     partners = other_pairs(task.pairs.answers, n_null, seed)
     grid = patch_grid(task, cells, partners, batch_size)
     answers = task.pairs.answers[:, 0].numpy()
-    about = dict(direction=direction, metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
-                 n_null=len(partners), same_answer=float((answers[partners] == answers).mean()) if partners.size and metric != "KL" else 0.)
+    about = dict(direction=direction, metric=metric if isinstance(metric, str)
+                 else getattr(metric, "__name__", "metric"),
+                 n_null=len(partners), same_answer=float((answers[partners] == answers).mean()) if partners.size
+                 and metric != "KL" else 0.)
     return _result(task, cells, grid, about, n_permutations, seed)
 
 # %% ../../nbs/analysis/62_patching.ipynb #ab77fabc
-def _result(task: PairTask, cells: Cells, grid: GridValues, about: dict, n_permutations: int, seed: int) -> PatchingResult:
+def _result(task: PairTask, cells: Cells, grid: GridValues, about: dict, n_permutations: int,
+            seed: int) -> PatchingResult:
     found = counted_effects(grid)
     numbers = effect_columns(found, about["direction"] == "noise", n_permutations, seed)
     frame = pd.concat([_cell_frame(task, cells), pd.DataFrame(numbers)], axis=1)

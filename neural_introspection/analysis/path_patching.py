@@ -6,7 +6,7 @@
 from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Mapping, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
@@ -19,7 +19,7 @@ from ..activations.units import PlacedUnits, Units
 from ..core import BadInput, Result, progress, site_layer
 from ..models import evaluating
 from ..models.sites import require_check
-from .patch_grid import (FLIPS, Cell, Cells, ColumnValues, GridValues, Patches, Site,
+from .patch_grid import (FLIPS, Cell, Cells, GridValues, Patches, Site,
     cell_mask, column_values, counted_effects, effect_columns, grid_cells, other_pairs, patch_grid)
 from .prompt_pairs import PairMetric, PairTask, named_pair_metric, pair_task, read_pairs
 
@@ -32,7 +32,8 @@ def stage(site: str) -> tuple[int, int]:
     block, name = site_layer(site), site.split(".", 2)[-1]
     if block is None: raise BadInput(f"{site} is in no block, and paths go from block to block: choose another site.")
     if name == "hook_resid_pre": return block, 0
-    if name.startswith("attn.") or name in ("hook_attn_out", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "ln1.hook_out"):
+    if name.startswith("attn.") or name in ("hook_attn_out", "hook_attn_in", "hook_q_input", "hook_k_input",
+                                            "hook_v_input", "ln1.hook_out"):
         return block, 1
     if name == "hook_resid_mid": return block, 2
     if name.startswith("mlp.") or name in ("hook_mlp_out", "hook_mlp_in", "ln2.hook_out"): return block, 3
@@ -57,7 +58,9 @@ class _Path:
     some: Sequence[int]
 
     @property
-    def start(self) -> int: return self.task.examples(self.some[:1]).inputs.shape[1] - len(self.task.pairs.base[self.some[0]])
+    def start(self) -> int:
+        "How many tokens stand before the prompt: BOS, or none."
+        return self.task.examples(self.some[:1]).inputs.shape[1] - len(self.task.pairs.base[self.some[0]])
 
     def received(self, held: Mapping[str, Tensor], values: Float[Tensor, "pair column value"]) -> Tensor:
         "The receiver site's rows in the base run with the sender patched by these values, and the rest held."
@@ -68,7 +71,8 @@ class _Path:
         with contextlib.ExitStack() as stack:
             for context in (evaluating(task.model), task.passing()): stack.enter_context(context)
             for site, rows in held.items():
-                stack.enter_context(replaced(task.model, [(Units(site, rows.shape[-1]), torch.ones(rows.shape[-1], dtype=torch.bool))], SetTo(rows)))
+                stack.enter_context(replaced(task.model, [(Units(site, rows.shape[-1]),
+                                                           torch.ones(rows.shape[-1], dtype=torch.bool))], SetTo(rows)))
             stack.enter_context(replaced(task.model, [(PlacedUnits.of(units, length), mask)], put))
             acts = stack.enter_context(capture(task.model, [self.receiver.site], stop_early=True))
             task.model(examples.inputs)
@@ -88,7 +92,8 @@ class _Path:
         return np.stack([(s.values["measure"][0, 0] - s.base["measure"]).double().numpy() for s in scores])
 
 # %% ../../nbs/analysis/66_path_patching.ipynb #7e72cead
-def _base_rows(task: PairTask, inputs: Int[Tensor, "pair pos"], sites: Sequence[str]) -> dict[str, Float[Tensor, "pair pos d"]]:
+def _base_rows(task: PairTask, inputs: Int[Tensor, "pair pos"],
+               sites: Sequence[str]) -> dict[str, Float[Tensor, "pair pos d"]]:
     "What flows at these sites in the base run."
     if not sites: return {}
     with evaluating(task.model), capture(task.model, sites, stop_early=True) as acts: task.model(inputs)
@@ -106,7 +111,8 @@ def _path_effects(task: PairTask, senders: Cells, receivers: Cells, partners: In
         for i, (sender, receiver) in enumerate(progress(paths, "paths", unit="path")):
             found = np.full((1 + len(partners), len(task.pairs)), np.nan)
             for some in task.pairs.batches(batch_size):
-                values = [torch.where((known[some] & known[p[some]])[..., None], source.rows[sender.site][p[some]], base.rows[sender.site][some])
+                values = [torch.where((known[some] & known[p[some]])[..., None], source.rows[sender.site][p[some]],
+                                      base.rows[sender.site][some])
                           for p in [np.arange(len(task.pairs)), *partners]]
                 found[:, some] = _Path(task, sender, receiver, units, some).effects(values)
             grid.own[i], grid.other[:, i] = found[0], found[1:]
@@ -125,7 +131,7 @@ class PathPatching(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each path: sender, receiver, then effect, share with its 95 % interval (low, high), score,
-        other_share, p, q, pairs, has_effect. Then `sender_share`: what patching the sender does by all paths together."""
+        other_share, p, q, pairs, has_effect. Then `sender_share`: what the patched sender does by all paths."""
         return self.frame.copy()
 
     def top(self, k: int = 10) -> pd.DataFrame:
@@ -136,22 +142,26 @@ class PathPatching(Result):
         about, best = self.about, self.top(1).iloc[0]
         missing = f"; {about['missing']} paths were not measured (stopped)" if about["missing"] else ""
         span = "" if np.isnan(best.low) else f" [{best.low:.2f}, {best.high:.2f}]"
-        return (f"{about['direction']}, {about['metric']}, {about['pairs']} pairs: {int(self.frame.has_effect.sum())} of "
-                f"{about['paths'] - about['missing']} paths differ from patches of other pairs (q < 0.05); {best.sender} by "
-                f"{best.receiver} has {best.share:.2f} of the difference{span}, by all paths {best.sender_share:.2f}{missing}.")
+        return (f"{about['direction']}, {about['metric']}, {about['pairs']} pairs: "
+                f"{int(self.frame.has_effect.sum())} of "
+                f"{about['paths'] - about['missing']} paths differ from patches of other pairs (q < 0.05); "
+                f"{best.sender} by "
+                f"{best.receiver} has {best.share:.2f} of the difference{span}, by all paths "
+                f"{best.sender_share:.2f}{missing}.")
 
     def plot(self) -> Any:
         "Shares as a map, senders by receivers."
         from neural_introspection.display import heat_map
         grid = self.frame.pivot(index="sender", columns="receiver", values="share")
         grid = grid.reindex(self.frame.sender.unique())[self.frame.receiver.unique()]
-        return heat_map(grid.to_numpy(), list(grid.index), list(grid.columns), "Share of the difference by each path", "receiver", "sender", "share")
+        return heat_map(grid.to_numpy(), list(grid.index), list(grid.columns), "Share of the difference by each path",
+                        "receiver", "sender", "share")
 
 # %% ../../nbs/analysis/66_path_patching.ipynb #ee6f6955
 def patch_paths(
     model: Any,
     pairs: Sequence[Any],                            # as `patch_activations` takes them
-    senders: Union[Site, Sequence[Site]],            # heads, neurons or whole sites: addresses such as blocks.1.attn.hook_z[0]
+    senders: Union[Site, Sequence[Site]],            # heads, neurons or sites, as blocks.1.attn.hook_z[0]
     receivers: Union[Site, Sequence[Site]],
     metric: Union[str, PairMetric] = "logit difference",
     direction: str = "denoise",
@@ -175,7 +185,10 @@ def patch_paths(
     columns = effect_columns(found, direction == "noise", n_permutations, seed)
     names = [[c.site if c.unit is None else f"{c.site}[{c.unit}]" for c in end.cells] for end in ends]
     share = np.repeat(effect_columns(whole, False, 1, seed)["share"], len(names[1]))
-    frame = pd.DataFrame([(s, r) for s in names[0] for r in names[1]], columns=["sender", "receiver"]).assign(**columns, sender_share=share)
-    about = dict(direction=direction, metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
-                 pairs=len(found.pairs), paths=len(frame), missing=len(frame) - len(grid.finished), n_null=len(partners))
+    frame = pd.DataFrame([(s, r) for s in names[0] for r in names[1]],
+                         columns=["sender", "receiver"]).assign(**columns, sender_share=share)
+    about = dict(direction=direction, metric=metric if isinstance(metric, str)
+                 else getattr(metric, "__name__", "metric"),
+                 pairs=len(found.pairs), paths=len(frame), missing=len(frame) - len(grid.finished),
+                 n_null=len(partners))
     return PathPatching(frame, found.own, about)

@@ -56,7 +56,8 @@ def _plant(net: Any, signs: Any) -> None:
 # %% ../../nbs/analysis/59_planted_circuit.ipynb #7bd17ea9
 def circuit_pairs(kind: str, n_pairs: int = 16, seed: int = 0, model_seed: int = 0) -> list[tuple]:
     "(clean ids, corrupted ids, right id, wrong id) of each pair."
-    if kind not in ("copy", "gate", "random"): raise BadInput(f"pairs of kind {kind!r} are unknown: choose copy, gate or random.")
+    if kind not in ("copy", "gate",
+                    "random"): raise BadInput(f"pairs of kind {kind!r} are unknown: choose copy, gate or random.")
     rng, fires = np.random.default_rng(seed), _signs(model_seed)[:, -1].numpy() > 0
     pool, found = np.arange(20, TOKENS), []
     for i in range(n_pairs):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from ..activations import hooks
 from ..core import BadInput, BadTexts, check_index
-from ..models import Examples, added_tokens, encode_texts, token_batch, token_strings
+from ..models import Examples, encode_texts, token_batch, token_strings
 from ..models.sites import require_next_tokens
 
 # %% auto #0
@@ -64,13 +64,15 @@ def _answer_id(model: Any, answer: Answer, pair: int) -> int:
     if not isinstance(answer, str): return check_index("token", int(answer), model.cfg.d_vocab, "the vocabulary")
     ids = encode_texts(model, [answer]).ids[0]
     if len(ids) == 1: return ids[0]
-    raise BadInput(f"the answer {answer!r} of pair {pair} is {len(ids)} tokens: give one of one token, or a token's id.")
+    raise BadInput(f"the answer {answer!r} of pair {pair} is {len(ids)} tokens: give one of one token, or a token's "
+                   f"id.")
 
 def _answers(model: Any, pairs: Sequence[PromptPair], needed: bool) -> Int[Tensor, "pair 2"]:
     "The ids of right and wrong answers; zeros where none is needed and none given."
     given = [(p.right, p.wrong) for p in pairs]
     missing = next((i for i, both in enumerate(given) if None in both), None)
-    if missing is not None and needed: raise BadInput(f"pair {missing} has no two answers: give a right and a wrong one.")
+    if missing is not None and needed: raise BadInput(f"pair {missing} has no two answers: give a right and a wrong "
+                                                      f"one.")
     if missing is not None: return torch.zeros(len(pairs), 2, dtype=torch.long)
     ids = torch.tensor([[_answer_id(model, a, i) for a in both] for i, both in enumerate(given)])
     same = (ids[:, 0] == ids[:, 1]).nonzero()
@@ -97,7 +99,8 @@ def named_pair_metric(metric: Union[str, PairMetric]) -> PairMetric:
     "The metric of that name, or a function as it is; `BadInput` for an unknown name."
     if not isinstance(metric, str): return metric
     if metric in METRICS: return METRICS[metric]
-    raise BadInput(f"metric {metric!r} is unknown: choose {', '.join(METRICS)}, or give a function of logits and answers.")
+    raise BadInput(f"metric {metric!r} is unknown: choose {', '.join(METRICS)}, or give a function of logits and "
+                   f"answers.")
 
 # %% ../../nbs/analysis/60_prompt_pairs.ipynb #9fc54a3b
 DIRECTIONS = {"denoise": ("corrupted", "clean"), "noise": ("clean", "corrupted")}   # base and source
@@ -142,7 +145,8 @@ def _ids(model: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     texts = [p for p in prompts if isinstance(p, str)]
     encoded = encode_texts(model, texts) if texts else None
     if encoded and encoded.cut:
-        raise BadTexts(f"the prompt {texts[encoded.cut[0]][:40]!r}... is longer than the model's context: give a shorter one.")
+        raise BadTexts(f"the prompt {texts[encoded.cut[0]][:40]!r}... is longer than the model's context: give a "
+                       f"shorter one.")
     rows = iter(encoded.ids if encoded else ())
     return [next(rows) if isinstance(p, str) else [int(t) for t in p] for p in prompts]
 
@@ -190,7 +194,8 @@ def exact_cuts(model: Any, inputs: Int[Tensor, "pair pos"]) -> tuple[str, ...]:
         with last_position_only(model, [*kept, site]):
             try: cut = model(inputs)[:, -1].float()
             except RuntimeError: continue
-        if bool((cut - whole).abs().max() <= 100 * torch.finfo(model.cfg.dtype).eps * whole.abs().max()): kept.append(site)
+        if bool((cut - whole).abs().max() <= 100 * torch.finfo(model.cfg.dtype).eps *
+                whole.abs().max()): kept.append(site)
     return tuple(kept)
 
 # %% ../../nbs/analysis/60_prompt_pairs.ipynb #18564c26
