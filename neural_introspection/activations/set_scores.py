@@ -68,6 +68,7 @@ FEW, ROOM = 4, 2**24    # units of a set that are added one by one; floats held 
 def linear_reader(model: nn.Module, units: Units, inputs: Tensor) -> Optional[str]:
     """The path of the linear layer or convolution that reads the site's tensor as it is; None if several do, or none.
     Other readers, such as a residual connection, are not seen."""
+    if units.width > 1 or units.axis not in (-1, 1): return None
     found, seen = [], []   # each tensor with its version, which an operation in place raises
     kinds = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     def noted(name: str) -> Callable[[Tensor], None]: return lambda x: found.append((name, x, x._version))
@@ -78,7 +79,7 @@ def linear_reader(model: nn.Module, units: Units, inputs: Tensor) -> Optional[st
     module = kinds[names[0]] if len(names) == 1 else None
     linear = isinstance(module, nn.Linear) and units.axis == -1
     conv = isinstance(module, nn.Conv2d) and units.axis == 1 and module.groups == 1 and module.padding_mode == "zeros"
-    return names[0] if units.width == 1 and len(seen) == 1 and (linear or conv) else None
+    return names[0] if len(seen) == 1 and (linear or conv) else None
 
 # %% ../../nbs/activations/64_set_scores.ipynb #5323c859
 def _added(module: Union[nn.Linear, nn.Conv2d], change: Float[Tensor, "example *place column"],
@@ -124,10 +125,9 @@ def _open_batch(model: nn.Module, examples: Examples, references: Sequence[Union
     return _Batch(model, examples, list(references), rows, output, acts[entering[0]] if entering else None, reader)
 
 def _first_block(model: nn.Module, sites: Sequence[str]) -> Optional[int]:
-    "The block of a transformer from which a pass can start; None if a site is in no block, or what enters one."
+    "The block of a transformer from which a pass can start; None if a site is in no block."
     blocks = [block for block in map(site_layer, sites) if block is not None]
-    if not hasattr(model, "hook_dict") or len(blocks) < len(sites): return None
-    return None if any(site.endswith("hook_resid_pre") for site in sites) else min(blocks)
+    return min(blocks) if hasattr(model, "hook_dict") and len(blocks) == len(sites) else None
 
 def _check_rows(rows: int, examples: int, what: str) -> None:
     if rows != examples:
@@ -286,17 +286,18 @@ class _Pass:
     measure: Measure
     naive: bool
     no_op: bool
+    room: int = ROOM
     method: str = "whole"
-    widest: int = 1
+    widest: int = 0   # numbers that one copy needs; 0: not known yet
     copies: int = 0   # for the no-op; the same number in every batch
 
     def scores(
         self, batch: _Batch, seeds: Sequence[Sequence[int]], places: Optional[Bool[Tensor, "example place"]],
     ) -> Any:
         "The scores of a batch."
-        if not self.copies and not self.naive:
+        if not self.widest and not self.naive:
             self.method, self.widest = _choose(batch, self.masks, self.replacements[0], seeds[0], places)
-        room = 1 if self.naive else max(1, ROOM // (self.widest * len(batch.examples)))
+        room = 1 if self.naive else max(1, self.room // (self.widest * len(batch.examples)))
         self.copies = self.copies or max(2, room)
         score = functools.partial(
             _set_measures, batch, self.method, self.masks, measure=self.measure, room=room)
@@ -320,6 +321,8 @@ def score_replacements(
     measure: Measure = loss_and_accuracy,
     no_op: bool = False,                               # whether every unit's own value is put back, too
     places: Optional[Bool[Tensor, "example place"]] = None,   # where; None: everywhere, of texts at their own tokens
+    room: int = ROOM,                                  # floats held at a time
+    plan: Optional[dict[str, Any]] = None,             # what a call for such a site found, filled by the first one
 ) -> list[SetScores]:
     "`replaced_scores` of several replacements, with one untouched pass for all of them."
     draws = range(n_draws) if isinstance(n_draws, int) else n_draws
@@ -327,13 +330,15 @@ def score_replacements(
     _check_masks(references, masks, draws)
     masks = [m.to(examples.inputs.device) for m in masks]
     few = not naive and len(references) == 1 and int(masks[0].sum(1).max()) <= FEW
-    step, groups, parts = _Pass(masks, replacements, measure, naive, no_op), examples.batches(batch_size), []
+    step = _Pass(masks, replacements, measure, naive, no_op, room, **(plan or {}))
+    groups, parts = examples.batches(batch_size), []
     with evaluating(model):
         reader = linear_reader(model, units_of(references[0]), examples[:1].inputs) if few else None
         for number, index in enumerate(progress(groups, "replace", unit="batch")):
             batch = _open_batch(model, examples[index], references, reader)
             here = None if places is None else places[index]
             parts.append(step.scores(batch, [(seed, draw, number) for draw in draws], here))
+    if plan is not None: plan.update(method=step.method, widest=step.widest)
     back = torch.cat(groups).argsort()
     return [_joined([part[i] for part in parts], back) for i in range(len(replacements))]
 

@@ -44,6 +44,23 @@ class Units:
         "The same choice, for values instead of units."
         return mask.repeat_interleave(self.width, -1)
 
+# %% ../../nbs/activations/60_units.ipynb #fe58847c
+@dataclass(frozen=True)
+class PlacedUnits(Units):
+    "The units of a site at each of its places."
+    inner: Units = Units("", 0)   # at one place
+
+    @classmethod
+    def of(cls, units: Units, n_places: int) -> PlacedUnits:
+        return cls(units.site, n_places * units.count, units.width, 0, units)
+
+    def rows(self, x: Float[Tensor, "example place ..."]) -> Float[Tensor, "example column"]:
+        "The site's tensor with the values of all units at the first place, then those at the second, and so on."
+        return self.inner.rows(x).flatten(1)
+
+    def back(self, rows: Float[Tensor, "example column"]) -> Float[Tensor, "example place ..."]:
+        return self.inner.back(rows.unflatten(1, (-1, self.inner.count * self.inner.width)))
+
 # %% ../../nbs/activations/60_units.ipynb #d0dd9ad0
 def run_model(model: Any, inputs: Any) -> Any:
     "The model's output for one tensor of inputs."

@@ -47,10 +47,11 @@ def _higher_of_all(values: Float[np.ndarray, "*test"], null: Float[np.ndarray, "
     return len(ordered) - np.searchsorted(ordered, values - slack, side="left"), len(ordered)
 
 # %% ../../nbs/stats/10_permutation.ipynb #f9747aa3
-def sign_flips(gaps: Float[np.ndarray, "pair"], n_permutations: int = 4999,
-               seed: int = 0) -> Float[np.ndarray, "permutation"]:
-    """The mean gap after changes of the signs: its null if the two of a pair could be exchanged. All changes are made
-    (but for none at all, which is the data) if they are no more than `n_permutations`, else random ones."""
+def sign_flips(gaps: Float[np.ndarray, "pair *test"], n_permutations: int = 4999,
+               seed: int = 0) -> Float[np.ndarray, "permutation *test"]:
+    """The mean gap after changes of the signs, the same for all tests: its null if the two of a pair could be
+    exchanged. All changes are made (but for none at all, which is the data) if they are no more than `n_permutations`,
+    else random ones."""
     gaps, n = np.asarray(gaps, float), len(gaps)
     if n < 63 and 2**n <= n_permutations: minus = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
     else:

@@ -20,12 +20,15 @@ from neural_introspection.antitraining.pipeline import open_antitraining
 from neural_introspection.antitraining.tunable_activation import ActivationComparison
 from neural_introspection.activations import TokenCounts
 from neural_introspection.activations.site_tree import SiteTree
+from neural_introspection.analysis.attribution_patching import attribute_patches
 from neural_introspection.analysis.clusters import correlation_clusters
 from neural_introspection.analysis.correlation import correlate
 from neural_introspection.analysis.firing import neuron_rates
 from neural_introspection.analysis.logits import logit_attribution
 from neural_introspection.analysis.neuron_index import layer_index
 from neural_introspection.analysis.neuron_page import browse_neuron
+from neural_introspection.analysis.patching import patch_activations
+from neural_introspection.analysis.path_patching import patch_paths
 from neural_introspection.analysis.polysemantic_scan import compare_corpora
 from neural_introspection.analysis.token_level import TokenActivations
 from neural_introspection.core import BadInput, NeuronAddress, Result
@@ -256,6 +259,11 @@ def _students(made):
     return Students(frame, by_layer, about)
 
 
+def _pairs(made):
+    names = ("data", "name"), ("key", "path"), ("text", "line")
+    return [(f"{HOSTILE} {a} is", f"{HOSTILE} {b} is", a, b) for a, b in names]
+
+
 SHORT = dict(width=8, train_steps=20, cycles=1, cycle_steps=5, final_steps=5, measure_examples=100, n_draws=1,
              certificate=False)
 EXAMPLES = dict(   # of each class, by name
@@ -265,6 +273,8 @@ EXAMPLES = dict(   # of each class, by name
     AnalysisResult=_analysis,
     AntitrainResult=lambda made: ni.run_antitrain(**SHORT, output_dir=str(made.folder / "antitrain")),
     AtlasResult=_atlas,
+    AttributionResult=lambda made: attribute_patches(made.model, _pairs(made), layers=[1], n_exact=4,
+                                                     n_permutations=64),
     BenchmarkResult=_model_benchmark,
     BreadCrumbs=lambda made: ni.bread_crumbs(made.trace, n_paths=3, n_permutations=10),
     Certificate=_certificate,
@@ -303,6 +313,9 @@ EXAMPLES = dict(   # of each class, by name
     NeuronStates=lambda made: neuron_states(made.trace),
     NeuronTable=lambda made: dataclasses.replace(made.analysis.table, notes=(HOSTILE,)),
     NeuronTrace=lambda made: made.trace.sel(1, "output", 3),
+    PatchingResult=lambda made: patch_activations(made.model, _pairs(made), "residual", n_permutations=64),
+    PathPatching=lambda made: patch_paths(made.model, _pairs(made), "blocks.0.hook_mlp_out", "blocks.2.attn.hook_v",
+                                          n_permutations=64),
     PolysemanticResult=_polysemantic,
     Preflight=lambda made: preflight(made.model),
     Results=_benchmark,

@@ -17,6 +17,7 @@ from neural_introspection.core import (check_run_folder, checkpointed, make_conf
 from neural_introspection.core.errors import BadData, BadRunFolder
 from neural_introspection.core.files import write_text
 from neural_introspection.data import load_texts
+from neural_introspection.introspection import untrained
 from neural_introspection.introspection import AtlasResult, run_atlas, run_introspection, run_scan
 from neural_introspection.models import load_model
 from neural_introspection.tracing import TraceResult
@@ -57,7 +58,8 @@ def named(): return sorted(p.name for p in Path().glob("out*"))
 
 
 def start(name, capsys, *more, code=0):
-    "Run the command; what it printed."
+    "Run the command, as a new process does; what it printed."
+    untrained._READ.clear()   # else a second run has fewer steps
     found = cli.main([*COMMANDS[name].split(), "--json", *more])
     out, err = capsys.readouterr()
     assert found == code, err
