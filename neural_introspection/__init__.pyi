@@ -83,6 +83,12 @@ from .tracing import (
     trace_panel as trace_panel,
 )
 from .analysis import (
+    PromptPair as PromptPair,
+    SteeringVector as SteeringVector,
+    attribute_patches as attribute_patches,
+    patch_activations as patch_activations,
+    patch_paths as patch_paths,
+    steer as steer,
     ActivationVisualizer as ActivationVisualizer,
     AgentConfig as AgentConfig,
     AnalysisResult as AnalysisResult,

@@ -41,3 +41,20 @@ from .hypotheses import (
 from .states import (
     held_out as held_out,
 )
+from .prompt_pairs import (
+    PromptPair as PromptPair,
+)
+from .patching import (
+    patch_activations as patch_activations,
+)
+from .attribution_patching import (
+    attribute_patches as attribute_patches,
+)
+from .path_patching import (
+    patch_paths as patch_paths,
+)
+from .steering import (
+    SteeringVector as SteeringVector,
+    steer as steer,
+    vector_from_texts as vector_from_texts,
+)

@@ -21,7 +21,7 @@ from .patch_grid import (FLIPS, Cell, Cells, ColumnValues, CountedEffects, GridV
 from .prompt_pairs import PairMetric, PairTask, named_pair_metric, pair_task, read_pairs
 
 # %% auto #0
-__all__ = []
+__all__ = ['attribute_patches']
 
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #9bf0b6e4
 def metric_gradients(task: PairTask, units: Mapping[str, Units],

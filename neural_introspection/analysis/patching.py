@@ -18,7 +18,7 @@ from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, na
     read_pairs)
 
 # %% auto #0
-__all__ = []
+__all__ = ['patch_activations']
 
 # %% ../../nbs/analysis/62_patching.ipynb #ddc29809
 @dataclass(frozen=True, repr=False)

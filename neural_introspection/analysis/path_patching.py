@@ -24,7 +24,7 @@ from .patch_grid import (FLIPS, Cell, Cells, GridValues, Patches, Site,
 from .prompt_pairs import PairMetric, PairTask, named_pair_metric, pair_task, read_pairs
 
 # %% auto #0
-__all__ = []
+__all__ = ['patch_paths']
 
 # %% ../../nbs/analysis/66_path_patching.ipynb #33a7c678
 def stage(site: str) -> tuple[int, int]:

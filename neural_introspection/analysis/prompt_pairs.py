@@ -18,7 +18,7 @@ from ..models import Examples, encode_texts, token_batch, token_strings
 from ..models.sites import require_next_tokens
 
 # %% auto #0
-__all__ = []
+__all__ = ['Prompt', 'Answer', 'PromptPair']
 
 # %% ../../nbs/analysis/60_prompt_pairs.ipynb #6f47a7dc
 def align_tokens(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from ..models.sites import check_layers
 from ..models.tokens import added_tokens, run_batch, token_text
 
 # %% auto #0
-__all__ = []
+__all__ = ['SteeringVector', 'make_vector', 'vector_from_texts', 'steer']
 
 # %% ../../nbs/analysis/70_steering.ipynb #b7b397c4
 _FORMAT = 1
@@ -103,7 +103,7 @@ def _change(v: Float[Tensor, "d_model"], amount: float, mode: Mode, positions: P
     def change(x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         nonlocal seen
         if positions == "all": return _moved(x, v, amount, mode)
-        start = 0 if x.shape[1] >= prompt else seen   # a pass as wide as the prompt begins anew
+        start = 0 if x.shape[1] >= prompt else seen   # a pass as wide as the prompt is a new start
         seen = start + x.shape[1]
         place = torch.arange(start, seen, device=x.device)
         where = place < prompt if positions == "prompt" else place >= prompt
