@@ -210,7 +210,7 @@ def _blocks(x: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "block othe
     return x
 
 def _colour(value: float) -> str:
-    "Blue below zero, red above; the sign's size as the strength."
+    "Blue below zero, orange above; stronger for a larger magnitude."
     strength = min(1., abs(value))
     return f"rgba({'213,94,0' if value > 0 else '0,114,178'},{strength:.2f})"
 

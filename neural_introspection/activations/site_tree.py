@@ -52,7 +52,7 @@ def sites(
     if hasattr(model, "hook_dict"):
         axes, batch = _axes(model)
         with watched, evaluating(model): run_batch(model, batch)
-        said = f"one text of {batch.ids.shape[1]} tokens"
+        said = f"{len(batch.ids)} texts of {batch.ids.shape[1]} tokens"
     elif inputs is not None:
         axes, said = {}, f"an input of shape {tuple(getattr(inputs, 'shape', ()))}"
         with watched, evaluating(model): model(inputs)

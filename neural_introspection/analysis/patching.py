@@ -11,9 +11,8 @@ import pandas as pd
 from jaxtyping import Float
 from ..core import BadInput, Result, site_layer
 from ..stats import mean_interval
-from neural_introspection.analysis.patch_grid import (FLIPS, SITES, Cells, GridValues, Site, counted_effects,
-                                                      effect_columns,
-    grid_cells, other_pairs, patch_grid)
+from .patch_grid import (FLIPS, SITES, Cells, GridValues, Site, counted_effects,
+    effect_columns, grid_cells, other_pairs, patch_grid)
 from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, named_pair_metric, pair_task, pair_tokens,
     read_pairs)
 
@@ -33,8 +32,7 @@ class PatchingResult(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each cell: site, layer, unit (head or neuron; none: the whole vector), position, token. Then
-        effect, share with its 95 % interval (low, high), score, other_share, p, q, pairs, has_effect.
-        Cells that were
+        effect, share with its 95 % interval (low, high), score, other_share, p, q, pairs, has_effect. Cells that were
         not measured have no numbers."""
         return self.frame.copy()
 

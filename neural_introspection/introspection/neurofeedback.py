@@ -60,7 +60,7 @@ def probe_direction(
 ) -> Direction:
     "The weights of a logistic regression on the residual stream behind a block, as a vector of norm 1."
     from sklearn.linear_model import LogisticRegression
-    if len(np.unique(labels)) != 2: raise BadInput("a probe tells two kinds of texts: give labels of both.")
+    if {*np.unique(labels).tolist()} != {0, 1}: raise BadInput("a probe tells two kinds of texts: give labels of both.")
     site = site_name("resid_post", layer)
     rows = _last_stream(model, texts, site)
     weights = LogisticRegression(max_iter=2000).fit(rows/rows.std(), np.asarray(labels, int)).coef_[0]
