@@ -89,7 +89,7 @@ class _Path:
         with task.passing():
             scores = score_replacements(task.model, examples, [PlacedUnits.of(units, length)], [mask], new,
                                         batch_size=len(examples), measure=task.measure)
-        return np.stack([(s.values["measure"][0, 0] - s.base["measure"]).double().numpy() for s in scores])
+        return np.stack([(s.values["measure"][0, 0] - s.base["measure"]).cpu().double().numpy() for s in scores])
 
 # %% ../../nbs/analysis/66_path_patching.ipynb #7e72cead
 def _base_rows(task: PairTask, inputs: Int[Tensor, "pair pos"],
