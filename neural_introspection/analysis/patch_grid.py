@@ -195,7 +195,7 @@ class _SiteRun:
             scores = score_replacements(self.task.model, examples, [PlacedUnits.of(self.units, length)], [mask], new,
                                         batch_size=len(some), measure=self.task.measure, plan=self.plan,
                                         room=ROOM if examples.inputs.device.type == "cpu" else 2**24)
-        by_source = [s.values["measure"][0].cpu().double().numpy() - s.base["measure"].cpu().double().numpy() for s in scores]
+        by_source = [(s.values["measure"][0].cpu().double() - s.base["measure"].cpu().double()).numpy() for s in scores]
         for k, values in enumerate(by_source): found[k, run] = values[1:]
         return found, max(float(np.abs(values[0]).max()) for values in by_source)
 
