@@ -87,12 +87,13 @@ def run_cases(
     seeds: int = 50,                           # of untrained networks; of the other cases a fifth
     n_jobs: int = 1,
     cases: tuple[str, ...] = tuple(CASES),
+    first_seed: int = 0,
 ) -> pd.DataFrame:
     "A card for each case, number of texts and seed; written after every ten."
     rows = read_frame(path).to_dict("records") if Path(path).exists() else []
     done = {(row["case"], row["texts"], row["seed"]) for row in rows}
     calls = [(case, n, seed) for n in texts for case in cases
-             for seed in range(seeds if "untrained" in case else seeds//5)]
+             for seed in range(first_seed, first_seed + (seeds if "untrained" in case else seeds//5))]
     calls = [call for call in calls if call not in done]
     for i in progress(range(0, len(calls), 10), "cards", unit="ten"):
         rows += map_parallel(_row, calls[i:i + 10], n_jobs, "cards", "card")

@@ -107,6 +107,8 @@ def beat_checks(baselines: dict[str, Compared]) -> list[Check]:
     return found
 
 # %% ../../nbs/introspection/57_checks.ipynb #4ccbeebc
+LEAST_LEAD = .01   # over the best of untrained networks' neurons
+
 def untrained_checks(reached: Optional[Compared], who: str = "the head") -> list[Check]:
     "`beats untrained networks` and `power`: whether the score, and whether its interval, is above theirs."
     if reached is None:
@@ -114,7 +116,8 @@ def untrained_checks(reached: Optional[Compared], who: str = "the head") -> list
     lead, s = reached.head_minus, reached.score
     words = (f"untrained networks' own neurons: {number_text(s.value)}, the best of them about {number_text(s.high)}, "
              f"and {who} is {_lead(lead)}")
-    if not lead.value > 0: return [Check("beats untrained networks", lead.value, False, words)]
+    if lead.value > 0: words += f", where less than {LEAST_LEAD:g} is no lead"
+    if not lead.value >= LEAST_LEAD: return [Check("beats untrained networks", lead.value, False, words)]
     few = f"the interval from {s.groups} groups of test texts begins {number_text(-lead.low)} below what they reach"
     enough = f"the whole interval is above what they reach, from {s.groups} groups of test texts"
     return [Check("beats untrained networks", lead.value, True if lead.beats else None, words),
