@@ -10,16 +10,18 @@ import logging
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence, Union
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from torch import Tensor
 from .batches import ReadingPlan, plan_reading
-from .capturing import capture, find_site, site_names
+from .capturing import find_site, hooks, site_names
 from .collecting import collect_piece, reading_identity, text_pieces
 from .positions import Position, SelectedTokens, TokenCounts, TokenSelection
 from ..core import BadInput, atomic_folder, plain
+from ..core.files import hold_lock
 from ..models import evaluating, model_name, spread, token_batch, token_strings
 from ..models.tokens import run_batch
 
@@ -39,17 +41,21 @@ def matching_sites(model: Any, sites: Union[str, Iterable[str]]) -> list[str]:
     return [*(name for name in names if name in found), *sorted(found - set(names))]
 
 @torch.no_grad()
-def _widths(model: Any, ids: Sequence[int], sites: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    "The shape of each site's rows, from one pass over a text."
-    batch = token_batch(model, [list(ids)])
-    with capture(model, sites, stop_early=True) as acts, evaluating(model): run_batch(model, batch)
+def _widths(model: Any, ids: Sequence[int], sites: Sequence[str],
+            named: Union[str, Iterable[str]]) -> dict[str, tuple[int, ...]]:
+    "The shape of each site's rows, from one pass over a text twice; without sites of a pattern that have no rows."
+    shapes, batch, needed = {}, token_batch(model, [list(ids)]*2), [named] if isinstance(named, str) else list(named)
+    def see(site: str) -> Callable[[Tensor], None]: return lambda x: shapes.update({site: tuple(x.shape)})
+    with hooks(model, {site: see(site) for site in sites}), evaluating(model): run_batch(model, batch)
     tokens = batch.ids.shape[1]
-    for site in sites:
-        shape = tuple(acts[site].shape)
-        if len(shape) < 3 or shape[:2] != (1, tokens) or shape[2:] == (tokens, tokens):
-            raise BadInput(f"{site} has the shape {shape} for one text of {tokens} tokens, and no row for each token: "
-                           "choose another site.")
-    return {site: tuple(acts[site].shape[2:]) for site in sites}
+    def has_rows(shape: tuple[int, ...]) -> bool:
+        return len(shape) > 2 and shape[:2] == (2, tokens) and shape[2:] != (tokens, tokens)
+    wrong = [site for site in sites if not has_rows(shapes.get(site, ()))]
+    for site in wrong:
+        if site not in needed and len(wrong) < len(sites): continue
+        said = f"has the shape {shapes[site]} for two texts of {tokens} tokens" if site in shapes else "was not reached"
+        raise BadInput(f"{site} {said}, and has no row for each token: choose another site.")
+    return {site: shapes[site][2:] for site in sites if site not in wrong}
 
 # %% ../../nbs/activations/46_arrays.ipynb #23eaf142
 log = logging.getLogger("neural_introspection")
@@ -83,41 +89,44 @@ class LabelledActivations(Mapping):
         self,
         data: Any,             # an xarray Dataset
         counts: TokenCounts,   # which tokens these are, and what was left out
-        about: dict,           # model, sites, where the data lie, their size
+        about: dict,           # model, sites of a pattern that were left out, where the data lie, their size
     ): self.data, self.counts, self.about = data, counts, about
 
     def __getitem__(self, site: str) -> Any:
         if site not in self.data.data_vars: raise BadInput(f"{site} was not read: choose from {', '.join(self)}.")
         return self.data[site]
 
+    def __contains__(self, site: object) -> bool: return site in self.data.data_vars
+    def get(self, site: str, default: Any = None) -> Any: return self.data[site] if site in self else default
     def __iter__(self) -> Iterator[str]: return iter(self.data.data_vars)
     def __len__(self) -> int: return len(self.data.data_vars)
     def _repr_html_(self) -> str: return _picture(self)
 
     def __repr__(self) -> str:
         where = f", in {self.about['folder']}" if self.about["folder"] else ""
+        if self.about["left_out"]: where += f", {self.about['left_out']} others without a row for each token left out"
         return (f"{len(self)} sites of {self.about['model']}, {size_text(self.about['bytes'])}{where}: "
                 f"{self.counts.summary()}")
 
 # %% ../../nbs/activations/46_arrays.ipynb #2f505852
 def _dims(widths: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
     "Names of the axes of each site; axes of other lengths have other names."
-    longest = max(widths.values(), key=lambda width: sum(w == width for w in widths.values()))
+    usual = max(widths.values(), key=lambda width: sum(w == width for w in widths.values()))
     def name(width: tuple[int, ...], axis: int) -> str:
-        kind = "unit" if axis == len(width) - 1 else "head"
-        usual = len(width) == len(longest) and width[axis] == longest[axis]
-        return kind if usual else f"{kind}_{width[axis]}"
+        kind = "unit" if axis == len(width) - 1 else "head" if not axis else f"axis{axis}"
+        return kind if len(width) == len(usual) and width[axis] == usual[axis] else f"{kind}_{width[axis]}"
     return {site: ("row", *(name(width, axis) for axis in range(len(width)))) for site, width in widths.items()}
 
 def _labelled(model: Any, variables: dict[str, Any], text: Any, position: Any, token: Any) -> Any:
     "An xarray Dataset with (text, position) as index of its rows."
     import xarray
     index = pd.MultiIndex.from_arrays([text, position], names=["text", "position"])
-    words = dict(zip(ids := np.unique(token).tolist(), token_strings(model, ids)))
+    ids, place = np.unique(token, return_inverse=True)
+    words = np.array([*token_strings(model, ids.tolist()), None], object)[place]   # shared strings
     data = xarray.Dataset(variables).assign_coords(xarray.Coordinates.from_pandas_multiindex(index, "row"))
     sizes = {name: n for name, n in data.sizes.items() if name != "row"}
     return data.assign_coords({name: np.arange(n) for name, n in sizes.items()}).assign_coords(
-        token=("row", [words[i] for i in np.asarray(token).tolist()]), token_id=("row", np.asarray(token)))
+        token=("row", words), token_id=("row", np.asarray(token)))
 
 # %% ../../nbs/activations/46_arrays.ipynb #4fe914c1
 def read_activations(
@@ -133,18 +142,22 @@ def read_activations(
     for unknown sites, `BadInput` for what does not fit or has no row for each token."""
     plan, place = plan_reading(model, texts, selection, batch_size), None if folder is None else Path(folder)
     fit = sorted(i for group in plan.groups for i in group)
-    names = matching_sites(model, sites)
+    sites = [sites] if isinstance(sites, str) else list(sites)
     longest = max(fit, key=lambda i: len(plan.ids[i]))
-    widths = _widths(model, plan.ids[longest], names)
+    matched = matching_sites(model, sites)
+    widths = _widths(model, plan.ids[longest], matched, sites)
+    names = list(widths)
     size, dims = _check_size(_n_rows(plan), widths, limit, place), _dims(widths)
     parts = text_pieces(model, plan, fit, batch_size)
     if place is None: rows, counts = _in_memory(model, plan, parts, names)
     else:
         identity = plain(reading_identity(model, plan, fit, dict.fromkeys(names), batch_size))
-        rows, counts = _in_store(model, plan, parts, widths, dims, place, identity)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with hold_lock(place, -1): rows, counts = _in_store(model, plan, parts, widths, dims, place, identity)
     labels = [np.asarray(rows.pop(name)) for name in ("text", "position", "token")]
     variables = {site: (dims[site], rows[site]) for site in names} if place is None else rows
-    about = dict(model=model_name(model), sites=names, folder=str(place or ""), bytes=size)
+    about = dict(model=Path(model_name(model)).name, left_out=len(matched) - len(names), folder=str(place or ""),
+                 bytes=size)
     return LabelledActivations(_labelled(model, variables, *labels), counts, about)
 
 def _in_memory(model: Any, plan: ReadingPlan, parts: Sequence[ReadingPlan],
@@ -152,7 +165,7 @@ def _in_memory(model: Any, plan: ReadingPlan, parts: Sequence[ReadingPlan],
     collect = partial(collect_piece, sites=dict.fromkeys(names), finite=False)
     pieces = list(spread(collect, model, parts, "activations", [len(part.groups) for part in parts]))
     counts = plan.counts(torch.stack([piece.pop("tally") for piece in pieces]).sum(0).numpy())
-    return {name: torch.cat([piece[name] for piece in pieces]).numpy() for name in pieces[0]}, counts
+    return {name: torch.cat([piece.pop(name) for piece in pieces]).numpy() for name in list(pieces[0])}, counts
 
 # %% ../../nbs/activations/46_arrays.ipynb #7219b04f
 def _in_store(model: Any, plan: ReadingPlan, parts: Sequence[ReadingPlan], widths: dict[str, tuple[int, ...]],

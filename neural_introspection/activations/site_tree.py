@@ -6,6 +6,7 @@
 from __future__ import annotations
 import html
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable
 import pandas as pd
 import torch
@@ -58,7 +59,7 @@ def sites(
         with watched, evaluating(model): model(inputs)
     else: axes, said = {}, "no input"
     rows = [dict(site=name, shape=" x ".join(axes.get(n, str(n)) for n in shapes.get(name, ()))) for name in names]
-    name = model_name(model) if hasattr(model, "cfg") else type(model).__name__
+    name = Path(model_name(model)).name if hasattr(model, "hook_dict") else type(model).__name__
     return SiteTree(name, pd.DataFrame(rows, columns=["site", "shape"]), dict(input=said))
 
 def _axes(model: Any) -> tuple[dict[int, str], Any]:

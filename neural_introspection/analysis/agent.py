@@ -25,12 +25,10 @@ from .token_level import neuron_addresses
 from ..core import (BadData, Result, RunFolder, check_format, check_run_folder, full_path,
     make_config, open_run, plain, read_frame, read_json, require, resolve_call, seed_everything, shown_path,
     write_frame, write_json, write_text)
-from ..models.identity import model_identity
+from ..models.identity import is_as_loaded, model_identity, short_name
 from ..data import Corpus, load_texts
 from ..models import check_layer, describe, load_model, model_name, resolve_model
-from ..models.identity import is_as_loaded
 from ..stats import adjust_fdr
-from ..models.identity import short_name
 
 # %% auto #0
 __all__ = ['AnalysisResult', 'run_agent', 'agent_panel']

@@ -15,10 +15,11 @@ from ..activations import hooks
 from ..activations.units import Units
 from ..core import BadInput, Result, progress, site_layer
 from ..models import evaluating
-from .patch_grid import (FLIPS, Cell, Cells, ColumnValues, CountedEffects, GridValues,
-                                                      Site,
-    column_values, counted_effects, effect_columns, named_sites, other_pairs, patch_grid, site_units)
-from .prompt_pairs import PairMetric, PairTask, named_pair_metric, pair_task, read_pairs
+from neural_introspection.analysis.patch_grid import (FLIPS, Cell, Cells, ColumnValues, CountedEffects, GridValues,
+    Site, column_values, counted_effects, effect_columns, largest_shares, named_sites, other_pairs, patch_grid,
+    site_units)
+from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, metric_name, named_pair_metric, pair_task,
+    read_pairs)
 
 # %% auto #0
 __all__ = ['attribute_patches']
@@ -78,7 +79,7 @@ class AttributionResult(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k largest estimates, in magnitude."
-        return self.frame.loc[self.frame.share.abs().sort_values(ascending=False, kind="stable").index[:k]]
+        return largest_shares(self.frame, k)
 
     def summary(self) -> str: return _summary(self)
     def plot(self) -> Any:
@@ -93,10 +94,9 @@ def _summary(result: AttributionResult) -> str:
     exact = "" if np.isnan(best.exact) else f", exactly {best.exact:.3f}"
     against = "; ".join(error(name, e) for name, e in about["error"].items())
     return (f"{about['direction']}, {about['metric']}, {about['pairs']} pairs: {int(result.frame.has_effect.sum())} "
-            f"of {about['cells']} "
-            f"estimates differ from patches of other pairs (q < 0.05); {best.site}[{best.unit:.0f}] has the largest "
-            f"share, {best.share:.3f} "
-            f"[{best.low:.3f}, {best.high:.3f}]{exact}. Against exact patches: {against or 'not measured'}.")
+            f"of {about['cells']} estimates differ from patches of other pairs (q < 0.05); "
+            f"{best.site}[{best.unit:.0f}] has the largest share, {best.share:.3f} [{best.low:.3f}, {best.high:.3f}]"
+            f"{exact}. Against exact patches: {against or 'not measured'}.")
 
 def _figure(result: AttributionResult) -> Any:
     import plotly.graph_objects as go
@@ -145,8 +145,7 @@ def attribute_patches(
                           for c in cells.cells],
                          columns=["site", "layer", "unit", "position"]).assign(**columns)
     frame, error = _beside_exact(task, cells, frame, found, n_exact, batch_size, seed)
-    about = dict(direction=direction, metric=metric if isinstance(metric, str)
-                 else getattr(metric, "__name__", "metric"),
+    about = dict(direction=direction, metric=metric_name(metric),
                  pairs=len(found.pairs), left_out=len(task.pairs) - len(found.pairs), cells=len(frame),
                  n_null=len(partners), error=error)
     return AttributionResult(frame, found.own, about)
@@ -174,8 +173,7 @@ def _sample(effect: Float[np.ndarray, "cell"], n_exact: int, seed: int) -> dict[
 
 # %% ../../nbs/analysis/64_attribution_patching.ipynb #d6c28ec7
 def _beside_exact(task: PairTask, cells: Cells, frame: pd.DataFrame, found: CountedEffects, n_exact: int,
-                  batch_size: int,
-                  seed: int) -> tuple[pd.DataFrame, dict[str, dict]]:
+                  batch_size: int, seed: int) -> tuple[pd.DataFrame, dict[str, dict]]:
     "The table with the exact shares of a sample, and the errors by sample."
     sample = _sample(frame.effect.to_numpy(), n_exact, seed)
     chosen = np.concatenate(list(sample.values()))

@@ -7,16 +7,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence, Union
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from ..activations import capture, find_site
+from ..activations.interventions import ROUNDING
 from ..activations.set_scores import score_replacements
 from ..activations.units import HEAD_SITES, PlacedUnits, Units, find_units
 from ..core import BadInput, NeuronAddress, check_index, progress, site_layer
-from ..models import check_layer, evaluating
+from ..models import evaluating
+from ..models.sites import check_layers
 from ..stats import adjust_fdr, interval, permutation_p, resamples
 from ..stats.permutation import sign_flips
+from ..stats.scores import mean_known
 from .prompt_pairs import EncodedPairs, PairTask
 
 # %% auto #0
@@ -46,8 +50,8 @@ Site = Union[str, NeuronAddress]
 def named_sites(model: Any, sites: Sequence[Site], layers: Optional[Sequence[int]]) -> list[tuple[str, Optional[int]]]:
     "(site, neuron or None) of each: names of `SITES` or of a block's hooks in all layers, others as they are."
     if isinstance(sites, (str, NeuronAddress)): sites = [sites]
-    n, found = model.cfg.n_layers, []
-    blocks = range(n) if layers is None else [check_layer(model, layer) for layer in layers]
+    found: list[tuple[str, Optional[int]]] = []
+    blocks = check_layers(model, layers)
     for site in sites:
         if isinstance(site, NeuronAddress) or "[" in site:
             address = site if isinstance(site, NeuronAddress) else NeuronAddress.parse(site)
@@ -281,8 +285,6 @@ def counted_effects(grid: GridValues) -> CountedEffects:
         return np.where(np.abs(x) <= floor, 0., x)[..., kept]
     return CountedEffects(clear(grid.own), clear(grid.other), total[kept], kept.tolist(), floor)
 
-ROUNDING = 1e-6   # of the metric, below which nothing counts
-
 # %% ../../nbs/analysis/61_patch_grid.ipynb #38e545b0
 def _shares(effects: Float[np.ndarray, "cell pair"], total: Float[np.ndarray, "pair"],
             seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -295,12 +297,6 @@ def _shares(effects: Float[np.ndarray, "cell pair"], total: Float[np.ndarray, "p
         ratio = np.where(known.any(1), ratio, np.nan)
         found[:, some] = ratio[0], *interval(ratio, len(total))
     return found[0], found[1], found[2]
-
-def _mean_known(x: Float[np.ndarray, "*what pair"], axis: int = -1) -> np.ndarray:
-    "The mean of the values that are numbers; NaN if there is none."
-    known = np.isfinite(x)
-    with np.errstate(invalid="ignore"): return np.where(known, x, 0).sum(axis) / np.where(known.any(axis),
-                                                                                          known.sum(axis), np.nan)
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #9d1441c8
 FLIPS = 2**16   # changes of signs: all of them for 16 pairs
@@ -317,12 +313,16 @@ def paired_p(gaps: Float[np.ndarray, "cell pair"], n_permutations: int, seed: in
     return found
 
 # %% ../../nbs/analysis/61_patch_grid.ipynb #facd1b35
+def largest_shares(frame: pd.DataFrame, k: int) -> pd.DataFrame:
+    "The rows of the k largest shares, in magnitude."
+    return frame.loc[frame.share.abs().sort_values(ascending=False, kind="stable").index[:k]]
+
 def effect_columns(found: CountedEffects, noise: bool, n_permutations: int, seed: int) -> dict[str, np.ndarray]:
     "effect, share, low, high, score, other_share, p, q, pairs and has_effect of each cell."
     share, low, high = _shares(found.own, found.total, seed)
-    beside = _mean_known(found.other, 0) if len(found.other) else np.full_like(found.own, np.nan)
+    beside = mean_known(found.other, 0) if len(found.other) else np.full_like(found.own, np.nan)
     p = paired_p(found.own - beside, n_permutations, seed)
     q = adjust_fdr(p)
-    return dict(effect=_mean_known(found.own), share=share, low=low, high=high, score=1 - share if noise else share,
+    return dict(effect=mean_known(found.own), share=share, low=low, high=high, score=1 - share if noise else share,
                 other_share=_shares(beside, found.total, seed)[0], p=p, q=q, pairs=np.isfinite(found.own).sum(1),
                 has_effect=q < .05)

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from ..core import BadInput, Result, site_layer
 from ..stats import mean_interval
 from .patch_grid import (FLIPS, SITES, Cells, GridValues, Site, counted_effects,
-    effect_columns, grid_cells, other_pairs, patch_grid)
-from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, named_pair_metric, pair_task, pair_tokens,
-    read_pairs)
+    effect_columns, grid_cells, largest_shares, other_pairs, patch_grid)
+from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, metric_name, named_pair_metric, pair_task,
+    pair_tokens, read_pairs)
 
 # %% auto #0
 __all__ = ['patch_activations']
@@ -41,7 +41,7 @@ class PatchingResult(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k largest shares, in magnitude."
-        return self.frame.loc[self.frame.share.abs().sort_values(ascending=False, kind="stable").index[:k]]
+        return largest_shares(self.frame, k)
 
     def summary(self) -> str: return _summary(self)
     def plot(self, k: int = 60) -> Any:
@@ -60,8 +60,7 @@ def _summary(result: PatchingResult) -> str:
     if about["tested"]: tested = f"{int(result.frame.has_effect.sum())} differ from patches of other pairs (q < 0.05)"
     missing = f"; {about['missing']} cells were not measured (stopped)" if about["missing"] else ""
     return (f"{about['direction']}, {about['metric']} {about['base']:.3g} before and {about['source']:.3g} in the "
-            f"source, "
-            f"{about['pairs']} pairs: of {n} cells {tested}; {where} {verb} {best.share:.2f} of the "
+            f"source, {about['pairs']} pairs: of {n} cells {tested}; {where} {verb} {best.share:.2f} of the "
             f"difference{span}{beside}{missing}.")
 
 def _notes(result: PatchingResult) -> list[str]:
@@ -136,8 +135,7 @@ def patch_activations(
     partners = other_pairs(task.pairs.answers, n_null, seed)
     grid = patch_grid(task, cells, partners, batch_size)
     answers = task.pairs.answers[:, 0].numpy()
-    about = dict(direction=direction, metric=metric if isinstance(metric, str)
-                 else getattr(metric, "__name__", "metric"),
+    about = dict(direction=direction, metric=metric_name(metric),
                  n_null=len(partners), same_answer=float((answers[partners] == answers).mean()) if partners.size
                  and metric != "KL" else 0.)
     return _result(task, cells, grid, about, n_permutations, seed)

@@ -20,8 +20,9 @@ from ..core import BadInput, Result, progress, site_layer
 from ..models import evaluating
 from ..models.sites import require_check
 from .patch_grid import (FLIPS, Cell, Cells, GridValues, Patches, Site,
-    cell_mask, column_values, counted_effects, effect_columns, grid_cells, other_pairs, patch_grid)
-from .prompt_pairs import PairMetric, PairTask, named_pair_metric, pair_task, read_pairs
+    cell_mask, column_values, counted_effects, effect_columns, grid_cells, largest_shares, other_pairs, patch_grid)
+from neural_introspection.analysis.prompt_pairs import (PairMetric, PairTask, metric_name, named_pair_metric, pair_task,
+    read_pairs)
 
 # %% auto #0
 __all__ = ['patch_paths']
@@ -136,18 +137,16 @@ class PathPatching(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         "The k largest shares, in magnitude."
-        return self.frame.loc[self.frame.share.abs().sort_values(ascending=False, kind="stable").index[:k]]
+        return largest_shares(self.frame, k)
 
     def summary(self) -> str:
         about, best = self.about, self.top(1).iloc[0]
         missing = f"; {about['missing']} paths were not measured (stopped)" if about["missing"] else ""
         span = "" if np.isnan(best.low) else f" [{best.low:.2f}, {best.high:.2f}]"
         return (f"{about['direction']}, {about['metric']}, {about['pairs']} pairs: "
-                f"{int(self.frame.has_effect.sum())} of "
-                f"{about['paths'] - about['missing']} paths differ from patches of other pairs (q < 0.05); "
-                f"{best.sender} by "
-                f"{best.receiver} has {best.share:.2f} of the difference{span}, by all paths "
-                f"{best.sender_share:.2f}{missing}.")
+                f"{int(self.frame.has_effect.sum())} of {about['paths'] - about['missing']} paths differ from patches "
+                f"of other pairs (q < 0.05); {best.sender} by {best.receiver} has {best.share:.2f} of the "
+                f"difference{span}, by all paths {best.sender_share:.2f}{missing}.")
 
     def plot(self) -> Any:
         "Shares as a map, senders by receivers."
@@ -187,8 +186,7 @@ def patch_paths(
     share = np.repeat(effect_columns(whole, False, 1, seed)["share"], len(names[1]))
     frame = pd.DataFrame([(s, r) for s in names[0] for r in names[1]],
                          columns=["sender", "receiver"]).assign(**columns, sender_share=share)
-    about = dict(direction=direction, metric=metric if isinstance(metric, str)
-                 else getattr(metric, "__name__", "metric"),
+    about = dict(direction=direction, metric=metric_name(metric),
                  pairs=len(found.pairs), paths=len(frame), missing=len(frame) - len(grid.finished),
                  n_null=len(partners))
     return PathPatching(frame, found.own, about)

@@ -95,6 +95,10 @@ def _kl(logits: Float[Tensor, "row d_vocab"], clean: Float[Tensor, "row d_vocab"
 
 METRICS = {"logit difference": _logit_difference, "loss": _answer_loss, "KL": _kl}
 
+def metric_name(metric: Union[str, PairMetric]) -> str:
+    "What a metric is called."
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+
 def named_pair_metric(metric: Union[str, PairMetric]) -> PairMetric:
     "The metric of that name, or a function as it is; `BadInput` for an unknown name."
     if not isinstance(metric, str): return metric

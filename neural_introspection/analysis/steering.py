@@ -11,12 +11,12 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from ..activations import capture, edit
-from ..core import BadData, BadInput, check_format, read_tensors, site_name, write_tensors
-from neural_introspection.models import (check_layer, encode, evaluating, model_hash, model_name,
-    token_batch, token_batches)
+from ..activations import TokenSelection, collect_activations, edit
+from ..core import BadInput, check_format, read_tensors, site_name, write_tensors
+from ..models import check_layer, describe, encode, evaluating, model_name, token_batch
+from ..models.identity import check_same_model
 from ..models.sites import check_layers
-from ..models.tokens import added_tokens, run_batch, token_text
+from ..models.tokens import added_tokens, token_text
 
 # %% auto #0
 __all__ = ['SteeringVector', 'make_vector', 'vector_from_texts', 'steer']
@@ -31,11 +31,11 @@ class SteeringVector:
     vectors: dict[int, Float[Tensor, "d_model"]]   # by layer
     units: dict[int, float]                        # what strength 1 is, by layer
     source: str                                    # what the direction is
-    weights: str                                   # the hash of the model that it was made for
+    model: dict                                    # name and weights' hash of the model that it was made for
 
     def save(self, path: str | Path) -> Path:
         "Write it as safetensors, with the model's hash; returns the path."
-        about = {"format": _FORMAT, "name": self.name, "source": self.source, "weights": self.weights,
+        about = {"format": _FORMAT, "name": self.name, "source": self.source, "model": self.model,
                  "units": {str(layer): unit for layer, unit in self.units.items()}}
         return write_tensors(path, {str(layer): v for layer, v in self.vectors.items()}, about)
 
@@ -45,18 +45,14 @@ class SteeringVector:
         tensors, about = read_tensors(path)
         check_format(about, _FORMAT, path, "steering vector")
         return cls(about["name"], {int(k): tensors[k] for k in sorted(tensors, key=int)},
-                   {int(k): unit for k, unit in about["units"].items()}, about["source"], about["weights"])
+                   {int(k): unit for k, unit in about["units"].items()}, about["source"], about["model"])
 
 # %% ../../nbs/analysis/70_steering.ipynb #222e1c6e
 def _rows(model: Any, texts: Sequence[str], layers: Sequence[int]) -> dict[int, Float[Tensor, "token d_model"]]:
     "The stream behind the blocks at all tokens of the texts."
-    sites, found, ids = {layer: site_name("resid_post", layer) for layer in layers}, {}, encode(model, texts)
-    with evaluating(model), torch.no_grad():
-        for rows in token_batches(model, ids):
-            batch = token_batch(model, [ids[i] for i in rows])
-            with capture(model, list(sites.values())) as acts: run_batch(model, batch)
-            for layer, site in sites.items(): found.setdefault(layer, []).append(acts[site][batch.mask].float().cpu())
-    return {layer: torch.cat(parts) for layer, parts in found.items()}
+    sites = {layer: site_name("resid_post", layer) for layer in layers}
+    found = collect_activations(model, texts, dict.fromkeys(sites.values()), TokenSelection("all", None)).values
+    return {layer: found[site] for layer, site in sites.items()}
 
 # %% ../../nbs/analysis/70_steering.ipynb #be2ab692
 def make_vector(model: Any, name: str, vectors: Mapping[int, Float[Tensor, "d_model"]], texts: Sequence[str],
@@ -71,9 +67,9 @@ def make_vector(model: Any, name: str, vectors: Mapping[int, Float[Tensor, "d_mo
             raise BadInput(f"the vector of layer {layer} has no direction: give finite numbers that are not all 0.")
     if not texts: raise BadInput("there are no texts: give some, from which the norm of the stream is taken.")
     units = {layer: float(rows.norm(dim=1).median()) for layer, rows in _rows(model, texts, layers).items()}
-    unit = lambda v: torch.nn.functional.normalize(v.detach().float().cpu(), dim=0)
-    return SteeringVector(name, {n: unit(v) for n, v in zip(layers, vectors.values())}, units, source,
-                          model_hash(model))
+    rows = [torch.nn.functional.normalize(v.detach().float().cpu(), dim=0) for v in vectors.values()]
+    info = describe(model)
+    return SteeringVector(name, dict(zip(layers, rows)), units, source, dict(name=info.name, weights=info.weights))
 
 def vector_from_texts(model: Any, name: str, positive: Sequence[str], negative: Sequence[str],
                       layers: Sequence[int]) -> SteeringVector:
@@ -112,9 +108,7 @@ def _change(v: Float[Tensor, "d_model"], amount: float, mode: Mode, positions: P
 
 # %% ../../nbs/analysis/70_steering.ipynb #9adc9f38
 def _check_steering(model: Any, vector: SteeringVector, mode: str, positions: str, prompt: int) -> None:
-    if vector.weights != model_hash(model):
-        raise BadData(f"the vector {vector.name!r} belongs to a model with weights {vector.weights}, and this is "
-                      f"{model_name(model)} (weights {model_hash(model)}): make it again for this model.")
+    check_same_model(f"the vector {vector.name!r}", vector.model, describe(model))
     if mode not in ("add", "clamp", "remove"): raise BadInput(f"mode is {mode!r}: choose add, clamp or remove.")
     if positions not in ("all", "prompt", "generated"):
         raise BadInput(f"positions is {positions!r}: choose all, prompt or generated.")

@@ -20,13 +20,12 @@ from ..activations.moments import as_float64
 from ..activations.replacement import replaced
 from ..models.examples import IGNORED, next_tokens
 from ..models.sites import require_next_tokens
-from ..models.tokens import added_tokens, run_tokenizer
+from ..models.tokens import added_tokens, longest_text, run_tokenizer
 from ..models.weights import requiring_grad
 from ..activations.units import Units, find_units
 from ..core import BadInput, Result, check_options, option, progress, require
 from neural_introspection.models import (Examples, evaluating, model_device, named_weights, scores, token_bytes,
     with_weights)
-from ..models.tokens import longest_text
 from ..stats import interval, resamples
 
 # %% auto #0

@@ -20,9 +20,8 @@ from .dataset import ActivationDataset
 from .predictor import ActivationPredictor, Bins, Head
 from .trainer import PredictorTrainer, fit_heads
 from ..models import as_bridge, layer_width, model_device, model_name
-from ..models.tokens import longest_text
+from ..models.tokens import longest_text, run_tokenizer
 from ..models.identity import auto_class, is_encoder
-from ..models.tokens import run_tokenizer
 from ..stats import Difference, interval
 
 # %% auto #0

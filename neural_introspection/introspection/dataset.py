@@ -19,8 +19,8 @@ from neural_introspection.activations import (Position, SelectedTokens, TokenCou
     collect_activations, find_site)
 from ..core import (BadData, BadInput, Result, Target, atomic_write, check_format, read_frame,
     read_json, write_frame, write_json)
-from ..models import ModelInfo, check_layer, check_neuron, describe, encode
-from ..models.identity import short_name
+from ..models import check_layer, check_neuron, describe, encode
+from ..models.identity import check_same_model, short_name
 
 # %% auto #0
 __all__ = ['ActivationDataset', 'ActivationDatasetGenerator']
@@ -220,10 +220,3 @@ def _load(path: Path, model: Any) -> ActivationDataset:
         raise BadData(f"{path} lacks columns of a data set: remove it to have it made again.")
     frame["tokens"] = [json.loads(t) if isinstance(t, str) else t.tolist() for t in frame.tokens]
     return ActivationDataset(frame[columns], {k: v for k, v in about.items() if k != "sha256"})
-
-# %% ../../nbs/introspection/20_dataset.ipynb #6702add0
-def check_same_model(what: str, stored: dict, info: ModelInfo) -> None:
-    "`BadData` unless the stored identity has the model's weights."
-    if stored.get("weights") == info.weights: return
-    raise BadData(f"{what} belongs to model {stored.get('name')} (weights {stored.get('weights')}), "
-                  f"and this is {info.name} (weights {info.weights}): make it again for this model.")

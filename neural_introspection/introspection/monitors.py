@@ -20,8 +20,7 @@ from ..activations import NeuronStats, Position, SelectedTokens, activation_batc
 from ..activations.statistics import sketch_distance
 from ..core import BadInput, NeuronAddress, Result, Target, write_frame, write_json
 from .dataset import check_target
-from ..models.weights import weight_place
-from ..models.weights import COMPONENTS
+from ..models.weights import COMPONENTS, weight_place
 
 # %% auto #0
 __all__ = []

@@ -192,9 +192,8 @@ def neurofeedback(
     for name, direction in progress(directions.items(), "neurofeedback", len(directions), "direction"):
         labels = asked_about.of(name, direction, max(counts))
         for count in counts:
-            trials = _trials(labels, pool, asked, count, seed)
-            parts.append(_compared(model, texts, trials, labels, groups[asked], embedded, question, seed, beside[count])
-                         .assign(direction=name, examples=count))
+            found = _compared(asked_about, labels, count, groups[asked], embedded, beside[count])
+            parts.append(found.assign(direction=name, examples=count))
     about = dict(model=vars(describe(model)), question=vars(question), shown=len(pool), asked=len(asked), seed=seed)
     columns = ["direction", "examples", "who", "accuracy", "low", "high", "lead", "lead_low", "lead_high"]
     return Neurofeedback(pd.concat(parts, ignore_index=True)[columns], plain(about))
@@ -231,9 +230,14 @@ class _Labels:
             raise BadInput(f"{name} has too few texts of either label for {most} examples: give more texts.")
         return labels
 
-    def right(self, labels: Int[np.ndarray, "text"], count: int) -> Float[np.ndarray, "asked"]:
-        trials = _trials(labels, self.pool, self.asked, count, self.seed)
-        prompts = _trial_prompts(self.model, self.texts, trials, [labels[t.shown] for t in trials], self.question)
+    def trials(self, labels: Int[np.ndarray, "text"], count: int) -> list[_Trial]:
+        return _trials(labels, self.pool, self.asked, count, self.seed)
+
+    def right(self, labels: Int[np.ndarray, "text"], count: int, shuffle: bool = False) -> Float[np.ndarray, "asked"]:
+        "1 where the model continues right, after examples with these labels or with shuffled ones."
+        trials = self.trials(labels, count)
+        shown = _shown_labels(labels, trials, shuffle, self.seed)
+        prompts = _trial_prompts(self.model, self.texts, trials, shown, self.question)
         return _model_right(self.model, prompts, labels[self.asked])
 
 # %% ../../nbs/introspection/77_neurofeedback.ipynb #cdd3fdba
@@ -248,20 +252,19 @@ def _sides(texts: Sequence[str], groups: Optional[Shaped[np.ndarray, "text"]], t
     return np.flatnonzero(shown), np.sort(asked), groups
 
 # %% ../../nbs/introspection/77_neurofeedback.ipynb #5dd63546
-def _compared(model: Any, texts: Sequence[str], trials: Sequence[_Trial], labels: Int[np.ndarray, "text"],
-              groups: Shaped[np.ndarray, "trial"], embedded: Float[np.ndarray, "text d"], question: Question,
-              seed: int, beside: Mapping[str, Float[np.ndarray, "trial"]]) -> pd.DataFrame:
+def _compared(about: _Labels, labels: Int[np.ndarray, "text"], count: int, groups: Shaped[np.ndarray, "trial"],
+              embedded: Float[np.ndarray, "text d"], beside: Mapping[str, Float[np.ndarray, "trial"]]) -> pd.DataFrame:
     "A row for the model, for each observer, for the model with shuffled labels, and with labels it cannot know."
-    own = labels[[t.text for t in trials]]
-    true, mixed = (_shown_labels(labels, trials, shuffle, seed) for shuffle in (False, True))
-    right = {"model": _model_right(model, _trial_prompts(model, texts, trials, true, question), own)}
-    if len(trials[0].shown):
+    right = {"model": about.right(labels, count)}
+    if count:
+        trials, own = about.trials(labels, count), labels[about.asked]
+        true = _shown_labels(labels, trials, False, about.seed)
         right |= {name: _observer_right(embedded, trials, true, own, name) for name in OBSERVERS}
-        right["shuffled labels"] = _model_right(model, _trial_prompts(model, texts, trials, mixed, question), own)
+        right["shuffled labels"] = about.right(labels, count, shuffle=True)
     right |= beside
     names = "accuracy", "low", "high"
     rows = [dict(zip(names, mean_interval(r, groups))) | dict(who=who) for who, r in right.items()]
-    others = [r for who, r in right.items() if who != "model"] if len(trials[0].shown) else []
+    others = [r for who, r in right.items() if who != "model"] if count else []
     lead = mean_interval(right["model"] - max(others, key=np.mean), groups) if others else (math.nan,)*3
     lead = dict(zip(("lead", "lead_low", "lead_high"), lead))
     return pd.DataFrame([row | (lead if row["who"] == "model" else {}) for row in rows]).reindex(

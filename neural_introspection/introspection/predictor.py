@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from ..activations import Position, SelectedTokens, TokenSelection
-from ..activations.positions import parse_position
-from ..activations.positions import fitting_texts
+from ..activations.positions import fitting_texts, parse_position
 from ..activations.moments import as_float64
 from ..core.tables import tensors_of
 from neural_introspection.core import (BadData, BadInput, BadTexts, Target, check_format, read_tensors, site_name,
     write_tensors)
 from .config import BinKind
 from ..activations.collecting import collect_activations
-from .dataset import check_same_model, check_target
+from .dataset import check_target
+from ..models.identity import check_same_model
 from neural_introspection.models import (check_layer, check_sites, describe, encode, model_device, model_name,
     with_weights)
 from ..stats import permutation_p

@@ -21,7 +21,8 @@ from neural_introspection.core import (BadInput, NeuralIntrospectionError, Neuro
     site_name)
 from .baselines import relative_layer
 from ..activations.collecting import collect_activations, text_hash
-from .dataset import ActivationDataset, check_same_model
+from .dataset import ActivationDataset
+from ..models.identity import check_same_model
 from neural_introspection.introspection.questions import (Prompts, Question, Scale, make_prompts, make_scale,
     next_logits, read_answers)
 from .replay import entering_streams, lowest_block

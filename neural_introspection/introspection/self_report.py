@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 import numpy as np
 import pandas as pd
 import torch
@@ -210,7 +210,7 @@ def _untrained_networks(asked: Asked, learning: Learning, folder: Optional[Path]
         except Cancelled: raise
         except NeuralIntrospectionError as error:
             log.info("the %s network is not asked beside: %s", kind, error)
-            continue
+            beside = Beside(np.full(len(asked.rows("test")), np.nan))
         found[f"{UNTRAINED} ({i + 1})" if i else UNTRAINED] = beside
     return found
 
@@ -263,7 +263,7 @@ def verdict_of_report(score: Score, leads: dict[str, Difference], set_score: Sco
     follows = slopes["target"].value >= LEAST_SLOPE and slopes["target"].beats and slopes["difference"].beats
     if not follows: return "follows the text"
     if not set_score.low > 0: return "follows in part"
-    untrained = {name for name in leads if name.startswith(UNTRAINED)}
+    untrained = {name for name in leads if name.startswith(UNTRAINED)}   # those that answer
     if HELD not in leads or not all(leads[name].beats for name in leads.keys() - untrained): return "follows the neuron"
     ahead = all(leads[name].beats for name in untrained)
     if not ahead: return "learned" if as_well else "follows the neuron"
@@ -295,7 +295,8 @@ def judge_report(
     seen = _text_observers(asked) | {"question alone": Beside(alone)} | dict(taught)
     drawn = groups, n_resamples, seed
     score, set_score = score_predictions(actual, reported, *drawn), score_predictions(given, under, *drawn)
-    seen = {name: p for name, p in seen.items() if p.read.mean() >= .8}   # of most of the texts
+    silent = [name for name, p in seen.items() if p.read.mean() < .8]   # have read too few of the texts, or failed
+    seen = {name: p for name, p in seen.items() if name not in silent}
     observers = {name: p.score(actual, *drawn) for name, p in seen.items()}
     leads = {name: p.lead(actual, reported, *drawn) for name, p in seen.items()}
     whose = {"the other text's value": given, "its own value": actual}
@@ -308,15 +309,16 @@ def judge_report(
     as_well = any(s.low > 0 for name, s in observers.items() if name.startswith(UNTRAINED))
     verdict = verdict_of_report(score, leads, set_score, slopes, change, mass, as_well)
     return SelfReport(verdict, score, observers, leads, set_score, by_whom, slopes, mass, change, frame,
-                      _described(asked, learned, seen, seed))
+                      _described(asked, learned, seen, silent, seed))
 
-def _described(asked: Asked, learned: Learned, seen: Mapping[str, Beside], seed: int) -> dict[str, Any]:
+def _described(asked: Asked, learned: Learned, seen: Mapping[str, Beside], silent: Sequence[str],
+               seed: int) -> dict[str, Any]:
     "What the report depends on, who is missing beside it, and how many texts some could not read."
     expected = (HELD, OTHER, *([UNTRAINED] if learned.weights else []))
     return plain(dict(
         target=str(asked.address), model=asked.dataset.about["model"], question=vars(asked.question),
         texts=len(asked.dataset), too_long=asked.too_long, learned=learned.described, seed=seed,
-        missing=[name for name in expected if not any(who.startswith(name) for who in seen)],
+        missing=[*silent, *(name for name in expected if name not in seen and name not in silent)],
         unread={name: int((~p.read).sum()) for name, p in seen.items() if not p.read.all()}))
 
 def _change(asked: Asked, learned: Learned, current: Float[np.ndarray, "test"],

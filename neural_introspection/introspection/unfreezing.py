@@ -14,9 +14,8 @@ from ..activations import hooks
 from ..core import BadInput, Target, require
 from .config import Strategy
 from ..models import check_layer, model_name, named_weights, token_batch, with_weights
-from ..models.weights import weight_place
+from ..models.weights import requiring_grad, weight_place, weights_behind
 from ..models.tokens import run_batch
-from ..models.weights import requiring_grad, weights_behind
 
 # %% auto #0
 __all__ = ['Unfreezing']

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 import torch
 from torch import nn
-from ..core import weight_hash
+from ..core import BadData, weight_hash
 
 # %% auto #0
 __all__ = ['ModelInfo', 'model_name', 'model_hash', 'describe', 'model_device', 'is_as_loaded', 'without_hooks']
@@ -79,6 +79,13 @@ def describe(model: Any) -> ModelInfo:
     c = model.cfg
     return ModelInfo(model_name(model), model_hash(model), c.n_layers, c.d_model, c.d_mlp, c.n_heads, c.n_ctx,
                      c.d_vocab, str(c.dtype).removeprefix("torch."), str(model_device(model)))
+
+# %% ../../nbs/models/15_identity.ipynb #304f33d0
+def check_same_model(what: str, stored: dict, info: ModelInfo) -> None:
+    "`BadData` unless the stored identity has the model's weights."
+    if stored.get("weights") == info.weights: return
+    raise BadData(f"{what} belongs to model {stored.get('name')} (weights {stored.get('weights')}), "
+                  f"and this is {info.name} (weights {info.weights}): make it again for this model.")
 
 # %% ../../nbs/models/15_identity.ipynb #enc0d1a1
 def is_encoder(model: Any) -> bool:

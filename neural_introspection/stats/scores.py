@@ -14,8 +14,8 @@ from .bootstrap import Resamples, interval, mean_interval, resamples
 from .permutation import permutation_p, sign_flips
 
 # %% auto #0
-__all__ = ['METRICS', 'varies', 'Score', 'score_predictions', 'Difference', 'difference', 'paired_difference', 'ClassScore',
-           'score_bins', 'confusion']
+__all__ = ['METRICS', 'varies', 'mean_known', 'Score', 'score_predictions', 'Difference', 'difference', 'paired_difference',
+           'ClassScore', 'score_bins', 'confusion']
 
 # %% ../../nbs/stats/40_scores.ipynb #5a8a54a3
 def varies(values: Float[np.ndarray, "row"]) -> bool:
@@ -29,10 +29,10 @@ def _as_columns(values: Any) -> Float[np.ndarray, "row target"]:
     return x[:, None] if x.ndim == 1 else x
 
 # %% ../../nbs/stats/40_scores.ipynb #0bcdb7ae
-def _mean_known(x: Float[np.ndarray, "draw target"]) -> Float[np.ndarray, "draw"]:
-    "The mean over targets that have a number; NaN if none has."
+def mean_known(x: Float[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "..."]:
+    "The mean over an axis of what is a number; NaN where nothing is."
     known = np.isfinite(x)
-    return np.where(known, x, 0).sum(1)/np.where(known.any(1), known.sum(1), np.nan)
+    return np.where(known, x, 0).sum(axis)/np.where(known.any(axis), known.sum(axis), np.nan)
 
 # %% ../../nbs/stats/40_scores.ipynb #419c4ce5
 def r_squared(
@@ -49,7 +49,7 @@ def r_squared(
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = squares - total**2/n
         dull = [not varies(column[mask > 0]) for column in actual.T] | (spread <= 1e-12 * squares[:1])
-        return _mean_known(np.where(dull, np.nan, 1 - error/spread))
+        return mean_known(np.where(dull, np.nan, 1 - error/spread))
 
 # %% ../../nbs/stats/40_scores.ipynb #d5f28b65
 def accuracy(actual: Int[np.ndarray, "row target"], predicted: Int[np.ndarray, "row target"], sample: Resamples,
@@ -113,7 +113,7 @@ def score_predictions(
     r2, pairs = r_squared(actual, predicted, sample), list(zip(actual.T, predicted.T))
     ranks = np.mean([_rank_correlation(a, p) for a, p in pairs])
     errors = [np.sqrt(((a - p)**2).mean())/a.std() if varies(a) else np.nan for a, p in pairs]
-    error = float(_mean_known(np.array([errors]))[0])
+    error = float(mean_known(np.array([errors]))[0])
     return Score(float(r2[0]), *interval(r2, sample.n_groups, (-np.inf, 1)), float(ranks), error, len(actual),
                  sample.n_groups)
 

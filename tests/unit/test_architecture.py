@@ -5,7 +5,7 @@ import re
 
 import pytest
 import ratchet
-from modules import exported_module, imports, module_files, parse
+from modules import exported_module, imports, module_files, notebook_files, parse
 from quick import touched
 
 PACKAGE = "neural_introspection"
@@ -93,3 +93,15 @@ def test_no_class_describes_itself_in_another_way():
     classes = [n for p in module_files() for n in parse(p).body if isinstance(n, ast.ClassDef)]
     names = {n.name: {b.name for b in n.body if isinstance(b, ast.FunctionDef)} for n in classes}
     assert [c for c, has in names.items() if has & {"sentence", "words"}] == []
+
+
+def test_imports_stand_in_cells_of_their_own():
+    "nbdev runs every cell with an import when it builds the docs, without those before it."
+    mixed = []
+    for path in notebook_files():
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            source = "".join(cell["source"])
+            if cell["cell_type"] != "code" or re.match(r"#\| *(export|hide)", source) or "%%" in source: continue
+            nodes = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body]
+            if any(nodes) and not all(nodes): mixed.append(f"{path.name} cell {i}")
+    assert mixed == ["10_gguf.ipynb cell 13"]   # what it imports, it made
