@@ -2,6 +2,8 @@
 import pytest
 import torch
 from neural_introspection import ActivationDatasetGenerator, ActivationPredictor, load_model, load_texts, make_card
+from neural_introspection.activations.batches import plan_reading
+from neural_introspection.activations.collecting import reading_identity
 from neural_introspection.core import watch_progress
 from neural_introspection.data import group_texts, split_groups
 from neural_introspection.introspection import untrained
@@ -66,3 +68,16 @@ def test_what_is_kept_is_bounded(question, nothing_kept, monkeypatch):
     assert untrained.kept_bytes() <= 1000, "the oldest go first, and one too large is not kept"
     _, read = card_and_passes(question)
     assert read == PASSES
+
+
+def test_bos_first_or_not_is_another_question(question, monkeypatch):
+    "Token ids of a data set are without BOS, and every activation depends on it."
+    predictor, data = question[0].predictor, question[2]
+    def asked():
+        plan = plan_reading(predictor.model, data.tokens, "last", 16)
+        return untrained._asked(predictor, data, 0), reading_identity(predictor.model, plan, [0], {}, 16)
+    with_bos = asked()
+    monkeypatch.setattr(predictor.model.cfg, "default_prepend_bos", not predictor.model.cfg.default_prepend_bos)
+    without = asked()
+    assert with_bos[0] != without[0]
+    assert with_bos[1] != without[1]
