@@ -54,6 +54,7 @@ _HEAD = "linear; mlp: a hidden layer beside the linear map; token: the model ans
 _TEMPLATE = r"The question: {text} is the text, the answer follows, \n is a new line"
 _ANSWERS = "Comma-separated words of one token each, from low to high values; the digits 0 to num_bins - 1 if left out"
 _SET_SHARE = "Share of the training texts in which the neuron is set to another text's value, which is then right"
+_REPORTED = "What is right: the neuron's value in the original model (fixed), or in the model as it is now (recomputed)"
 _OBSERVERS = "How many models with the neuron held, and untrained networks, are taught the same way"
 _COMPONENTS = "Comma-separated, from attention, mlp, embeddings; for --unfreeze selective or lora"
 
@@ -96,6 +97,7 @@ class IntrospectionConfig:
     chat: bool = option(False, "Ask in the model's chat template, as a user's turn", "Report in tokens")
     examples: int = option(0, "Training texts with their answers, before each text", "Report in tokens", minimum=0)
     set_share: float = option(0., _SET_SHARE, "Report in tokens", minimum=0, maximum=1)
+    reported_values: Literal["fixed", "recomputed"] = option("fixed", _REPORTED, "Report in tokens")
     observers: int = option(3, _OBSERVERS, "Report in tokens", minimum=1)
     track_gradients: bool = option(False, "Record how gradients flow", "Monitoring")
     track_activations: bool = option(False, "Record how activations change", "Monitoring")

@@ -77,7 +77,7 @@ def _check_report(config: IntrospectionConfig, neurons: Optional[tuple[int, ...]
 
 _OF_HEADS = ("regression", "bins", "feature_layer", "track_gradients", "track_activations", "target_values",
              "drift_penalty")
-_OF_REPORTS = ("template", "answers", "chat", "examples", "set_share", "observers")
+_OF_REPORTS = ("template", "answers", "chat", "examples", "set_share", "reported_values", "observers")
 
 def _without_effect(config: IntrospectionConfig) -> list[str]:
     "Options that were changed and that another option switches off."

@@ -24,7 +24,7 @@ def learning_of(config: IntrospectionConfig) -> Learning:
     "How the config teaches the model."
     patience = Learning.patience if config.early_stopping else config.epochs
     return Learning(unfreezing_of(config), config.epochs, config.learning_rate, config.batch_size, patience,
-                    config.seed, config.set_share)
+                    config.seed, config.set_share, recomputed=config.reported_values == "recomputed")
 
 # %% ../../nbs/introspection/79_report_run.ipynb #5e663457
 def teach(p: Prepared, run: RunFolder, dataset: ActivationDataset) -> tuple[Asked, Learned]:

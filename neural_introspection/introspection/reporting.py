@@ -154,6 +154,7 @@ class Learning:
     seed: int = 0
     set_share: float = 0.       # of training rows whose neuron is set to another row's value: then that is right
     hold: bool = False          # hold the neuron at its mean in every row: an observer that does not see it
+    recomputed: bool = False    # the right value is the neuron's in the model as it is now, else in the original one
 
 # %% ../../nbs/introspection/74_reporting.ipynb #19c7e1c2
 @dataclass(frozen=True)
@@ -257,7 +258,11 @@ def _batches(rows: Int[np.ndarray, "part"], learning: Learning) -> list[Int[np.n
 def _loss(asked: Asked, rows: Int[np.ndarray, "part"], learning: Learning, streams: _Streams,
           rng: np.random.Generator) -> Tensor:
     "Cross-entropy of the right answers."
-    prompts, values = asked.part(rows), asked.values[rows]
+    prompts = asked.part(rows)
+    values = asked.values[rows]
+    if learning.recomputed:
+        now = values_at(asked, [asked.address], rows)[0]
+        values = np.where(np.isclose(now, values, 1e-4, 1e-5), values, now)   # rounding moves no value into another bin
     drawn = rng.choice(asked.values[asked.rows("train")], len(rows))
     given = np.where(rng.random(len(rows)) < learning.set_share, drawn, np.nan)
     right = asked.scale.labels(np.where(np.isnan(given), values, given))
@@ -318,10 +323,10 @@ def _random_neurons(asked: Asked, seed: int) -> tuple[list[NeuronAddress], Float
 def values_at(asked: Asked, neurons: Sequence[NeuronAddress],
               rows: Int[np.ndarray, "some"]) -> Float[np.ndarray, "neuron some"]:
     "Values of neurons of one site at the last tokens of the texts."
-    tokens = asked.dataset.tokens.part(asked.dataset.frame["index"].to_numpy()[rows].tolist())
-    site = neurons[0].site
-    found = collect_activations(asked.model, tokens, {site: Target(site, tuple(a.neuron for a in neurons))})
-    return found.values[site].numpy().T
+    index, site = asked.dataset.frame["index"].to_numpy()[rows], neurons[0].site
+    tokens, target = asked.dataset.tokens.part(index.tolist()), Target(site, tuple(a.neuron for a in neurons))
+    found = collect_activations(asked.model, tokens, {site: target})   # sorted by text
+    return found.values[site].numpy()[np.searchsorted(found.text, index)].T
 
 @torch.no_grad()
 def _moved_by_one(asked: Asked, addresses: Sequence[NeuronAddress]) -> Float[np.ndarray, "neuron"]:
